@@ -1,0 +1,220 @@
+"""What a search needs of a model: protocols for frozen networks, and the Backend that bundles them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from hardprompts.errors import BackendError, UnknownName
+from hardprompts.vocabulary import Vocabulary
+
+
+class TextEncoder(Protocol):
+    """A frozen text tower, driven from token embeddings; gradients flow to the embeddings only.
+
+    Attributes:
+        vocabulary: its tokens.
+        max_tokens: tokens that a text may have, special tokens not counted.
+    """
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Features of texts given as the embeddings of all their tokens, without special tokens.
+
+        The encoder adds its own special tokens and padding. Not normalised.
+        """
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Features of texts by the model's own tokenizer and forward pass. Not normalised."""
+        ...
+
+
+class ImageEncoder(Protocol):
+    """A frozen image tower with its preprocessing."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
+        """Features of RGB images of any size, in the space of the text tower's. Not normalised."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backend:
+    """What one model name opens to, on one device and in one dtype.
+
+    Attributes:
+        name: "scheme:name", which `load_backend` opens again.
+        text_encoder: the text tower.
+        image_encoder: the image tower, or None for a model of text alone.
+        note: one line that a person should know before use, or "".
+    """
+
+    name: str
+    text_encoder: TextEncoder
+    image_encoder: ImageEncoder | None
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    note: str = ""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens of the text tower."""
+        return self.text_encoder.vocabulary
+
+    def encode_images(self, images: Sequence[Image.Image], batch_size: int = 64) -> Float[Tensor, "batch features"]:
+        """Unit features of RGB images, in float32.
+
+        Raises:
+            BackendError: the model has no image tower.
+        """
+        if self.image_encoder is None:
+            raise BackendError(f"{self.name} has no image tower, so images cannot be compared with text")
+        features = []
+        with torch.no_grad():
+            for start in range(0, len(images), batch_size):
+                features.append(normalize(self.image_encoder.encode_images(images[start : start + batch_size])))
+        return torch.cat(features)
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "batch features"]:
+        """Unit features of texts, in float32, by the model's own tokenizer and forward pass."""
+        features = []
+        with torch.no_grad():
+            for start in range(0, len(texts), batch_size):
+                features.append(normalize(self.text_encoder.encode_text(list(texts[start : start + batch_size]))))
+        return torch.cat(features)
+
+
+class OpenBackend(Protocol):
+    """How a plugin opens the models of its scheme."""
+
+    def __call__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+        """The model `name` (what stands behind "scheme:"), which may be empty.
+
+        Raises:
+            BackendError: the model is unknown, missing, damaged or of another architecture.
+        """
+        ...
+
+
+def normalize(features: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    """The features at unit length, in float32."""
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, then Apple's MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def load_backend(
+    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Backend:
+    """The model that `name` stands for, frozen, on one device and in one dtype.
+
+    Args:
+        name: "scheme" or "scheme:name", for example "emoji", "open_clip:ViT-L-14/openai" or
+            "transformers:openai/clip-vit-large-patch14". `hardprompts.backends()` lists the schemes.
+        device: default: CUDA where there is one, then MPS, then the CPU.
+        dtype: default float32. Half precision saves memory, and time on GPUs.
+
+    Raises:
+        UnknownName: no plugin has this scheme.
+        BackendError: the plugin cannot open the model; MissingExtra if a package is missing.
+    """
+    from hardprompts.plugins import backends
+
+    scheme, _, rest = name.partition(":")
+    known = backends()
+    if scheme not in known:
+        raise UnknownName("model scheme", scheme, known)
+    try:
+        chosen = default_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise BackendError(f"unknown device {device!r}: {error}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"device {device!r} was asked for, but this torch sees no CUDA device; use device='cpu'")
+    return known[scheme](rest, device=chosen, dtype=dtype or torch.float32)
+
+
+# --- several encoders as one --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _JointTextEncoder:
+    encoders: tuple[TextEncoder, ...]
+    scales: tuple[float, ...]
+    vocabulary: Vocabulary
+
+    @property
+    def max_tokens(self) -> int:
+        return min(encoder.max_tokens for encoder in self.encoders)
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        parts = embeddings.split([sum(e.vocabulary.widths) for e in self.encoders], dim=-1)
+        return _side_by_side([e.encode(part) for e, part in zip(self.encoders, parts, strict=True)], self.scales)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        return _side_by_side([encoder.encode_text(texts) for encoder in self.encoders], self.scales)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _JointImageEncoder:
+    encoders: tuple[ImageEncoder, ...]
+    scales: tuple[float, ...]
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
+        return _side_by_side([encoder.encode_images(images) for encoder in self.encoders], self.scales)
+
+
+def _side_by_side(features: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    # Unit vectors scaled by the roots of the weights: the cosine of two such rows is the weighted mean of cosines.
+    return torch.cat([normalize(f) * s for f, s in zip(features, scales, strict=True)], dim=-1)
+
+
+def join_backends(backends: Sequence[Backend], weights: Sequence[float] | None = None) -> Backend:
+    """Several models as one, whose similarity is the weighted mean of theirs.
+
+    One id sequence is searched through all tables at once, so their tokenizers must agree
+    (every CLIP does). A prompt that convinces several models overfits none of them.
+
+    Args:
+        weights: one positive number per model; default all equal.
+
+    Raises:
+        BackendError: no models, or a model without an image tower beside one that has one.
+        VocabularyError: the tokenizers disagree.
+    """
+    if not backends:
+        raise BackendError("no backends to join")
+    if len(backends) == 1:
+        return backends[0]
+    shares = [1.0] * len(backends) if weights is None else list(weights)
+    if len(shares) != len(backends) or min(shares) <= 0:
+        raise ValueError(f"weights must be {len(backends)} positive numbers, got {shares}")
+    scales = tuple((share / sum(shares)) ** 0.5 for share in shares)
+    towers = tuple(backend.image_encoder for backend in backends)
+    images = tuple(tower for tower in towers if tower is not None)
+    if images and len(images) < len(towers):
+        raise BackendError("some of these models have an image tower and some have none; they cannot be joined")
+    texts = tuple(backend.text_encoder for backend in backends)
+    return Backend(
+        name="+".join(backend.name for backend in backends),
+        text_encoder=_JointTextEncoder(texts, scales, Vocabulary.joint([t.vocabulary for t in texts])),
+        image_encoder=_JointImageEncoder(images, scales) if images else None,
+        device=backends[0].device,
+        dtype=backends[0].dtype,
+        note=" ".join(dict.fromkeys(backend.note for backend in backends if backend.note)),
+    )

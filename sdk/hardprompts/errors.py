@@ -1,0 +1,70 @@
+"""The errors of hardprompts.
+
+    HardPromptsError
+    ├── UnknownName          a model, method or plugin that nobody registered
+    ├── PluginError          a plugin that clashes with another or misuses a hook
+    ├── BackendError         a model that cannot be opened, or lacks a part that is needed
+    │   └── MissingExtra     a package that has to be installed first
+    ├── ImageError           an image that cannot be read or used
+    ├── TemplateError        a template without exactly one slot, or too long for the model
+    ├── VocabularyError      no token is left to search over, or ids that no text spells
+    ├── SearchError          a search that could not return any admissible prompt
+    │   └── NonFiniteError   the model returned NaN or infinity
+    └── FileFormatError      a file that is damaged or is not what it claims to be
+
+A message says what is wrong, with which value, what is accepted and what to do next.
+Plain misuse of an argument (a negative number of steps) raises ValueError, as in torch.
+"""
+
+from collections.abc import Iterable
+
+
+class HardPromptsError(Exception):
+    """Base of every error that hardprompts raises on purpose."""
+
+
+class UnknownName(HardPromptsError, LookupError):
+    """A name that nobody registered; the message lists those that exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = ", ".join(sorted(known)) or "none"
+        super().__init__(f"unknown {kind} {name!r}; available: {names}")
+
+
+class PluginError(HardPromptsError):
+    """Two plugins use the same name, or a plugin implements a hook that does not exist."""
+
+
+class BackendError(HardPromptsError):
+    """A model cannot be opened, or lacks a part (an image tower, say) that is needed."""
+
+
+class MissingExtra(BackendError, ImportError):
+    """A backend needs a package that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs a package that is missing: pip install "hardprompts[{extra}]"')
+
+
+class ImageError(HardPromptsError, ValueError):
+    """An image is unreadable, empty, too large or of a shape that is not understood."""
+
+
+class TemplateError(HardPromptsError, ValueError):
+    """A template does not have exactly one "{}", or leaves no room in the model's context."""
+
+
+class VocabularyError(HardPromptsError, ValueError):
+    """No token is left to search over, or ids are outside of the vocabulary."""
+
+
+class SearchError(HardPromptsError):
+    """The search met no prompt that may be returned."""
+
+
+class NonFiniteError(SearchError, ArithmeticError):
+    """The model returned NaN or infinity."""
+
+
+class FileFormatError(HardPromptsError, ValueError):
+    """A file is damaged, or is not what its name claims."""

@@ -1,0 +1,28 @@
+"""All that a plugin may add to hardprompts.
+
+A plugin is a module that implements some of these hooks with `hardprompts.hookimpl`, found
+through the entry-point group "hardprompts". It must import without its model library: that
+is imported when a model is opened.
+"""
+
+from collections.abc import Mapping
+
+import pluggy
+
+from hardprompts.encoders import OpenBackend
+from hardprompts.search import Search
+
+PROJECT = "hardprompts"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def backends() -> Mapping[str, OpenBackend]:  # type: ignore[empty-body]
+    """Ways to open a model, by scheme: {"open_clip": open_backend}."""
+
+
+@hookspec
+def search_methods() -> Mapping[str, type[Search]]:  # type: ignore[empty-body]
+    """Search methods, by the name that people select them with: {"pez": PEZ}."""

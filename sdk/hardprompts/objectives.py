@@ -1,0 +1,177 @@
+"""What the gradient follows (Objective) and what picks the winner (Score)."""
+
+import dataclasses
+import functools
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.encoders import Backend, TextEncoder, normalize
+from hardprompts.errors import BackendError, TemplateError
+from hardprompts.prompts import SLOT, PromptTemplate
+
+
+class Evaluation(NamedTuple):
+    """What an objective says of a batch of prompts.
+
+    Attributes:
+        loss: (batch,) lower is better; what gradients are taken of.
+        score: (batch,) what the run's Score would say of prompts with exactly these embeddings,
+            where that falls out of the same forward pass; else None. Without it, a method whose
+            objective equals its score would pay for every forward pass twice.
+    """
+
+    loss: Float[Tensor, " batch"]
+    score: Float[Tensor, " batch"] | None = None
+
+
+class Objective(Protocol):
+    """What the gradient follows. May be stochastic, may differ from the Score."""
+
+    def __call__(
+        self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]
+    ) -> Evaluation:
+        """The loss of prompts given as embeddings; `groups` tells which task each is for."""
+        ...
+
+
+class Score(Protocol):
+    """What picks the winner: deterministic, of tokens that survive the round trip; higher is better.
+
+    Attributes:
+        unit: what the number is, for display.
+    """
+
+    @property
+    def unit(self) -> str: ...
+
+    def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """The scores of prompts; `groups` tells which task each is for."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureSimilarity:
+    """Cosine similarity of the prompt's text features with target features: Objective and Score at once.
+
+    The targets of one task are any number of unit vectors, of images or of texts, with weights
+    that sum to one; negative weights push away. Since a weighted mean of cosines is the dot
+    product with the weighted mean of the targets, the score needs one vector per task.
+
+    Attributes:
+        text_encoder: the tower that is searched through.
+        targets: (groups, targets, features) unit vectors.
+        weights: (groups, targets); 0 where a task has fewer targets than another.
+        template: where the prompt is scored.
+        sample_size: targets drawn at random at each call for the loss (the PEZ reference's
+            `batch_size`); None for all. The score always takes all.
+        generator: for that draw.
+
+    Source: PEZ (arXiv 2302.03668), section 4.1; equals the reference's
+    `1 - cosine` for one target or equal weights.
+    """
+
+    text_encoder: TextEncoder
+    targets: Float[Tensor, "groups targets features"]
+    weights: Float[Tensor, "groups targets"]
+    template: PromptTemplate = PromptTemplate()
+    sample_size: int | None = None
+    generator: torch.Generator | None = None
+
+    unit = "cosine similarity"
+
+    @functools.cached_property
+    def _mean_target(self) -> Float[Tensor, "groups features"]:
+        return (self.targets * self.weights.unsqueeze(-1)).sum(dim=1)
+
+    @functools.cached_property
+    def _surroundings(self) -> tuple[Float[Tensor, "before dim"], Float[Tensor, "after dim"]]:
+        vocabulary = self.text_encoder.vocabulary
+        before, after = vocabulary.template_ids(self.template)
+        device = vocabulary.table.device
+        return (
+            vocabulary.embed(torch.tensor(before, dtype=torch.long, device=device)),
+            vocabulary.embed(torch.tensor(after, dtype=torch.long, device=device)),
+        )
+
+    def free_tokens(self) -> int:
+        """Tokens that the model's context leaves for the prompt."""
+        before, after = self._surroundings
+        return self.text_encoder.max_tokens - len(before) - len(after)
+
+    def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Unit features of the filled template."""
+        around = [part.to(embeddings.dtype).expand(len(embeddings), -1, -1) for part in self._surroundings]
+        if self.template.text != SLOT:
+            embeddings = torch.cat([around[0], embeddings, around[1]], dim=1)
+        return normalize(self.text_encoder.encode(embeddings))
+
+    def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
+        features = self.features(embeddings)
+        score = (features * self._target(groups)).sum(dim=1)
+        if self.sample_size is None or self.sample_size >= self.targets.shape[1]:
+            return Evaluation(1 - score, score)
+        drawn = torch.randperm(self.targets.shape[1], generator=self.generator)[: self.sample_size]
+        drawn = drawn.to(self.targets.device)
+        weights = self.weights[groups][:, drawn]
+        weights = weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
+        target = (self.targets[groups][:, drawn] * weights.unsqueeze(-1)).sum(dim=1)
+        return Evaluation(1 - (features * target).sum(dim=1), score)
+
+    def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        with torch.no_grad():
+            features = self.features(self.text_encoder.vocabulary.embed(ids))
+            return (features * self._target(groups)).sum(dim=1)
+
+    def _target(self, groups: Int[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
+        return self._mean_target[groups]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class JudgedSimilarity:
+    """Cosine similarity by another model, from the prompt's text: a Score nobody follows the gradient of.
+
+    Picking the winner by a second encoder stops the search where it begins to overfit the first.
+
+    Attributes:
+        judge: the other model; its tokenizer may be another.
+        searched: the model that is searched through, whose ids the score is given.
+        targets: (groups, features) weighted mean of the targets' unit features by the judge.
+    """
+
+    judge: Backend
+    searched: Backend
+    targets: Float[Tensor, "groups features"]
+    template: PromptTemplate = PromptTemplate()
+
+    @property
+    def unit(self) -> str:
+        return f"cosine similarity by {self.judge.name}"
+
+    def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        vocabulary = self.searched.vocabulary
+        texts = [self.template.fill(vocabulary.decode(row)) for row in ids.tolist()]
+        features = self.judge.encode_texts(texts)
+        scores = (features * self.targets[groups.to(self.targets.device)]).sum(dim=1)
+        return scores.to(ids.device)
+
+
+def check_length(num_tokens: int, free_tokens: int, template: PromptTemplate, model: str) -> None:
+    """Raises a clear error unless `num_tokens` tokens fit into the model's context beside the template.
+
+    Raises:
+        ValueError: `num_tokens` is below 1.
+        TemplateError: the template and the tokens together are too long.
+        BackendError: the model's context has no room for a single token.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
+    if free_tokens < 1 and template.text == SLOT:
+        raise BackendError(f"{model} has no room for a token")
+    if num_tokens > free_tokens:
+        raise TemplateError(
+            f"{num_tokens} tokens do not fit: {model} has room for {max(free_tokens, 0)} beside the template "
+            f"{template.text!r}; use fewer tokens or a shorter template"
+        )

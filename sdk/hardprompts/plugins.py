@@ -1,0 +1,117 @@
+"""Finds plugins and collects what they add."""
+
+import functools
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pluggy
+
+from hardprompts import hookspecs, methods
+from hardprompts.encoders import OpenBackend
+from hardprompts.errors import PluginError, UnknownName
+from hardprompts.search import Search
+
+#: Comma-separated entry-point names; when set, only these plugins are loaded.
+PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
+
+
+@functools.cache
+def plugin_manager() -> pluggy.PluginManager:
+    """The plugin manager, with our own methods and every installed plugin registered.
+
+    Raises:
+        PluginError: a plugin cannot be imported, or implements a hook that does not exist.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(methods, "hardprompts")
+    chosen = os.environ.get(PLUGINS_VARIABLE)
+    names = None if chosen is None else {name.strip() for name in chosen.split(",")}
+    for entry_point in importlib.metadata.entry_points(group=hookspecs.PROJECT):
+        if manager.has_plugin(entry_point.name) or (names is not None and entry_point.name not in names):
+            continue
+        try:
+            register(entry_point.load(), entry_point.name, manager)
+        except ImportError as error:
+            raise PluginError(
+                f"the plugin {entry_point.name!r} ({entry_point.value}) cannot be imported: {error}; "
+                f"mend or uninstall it, or set {PLUGINS_VARIABLE} to the plugins that you want"
+            ) from error
+    return manager
+
+
+def register(plugin: object, name: str, manager: pluggy.PluginManager | None = None) -> None:
+    """Adds a plugin by hand: any object with hook implementations.
+
+    Raises:
+        PluginError: it misuses a hook, or uses a name that another plugin uses.
+    """
+    manager = plugin_manager() if manager is None else manager
+    try:
+        manager.register(plugin, name)
+    except (pluggy.PluginValidationError, ValueError) as error:
+        raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from error
+    try:
+        manager.check_pending()
+        for hook in ("backends", "search_methods"):
+            _collect(hook, manager)
+    except (pluggy.PluginValidationError, PluginError) as error:
+        manager.unregister(name=name)
+        raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from error
+
+
+def unregister(name: str) -> None:
+    """Removes a plugin that `register` added."""
+    plugin_manager().unregister(name=name)
+
+
+def plugins() -> dict[str, tuple[str, ...]]:
+    """The registered plugins, and the names of what each one adds."""
+    manager = plugin_manager()
+    found: dict[str, list[str]] = {name: [] for name, _ in manager.list_name_plugin()}
+    for hook in ("backends", "search_methods"):
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
+            found[implementation.plugin_name].extend(implementation.function())
+    return {name: tuple(things) for name, things in sorted(found.items())}
+
+
+def backends() -> dict[str, OpenBackend]:
+    """The ways to open a model, by scheme."""
+    return _collect("backends", plugin_manager())
+
+
+def search_methods() -> dict[str, type[Search]]:
+    """The search methods, by name."""
+    return _collect("search_methods", plugin_manager())
+
+
+def search_method(method: "str | Search") -> Search:
+    """A method by its name, with its default hyperparameters; a method is returned as it is.
+
+    Raises:
+        UnknownName: no plugin registered that name.
+    """
+    if not isinstance(method, str):
+        return method
+    known = search_methods()
+    if method not in known:
+        raise UnknownName("search method", method, known)
+    return known[method]()
+
+
+def _collect(hook: str, manager: pluggy.PluginManager) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
+        things: Mapping[str, Any] = implementation.function()
+        for name, thing in things.items():
+            if name in found:
+                raise PluginError(
+                    f"{hook}: the plugins {owners[name]!r} and {implementation.plugin_name!r} both add {name!r}; "
+                    f"uninstall one, or set {PLUGINS_VARIABLE} to the plugins that you want"
+                )
+            found[name] = thing
+            owners[name] = implementation.plugin_name
+    return found

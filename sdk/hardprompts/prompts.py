@@ -1,0 +1,267 @@
+"""Prompts as values: a template with one slot, and a hard prompt with all that is known about it."""
+
+import dataclasses
+import html
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hardprompts.errors import FileFormatError, TemplateError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+SLOT = "{}"
+FILE_NAME = "prompt.json"
+FORMAT_VERSION = 1
+
+#: What has a meaning in a UI's prompt syntax, and is written with a backslash to be taken literally.
+_ESCAPED = {"comfyui": re.compile(r"([\\()])"), "a1111": re.compile(r"([\\()\[\]])")}
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """Fixed text with one free slot, as in "a tiger in the style of {}".
+
+    Raises:
+        TemplateError: `text` has no slot "{}", or more than one.
+    """
+
+    text: str = SLOT
+
+    def __post_init__(self) -> None:
+        slots = self.text.count(SLOT)
+        if slots != 1:
+            raise TemplateError(f'the template {self.text!r} has {slots} slots; write "{{}}" exactly once')
+
+    @property
+    def prefix(self) -> str:
+        """The text before the slot."""
+        return self.text.partition(SLOT)[0]
+
+    @property
+    def suffix(self) -> str:
+        """The text after the slot."""
+        return self.text.partition(SLOT)[2]
+
+    def fill(self, prompt: str) -> str:
+        """The template with `prompt` in its slot; braces in the prompt stay as they are."""
+        return f"{self.prefix}{prompt}{self.suffix}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One prompt that a search considered, with its score."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HistoryPoint:
+    """How far a search had come: the best score after so many steps, seconds and evaluations.
+
+    An evaluation is one forward or one backward pass of one prompt.
+    """
+
+    step: int
+    seconds: float
+    evaluations: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HardPrompt:
+    """Text that any model takes, and what is known about it.
+
+    `encode(prompt.filled)` of the model's tokenizer has `token_ids` in the slot, always:
+    the text returned is the text that was scored.
+
+    Attributes:
+        text: the prompt, which goes into the slot of `template`.
+        token_ids: its ids in the vocabulary of `model`.
+        score: higher is better, in `score_unit`.
+        template: text with one "{}" in which the prompt was scored.
+        tokens: the text of each token.
+        attributions: for each token, the score that is lost when it is removed.
+        candidates: the best prompts found, best first, without duplicates; this one is the first.
+        history: best score against steps, seconds and evaluations.
+        provenance: whatever else tells how it came about; JSON values.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    score: float
+    template: str = SLOT
+    model: str = ""
+    method: str = ""
+    score_unit: str = "cosine similarity"
+    tokens: tuple[str, ...] = ()
+    attributions: tuple[float, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    history: tuple[HistoryPoint, ...] = ()
+    seed: int | None = None
+    stop_reason: str = ""
+    evaluations: int = 0
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def filled(self) -> str:
+        """The whole text to paste: the template with the prompt in its slot."""
+        return PromptTemplate(self.template).fill(self.text)
+
+    def __str__(self) -> str:
+        return self.filled
+
+    def escaped(self, syntax: Literal["comfyui", "a1111"]) -> str:
+        """`filled`, with the characters that weight words in a UI's syntax made literal.
+
+        Raises:
+            ValueError: an unknown syntax.
+        """
+        if syntax not in _ESCAPED:
+            raise ValueError(f"unknown syntax {syntax!r}; known: {', '.join(_ESCAPED)}")
+        return _ESCAPED[syntax].sub(r"\\\1", self.filled)
+
+    # --- to look at -----------------------------------------------------------------------
+
+    def __rich__(self) -> "Text":
+        """The prompt with its tokens in two shades, for rich."""
+        from rich.text import Text
+
+        template = PromptTemplate(self.template)
+        shades = ("black on bright_cyan", "black on bright_yellow")
+        text = Text(template.prefix, style="dim")
+        for index, (piece, gap) in enumerate(self._pieces()):
+            text.append(piece, style=shades[index % 2]).append(gap)
+        return text.append(template.suffix, style="dim")
+
+    def _repr_html_(self) -> str:
+        """The prompt with its tokens in two shades, for notebooks; all text is escaped."""
+        template = PromptTemplate(self.template)
+        spans = []
+        for index, (piece, gap) in enumerate(self._pieces()):
+            title = f"token {self.token_ids[index]}" if index < len(self.token_ids) else ""
+            if index < len(self.attributions):
+                title += f", contributes {self.attributions[index]:+.3f}"
+            shade = ("#bfe9f2", "#fbe7a1")[index % 2]
+            spans.append(
+                f'<span title="{html.escape(title)}" style="background:{shade};color:#111;'
+                f'border-radius:3px;padding:0 2px">{html.escape(piece)}</span>{html.escape(gap)}'
+            )
+        return (
+            f'<div><code style="font-size:1.05em">{html.escape(template.prefix)}{"".join(spans)}'
+            f"{html.escape(template.suffix)}</code><br><small>{html.escape(self.score_unit)} {self.score:.3f} &middot; "
+            f"{html.escape(self.model)} &middot; {html.escape(self.method)}</small></div>"
+        )
+
+    def _pieces(self) -> list[tuple[str, str]]:
+        """The text cut at its token boundaries: (token, the white space behind it)."""
+        pieces: list[tuple[str, str]] = []
+        position = 0
+        for token in self.tokens:
+            start = self.text.find(token, position)
+            if start < 0 or self.text[position:start].strip():
+                return [(self.text, "")]  # tokens that do not spell the text are not shown
+            if pieces:
+                pieces[-1] = (pieces[-1][0], self.text[position:start])
+            pieces.append((token, ""))
+            position = start + len(token)
+        return pieces if not self.text[position:].strip() and pieces else [(self.text, "")]
+
+    # --- to keep --------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HardPrompt":
+        """The prompt that `to_dict` described.
+
+        Raises:
+            FileFormatError: fields are missing, unknown or of the wrong kind.
+        """
+        fields = dict(values)
+        version = fields.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise FileFormatError(f"format version {version!r}; this release reads version {FORMAT_VERSION}")
+        try:
+            prompt = cls(
+                **{
+                    **fields,
+                    "token_ids": tuple(int(i) for i in fields["token_ids"]),
+                    "score": float(fields["score"]),
+                    "tokens": tuple(str(t) for t in fields.get("tokens", ())),
+                    "attributions": tuple(float(a) for a in fields.get("attributions", ())),
+                    "candidates": tuple(
+                        Candidate(c["text"], tuple(c["token_ids"]), c["score"]) for c in fields.get("candidates", ())
+                    ),
+                    "history": tuple(HistoryPoint(**point) for point in fields.get("history", ())),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"not a hard prompt: {error!r}") from error
+        if not isinstance(prompt.text, str) or not isinstance(prompt.template, str) or math.isnan(prompt.score):
+            raise FileFormatError("not a hard prompt: its text, template or score is of the wrong kind")
+        PromptTemplate(prompt.template)
+        return prompt
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
+        """Writes `prompt.json` into a folder, which is made if need be; returns the file's path."""
+        return write_text_atomically(
+            Path(save_directory) / FILE_NAME, json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_path: str | os.PathLike[str]) -> "HardPrompt":
+        """The prompt that `save_pretrained` wrote into a local folder.
+
+        Raises:
+            FileFormatError: there is no prompt in that folder, or it is damaged.
+        """
+        path = Path(pretrained_path) / FILE_NAME
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise FileFormatError(f"no {FILE_NAME} in {os.fspath(pretrained_path)!r}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
+        except (FileFormatError, TemplateError) as error:
+            raise FileFormatError(f"{path}: {error}") from error
+
+
+def write_text_atomically(path: Path, text: str) -> Path:
+    """Writes a file in one go: a reader, or a crash, never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _umask() -> int:
+    # The only way to read the umask is to set it; mkstemp's 0600 would surprise people who share folders.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates without repeated texts, best first."""
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: -c.score):
+        best.setdefault(candidate.text, candidate)
+    return tuple(best.values())

@@ -1,0 +1,243 @@
+"""The tokens of a model: their embeddings, which of them a search may use, and their text."""
+
+import dataclasses
+import functools
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hardprompts.errors import VocabularyError
+from hardprompts.prompts import SLOT, PromptTemplate
+
+Metric = Literal["cosine", "l2"]
+
+#: Rows of `query @ table.T` that are held at once: 2**25 floats are 128 MiB.
+MAX_TABLE_ENTRIES = 2**25
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, without special tokens, padding or truncation."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, special tokens left out."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without white space at either end."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The token table as the encoder sees it, and the tokens that a search may use.
+
+    Attributes:
+        table: (vocab, dim) embeddings, `embedding(arange(vocab))` rather than `.weight`,
+            since some models scale them. Of several encoders that share one tokenizer the
+            tables stand side by side, and `dim` is the sum of their widths.
+        tokenizer: the text side.
+        allowed: (vocab,) True where the search may use the token.
+        widths: how `dim` is divided among the encoders; they add up to `dim`.
+        banned: strings, in lower case, that must not occur in the decoded text.
+
+    Build one with `Vocabulary.create`, which allows the tokens that survive decode -> encode.
+    """
+
+    table: Float[Tensor, "vocab dim"]
+    tokenizer: Tokenizer
+    allowed: Bool[Tensor, " vocab"]
+    widths: tuple[int, ...]
+    banned: tuple[str, ...] = ()
+
+    @classmethod
+    def create(
+        cls, table: Float[Tensor, "vocab dim"], tokenizer: Tokenizer, special_ids: Iterable[int] = ()
+    ) -> "Vocabulary":
+        """A vocabulary whose search may use every token that decodes to text that encodes to it.
+
+        A sequence of such tokens nearly always survives as a whole, which a sequence of
+        arbitrary tokens does not: of CLIP's, one in five at 16 tokens.
+        """
+        allowed = round_trip_mask(tokenizer, len(table)).clone()
+        allowed[[i for i in special_ids if i < len(table)]] = False
+        return cls(table.detach(), tokenizer, allowed.to(table.device), (table.shape[1],))
+
+    @classmethod
+    def joint(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
+        """One vocabulary for several encoders that share their ids (SDXL's two text towers, say).
+
+        Raises:
+            VocabularyError: the tokenizers disagree about the ids of some text.
+        """
+        first = vocabularies[0]
+        size = min(len(v.table) for v in vocabularies)
+        probe = [int(i) for i in first.allowed_ids[:: max(1, len(first.allowed_ids) // 257)]]
+        for other in vocabularies[1:]:
+            text = first.decode(probe)
+            if other.encode(text) != first.encode(text):
+                raise VocabularyError("encoders can only be joined when their tokenizers give the same ids")
+        return dataclasses.replace(
+            first,
+            table=torch.cat([v.table[:size] for v in vocabularies], dim=1),
+            allowed=torch.stack([v.allowed[:size] for v in vocabularies]).all(0),
+            widths=tuple(width for v in vocabularies for width in v.widths),
+            banned=tuple(dict.fromkeys(word for v in vocabularies for word in v.banned)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    # --- what may be used -----------------------------------------------------------------
+
+    def without(self, banned: Iterable[str]) -> "Vocabulary":
+        """The same vocabulary, where none of the `banned` strings may appear in the text.
+
+        A banned string is looked for anywhere in the text, whatever its case: "dog" also
+        bans "hotdog". Tokens that contain one are masked; since a word can be rebuilt from
+        pieces, the text of every candidate is checked too (`admits`).
+
+        Raises:
+            VocabularyError: an empty string, or no token is left.
+        """
+        words = [" ".join(word.lower().split()) for word in ([banned] if isinstance(banned, str) else banned)]
+        if not all(words):
+            raise VocabularyError("a banned string is empty, which would ban every text; remove it")
+        ids = [int(i) for i in self.allowed_ids]
+        keep = self.allowed.clone()
+        keep[[i for i in ids if any(word in self.decode([i]).lower() for word in words)]] = False
+        return self._allowing(keep, f"banning {', '.join(map(repr, words))}", banned=(*self.banned, *words))
+
+    def only(self, phrases: Iterable[str]) -> "Vocabulary":
+        """The same vocabulary, restricted to the tokens of some phrases: a keyword bank.
+
+        Raises:
+            VocabularyError: the phrases have no token that may be used.
+        """
+        keep = torch.zeros_like(self.allowed)
+        phrases = [phrases] if isinstance(phrases, str) else list(phrases)
+        ids = sorted({i for phrase in phrases for i in self.encode(phrase)})
+        keep[ids] = True
+        return self._allowing(keep & self.allowed, f"the {len(phrases)} phrases of the keyword bank")
+
+    def unrestricted(self, special_ids: Iterable[int] = ()) -> "Vocabulary":
+        """Every token but `special_ids`, as in the PEZ reference; most prompts then have no text."""
+        keep = torch.ones_like(self.allowed)
+        keep[list(special_ids)] = False
+        return dataclasses.replace(self, allowed=keep)
+
+    def _allowing(
+        self, allowed: Bool[Tensor, " vocab"], reason: str, banned: tuple[str, ...] | None = None
+    ) -> "Vocabulary":
+        if not allowed.any():
+            raise VocabularyError(f"no token is left to search over after {reason}; allow more words")
+        return dataclasses.replace(self, allowed=allowed, banned=self.banned if banned is None else banned)
+
+    @functools.cached_property
+    def allowed_ids(self) -> Int[Tensor, " allowed"]:
+        """The ids that the search may use, in order."""
+        return self.allowed.nonzero().squeeze(1)
+
+    @functools.cached_property
+    def allowed_table(self) -> Float[Tensor, "allowed dim"]:
+        """The embeddings of `allowed_ids`, in float32."""
+        return self.table[self.allowed_ids].float()
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "..."]:
+        """Ids drawn uniformly from those allowed, on the vocabulary's device."""
+        draw = torch.randint(len(self.allowed_ids), shape, generator=generator, device=generator.device)
+        return self.allowed_ids[draw.to(self.allowed_ids.device)]
+
+    # --- embeddings -----------------------------------------------------------------------
+
+    def embed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
+        """The embeddings of `ids`, (...,) -> (..., dim), in the table's dtype."""
+        return self.table[ids]
+
+    def nearest(self, embeddings: Float[Tensor, "*batch dim"], metric: Metric = "cosine") -> Int[Tensor, "*batch"]:
+        """The allowed token nearest to each embedding, (..., dim) -> (...,).
+
+        Of several encoders, the cosines (or the squared distances) of the parts add up.
+        """
+        query = embeddings.detach().reshape(-1, embeddings.shape[-1]).float()  # (n, dim)
+        if metric == "cosine":
+            table, offset = self._unit_table, None
+        else:  # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
+            table, offset = self.allowed_table, self._half_squared_norms
+        rows = max(1, MAX_TABLE_ENTRIES // len(table))
+        found = []
+        for part in (self._unit(query) if metric == "cosine" else query).split(rows):
+            similarity = part @ table.T  # (rows, allowed)
+            found.append((similarity if offset is None else similarity.sub_(offset)).argmax(dim=1))
+        return self.allowed_ids[torch.cat(found)].reshape(embeddings.shape[:-1])
+
+    @functools.cached_property
+    def _unit_table(self) -> Float[Tensor, "allowed dim"]:
+        return self._unit(self.allowed_table)
+
+    @functools.cached_property
+    def _half_squared_norms(self) -> Float[Tensor, " allowed"]:
+        return self.allowed_table.square().sum(dim=1) / 2
+
+    def _unit(self, rows: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        if len(self.widths) == 1:
+            return torch.nn.functional.normalize(rows, dim=1)
+        parts = rows.split(self.widths, dim=1)
+        return torch.cat([torch.nn.functional.normalize(part, dim=1) for part in parts], dim=1)
+
+    # --- text -----------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
+        return self.tokenizer.decode(ids)
+
+    def template_ids(self, template: PromptTemplate) -> tuple[list[int], list[int]]:
+        """The ids before and after the slot of `template`."""
+        return self.encode(template.prefix.rstrip()), self.encode(template.suffix.lstrip())
+
+    def survives_round_trip(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
+        """True if the text of `ids`, filled into `template`, is encoded to exactly these ids."""
+        before, after = self.template_ids(template) if template.text != SLOT else ([], [])
+        return self.encode(template.fill(self.decode(ids))) == [*before, *ids, *after]
+
+    def admits(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
+        """True if a prompt of `ids` may be returned: it survives, and spells nothing banned.
+
+        Words of the template itself are the user's own and never count as banned.
+        """
+        if not self.survives_round_trip(ids, template):
+            return False
+        if not self.banned:
+            return True
+        fixed, text = template.fill("").lower(), template.fill(self.decode(ids)).lower()
+        text = " ".join(text.split())
+        return all(text.count(word) <= fixed.count(word) for word in self.banned)
+
+    def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text of each token by itself, for display."""
+        return tuple(self.decode([i]) for i in ids)
+
+
+_MASKS: "weakref.WeakKeyDictionary[Tokenizer, Tensor]" = weakref.WeakKeyDictionary()
+
+
+def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
+    """(size,) True for the ids whose text, by itself, is encoded to that id alone."""
+    mask = _MASKS.get(tokenizer)
+    if mask is None or len(mask) != size:
+        mask = torch.tensor([_survives_alone(tokenizer, i) for i in range(size)], dtype=torch.bool)
+        _MASKS[tokenizer] = mask
+    return mask
+
+
+def _survives_alone(tokenizer: Tokenizer, token_id: int) -> bool:
+    text = tokenizer.decode([token_id])
+    # Half a UTF-8 character decodes to the replacement character: no text that anyone can type.
+    return bool(text) and "\ufffd" not in text and text.isprintable() and tokenizer.encode(text) == [token_id]
