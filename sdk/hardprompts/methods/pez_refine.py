@@ -1,0 +1,74 @@
+"""The default: PEZ explores from many restarts, coordinate refinement polishes the best of them."""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hardprompts.methods.pez import PEZ
+from hardprompts.methods.refine import Refine
+from hardprompts.search import BoundObjective, Candidates
+from hardprompts.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class PEZRefine:
+    """PEZ from every restart, then `Refine` of the best prompts that it met.
+
+    Attributes:
+        explore: the exploration.
+        explore_steps: its steps.
+        refine: the polish.
+        refined: restarts of each task, those with the best prompts, that are refined.
+
+    Source: `PEZ` and `Refine`; the combination is this project's.
+    """
+
+    explore: PEZ = PEZ()
+    explore_steps: int = 100
+    refine: Refine = Refine()
+    refined: int = 4
+
+    def __post_init__(self) -> None:
+        if self.explore_steps < 0 or self.refined < 1:
+            raise ValueError(
+                f"explore_steps must not be negative and refined at least 1, got {self.explore_steps}, {self.refined}"
+            )
+
+    def steps(
+        self,
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """Proposes PEZ's projections, then the refinement's moves."""
+        best_ids = initial_ids.clone()
+        best_scores = objective.score(initial_ids)
+        for candidates in islice(
+            self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps
+        ):
+            scores = objective.score(candidates.ids) if candidates.scores is None else candidates.scores
+            better = scores > best_scores
+            best_ids = torch.where(better.unsqueeze(1), candidates.ids, best_ids)
+            best_scores = torch.where(better, scores, best_scores)
+            yield Candidates(candidates.ids, scores)
+        rows = self._best_rows(best_ids, best_scores, objective.groups)
+        for candidates in self.refine.steps(objective.of_rows(rows), vocabulary, best_ids[rows], generator):
+            assert candidates.rows is not None
+            yield Candidates(candidates.ids, candidates.scores, rows[candidates.rows])
+
+    def _best_rows(self, ids: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
+        """The best `refined` rows of each task, without two of the same prompt."""
+        chosen: list[int] = []
+        seen: dict[int, set[tuple[int, ...]]] = {}
+        order = sorted(range(len(ids)), key=scores.tolist().__getitem__, reverse=True)
+        for row, group, prompt in ((r, int(groups[r]), tuple(ids[r].tolist())) for r in order):
+            met = seen.setdefault(group, set())
+            if len(met) < self.refined and prompt not in met:
+                met.add(prompt)
+                chosen.append(row)
+        return torch.tensor(chosen, device=ids.device)

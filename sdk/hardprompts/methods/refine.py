@@ -1,0 +1,141 @@
+"""Coordinate refinement: change one place at a time, as long as the score of the text improves."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.search import NO_TOKEN, BoundObjective, Candidates, pack
+from hardprompts.vocabulary import Vocabulary
+
+Ids = tuple[int, ...]
+
+
+@dataclasses.dataclass
+class _Restart:
+    """One prompt on its way to a local optimum, and the places still to be tried."""
+
+    ids: Ids
+    score: float
+    places: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refine:
+    """Exact coordinate refinement, to a prompt that no single change improves.
+
+    A step looks at one place of each restart's prompt: one gradient there, then the tokens of
+    steepest descent are put in its stead (swap), or before it while there is room (insert), or
+    the place is left out (delete). All of these are scored in one batch, and the best that
+    improves the score and survives the round trip is taken. A restart whose places have all
+    been tried since its last change is done; the method returns when all are.
+
+    Attributes:
+        candidates_per_slot: tokens tried in each place; all, if the vocabulary is smaller.
+        swap, insert, delete: the moves that are made; without the last two the length stays.
+        max_tokens: the length up to which tokens are inserted; None: the initial length.
+
+    Source: the swap is that of greedy coordinate gradient (GCG, arXiv 2307.15043, algorithm 1),
+    place by place instead of at random ones; insert and delete as in FLRT (arXiv 2407.17447).
+    """
+
+    candidates_per_slot: int = 64
+    swap: bool = True
+    insert: bool = True
+    delete: bool = True
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.candidates_per_slot < 1:
+            raise ValueError(f"candidates_per_slot must be at least 1, got {self.candidates_per_slot}")
+
+    def steps(
+        self,
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """Proposes the moves at one place of every unfinished restart, until all are done."""
+        device = initial_ids.device
+        limit = self.max_tokens or initial_ids.shape[1]
+        restarts = [
+            _Restart(ids, score, self._places(ids, limit, generator))
+            for ids, score in zip(unpack(initial_ids), objective.score(initial_ids).tolist(), strict=True)
+        ]
+        while active := [row for row, restart in enumerate(restarts) if restart.places]:
+            moves = self._moves(objective, vocabulary, restarts, active, limit)
+            if not moves:
+                continue
+            ids = pack([ids for _, ids in moves], device)
+            rows = torch.tensor([row for row, _ in moves], device=device)
+            scores = objective.score(ids, rows)
+            yield Candidates(ids, scores, rows)
+            ranked = sorted(zip(scores.tolist(), moves, strict=True), key=lambda entry: -entry[0])
+            changed: set[int] = set()
+            for score, (row, proposal) in ranked:
+                # Not better, or NaN: only what truly improves is worth the check of its text.
+                if row in changed or not score > restarts[row].score + 1e-6:
+                    continue
+                if objective.admits(proposal):
+                    restarts[row] = _Restart(proposal, score, self._places(proposal, limit, generator))
+                    changed.add(row)
+
+    def _places(self, ids: Ids, limit: int, generator: torch.Generator) -> list[int]:
+        """The places to try, in random order: each slot, and the gap behind the last one."""
+        count = len(ids) + (self.insert and len(ids) < limit)
+        return torch.randperm(count, generator=generator).tolist()
+
+    def _moves(
+        self,
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        restarts: Sequence[_Restart],
+        active: Sequence[int],
+        limit: int,
+    ) -> list[tuple[int, Ids]]:
+        """(restart, prompt) for every move at the next place of each active restart."""
+        proposals: dict[tuple[int, Ids], None] = {}
+        probes: list[tuple[int, Ids, int]] = []  # restart, prompt, the slot whose tokens are exchanged
+        for row in active:
+            ids, place = restarts[row].ids, restarts[row].places.pop()
+            if self.swap and place < len(ids):
+                probes.append((row, ids, place))
+            if self.insert and len(ids) < limit:
+                # Where a token would come in, a copy of its neighbour stands while the gradient is taken.
+                neighbour = ids[min(place, len(ids) - 1)]
+                probes.append((row, (*ids[:place], neighbour, *ids[place:]), place))
+            if self.delete and place < len(ids) > 1:
+                proposals[row, (*ids[:place], *ids[place + 1 :])] = None
+        for (row, ids, slot), tokens in zip(probes, self._tokens(objective, vocabulary, probes), strict=True):
+            for token in tokens:
+                proposals[row, (*ids[:slot], token, *ids[slot + 1 :])] = None
+        return [move for move in proposals if move[1] != restarts[move[0]].ids]
+
+    def _tokens(
+        self, objective: BoundObjective, vocabulary: Vocabulary, probes: Sequence[tuple[int, Ids, int]]
+    ) -> list[list[int]]:
+        """For each probe the tokens of steepest descent in its slot."""
+        count = min(self.candidates_per_slot, len(vocabulary.allowed_ids))
+        if count == len(vocabulary.allowed_ids):
+            return [vocabulary.allowed_ids.tolist()] * len(probes)
+        device = vocabulary.table.device
+        found: list[list[int]] = [[] for _ in probes]
+        for length in sorted({len(ids) for _, ids, _ in probes}):
+            chosen = [index for index, probe in enumerate(probes) if len(probe[1]) == length]
+            ids = torch.tensor([probes[index][1] for index in chosen], device=device)
+            rows = torch.tensor([probes[index][0] for index in chosen], device=device)
+            _, grad = objective.value_and_grad(vocabulary.embed(ids), rows)
+            slots = torch.tensor([probes[index][2] for index in chosen], device=device)
+            at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(chosen), device=device), slots].float()
+            best = (at_slot @ vocabulary.allowed_table.T).topk(count, dim=1, largest=False).indices
+            for index, tokens in zip(chosen, vocabulary.allowed_ids[best].tolist(), strict=True):
+                found[index] = tokens
+        return found
+
+
+def unpack(ids: Int[Tensor, "rows tokens"]) -> list[Ids]:
+    """The rows as tuples, without NO_TOKEN."""
+    return [tuple(i for i in row if i != NO_TOKEN) for row in ids.tolist()]

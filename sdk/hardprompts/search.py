@@ -1,0 +1,411 @@
+"""The one optimisation loop of hardprompts: `run_search`.
+
+A search method only proposes candidates (`Search.steps`). Everything that every method needs is
+here, once: restarts in one batch, several tasks in one batch, best-so-far by score, the top
+candidates without duplicates, history, progress, deadline, budgets, patience, cancellation,
+numbers that are not finite, memory that runs out, and one seeded generator.
+"""
+
+import copy
+import dataclasses
+import heapq
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.errors import NonFiniteError, SearchError
+from hardprompts.objectives import Evaluation, Objective, Score
+from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
+from hardprompts.vocabulary import Vocabulary
+
+#: Stands behind the last token of a row that is shorter than its batch.
+NO_TOKEN = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """Prompts that a method proposes in one step.
+
+    Attributes:
+        ids: (batch, tokens), with NO_TOKEN behind the end of shorter rows.
+        scores: (batch,) by the run's Score, where the method already has them.
+        rows: (batch,) the restart each belongs to; None: candidate i belongs to restart i.
+    """
+
+    ids: Int[Tensor, "batch tokens"]
+    scores: Float[Tensor, " batch"] | None = None
+    rows: Int[Tensor, " batch"] | None = None
+
+
+class Search(Protocol):
+    """One published method: hyperparameters as frozen fields, and no state."""
+
+    def steps(
+        self,
+        objective: "BoundObjective",
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """Proposes candidates, step by step; `run_search` decides when to stop.
+
+        Each row of `initial_ids` is one restart. A method that cannot improve any further returns.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchProgress:
+    """How far a search has come; what a callback is given.
+
+    Attributes:
+        step: steps done.
+        max_steps: steps that it may take, or None.
+        best: the best prompt so far of each task; None before any was admissible.
+    """
+
+    step: int
+    max_steps: int | None
+    seconds: float
+    evaluations: int
+    best: tuple[Candidate | None, ...]
+
+
+#: Called after every step; returning True stops the search, which then returns the best so far.
+#: Whatever it raises goes through to the caller.
+Callback = Callable[[SearchProgress], bool | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found for one task.
+
+    Attributes:
+        candidates: the best prompts, best first, without duplicates; never empty.
+        history: one point for each improvement of the best score.
+        stop_reason: "max_steps", "max_evaluations", "deadline", "patience", "converged" (the
+            method had nothing left to try), "cancelled", "interrupted" or "non_finite".
+        evaluations: forward and backward passes of one prompt each, over all tasks of the run.
+    """
+
+    candidates: tuple[Candidate, ...]
+    history: tuple[HistoryPoint, ...]
+    seed: int
+    stop_reason: str
+    steps: int
+    seconds: float
+    evaluations: int
+
+    @property
+    def best(self) -> Candidate:
+        """The best prompt found."""
+        return self.candidates[0]
+
+
+@dataclasses.dataclass
+class _Spent:
+    """Passes so far, and how many prompts fit into memory at once (None: all, as far as is known)."""
+
+    evaluations: int = 0
+    batch_limit: int | None = None
+
+
+class BoundObjective:
+    """The objective and the score of one run, as a method sees them: counted, and batched to memory.
+
+    `rows` tells which restart each sequence belongs to; None: sequence i belongs to restart i.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        score: Score,
+        vocabulary: Vocabulary,
+        template: PromptTemplate,
+        groups: Int[Tensor, " rows"],
+    ) -> None:
+        self.groups = groups
+        self._objective = objective
+        self._score = score
+        self._vocabulary = vocabulary
+        self._template = template
+        self._follows_score = objective is score
+        self._spent = _Spent()
+
+    @property
+    def evaluations(self) -> int:
+        """Forward and backward passes of one prompt each, so far."""
+        return self._spent.evaluations
+
+    def of_rows(self, rows: Int[Tensor, " chosen"]) -> "BoundObjective":
+        """The same for some of the restarts, which count from 0 again; the passes add up in one count."""
+        chosen = copy.copy(self)
+        chosen.groups = self.groups[rows]
+        return chosen
+
+    def admits(self, ids: Sequence[int]) -> bool:
+        """True if a prompt of `ids` may be returned; others are never worth a move."""
+        return self._vocabulary.admits(ids, self._template)
+
+    def value_and_grad(
+        self, embeddings: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Evaluation, Float[Tensor, "batch tokens dim"]]:
+        """The evaluation of each sequence, and the gradient of its loss with respect to its embeddings.
+
+        `Evaluation.score` is None unless the objective's forward pass gives the run's score.
+        """
+
+        def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                leaf = embeddings.detach().requires_grad_()
+                evaluation = self._objective(leaf, groups)
+                (grad,) = torch.autograd.grad(evaluation.loss.sum(), leaf)
+            score = evaluation.score if self._follows_score else None
+            found = (evaluation.loss.detach(), grad)
+            return found if score is None else (*found, score.detach())
+
+        loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
+        self._spent.evaluations += 2 * len(embeddings)
+        return Evaluation(loss, score[0] if score else None), grad
+
+    def score(
+        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The run's score of each sequence; rows may end in NO_TOKEN. A row of no tokens scores -inf."""
+        groups = self._groups_of(rows)
+        scores = torch.full((len(ids),), -torch.inf, device=ids.device)
+        lengths = (ids != NO_TOKEN).sum(dim=1)
+        for length in lengths.unique().tolist():
+            if length == 0:
+                continue
+            chosen = (lengths == length).nonzero().squeeze(1)
+            (scores[chosen],) = self._in_parts(
+                lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
+            )
+        self._spent.evaluations += len(ids)
+        return scores
+
+    def _groups_of(self, rows: Tensor | None) -> Tensor:
+        return self.groups if rows is None else self.groups[rows]
+
+    def _in_parts(
+        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch: Tensor, groups: Tensor
+    ) -> list[Tensor]:
+        """`function` over the batch, in parts that fit into memory, which are found by halving."""
+        while True:
+            limit = self._spent.batch_limit or len(batch)
+            try:
+                parts = [function(b, g) for b, g in zip(batch.split(limit), groups.split(limit), strict=True)]
+                return [torch.cat(values) if len(parts) > 1 else values[0] for values in zip(*parts, strict=True)]
+            except RuntimeError as error:
+                if not _is_out_of_memory(error) or limit == 1:
+                    raise
+                self._spent.batch_limit = max(1, min(limit, len(batch)) // 2)
+            # Outside of the handler, where the traceback no longer holds on to the tensors.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            warnings.warn(
+                f"out of memory with {min(limit, len(batch))} prompts at once; going on with {self._spent.batch_limit}",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+
+
+@dataclasses.dataclass
+class _Leaderboard:
+    """The best prompts of one task, without duplicates, none of which fails the round trip."""
+
+    vocabulary: Vocabulary
+    template: PromptTemplate
+    size: int
+    scores: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
+    rejected: int = 0
+
+    def offer(self, ids: tuple[int, ...], score: float) -> bool:
+        """Takes the prompt in if it is good enough; True if it is the new best."""
+        if ids in self.scores or score <= self.threshold:
+            return False
+        if not self.vocabulary.admits(ids, self.template):
+            self.rejected += 1
+            return False
+        is_best = score > max(self.scores.values(), default=-float("inf"))
+        self.scores[ids] = score
+        if len(self.scores) > self.size:
+            del self.scores[min(self.scores, key=self.scores.__getitem__)]
+        return is_best
+
+    @property
+    def threshold(self) -> float:
+        """A prompt must score more than this to be kept."""
+        return -float("inf") if len(self.scores) < self.size else min(self.scores.values())
+
+    def best(self) -> Candidate | None:
+        found = self.top(1)
+        return found[0] if found else None
+
+    def top(self, size: int | None = None) -> tuple[Candidate, ...]:
+        order = heapq.nlargest(size or self.size, self.scores.items(), key=lambda item: item[1])
+        return tuple(Candidate(self.vocabulary.decode(ids), ids, score) for ids, score in order)
+
+
+def run_search(
+    search: Search,
+    objective: Objective,
+    score: Score,
+    vocabulary: Vocabulary,
+    initial_ids: Int[Tensor, "rows tokens"],
+    *,
+    groups: Int[Tensor, " rows"] | None = None,
+    template: PromptTemplate = PromptTemplate(),
+    max_steps: int | None = None,
+    max_evaluations: int | None = None,
+    deadline: float | None = None,
+    patience: int | None = None,
+    top_k: int = 10,
+    report_every: int | None = None,
+    seed: int | None = None,
+    callback: Callback | None = None,
+) -> list[SearchResult]:
+    """Runs a method and returns the best prompts of each task, whatever made it stop.
+
+    Args:
+        search: the method.
+        objective: what its gradients follow.
+        score: what picks the winner. May be the same object as `objective`, which saves passes.
+        initial_ids: (rows, tokens) one row per restart.
+        groups: (rows,) the task of each row, 0, 1, ...; default: all rows are restarts of one task.
+        template: where the prompts must survive the round trip.
+        max_steps: steps of the method; at least one of the limits, or a method that converges,
+            is what ends the run.
+        max_evaluations: forward and backward passes of one prompt each.
+        deadline: seconds from now.
+        patience: steps without an improvement of any task.
+        top_k: candidates to keep for each task.
+        report_every: steps between two looks at the scores, and so between two callbacks. A look
+            makes a GPU wait for the host, so the default is 10 there and 1 on the CPU; every
+            candidate is considered either way.
+        seed: of the only generator; default: drawn, and recorded in the result.
+        callback: see `Callback`. A keyboard interrupt also ends the run with the best so far.
+
+    Returns:
+        One result for each task.
+
+    Raises:
+        SearchError: no admissible prompt was met: none survives the round trip in this template,
+            or all spell something banned.
+        NonFiniteError: all scores were NaN or infinite from the start.
+        ValueError: a limit is negative.
+    """
+    for name, limit in (
+        ("max_steps", max_steps), ("max_evaluations", max_evaluations), ("deadline", deadline), ("patience", patience)
+    ):  # fmt: skip
+        if limit is not None and limit < 0:
+            raise ValueError(f"{name} must not be negative, got {limit}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    start = time.perf_counter()
+    seed = torch.seed() % 2**31 if seed is None else seed
+    generator = torch.Generator().manual_seed(seed)
+    device = vocabulary.table.device
+    report_every = report_every or (1 if device.type == "cpu" else 10)
+    initial_ids = initial_ids.to(device)
+    groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
+    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device))
+    boards = [_Leaderboard(vocabulary, template, top_k) for _ in range(int(groups.max()) + 1)]
+    histories: list[list[HistoryPoint]] = [[] for _ in boards]
+    pending: list[tuple[int, Candidates]] = []
+    step = last_improvement = 0
+    met_finite = False
+
+    def look() -> None:
+        """Offers the pending candidates to the leaderboards of their tasks."""
+        nonlocal last_improvement, met_finite
+        seconds = time.perf_counter() - start
+        for at_step, candidates in pending:
+            scores = candidates.scores
+            if scores is None:
+                scores = bound.score(candidates.ids, candidates.rows)
+            ids, found = candidates.ids.tolist(), scores.tolist()
+            tasks = (groups if candidates.rows is None else groups[candidates.rows.cpu()]).tolist()
+            finite = [i for i, value in enumerate(found) if math.isfinite(value)]
+            met_finite = met_finite or bool(finite)
+            for index in sorted(finite, key=lambda i: -found[i]):
+                task = tasks[index]
+                if boards[task].offer(tuple(i for i in ids[index] if i != NO_TOKEN), found[index]):
+                    last_improvement = at_step
+                    histories[task].append(HistoryPoint(at_step, seconds, bound.evaluations, found[index]))
+        pending.clear()
+
+    def limit_reached() -> str | None:
+        limits = {
+            "max_steps": max_steps is not None and step >= max_steps,
+            "max_evaluations": max_evaluations is not None and bound.evaluations >= max_evaluations,
+            "deadline": deadline is not None and time.perf_counter() - start >= deadline,
+            "patience": patience is not None and step - last_improvement >= patience,
+        }
+        return next((name for name, reached in limits.items() if reached), None)
+
+    stop_reason = None
+    try:
+        pending.append((0, Candidates(initial_ids)))
+        look()
+        proposals = search.steps(bound, vocabulary, initial_ids, generator)
+        while stop_reason is None:
+            stop_reason = limit_reached()
+            candidates = None if stop_reason else next(proposals, None)
+            if candidates is None:
+                look()
+                stop_reason = stop_reason or "converged"
+                break
+            step += 1
+            pending.append((step, candidates))
+            if len(pending) < report_every:
+                continue
+            look()
+            progress = SearchProgress(
+                step,
+                max_steps,
+                time.perf_counter() - start,
+                bound.evaluations,
+                tuple(board.best() for board in boards),
+            )
+            if candidates.scores is not None and bool(candidates.scores.isnan().all()):
+                stop_reason = "non_finite"
+            elif callback is not None and callback(progress):
+                stop_reason = "cancelled"
+    except KeyboardInterrupt:
+        stop_reason = "interrupted"
+        if not all(board.scores for board in boards):
+            raise
+    seconds = time.perf_counter() - start
+    if not met_finite:
+        raise NonFiniteError(
+            "every score was NaN or infinite; check the image features, or use dtype=torch.float32 if the "
+            "model overflows in half precision"
+        )
+    for board in boards:
+        if not board.scores:
+            raise SearchError(
+                f"none of the {board.rejected} prompts that were tried survives the round trip in the template "
+                f"{template.text!r} without spelling something banned; put a space around the slot or ban less"
+            )
+    return [
+        SearchResult(board.top(), tuple(history), seed, stop_reason, step, seconds, bound.evaluations)
+        for board, history in zip(boards, histories, strict=True)
+    ]
+
+
+def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Int[Tensor, "rows tokens"]:
+    """Rows of ids of any length as one tensor, with NO_TOKEN behind the shorter ones."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[NO_TOKEN] * (width - len(row))] for row in rows], device=device)
