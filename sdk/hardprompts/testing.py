@@ -1,0 +1,193 @@
+"""A conformance suite for plugins, and a small model to try things on.
+
+Call `check_backend` with a backend that you open, and `check_search` with a method of yours; each
+raises AssertionError with a sentence about what is wrong, and returns None when all is well.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from hardprompts.encoders import Backend, normalize
+from hardprompts.objectives import FeatureSimilarity
+from hardprompts.prompts import PromptTemplate
+from hardprompts.search import Search, run_search
+from hardprompts.vocabulary import Vocabulary
+
+WORDS = (
+    "red green blue white black small big old new quick slow cat dog bird fish horse tree house river "
+    "mountain road boat car train sun moon star cloud rain snow wind fire stone glass paper wood gold "
+    "silver night day morning winter summer city village garden forest ocean island bridge tower door "
+    "window painting drawing photo sketch portrait style of in on with under over near and the a"
+).split()
+#: Pieces that only spell something together, so that some sequences of tokens have no text of their own.
+PIECES = ("ca", "do", "fi", "mo", "st")
+
+
+class WordTokenizer:
+    """Words between white space; `PIECES` join the word behind them, as pieces of a real tokenizer do."""
+
+    def __init__(self) -> None:
+        self.tokens = (*WORDS, *PIECES, "<end>")
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of known words; unknown words are skipped."""
+        return [self.tokens.index(word) for word in text.lower().split() if word in self.tokens and word not in PIECES]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words with spaces between; pieces without."""
+        return "".join(self.tokens[i] + ("" if self.tokens[i] in PIECES else " ") for i in ids).strip()
+
+
+class ToyEncoder:
+    """A text and an image tower with seeded random weights, on words: small, smooth and not linear.
+
+    The picture of a text is a row of pixels that holds its words' ids (`picture`), and the image
+    tower reads them back; so the right prompt of a picture is known, and is the best there is.
+    """
+
+    max_tokens = 16
+
+    def __init__(self, device: torch.device | str = "cpu", width: int = 32, features: int = 48) -> None:
+        def weights(*shape: int) -> Tensor:
+            draw = torch.Generator().manual_seed(zlib.crc32(str(shape).encode()))
+            return (torch.randn(*shape, generator=draw) / shape[0] ** 0.5).to(device)
+
+        self.tokenizer = WordTokenizer()
+        size = len(self.tokenizer.tokens)
+        self.vocabulary = Vocabulary.create(weights(size, width) * size**0.5, self.tokenizer, [size - 1])
+        self.position = weights(self.max_tokens, width) * 0.3
+        self.hidden, self.output = weights(width, 2 * features), weights(2 * features, features)
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Features of texts, from their tokens' embeddings and places."""
+        places = self.position[: embeddings.shape[1]].to(embeddings.dtype)
+        hidden = torch.tanh((embeddings + places) @ self.hidden.to(embeddings.dtype))
+        return hidden.sum(dim=1) @ self.output.to(embeddings.dtype)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Features of texts."""
+        rows = [torch.tensor(self.tokenizer.encode(text), dtype=torch.long) for text in texts]
+        return torch.cat([self.encode(self.vocabulary.embed(row.to(self.position.device))[None]) for row in rows])
+
+    def picture(self, text: str) -> Image.Image:
+        """The RGB picture whose best prompt is `text`."""
+        ids = self.tokenizer.encode(text)
+        image = Image.new("RGB", (len(ids), 1))
+        image.putdata([(i, 0, 0) for i in ids])
+        return image
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
+        """Features of pictures of texts."""
+        words = [[self.tokenizer.tokens[pixel[0] % len(WORDS)] for pixel in _pixels(image)] for image in images]
+        return self.encode_text([" ".join(row[: self.max_tokens]) for row in words])
+
+
+def _pixels(image: Image.Image) -> list[tuple[int, int, int]]:
+    data = image.convert("RGB").tobytes()
+    return [(data[i], data[i + 1], data[i + 2]) for i in range(0, len(data), 3)]
+
+
+def toy_backend(name: str = "", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backend:
+    """A model of a hundred words that needs no file and answers at once."""
+    encoder = ToyEncoder(device)
+    return Backend("toy", encoder, encoder, torch.device(device), dtype)
+
+
+def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near the river", "old boat")) -> None:
+    """Checks that a backend keeps its contract.
+
+    Args:
+        texts: what the model's tokenizer knows; the words are only examples.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    vocabulary, encoder = backend.vocabulary, backend.text_encoder
+    tolerance = 1e-4 if backend.dtype == torch.float32 else 3e-2
+    assert vocabulary.allowed.any(), "no token survives decode -> encode: check the tokenizer's decode"
+    assert encoder.max_tokens >= 1, "max_tokens must leave room for a token"
+    assert not vocabulary.table.requires_grad, "the table must be frozen"
+
+    # The embeddings' route must equal the model's own.
+    for text in texts:
+        ids = torch.tensor([vocabulary.encode(text)], device=vocabulary.table.device)
+        assert ids.shape[1] > 0, f"the tokenizer gives no ids for {text!r}"
+        own = backend.encode_texts([text])
+        with torch.no_grad():
+            ours = normalize(encoder.encode(vocabulary.embed(ids)))
+        difference = float((own - ours).abs().max())
+        assert difference < tolerance, f"encode(embed(ids)) differs from encode_text by {difference:.1e} for {text!r}"
+
+    # A batch must not change its rows, and encode_text must take texts of different lengths.
+    together = backend.encode_texts(list(texts))
+    apart = torch.cat([backend.encode_texts([text]) for text in texts])
+    assert torch.allclose(together, apart, atol=tolerance), "the features of a text depend on its batch"
+
+    # Gradients reach the embeddings, and only those.
+    generator = torch.Generator().manual_seed(0)
+    length = min(4, encoder.max_tokens)
+    ids = vocabulary.sample((2, length), generator)
+    embeddings = vocabulary.embed(ids).clone().requires_grad_()
+    with torch.enable_grad():
+        normalize(encoder.encode(embeddings))[:, 0].sum().backward()
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all(), "no finite gradient at the embeddings"
+    assert embeddings.grad.abs().amax(dim=2).gt(0).all(), "the gradient of some token is zero"
+
+    # Nearly every sequence of allowed tokens has a text that encodes to it.
+    rows = vocabulary.sample((200, length), generator).tolist()
+    surviving = sum(vocabulary.survives_round_trip(row) for row in rows)
+    assert surviving >= 180, f"only {surviving} of 200 random prompts of allowed tokens survive the round trip"
+
+    if backend.image_encoder is not None:
+        pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "navy")]
+        features = backend.encode_images(pictures)
+        assert features.shape == together[:1].expand(2, -1).shape, "image and text features differ in width"
+        assert features.isfinite().all(), "image features are not finite"
+
+
+def check_search(search: Search, *, max_steps: int = 150, planted: str = "red house near river") -> None:
+    """Checks that a method keeps its contract, and that it searches: it must beat random prompts.
+
+    Args:
+        max_steps: steps that it may take.
+        planted: words of `WORDS` that it should come near to.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    backend = toy_backend()
+    vocabulary = backend.vocabulary
+    target = backend.encode_texts([planted])[:, None]
+    objective = FeatureSimilarity(backend.text_encoder, target, torch.ones(1, 1))
+    initial = vocabulary.sample((32, 4), torch.Generator().manual_seed(1))
+    found = run_search(search, objective, objective, vocabulary, initial, max_steps=max_steps, seed=0)[0]
+    again = run_search(search, objective, objective, vocabulary, initial, max_steps=max_steps, seed=0)[0]
+    assert found.candidates == again.candidates, "the same seed gave another result: draw from `generator` alone"
+
+    for candidate in found.candidates:
+        assert vocabulary.survives_round_trip(candidate.token_ids), f"{candidate.text!r} fails the round trip"
+        own = float(objective.score(torch.tensor([candidate.token_ids]), torch.zeros(1, dtype=torch.long)))
+        assert abs(own - candidate.score) < 1e-4, f"the score of {candidate.text!r} is {own}, not {candidate.score}"
+
+    draws = vocabulary.sample((found.evaluations, 4), torch.Generator().manual_seed(2))
+    random_best = float(objective.score(draws, torch.zeros(len(draws), dtype=torch.long)).max())
+    assert found.best.score > random_best, (
+        f"found {found.best.score:.3f}, but as many random prompts as it spent evaluations reach {random_best:.3f}"
+    )
+
+    banned = planted.split()[0]
+    without = run_search(
+        search, objective, objective, vocabulary.without([banned]), initial, max_steps=min(max_steps, 20), seed=0,
+        template=PromptTemplate("the {}"),
+    )[0]  # fmt: skip
+    assert all(banned not in candidate.text for candidate in without.candidates), "a banned word was returned"
+
+    assert dataclasses.is_dataclass(search), "a method is a frozen dataclass: its fields are its hyperparameters"
+    fields = {field.name for field in dataclasses.fields(search)}
+    assert set(vars(search)) <= fields, f"a method has no state: {sorted(set(vars(search)) - fields)} belong in steps()"
