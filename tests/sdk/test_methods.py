@@ -1,0 +1,124 @@
+"""Every registered method: its contract, the brute-force optimum, the gain of refinement."""
+
+import itertools
+
+import pytest
+import torch
+
+from hardprompts import UnknownName, run_search, search_methods
+from hardprompts.methods import PEZ, PEZRefine, Refine
+from hardprompts.objectives import FeatureSimilarity
+from hardprompts.plugins import search_method
+from hardprompts.testing import check_search, toy_backend
+
+BACKEND = toy_backend()
+VOCABULARY = BACKEND.vocabulary
+
+
+def task(target: torch.Tensor) -> FeatureSimilarity:
+    return FeatureSimilarity(BACKEND.text_encoder, target.reshape(1, 1, -1), torch.ones(1, 1))
+
+
+def random_targets(count: int) -> list[torch.Tensor]:
+    """Targets that no text has, as pictures are: the best prompt is not known but by trying all."""
+    draw = torch.randn(count, 48, generator=torch.Generator().manual_seed(9))
+    texts = BACKEND.encode_texts([VOCABULARY.decode(row) for row in VOCABULARY.sample((count, 5), torch.Generator().manual_seed(8)).tolist()])
+    return list(torch.nn.functional.normalize(texts + 0.5 * torch.nn.functional.normalize(draw, dim=1), dim=1))
+
+
+@pytest.mark.parametrize("name", sorted(search_methods()))
+def test_every_registered_method_passes_the_conformance_suite(name: str) -> None:
+    check_search(search_method(name))
+
+
+def test_an_unknown_method_names_those_that_exist() -> None:
+    with pytest.raises(UnknownName, match=r"'pezz'.*pez\+refine"):
+        search_method("pezz")
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_pez_refine_finds_the_brute_force_optimum(tokens: int) -> None:
+    words = VOCABULARY.only(["red green blue cat dog bird fish horse old boat river snow night house on the"])
+    everything = torch.tensor(list(itertools.product(words.allowed_ids.tolist(), repeat=tokens)))
+    found = 0
+    targets = random_targets(40)
+    for seed, target in enumerate(targets):
+        objective = task(target)
+        best = objective.score(everything, torch.zeros(len(everything), dtype=torch.long)).max()
+        start = words.sample((8, tokens), torch.Generator().manual_seed(seed))
+        search = PEZRefine(refine=Refine(delete=False, insert=False))
+        result = run_search(search, objective, objective, words, start, seed=seed)[0]
+        found += result.best.score >= float(best) - 1e-5
+    assert found >= 0.95 * len(targets), f"{found} of {len(targets)}"
+
+
+def test_refine_ends_at_a_prompt_that_no_single_change_improves() -> None:
+    objective = task(random_targets(1)[0])
+    start = VOCABULARY.sample((1, 4), torch.Generator().manual_seed(0))
+    result = run_search(Refine(candidates_per_slot=10**6), objective, objective, VOCABULARY, start, seed=0)[0]
+    assert result.stop_reason == "converged"
+    best, words = list(result.best.token_ids), VOCABULARY.allowed_ids.tolist()
+    neighbours = [best[:i] + [w] + best[i + 1 :] for i in range(len(best)) for w in words]
+    neighbours += [best[:i] + best[i + 1 :] for i in range(len(best)) if len(best) > 1]
+    if len(best) < 4:
+        neighbours += [best[:i] + [w] + best[i:] for i in range(len(best) + 1) for w in words]
+    for length in {len(ids) for ids in neighbours}:
+        batch = torch.tensor([ids for ids in neighbours if len(ids) == length])
+        scores = objective.score(batch, torch.zeros(len(batch), dtype=torch.long))
+        assert float(scores.max()) <= result.best.score + 1e-5
+
+
+def test_refine_deletes_and_inserts() -> None:
+    objective = task(BACKEND.encode_texts(["red house"])[0])
+    long = torch.tensor([VOCABULARY.encode("red snow house")])
+    only_delete = Refine(swap=False, insert=False)
+    assert run_search(only_delete, objective, objective, VOCABULARY, long, seed=0)[0].best.text == "red house"
+    short = torch.tensor([VOCABULARY.encode("red")])
+    only_insert = Refine(swap=False, delete=False, max_tokens=2)
+    assert run_search(only_insert, objective, objective, VOCABULARY, short, seed=0)[0].best.text == "red house"
+
+
+def test_refine_keeps_the_length_when_told_to() -> None:
+    objective = task(BACKEND.encode_texts(["red house"])[0])
+    start = VOCABULARY.sample((4, 5), torch.Generator().manual_seed(0))
+    result = run_search(Refine(insert=False, delete=False), objective, objective, VOCABULARY, start, seed=0)[0]
+    assert all(len(candidate.token_ids) == 5 for candidate in result.candidates)
+
+
+def test_refinement_only_adds_to_what_the_exploration_found() -> None:
+    for seed, target in enumerate(random_targets(4)):
+        objective = task(target)
+        start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(seed))
+        explored = run_search(PEZ(), objective, objective, VOCABULARY, start, max_steps=30, seed=seed)[0]
+        search = PEZRefine(explore_steps=30)
+        refined = run_search(search, objective, objective, VOCABULARY, start, seed=seed)[0]
+        assert refined.stop_reason == "converged"
+        assert refined.best.score > explored.best.score
+
+
+def test_pez_leaves_out_tokens_when_told_to() -> None:
+    lengths = set()
+
+    class Watched(FeatureSimilarity):
+        def __call__(self, embeddings, groups):
+            lengths.add(embeddings.shape[1])
+            return super().__call__(embeddings, groups)
+
+    target = BACKEND.encode_texts(["red house"])[:, None]
+    objective = Watched(BACKEND.text_encoder, target, torch.ones(1, 1))
+    start = VOCABULARY.sample((4, 5), torch.Generator().manual_seed(0))
+    run_search(PEZ(token_dropout=2), objective, objective, VOCABULARY, start, max_steps=5, seed=0)
+    assert lengths == {3}
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda: Refine(candidates_per_slot=0), "candidates_per_slot"),
+        (lambda: PEZRefine(refined=0), "refined"),
+        (lambda: PEZRefine(explore_steps=-1), "explore_steps"),
+    ],
+)
+def test_hyperparameters_out_of_range_are_refused(method, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        method()
