@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from hardprompts.errors import BackendError, UnknownName
 from hardprompts.vocabulary import Vocabulary
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """A frozen text tower, driven from token embeddings; gradients flow to the embeddings only.
 
@@ -39,6 +40,7 @@ class TextEncoder(Protocol):
         ...
 
 
+@runtime_checkable
 class ImageEncoder(Protocol):
     """A frozen image tower with its preprocessing."""
 
@@ -93,6 +95,7 @@ class Backend:
         return torch.cat(features)
 
 
+@runtime_checkable
 class OpenBackend(Protocol):
     """How a plugin opens the models of its scheme."""
 

@@ -1,0 +1,455 @@
+"""Backends over transformers' dual encoders: `CLIPModel`, `SiglipModel` and `Siglip2Model`.
+
+SigLIP 2 comes in two kinds. Its models of a fixed resolution are `SiglipModel`s; the NaFlex ones,
+which keep an image's aspect ratio, are `Siglip2Model`s. Both are supported in full.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hardprompts.encoders import Backend
+from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.vocabulary import Tokenizer, Vocabulary
+
+#: What can be opened: the `model_type` of a config, and the class that it stands for.
+ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+
+#: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+
+#: What reading a damaged, foreign or absent model raises, in transformers and below it.
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError,
+    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+# --- opening ------------------------------------------------------------------------------
+
+
+def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The CLIP, SigLIP or SigLIP 2 model of a local folder or hub id, frozen.
+
+    Only weights are read, from safetensors or by torch's restricted unpickler; code that a
+    repository brings along is never run.
+
+    Args:
+        name: a folder as `save_pretrained` writes it, or a hub id such as "openai/clip-vit-large-patch14".
+
+    Raises:
+        BackendError: see `open_model`.
+    """
+    return open_model(name, name=f"transformers:{name}", device=device, dtype=dtype)
+
+
+def open_model(
+    location: str | os.PathLike[str], *, name: str, device: torch.device, dtype: torch.dtype, note: str = ""
+) -> Backend:
+    """The model at `location`, a local folder or hub id, as a backend called `name`.
+
+    Raises:
+        BackendError: no such folder or hub id, no network, a file that is missing or damaged,
+            or a model of another architecture.
+    """
+    place = _resolve(location)
+    with _quiet():
+        config = _load(place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place))
+        kind = str(getattr(config, "model_type", ""))
+        if kind not in ARCHITECTURES:
+            raise BackendError(
+                f"{place} holds a model of type {kind!r}, which has no text and image tower in one space that "
+                f"this plugin knows; supported are {_supported()}"
+            )
+        tokenizer = _load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
+        processor = _load(
+            place,
+            "preprocessor_config.json",
+            # Pillow's resizing is what these models were trained with, and needs no torchvision.
+            lambda: transformers.AutoImageProcessor.from_pretrained(place, backend="pil"),
+        )
+        model = _load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
+    return from_model(model, tokenizer, processor, name=name, note=note)
+
+
+def from_model(model: Any, tokenizer: Any, image_processor: Any = None, *, name: str, note: str = "") -> Backend:
+    """A backend over a model in memory, on the device and in the dtype that it has.
+
+    The model is put into evaluation mode and its parameters are frozen, since gradients flow to
+    token embeddings only.
+
+    Args:
+        model: a `CLIPModel`, `SiglipModel` or `Siglip2Model`.
+        tokenizer: its tokenizer.
+        image_processor: its image processor; None for a backend of text alone.
+        name: what the backend is called, in results for example.
+        note: one line that a person should know before use.
+
+    Raises:
+        BackendError: a model of another class, or a tokenizer that does not belong to it.
+    """
+    kinds = tuple(getattr(transformers, kind) for kind in ARCHITECTURES.values() if hasattr(transformers, kind))
+    if not isinstance(model, kinds):
+        raise BackendError(f"{name}: a {type(model).__name__} cannot be used; supported are {_supported()}")
+    model.eval().requires_grad_(False)
+    text_encoder = TransformersTextEncoder.create(model, tokenizer, name)
+    table = text_encoder.vocabulary.table
+    images = None if image_processor is None else TransformersImageEncoder(model, image_processor)
+    return Backend(name, text_encoder, images, table.device, table.dtype, note)
+
+
+def _supported() -> str:
+    return ", ".join(ARCHITECTURES.values()) + " (CLIP, SigLIP and SigLIP 2)"
+
+
+def _resolve(location: str | os.PathLike[str]) -> str:
+    """A local folder's path, or what must then be a hub id."""
+    text = os.fspath(location)
+    if not text:
+        raise BackendError(
+            "transformers: needs a model: a local folder, or a hub id as in transformers:openai/clip-vit-large-patch14"
+        )
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BackendError(f"{folder} has no config.json; pass a folder that save_pretrained wrote")
+        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+            raise BackendError(
+                f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: "
+                "save the tokenizer into the same folder"
+            )
+        return str(folder)
+    if folder.is_file():
+        raise BackendError(f"{folder} is a file; pass the folder that holds it together with config.json")
+    if isinstance(location, os.PathLike) or folder.is_absolute() or text[0] in ".~" or "\\" in text:
+        raise BackendError(f"there is no folder {folder}; check the path, or pass a hub id such as owner/name")
+    return text
+
+
+def _load(place: str, what: str, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except HardPromptsError:
+        raise
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        if isinstance(error, ImportError):
+            step = 'install what is missing (SigLIP 1 needs "pip install sentencepiece protobuf")'
+        elif Path(place).is_dir():
+            step = "the file is missing, damaged or of another model; get it again, or save it from the model"
+        else:
+            step = (
+                f"{place!r} is no local folder, so it was looked for on the hub: check the spelling; "
+                f'without network, run "hf download {place}" where there is one and pass the local folder'
+            )
+        raise BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}") from error
+
+
+def _load_weights(place: str, kind: str, dtype: torch.dtype) -> Any:
+    model, info = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
+        place, dtype=dtype, use_safetensors=None, output_loading_info=True
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise BackendError(
+            f"the weights of {place} lack {len(missing)} tensors, among them {missing[0]}; the file is damaged "
+            "or of another model"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers without progress bars and load reports: what they warn of is raised as an error here."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
+
+
+# --- the text tower -----------------------------------------------------------------------
+
+
+class SlowTokenizer:
+    """A tokenizer of transformers that is written in Python (SigLIP 1's), as hardprompts' `Tokenizer`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens, padding or truncation."""
+        # verbose=False: no warning when a text is longer than the context, which is checked elsewhere
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`: special tokens left out, no white space at either end; "" of ids without a token."""
+        if any(i >= len(self._tokenizer) for i in ids):  # tables are often padded to a round number of rows
+            return ""
+        # The clean-up would take the space out of "do n't" and "cat .", which then encode differently.
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text.strip()
+
+
+class FastTokenizer:
+    """A tokenizer of transformers that is backed by the tokenizers package, as hardprompts' `Tokenizer`.
+
+    It works on a copy, past transformers' own layer: several times as fast, and free of the padding
+    and truncation that the original was last called with.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = tokenizer.backend_tokenizer
+        self._tokenizer: Any = copy.deepcopy(backend)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = backend.encode_special_tokens
+        # "</w>" of CLIP's tokens is no text; transformers, too, replaces it behind the decoder.
+        self._word_end: str = getattr(backend.model, "end_of_word_suffix", None) or ""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without special tokens, padding or truncation."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`: special tokens left out, no white space at either end."""
+        return self._tidy(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence of ids."""
+        return [self._tidy(text) for text in self._tokenizer.decode_batch(list(batch), skip_special_tokens=True)]
+
+    def _tidy(self, text: str) -> str:
+        return (text.replace(self._word_end, " ") if self._word_end else text).strip()
+
+
+def adapt(tokenizer: Any) -> Tokenizer:
+    """A tokenizer of transformers as hardprompts' `Tokenizer`."""
+    return FastTokenizer(tokenizer) if tokenizer.is_fast else SlowTokenizer(tokenizer)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TransformersTextEncoder:
+    """The text tower of a CLIP or SigLIP, driven from token embeddings.
+
+    Where a tower is causal and read out at the end token (CLIP), nothing behind that token
+    matters: the forward pass then covers the prompt and its special tokens only, not the whole
+    context. SigLIP's towers see every position, and get the padding that they were trained with.
+
+    The forward pass is written out here, over the model's own modules, since no version of
+    transformers lets these towers start from embeddings. Its last layer is evaluated at the one
+    position that is read out. `create` checks it against the model's own.
+
+    Attributes:
+        vocabulary: its tokens.
+        max_tokens: tokens that a text may have, special tokens not counted.
+    """
+
+    model: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    max_tokens: int
+    causal: bool
+    before: Float[Tensor, "before dim"]
+    after: Float[Tensor, "after dim"]
+    padding: Float[Tensor, " dim"]
+    pads_left: bool
+    masks_padding: bool
+
+    @classmethod
+    def create(cls, model: Any, tokenizer: Any, name: str) -> "TransformersTextEncoder":
+        """The text tower of `model`, which must be frozen already; `name` is for messages.
+
+        Raises:
+            BackendError: the tokenizer does not belong to the model.
+        """
+        if tokenizer.pad_token_id is None:
+            raise BackendError(f"{name}: the tokenizer has no padding token; set tokenizer.pad_token")
+        tower = model.text_model
+        embedding = tower.embeddings.token_embedding
+        context = len(tower.embeddings.position_embedding.weight)
+        highest = max(*tokenizer("")["input_ids"], tokenizer.pad_token_id)
+        if highest >= embedding.num_embeddings:
+            raise BackendError(
+                f"{name}: the tokenizer's special tokens reach id {highest}, but the model has "
+                f"{embedding.num_embeddings} embeddings; use the tokenizer that belongs to the model"
+            )
+        table = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+        # Added tokens (placeholders of textual inversion, Gemma's <unused7>) survive a round trip
+        # through this tokenizer, but mean nothing to anybody else's.
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
+        if not len(vocabulary.allowed_ids):
+            raise BackendError(
+                f"{name}: none of the tokenizer's {len(tokenizer)} tokens is text that encodes to that token, so "
+                f"its files are missing or damaged; expected one of {', '.join(TOKENIZER_FILES)}"
+            )
+        word = vocabulary.decode([int(vocabulary.allowed_ids[0])])
+        content, example = vocabulary.encode(word), tokenizer(word)
+        ids = list(example["input_ids"])
+        at = ids.index(content[0])
+        causal = isinstance(model, transformers.CLIPModel)
+        if causal:
+            _check_end_token(tower, tokenizer, ids, name)
+        encoder = cls(
+            model, tokenizer, vocabulary, context - len(ids) + len(content), causal,
+            table[ids[:at]], table[ids[at + len(content) :]], table[tokenizer.pad_token_id],
+            pads_left=tokenizer.padding_side == "left", masks_padding="attention_mask" in example,
+        )  # fmt: skip
+        encoder._check_forward(name)
+        return encoder
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Features of texts given as the embeddings of all their tokens, without special tokens.
+
+        Raises:
+            ValueError: more tokens than `max_tokens`.
+        """
+        tower = self.model.text_model
+        batch, tokens = embeddings.shape[:2]
+        if tokens > self.max_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the text tower has room for")
+        room = 0 if self.causal else self.max_tokens - tokens
+        parts = [self.before, embeddings.to(self.before.dtype), self.after]
+        parts.insert(0 if self.pads_left else 3, self.padding.expand(room, -1))
+        states = torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)  # (batch, length, dim)
+        length = states.shape[1]
+        states = states + tower.embeddings.position_embedding.weight[:length]
+        attended = None
+        if room and self.masks_padding:
+            positions = torch.arange(length, device=states.device).unsqueeze(0)
+            attended = positions >= room if self.pads_left else positions < length - room
+        layers = tower.encoder.layers
+        for layer in layers[:-1]:
+            states = _layer(layer, states, attended, causal=self.causal)
+        states = _layer(layers[-1], states, attended, causal=self.causal, last_only=True)
+        pooled = tower.final_layer_norm(states[:, -1])
+        features: Tensor = self.model.text_projection(pooled) if self.causal else tower.head(pooled)
+        return features
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Features of texts by the model's own tokenizer and `get_text_features`."""
+        length = self.max_tokens + len(self.before) + len(self.after)
+        encoded = self.tokenizer(
+            list(texts), padding="longest" if self.causal else "max_length", truncation=True, max_length=length,
+            return_tensors="pt",
+        )  # fmt: skip
+        inputs = {key: encoded[key].to(self.before.device) for key in ("input_ids", "attention_mask") if key in encoded}
+        return _pooled(self.model.get_text_features(**inputs))
+
+    def _check_forward(self, name: str) -> None:
+        """Compares `encode` with the model's own forward pass on a few short texts.
+
+        A new release of transformers, an unusual tokenizer or an adapter in the tower could make
+        them differ, and every number of a search would then be wrong.
+        """
+        words = [
+            self.vocabulary.decode([int(i)]) for i in self.vocabulary.allowed_ids[:: len(self.vocabulary) // 4 + 1]
+        ]
+        for text in (words[0], " ".join(words)):
+            ids = torch.tensor([self.vocabulary.encode(text)[: self.max_tokens]], device=self.before.device)
+            with torch.no_grad():
+                found = self.encode(self.vocabulary.embed(ids)).float()
+            expected = self.encode_text([text]).float()
+            tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
+            difference = float((found - expected).norm() / expected.norm())
+            if not difference <= tolerance:  # also when it is NaN
+                raise BackendError(
+                    f"{name}: features from token embeddings differ from get_text_features by {difference:.2g} (more "
+                    f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "
+                    f"transformers {transformers.__version__} computes this model in a new way: please report it"
+                )
+
+
+def _check_end_token(tower: Any, tokenizer: Any, ids: list[int], name: str) -> None:
+    """CLIP reads out where `config.eos_token_id` stands; 2, as old configs have it, means the largest id."""
+    configured = tower.config.eos_token_id
+    largest = max(tokenizer.get_vocab().values())
+    if ids[-1] != (largest if configured == 2 else configured):
+        meaning = f" (which stands for the largest id, {largest})" if configured == 2 else ""
+        raise BackendError(
+            f"{name}: the tokenizer ends texts with id {ids[-1]}, but the model reads its features out at the token "
+            f"text_config.eos_token_id = {configured}{meaning}; set text_config.eos_token_id to {ids[-1]}, or use the "
+            "tokenizer that belongs to the model"
+        )
+
+
+def _layer(
+    layer: Any, states: Tensor, attended: Tensor | None, *, causal: bool, last_only: bool = False
+) -> Float[Tensor, "batch length dim"]:
+    """One pre-norm transformer layer, (batch, length, dim); with `last_only`, at the last position alone."""
+    attention = layer.self_attn
+    normed = layer.layer_norm1(states)
+    if last_only:
+        states = states[:, -1:]
+    queries, keys, values = (
+        projection(source).unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+        for projection, source in (
+            (attention.q_proj, normed[:, -1:] if last_only else normed),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
+        )
+    )
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=attended, is_causal=causal and not last_only, scale=attention.scale
+    )
+    states = states + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+    result: Tensor = states + layer.mlp(layer.layer_norm2(states))
+    return result
+
+
+def _pooled(output: Any) -> Tensor:
+    """The features of `get_*_features`, which is a tensor or, in newer releases, an object that holds it."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
+
+
+# --- the image tower ----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TransformersImageEncoder:
+    """The image tower with its image processor."""
+
+    model: Any
+    image_processor: Any
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
+        """Features of RGB images of any size. Not normalised."""
+        parameter = next(self.model.vision_model.parameters())
+        # The layout is stated, since images 1 or 3 pixels high would be taken for channels-first.
+        inputs = self.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
+        tensors = {
+            key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+            for key, value in inputs.items()
+        }
+        return _pooled(self.model.get_image_features(**tensors))
