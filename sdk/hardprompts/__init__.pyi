@@ -1,0 +1,48 @@
+# The public names of hardprompts. `__init__.py` imports each from here on first use, so that
+# `import hardprompts` and `hardprompts --help` do not wait for torch.
+from .encoders import Backend, join_backends, load_backend
+from .errors import (
+    BackendError,
+    FileFormatError,
+    HardPromptsError,
+    ImageError,
+    MissingExtra,
+    NonFiniteError,
+    PluginError,
+    SearchError,
+    TemplateError,
+    UnknownName,
+    VocabularyError,
+)
+from .hookspecs import hookimpl
+from .inverter import PromptInverter
+from .plugins import backends, search_methods
+from .prompts import Candidate, HardPrompt, PromptTemplate
+from .search import run_search
+
+__version__: str
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "Candidate",
+    "FileFormatError",
+    "HardPrompt",
+    "HardPromptsError",
+    "ImageError",
+    "MissingExtra",
+    "NonFiniteError",
+    "PluginError",
+    "PromptInverter",
+    "PromptTemplate",
+    "SearchError",
+    "TemplateError",
+    "UnknownName",
+    "VocabularyError",
+    "backends",
+    "hookimpl",
+    "join_backends",
+    "load_backend",
+    "run_search",
+    "search_methods",
+]

@@ -1,0 +1,331 @@
+"""The `hardprompts` command: images become prompts in a terminal.
+
+The SDK, and with it torch, is imported inside the commands: `hardprompts --help` answers at once.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hardprompts.cli import screen
+from hardprompts.cli.screen import clear_errors, err, fail, out, say
+
+if TYPE_CHECKING:
+    from hardprompts.inverter import PromptInverter
+
+#: What knows images when nobody names a model: it is part of the installation.
+DEFAULT_MODEL = "emoji"
+
+app = typer.Typer(
+    help="Turn images into hard prompts: plain text for any model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The model; see `hardprompts models` (default: emoji)."),
+]
+Tokens = Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens.")]
+Template = Annotated[str, typer.Option(help="The text that the prompt is for, with one {} where it goes.")]
+Method = Annotated[str | None, typer.Option(help="The search method; see `hardprompts methods` (default: pez+refine).")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the method, at most.")]
+Restarts = Annotated[int | None, typer.Option(help="Random starts, searched in one batch.")]
+Deadline = Annotated[float | None, typer.Option(help="Seconds for each search, at most.")]
+Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
+Banned = Annotated[list[str] | None, typer.Option(help="A string that must not occur; may be repeated.")]
+Unlike = Annotated[
+    list[Path] | None, typer.Option(metavar="IMAGE", help="An image that the prompt should not fit; may be repeated.")
+]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option("--vocabulary", metavar="FILE", help="Use only the words of this file, one phrase a line."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")]
+DtypeName = Annotated[
+    Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Numbers that the model computes with.")
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a command was asked for; misuse is found before a model is opened.
+
+    Raises:
+        HardPromptsError, ValueError, OSError: see the messages.
+    """
+
+    model: str | None
+    tokens: int = 8
+    template: str = "{}"
+    method: str | None = None
+    steps: int | None = None
+    restarts: int | None = None
+    deadline: float | None = None
+    seed: int | None = None
+    banned: tuple[str, ...] = ()
+    unlike: tuple[Path, ...] = ()
+    vocabulary: Path | None = None
+    device: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        from hardprompts.plugins import search_method
+        from hardprompts.prompts import PromptTemplate
+
+        PromptTemplate(self.template)
+        if self.method is not None:
+            search_method(self.method)
+        for name, value, least in (
+            ("--tokens", self.tokens, 1),
+            ("--steps", self.steps, 0),
+            ("--restarts", self.restarts, 1),
+            ("--deadline", self.deadline, 0),
+        ):
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.vocabulary is not None:
+            self._phrases()
+
+    def _phrases(self) -> list[str]:
+        assert self.vocabulary is not None
+        try:
+            lines = self.vocabulary.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.vocabulary} is not UTF-8 text: {error}") from error
+        phrases = [line.strip() for line in lines if line.strip()]
+        if not phrases:
+            raise ValueError(f"{self.vocabulary} has no phrases; write one on each line")
+        return phrases
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `PromptInverter.invert`: those that were given, so that its own defaults hold."""
+        given = {
+            "num_tokens": self.tokens,
+            "template": self.template,
+            "max_steps": self.steps,
+            "restarts": self.restarts,
+            "deadline": self.deadline,
+            "seed": self.seed,
+            "banned": self.banned or None,
+            "unlike": list(self.unlike) or None,
+            "vocabulary": None if self.vocabulary is None else self._phrases(),
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def open(self) -> "PromptInverter":
+        """The inverter; without a model's name, the embedded one, and what it is good for."""
+        import torch
+
+        from hardprompts.inverter import PromptInverter
+
+        method = {} if self.method is None else {"method": self.method}
+        model = DEFAULT_MODEL if self.model is None else self.model
+        with err.status(f"opening {model}") if err.is_terminal else contextlib.nullcontext():
+            inverter = PromptInverter(model, device=self.device, dtype=getattr(torch, self.dtype), **method)
+        if self.model is None and inverter.backend.note:
+            say(" ".join(inverter.backend.note.split()), "dim")
+        return inverter
+
+
+@app.command()
+def invert(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Several images give one prompt: a style.")],
+    model: Model = None,
+    tokens: Tokens = 8,
+    template: Template = "{}",
+    method: Method = None,
+    steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: Seed = None,
+    banned: Banned = None,
+    unlike: Unlike = None,
+    vocabulary: VocabularyFile = None,
+    device: Device = None,
+    dtype: DtypeName = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything about the prompt as JSON.")] = False,
+    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")] = None,
+) -> None:
+    """Find the prompt of an image, or one prompt for what several images share.
+
+    Ctrl-C ends the search with the best prompt so far.
+    """
+    with clear_errors():
+        if save is not None and save.exists() and not save.is_dir():
+            fail(f"--save needs a folder, and {save} is a file")
+        with _stdout_kept():
+            request = Request(
+                model, tokens, template, method, steps, restarts, deadline, seed, tuple(banned or ()),
+                tuple(unlike or ()), vocabulary, device, dtype,
+            )  # fmt: skip
+            inverter = request.open()
+            with screen.LiveSearch() as live:
+                prompt = inverter.invert(images, callback=live, progress=False, **request.options())
+        if as_json:
+            typer.echo(json.dumps(prompt.to_dict(), indent=2))
+        else:
+            screen.show_prompt(prompt)
+        if save is not None:
+            say(f"saved {prompt.save_pretrained(save)}", "dim")
+    if prompt.stop_reason == "interrupted":
+        raise typer.Exit(screen.INTERRUPTED)
+
+
+@app.command()
+def invert_folder(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images are.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row for each image here, and no .txt files.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Subfolders too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do images again that have a prompt.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Images searched together: faster on a GPU, where one alone does not fill it.")
+    ] = 1,
+    model: Model = None,
+    tokens: Tokens = 8,
+    template: Template = "{}",
+    method: Method = None,
+    steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: Seed = None,
+    banned: Banned = None,
+    unlike: Unlike = None,
+    vocabulary: VocabularyFile = None,
+    device: Device = None,
+    dtype: DtypeName = "float32",
+) -> None:
+    """Find one prompt for each image of a folder.
+
+    Writes cat.txt beside cat.png (cat.png.txt where there is a cat.jpg too), or a CSV file.
+    Images that have a prompt are skipped, so the same command goes on where it stopped. An image that
+    cannot be read is reported and the others are done; the exit code is then 1.
+    """
+    from hardprompts.cli import folder as folders
+
+    with clear_errors():
+        if not folder.is_dir():
+            fail(f"{folder} is not a folder")
+        images = folders.images_in(folder, recursive)
+        if not images:
+            fail(f"no images in {folder}" + ("" if recursive else "; --recursive looks into its folders too"))
+        destination = folders.TextFiles(images) if csv is None else folders.CsvFile(csv, folder, overwrite)
+        request = Request(
+            model, tokens, template, method, steps, restarts, deadline, seed, tuple(banned or ()),
+            tuple(unlike or ()), vocabulary, device, dtype,
+        )  # fmt: skip
+        if batch_size < 1:
+            fail(f"--batch-size must be at least 1, got {batch_size}")
+        with _stdout_kept():
+            inverter = request.open()
+        run = folders.FolderRun(inverter, request.options(), batch_size)
+        run.run(images, destination, overwrite)
+    left = len(images) - run.written - run.skipped - run.failed
+    say(
+        f"{len(images)} images: {run.written} written, {run.skipped} skipped, {run.failed} failed"
+        + (f", {left} left; the same command goes on from here" if left else ""),
+        "bold",
+    )
+    if run.interrupted:
+        raise typer.Exit(screen.INTERRUPTED)
+    if run.failed:
+        raise typer.Exit(screen.SOME_FAILED)
+
+
+@app.command()
+def score(
+    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    model: Model = None,
+    device: Device = None,
+    dtype: DtypeName = "float32",
+) -> None:
+    """Print the cosine similarity of a text and an image."""
+    with clear_errors():
+        with _stdout_kept():
+            similarity = Request(model, device=device, dtype=dtype).open().score(text, image)
+        say(f"{similarity:.4f}", console=out)
+
+
+@app.command()
+def models() -> None:
+    """List what can stand behind --model."""
+    with clear_errors():
+        from hardprompts.plugins import backends
+
+        for scheme, opener in sorted(backends().items()):
+            say(f"{scheme:<14}{_first_line(opener)}", console=out)
+            for name in _examples(scheme, opener):
+                say(f"{'':<14}--model {name}", console=out)
+
+
+@app.command()
+def methods() -> None:
+    """List the search methods."""
+    with clear_errors():
+        from hardprompts.inverter import PromptInverter
+        from hardprompts.plugins import search_methods
+
+        default = inspect.signature(PromptInverter).parameters["method"].default
+        for name, method in sorted(search_methods().items()):
+            say(f"{name:<14}{_first_line(method)}{' [default]' if name == default else ''}", console=out)
+
+
+@app.command()
+def plugins() -> None:
+    """List the plugins and the models and methods that each adds."""
+    with clear_errors():
+        from hardprompts.plugins import plugins as registered
+
+        for name, things in registered().items():
+            say(f"{name:<14}{', '.join(things)}", console=out)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if show:
+        from hardprompts import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The `hardprompts` command."""
+    for stream in (sys.stdout, sys.stderr):
+        # In a pipe, Windows would write its code page, which has no letters for many prompts.
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    app()
+
+
+@contextlib.contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """What libraries print while a model is at work goes to stderr: stdout is the result's alone."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _examples(scheme: str, opener: object) -> list[str]:
+    """The names that the opener's docstring puts in quotes or backticks: "scheme" or "scheme:name"."""
+    pattern = rf"[`\"']({re.escape(scheme)}(?::[^`\"'\s]+)?)[`\"']"
+    return list(dict.fromkeys(re.findall(pattern, inspect.getdoc(opener) or "")))

@@ -1,0 +1,113 @@
+"""What the commands show: prompts, live progress and errors.
+
+Results go to stdout and everything else to stderr. Prompts, paths and messages are data, so they are
+printed as `rich.text.Text` and never read as markup.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from hardprompts.errors import HardPromptsError
+
+if TYPE_CHECKING:
+    from hardprompts.prompts import HardPrompt
+    from hardprompts.search import SearchProgress
+
+#: Exit codes: an image of many failed; nothing could be done; Ctrl-C, as shells count it.
+SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
+
+out = Console()
+err = Console(stderr=True)
+
+
+def printable(text: str) -> str:
+    """The text, with what would move a terminal's cursor or break a line written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def say(text: str | Text, style: str = "", console: Console = err) -> None:
+    """One line, however long."""
+    console.print(Text(printable(text), style) if isinstance(text, str) else text, soft_wrap=True, highlight=False)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command with one red line."""
+    say(f"error: {' '.join(message.split())}", "bold red")
+    raise typer.Exit(FAILED)
+
+
+@contextlib.contextmanager
+def clear_errors() -> Iterator[None]:
+    """Whatever the user can mend becomes one line; a defect of the program keeps its traceback."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (HardPromptsError, ValueError, OSError) as error:
+        fail(str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        say("interrupted before there was a prompt", "yellow")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def show_prompt(prompt: "HardPrompt") -> None:
+    """The prompt on stdout, in two shades on a terminal and bare in a pipe; about it on stderr."""
+    if out.is_terminal:
+        say(prompt.__rich__(), console=out)
+    else:
+        typer.echo(prompt.filled)
+    say(
+        f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {prompt.model}, {prompt.method}, "
+        f"seed {prompt.seed}, stopped by {prompt.stop_reason}",
+        "dim",
+    )
+
+
+class LiveSearch:
+    """A callback that shows the best prompt so far, at most ten times a second, on a terminal only."""
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+        self._progress: SearchProgress | None = None
+        self._spinner = Spinner("dots")
+        self._live = Live(
+            console=err,
+            get_renderable=self._render,
+            refresh_per_second=10,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __call__(self, progress: "SearchProgress") -> None:
+        self._progress = progress
+
+    def __enter__(self) -> "LiveSearch":
+        if err.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def _render(self) -> Group:
+        progress = self._progress
+        if progress is None:
+            self._spinner.update(text=Text(f"{self.title}starting", "dim"))
+            return Group(self._spinner)
+        steps = f"{progress.step}" if progress.max_steps is None else f"{progress.step}/{progress.max_steps}"
+        self._spinner.update(
+            text=Text(f"{self.title}step {steps}, {progress.seconds:.1f} s; Ctrl-C keeps the best", "dim")
+        )
+        best = [Text(f"{found.score:.3f}  {printable(found.text)}") for found in progress.best if found is not None]
+        return Group(self._spinner, *best)
