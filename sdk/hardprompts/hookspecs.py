@@ -6,11 +6,13 @@ is imported when a model is opened.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pluggy
 
-from hardprompts.encoders import OpenBackend
-from hardprompts.search import Search
+if TYPE_CHECKING:  # so that a plugin which imports `hookimpl` does not wait for torch
+    from hardprompts.encoders import OpenBackend
+    from hardprompts.search import Search
 
 PROJECT = "hardprompts"
 
@@ -19,10 +21,10 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def backends() -> Mapping[str, OpenBackend]:  # type: ignore[empty-body]
+def backends() -> "Mapping[str, OpenBackend]":  # type: ignore[empty-body]
     """Ways to open a model, by scheme: {"open_clip": open_backend}."""
 
 
 @hookspec
-def search_methods() -> Mapping[str, type[Search]]:  # type: ignore[empty-body]
+def search_methods() -> "Mapping[str, type[Search]]":  # type: ignore[empty-body]
     """Search methods, by the name that people select them with: {"pez": PEZ}."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ class Evaluation(NamedTuple):
     score: Float[Tensor, " batch"] | None = None
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the gradient follows. May be stochastic, may differ from the Score."""
 
@@ -37,6 +38,7 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class Score(Protocol):
     """What picks the winner: deterministic, of tokens that survive the round trip; higher is better.
 

@@ -34,7 +34,7 @@ def plugin_manager() -> pluggy.PluginManager:
             continue
         try:
             register(entry_point.load(), entry_point.name, manager)
-        except ImportError as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             raise PluginError(
                 f"the plugin {entry_point.name!r} ({entry_point.value}) cannot be imported: {error}; "
                 f"mend or uninstall it, or set {PLUGINS_VARIABLE} to the plugins that you want"
@@ -105,7 +105,11 @@ def _collect(hook: str, manager: pluggy.PluginManager) -> dict[str, Any]:
     found: dict[str, Any] = {}
     owners: dict[str, str] = {}
     for implementation in getattr(manager.hook, hook).get_hookimpls():
-        things: Mapping[str, Any] = implementation.function()
+        things = implementation.function()
+        if not isinstance(things, Mapping):
+            raise PluginError(
+                f"{hook}: the plugin {implementation.plugin_name!r} must return a mapping from names, got {things!r}"
+            )
         for name, thing in things.items():
             if name in found:
                 raise PluginError(

@@ -4,9 +4,11 @@ import dataclasses
 import html
 import json
 import math
+import operator
 import os
 import re
-import tempfile
+import secrets
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,10 +139,11 @@ class HardPrompt:
 
         template = PromptTemplate(self.template)
         shades = ("black on bright_cyan", "black on bright_yellow")
-        text = Text(template.prefix, style="dim")
+        text = Text()
+        text.append(_visible(template.prefix), style="dim")
         for index, (piece, gap) in enumerate(self._pieces()):
-            text.append(piece, style=shades[index % 2]).append(gap)
-        return text.append(template.suffix, style="dim")
+            text.append(_visible(piece), style=shades[index % 2]).append(_visible(gap))
+        return text.append(_visible(template.suffix), style="dim")
 
     def _repr_html_(self) -> str:
         """The prompt with its tokens in two shades, for notebooks; all text is escaped."""
@@ -196,20 +199,24 @@ class HardPrompt:
             prompt = cls(
                 **{
                     **fields,
-                    "token_ids": tuple(int(i) for i in fields["token_ids"]),
+                    "token_ids": tuple(operator.index(i) for i in fields["token_ids"]),
                     "score": float(fields["score"]),
                     "tokens": tuple(str(t) for t in fields.get("tokens", ())),
                     "attributions": tuple(float(a) for a in fields.get("attributions", ())),
                     "candidates": tuple(
-                        Candidate(c["text"], tuple(c["token_ids"]), c["score"]) for c in fields.get("candidates", ())
+                        Candidate(str(c["text"]), tuple(map(operator.index, c["token_ids"])), float(c["score"]))
+                        for c in fields.get("candidates", ())
                     ),
                     "history": tuple(HistoryPoint(**point) for point in fields.get("history", ())),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"not a hard prompt: {error!r}") from error
-        if not isinstance(prompt.text, str) or not isinstance(prompt.template, str) or math.isnan(prompt.score):
-            raise FileFormatError("not a hard prompt: its text, template or score is of the wrong kind")
+        for name in ("text", "template", "model", "method", "score_unit", "stop_reason"):
+            if not isinstance(getattr(prompt, name), str):
+                raise FileFormatError(f"not a hard prompt: its {name} is {getattr(prompt, name)!r} and not a text")
+        if math.isnan(prompt.score):
+            raise FileFormatError("not a hard prompt: its score is not a number")
         PromptTemplate(prompt.template)
         return prompt
 
@@ -228,10 +235,13 @@ class HardPrompt:
         """
         path = Path(pretrained_path) / FILE_NAME
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise FileFormatError(f"not a hard prompt: {type(values).__name__} instead of named fields")
+            return cls.from_dict(values)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise FileFormatError(f"no {FILE_NAME} in {os.fspath(pretrained_path)!r}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error
@@ -240,23 +250,20 @@ class HardPrompt:
 def write_text_atomically(path: Path, text: str) -> Path:
     """Writes a file in one go: a reader, or a crash, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
 
-def _umask() -> int:
-    # The only way to read the umask is to set it; mkstemp's 0600 would surprise people who share folders.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _visible(text: str) -> str:
+    """The text with control characters, which could steer a terminal, written as escapes."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -13,7 +13,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +43,7 @@ class Candidates:
     rows: Int[Tensor, " batch"] | None = None
 
 
+@runtime_checkable
 class Search(Protocol):
     """One published method: hyperparameters as frozen fields, and no state."""
 

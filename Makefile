@@ -1,0 +1,48 @@
+# Two commands for a fresh clone: `make demo` and `make test`. The first of them installs the project
+# into .venv; use another environment with `make test VENV=path`, another Python with PYTHON=python3.12.
+.POSIX:
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.hardprompts-installed
+IMAGE = plugins/hardprompts_emoji/examples/fox-purple-flat.png
+
+# Nothing here may reach a model hub.
+export HF_HUB_OFFLINE = 1
+
+.PHONY: help install demo test check fix clean
+
+help:
+	@echo "make demo     an example image becomes a prompt, offline (IMAGE=path for your own)"
+	@echo "make test     the tests"
+	@echo "make check    style, types, spelling, import directions"
+	@echo "make fix      mends style where it can be mended by itself"
+	@echo "make install  only installs, into $(VENV)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/hardprompts invert $(IMAGE) --seed 0 --save demo_output
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+fix: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo_output .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,35 @@
+"""What all tests share: no model hub, a toy model, and only what an installation brings."""
+
+import os
+
+# Before anything imports huggingface_hub, which reads them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class ToyPlugin:
+    """What a plugin module would be: the toy model as `--model toy`."""
+
+    def __init__(self) -> None:
+        from hardprompts import hookimpl
+        from hardprompts.testing import toy_backend
+
+        self.backends = hookimpl(lambda: {"toy": toy_backend})
+
+
+@pytest.fixture
+def toy_plugin() -> Iterator[str]:
+    """The name of a registered model of a hundred words, "toy"; unregistered after the test."""
+    from hardprompts import plugins
+
+    plugins.register(ToyPlugin(), "toy")
+    yield "toy"
+    plugins.unregister("toy")

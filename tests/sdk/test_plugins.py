@@ -1,0 +1,127 @@
+"""How plugins are found, and what stops one that is wrong."""
+
+import importlib.metadata
+import types
+from collections.abc import Iterator
+
+import pluggy
+import pytest
+
+from hardprompts import PluginError, UnknownName, backends, hookimpl, hookspecs, load_backend, methods, search_methods
+from hardprompts.methods import PEZ
+from hardprompts.plugins import PLUGINS_VARIABLE, plugin_manager, plugins, register, search_method, unregister
+from hardprompts.testing import toy_backend
+
+
+def plugin(**hooks: object) -> types.SimpleNamespace:
+    """A plugin whose hooks return these mappings."""
+
+    def implementation(things: object) -> object:
+        return hookimpl(lambda: things)
+
+    return types.SimpleNamespace(**{name: implementation(things) for name, things in hooks.items()})
+
+
+@pytest.fixture
+def manager() -> pluggy.PluginManager:
+    """A plugin manager with our methods, and nothing that is installed."""
+    found = pluggy.PluginManager(hookspecs.PROJECT)
+    found.add_hookspecs(hookspecs)
+    found.register(methods, "hardprompts")
+    return found
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """The next question finds the plugins anew, and so does the first one after the test."""
+    plugin_manager.cache_clear()
+    yield
+    plugin_manager.cache_clear()
+
+
+def test_a_third_party_plugin_is_found_by_its_names() -> None:
+    register(plugin(backends={"mine": toy_backend}, search_methods={"my-pez": PEZ}), "third-party")
+    try:
+        assert load_backend("mine:whatever").name == "toy"
+        assert isinstance(search_method("my-pez"), PEZ)
+        assert plugins()["third-party"] == ("mine", "my-pez")
+    finally:
+        unregister("third-party")
+    assert "mine" not in backends() and "my-pez" not in search_methods()
+
+
+def test_our_own_methods_come_by_the_same_hooks() -> None:
+    assert set(plugins()["hardprompts"]) == {"pez", "refine", "pez+refine"}
+
+
+@pytest.mark.parametrize("hook, thing", [("backends", toy_backend), ("search_methods", PEZ)])
+def test_a_name_that_two_plugins_use_names_both(hook: str, thing: object, manager: pluggy.PluginManager) -> None:
+    register(plugin(**{hook: {"twice": thing}}), "first", manager)
+    with pytest.raises(PluginError, match="twice") as caught:
+        register(plugin(**{hook: {"twice": thing}}), "second", manager)
+    assert "'first'" in str(caught.value) and "'second'" in str(caught.value)
+    assert not manager.has_plugin("second"), "the rest goes on without it"
+
+
+def test_a_plugin_cannot_replace_one_of_our_methods(manager: pluggy.PluginManager) -> None:
+    with pytest.raises(PluginError, match="'hardprompts' and 'intruder' both add 'pez'"):
+        register(plugin(search_methods={"pez": PEZ}), "intruder", manager)
+
+
+def test_a_misspelt_hook_is_refused(manager: pluggy.PluginManager) -> None:
+    with pytest.raises(PluginError, match="backend_s"):
+        register(plugin(backend_s={"x": toy_backend}), "misspelt", manager)
+    assert not manager.has_plugin("misspelt")
+
+
+def test_a_hook_with_arguments_that_do_not_exist_is_refused(manager: pluggy.PluginManager) -> None:
+    wrong = types.SimpleNamespace(backends=hookimpl(lambda device: {}))
+    with pytest.raises(PluginError, match="device"):
+        register(wrong, "wrong", manager)
+
+
+def test_a_plugin_name_is_taken_once(manager: pluggy.PluginManager) -> None:
+    register(plugin(backends={}), "same", manager)
+    with pytest.raises(PluginError, match="same"):
+        register(plugin(backends={}), "same", manager)
+    assert manager.has_plugin("same"), "the first one stays"
+
+
+@pytest.mark.parametrize("result", [None, [("x", 1)], "x"])
+def test_a_hook_that_returns_no_mapping_is_refused(result: object, manager: pluggy.PluginManager) -> None:
+    with pytest.raises(PluginError, match="mapping"):
+        register(plugin(backends=result), "empty-handed", manager)
+    assert not manager.has_plugin("empty-handed")
+
+
+def test_unknown_names_list_what_exists() -> None:
+    with pytest.raises(UnknownName, match="unknown model scheme 'opencv'; available: .*emoji"):
+        load_backend("opencv:ViT-L-14")
+    with pytest.raises(UnknownName, match=r"unknown search method 'pezz'; available: .*pez, pez\+refine, refine"):
+        search_method("pezz")
+
+
+def test_a_method_is_taken_as_it_is() -> None:
+    chosen = PEZ(learning_rate=0.5)
+    assert search_method(chosen) is chosen
+
+
+def entry_point(name: str, value: str) -> importlib.metadata.EntryPoint:
+    return importlib.metadata.EntryPoint(name, value, hookspecs.PROJECT)
+
+
+def test_a_plugin_that_cannot_be_imported_says_what_to_do(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: [entry_point("gone", "no_such_module_of_ours")]
+    )
+    with pytest.raises(PluginError, match="'gone'.*no_such_module_of_ours") as caught:
+        plugin_manager()
+    assert PLUGINS_VARIABLE in str(caught.value)
+
+
+def test_the_variable_chooses_plugins(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.metadata, "entry_points", lambda group: [entry_point("gone", "no_such_module_of_ours")]
+    )
+    monkeypatch.setenv(PLUGINS_VARIABLE, "emoji, other")
+    assert set(plugins()) == {"hardprompts"}

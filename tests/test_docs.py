@@ -1,0 +1,77 @@
+"""The plugin in docs/plugins.md works as it stands there: installed, found, conforming, selectable."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from hardprompts.testing import toy_backend
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+
+
+def block(language: str, containing: str) -> str:
+    """The first fenced block of a language that contains some text."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return next(code for code in found if containing in code)
+
+
+def test_the_plugin_of_the_docs_works_when_it_is_installed(tmp_path: Path) -> None:
+    code = block("python", "class RandomSwap")
+    project = tomllib.loads(block("toml", "entry-points"))["project"]
+    ((name, module),) = project["entry-points"]["hardprompts"].items()
+
+    # What pip leaves behind: the module, and metadata with its entry point.
+    (tmp_path / f"{module}.py").write_text(code, encoding="utf-8")
+    metadata = tmp_path / f"{module}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    (metadata / "entry_points.txt").write_text(f"[hardprompts]\n{name} = {module}\n")
+
+    (tmp_path / "picture.png").touch()
+    toy_backend().image_encoder.picture("red house near river").save(tmp_path / "picture.png")  # type: ignore[union-attr]
+    script = f"""
+import sys
+from types import SimpleNamespace
+from hardprompts import PromptInverter, hookimpl
+from hardprompts.plugins import plugins
+from hardprompts.testing import check_search, toy_backend
+import {module}
+
+assert plugins()["{name}"] == ("random-swap",)
+check_search({module}.RandomSwap())
+prompt = PromptInverter(toy_backend(), method="random-swap").invert(
+    "picture.png", num_tokens=4, max_steps=200, seed=0, views=1, progress=False
+)
+assert prompt.method == "random-swap" and prompt.score > 0.5, prompt
+assert "transformers" not in sys.modules
+"""
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_plugin_is_as_short_as_we_say() -> None:
+    lines = [line for line in block("python", "class RandomSwap").splitlines() if line.strip()]
+    assert len([line for line in lines if not line.startswith(("import", "from"))]) <= 16
+
+
+def test_the_pages_name_files_that_exist() -> None:
+    for page in (ROOT / "docs" / "plugins.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"

@@ -1,0 +1,119 @@
+"""Who may import whom, and what must stay unimported at the start."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SDK = ROOT / "sdk" / "hardprompts"
+
+#: Each room may import those above it, and others on its own line.
+ORDER = (
+    {"errors"},
+    {"prompts", "images"},
+    {"vocabulary"},
+    {"encoders"},
+    {"objectives"},
+    {"search"},
+    {"hookspecs"},
+    {"methods"},
+    {"plugins"},
+    {"inverter"},
+    {"testing"},
+    {"cli"},
+    {"__main__"},
+)
+#: `load_backend` asks the plugins, inside the function; `__init__` offers all names.
+EXCEPTIONS = {("encoders", "plugins")}
+
+MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft"}
+NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", "hardprompts_emoji", "hardprompts_openclip", "hardprompts_transformers"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports anywhere, in functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 or path.suffix == ".pyi", f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+SDK_FILES = sorted(SDK.rglob("*.py"))
+
+
+def test_every_room_has_its_place_in_the_order() -> None:
+    rooms = {path.relative_to(SDK).parts[0].removesuffix(".py") for path in SDK_FILES} - {"__init__"}
+    assert rooms <= set().union(*ORDER), "add the new room to ORDER"
+
+
+@pytest.mark.parametrize("path", SDK_FILES, ids=lambda path: path.relative_to(SDK).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    rank = {name: i for i, names in enumerate(ORDER) for name in names}
+    own = path.relative_to(SDK).parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    for module in imported(path):
+        if module.startswith("hardprompts.") and room(module) in rank and (own, room(module)) not in EXCEPTIONS:
+            assert rank[room(module)] <= rank[own], f"{own} must not import {room(module)}"
+
+
+@pytest.mark.parametrize("path", SDK_FILES, ids=lambda path: path.relative_to(SDK).as_posix())
+def test_the_sdk_knows_no_plugin_and_no_model_library(path: Path) -> None:
+    roots = {module.partition(".")[0] for module in imported(path)}
+    assert not roots & (MODEL_LIBRARIES | NOT_OURS_TO_KNOW)
+
+
+def test_plugins_do_not_import_each_other() -> None:
+    packages = [path.parent for path in (ROOT / "plugins").glob("*/__init__.py")]
+    assert packages
+    for package in packages:
+        others = {other.name for other in packages} - {package.name}
+        if package.name == "hardprompts_emoji":
+            others.remove("hardprompts_transformers")  # the embedded models are folders that it opens
+        for path in package.rglob("*.py"):
+            assert not {module.partition(".")[0] for module in imported(path)} & others, path
+
+
+def loaded_after(code: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after running `code`."""
+    report = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(run.stdout.splitlines()[-1].split())
+
+
+def test_importing_hardprompts_loads_neither_torch_nor_a_model_library() -> None:
+    assert not loaded_after("import hardprompts") & {"torch", "numpy", "PIL", *MODEL_LIBRARIES}
+
+
+def test_loading_the_plugins_loads_no_model_library() -> None:
+    loaded = loaded_after("import hardprompts; hardprompts.backends(); hardprompts.search_methods()")
+    assert "torch" in loaded
+    assert not loaded & MODEL_LIBRARIES
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys\nfrom hardprompts.cli import main\nsys.argv = ['hardprompts', '--help']\ntry: main()\nexcept SystemExit: pass"
+    assert not loaded_after(code) & {"torch", "numpy", "PIL", *MODEL_LIBRARIES}
+
+
+def test_every_public_name_is_there() -> None:
+    import hardprompts
+
+    assert len(hardprompts.__all__) > 20
+    for name in hardprompts.__all__:
+        assert getattr(hardprompts, name) is not None
+    with pytest.raises(AttributeError):
+        _ = hardprompts.no_such_name  # type: ignore[attr-defined]

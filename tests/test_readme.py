@@ -1,0 +1,68 @@
+"""The README tells the truth: its Python runs, its commands and options exist, its files are there."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from hardprompts.cli import app
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+pytestmark = pytest.mark.skipif(not README.exists(), reason="there is no README yet")
+
+
+def blocks(*languages: str) -> list[str]:
+    if not README.exists():
+        return []
+    text = README.read_text(encoding="utf-8")
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    """The `hardprompts ...` commands of the README, as arguments."""
+    lines = "\n".join(blocks("console", "bash", "sh", "shell")).replace("\\\n", " ").splitlines()
+    found = (shlex.split(line.removeprefix("$ "), comments=True) for line in lines)
+    return [words[1:] for words in found if words[:1] == ["hardprompts"]]
+
+
+def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
+    # In one process, as a reader would type them, beside a copy of the pictures that the README names.
+    pictures = Path("plugins", "hardprompts_emoji", "examples")
+    shutil.copytree(ROOT / pictures, tmp_path / pictures)
+    code = "\n".join(block for block in blocks("python") if "# not run" not in block)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_and_options_exist(words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    known = group.commands[words[0]]  # type: ignore[attr-defined]
+    options = {option for parameter in known.params for option in parameter.opts}
+    for word in words[1:]:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in options, f"{words[0]} has no option {word}"
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake (\w+)", "\n".join(blocks("console", "bash", "sh", "shell")))) <= targets
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", README.read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), f"README.md points to {target}"
