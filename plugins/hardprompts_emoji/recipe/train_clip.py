@@ -1,0 +1,354 @@
+"""Stage 2: train the text tower and align both towers; continues from ``train_image_tower``.
+
+Run ``python -m hardprompts_emoji.recipe.train_clip --model emoji-clip``. Each drawing, background
+and style has a unit vector in the shared space; the target of an image or a text is the normalised
+weighted sum of the vectors of what it shows or names. Both towers are regressed on these targets,
+next to the contrastive losses, so that naming everything, and nothing else, is what scores highest.
+A pool of texts found by gradient (HotFlip) against the current towers keeps a search over prompts
+from finding nonsense that scores better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
+
+from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH, build
+from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
+from hardprompts_emoji.recipe.texts import (
+    BACKGROUND_INDEX,
+    NONSENSE,
+    NUM_ATTRIBUTES,
+    OBJECT_INDEX,
+    STYLE_INDEX,
+    Meanings,
+    Texts,
+    scene_weights,
+    to_matrix,
+)
+from hardprompts_emoji.recipe.train_image_tower import (
+    MODELS,
+    Clock,
+    TowerSizes,
+    augment,
+    curriculum_scene,
+    object_targets,
+    save_state,
+    set_learning_rates,
+    vision_config,
+)
+from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene, render_batch
+
+NUM_OBJECTS = len(OBJECTS)
+NAMES_PER_STEP = 48
+OTHER_TEXTS_PER_STEP = 64
+
+
+def build_model(sizes: TowerSizes, tokenizer: CLIPTokenizer) -> CLIPModel:
+    """Return an untrained CLIPModel."""
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.text_width,
+        intermediate_size=4 * sizes.text_width,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        max_position_embeddings=CONTEXT_LENGTH,
+        projection_dim=sizes.projection,
+        hidden_act="gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = CLIPConfig(
+        text_config=text.to_dict(), vision_config=vision_config(sizes).to_dict(), projection_dim=sizes.projection
+    )
+    return CLIPModel._from_config(config, attn_implementation="eager")
+
+
+class Attributes(nn.Module):
+    """One unit vector for each drawing, background, style, and for nonsense."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(NUM_ATTRIBUTES, width))
+
+    def vectors(self) -> Tensor:
+        """Return (NUM_ATTRIBUTES, width) unit vectors."""
+        return functional.normalize(self.weight, dim=1)
+
+    def label_loss(self, features: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+        """Return (classification loss, share of scenes whose likeliest drawing is in them)."""
+        logits = 24 * features @ self.vectors().T
+        targets = object_targets(scenes)
+        backgrounds = torch.tensor([BACKGROUND_INDEX[scene.background] - NUM_OBJECTS for scene in scenes])
+        styles = torch.tensor([STYLE_INDEX[scene.style] - NUM_OBJECTS - len(BACKGROUNDS) for scene in scenes])
+        loss = functional.cross_entropy(logits[:, :NUM_OBJECTS], targets)
+        loss = loss + 0.3 * functional.cross_entropy(
+            logits[:, NUM_OBJECTS : NUM_OBJECTS + len(BACKGROUNDS)], backgrounds
+        )
+        loss = loss + 0.3 * functional.cross_entropy(logits[:, NUM_OBJECTS + len(BACKGROUNDS) : NONSENSE], styles)
+        hits = (targets.gather(1, logits[:, :NUM_OBJECTS].argmax(1, keepdim=True)) > 0).float().mean()
+        return loss, hits
+
+    def targets(self, weights: Tensor) -> Tensor:
+        """Return (n, width) unit vectors for (n, NUM_ATTRIBUTES) weights; no gradient flows through."""
+        return functional.normalize(weights @ self.vectors().detach(), dim=1)
+
+
+def pad(texts: Sequence[Sequence[int]], tokenizer: CLIPTokenizer) -> Tensor:
+    """Return (n, longest + 2) ids with start and end; shorter texts are padded with the end token."""
+    longest = max(map(len, texts)) + 2
+    ids = torch.full((len(texts), longest), tokenizer.eos_token_id)
+    ids[:, 0] = tokenizer.bos_token_id
+    for row, text in zip(ids, texts, strict=True):
+        row[1 : len(text) + 1] = torch.tensor(text)
+    return ids
+
+
+def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
+    """Return (n, projection) unit features of padded ids."""
+    return functional.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output), dim=1)
+
+
+def image_features(model: CLIPModel, pictures: Tensor) -> Tensor:
+    """Return (n, projection) unit features of normalised pictures."""
+    return functional.normalize(model.visual_projection(model.vision_model(pixel_values=pictures).pooler_output), dim=1)
+
+
+class SearchedTexts:
+    """A pool of texts that a gradient search changes, one token a step, to score high for an image."""
+
+    def __init__(self, size: int, meanings: Meanings, texts: Texts) -> None:
+        self.size = size
+        self.meanings = meanings
+        self.texts = texts
+        self.allowed = torch.tensor(meanings.ordinary)
+        self.ids: list[list[int]] = []
+        self.images: list[Tensor] = []
+
+    def refill(self, features: Tensor, scenes: Sequence[Scene]) -> None:
+        """Replace some of the pool by fresh starts for the images of this step, (n, width) features."""
+        keep = [i for i in range(len(self.ids)) if self.texts.random.random() > 0.1]
+        self.ids = [self.ids[i] for i in keep]
+        self.images = [self.images[i] for i in keep]
+        for feature, scene in zip(features.detach(), scenes, strict=True):
+            if len(self.ids) >= self.size:
+                break
+            text = self.texts.complete(scene) if self.texts.random.random() < 0.5 else self.texts.unrelated()
+            filler = [self.texts.random.choice(self.meanings.ordinary) for _ in range(max(0, 8 - len(text)))]
+            start = [*text, *filler][: self.texts.random.choice((4, 6, 8, 8, 10))]
+            self.ids.append(start)
+            self.images.append(feature)
+
+    def advance(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+        """Exchange, in every text, one token for one of those that promise the greatest gain."""
+        ids = pad(self.ids, tokenizer)
+        captured: list[Tensor] = []
+        table = model.text_model.embeddings.token_embedding
+        handle = table.register_forward_hook(lambda module, inputs, output: captured.append(output))
+        similarity = (text_features(model, ids) * torch.stack(self.images)).sum()
+        handle.remove()
+        (gradient,) = torch.autograd.grad(similarity, captured)
+        with torch.no_grad():
+            gains = gradient @ table.weight[self.allowed].T - (gradient * captured[0]).sum(-1, keepdim=True)
+            lengths = torch.tensor([len(text) for text in self.ids])
+            place = torch.arange(ids.shape[1])[None]
+            gains.masked_fill_(((place < 1) | (place > lengths[:, None]))[..., None], -torch.inf)
+            best = gains.flatten(1).topk(6, dim=1).indices
+        for text, options in zip(self.ids, best.tolist(), strict=True):
+            position, token = divmod(self.texts.random.choice(options), len(self.allowed))
+            text[position - 1] = int(self.allowed[token])
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Return symmetric InfoNCE of (n, width) images against (n + m, width) texts; the first n belong."""
+    logits = scale * images @ texts.T
+    labels = torch.arange(len(images))
+    return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits[:, : len(images)].T, labels)) / 2
+
+
+def names_loss(
+    model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, scenes: Sequence[Scene], texts: Texts
+) -> Tensor:
+    """Return the softmax loss of images against single names, colours and styles."""
+    present = {item.name for scene in scenes for item in scene.objects}
+    chosen = [*present, *(name for name in texts.random.sample(tuple(OBJECTS), NAMES_PER_STEP) if name not in present)]
+    every = [*chosen, *BACKGROUNDS, *STYLES]
+    features = text_features(model, pad([texts.encode(text) for text in every], tokenizer))
+    logits = model.logit_scale.exp() * images @ features.T
+    columns = torch.tensor([OBJECT_INDEX[name] for name in chosen])
+    loss = functional.cross_entropy(logits[:, : len(chosen)], object_targets(scenes)[:, columns])
+    colors = logits[:, len(chosen) : len(chosen) + len(BACKGROUNDS)]
+    styles = logits[:, len(chosen) + len(BACKGROUNDS) :]
+    loss = loss + 0.3 * functional.cross_entropy(
+        colors, torch.tensor([list(BACKGROUNDS).index(s.background) for s in scenes])
+    )
+    return loss + 0.3 * functional.cross_entropy(styles, torch.tensor([list(STYLES).index(s.style) for s in scenes]))
+
+
+class Trainer:
+    """All that one run needs; ``step`` does one update."""
+
+    def __init__(self, sizes: TowerSizes, image_tower: Path, checkpoint: Path, minutes: float, batch_size: int) -> None:
+        torch.manual_seed(sizes.seed + 100)
+        self.tokenizer = build()
+        self.model = build_model(sizes, self.tokenizer)
+        self.attributes = Attributes(sizes.projection)
+        self.batch_size = batch_size
+        self.checkpoint = checkpoint
+        vision, text = self.model.vision_model, self.model.text_model
+        hidden_vision, rest_vision = split_parameters(vision)
+        hidden_text, rest_text = split_parameters(text)
+        rest = [
+            *rest_vision,
+            self.model.visual_projection.weight,
+            self.model.text_projection.weight,
+            self.model.logit_scale,
+        ]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW([{"params": rest, "lr": 8e-4}, {"params": rest_text, "lr": 2e-3}], weight_decay=0.01),
+            torch.optim.AdamW(self.attributes.parameters(), lr=2e-3, weight_decay=0.0),
+            Muon(hidden_vision, lr=0.015),
+            Muon(hidden_text, lr=0.02),
+        ]
+        self.steps = 0
+        spent = 0.0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=False)
+            self.model.load_state_dict(state["model"])
+            self.attributes.load_state_dict(state["attributes"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.steps, spent = state["step"], state["spent"]
+        else:
+            self._start_from(torch.load(image_tower, weights_only=False))
+        self.clock = Clock(minutes * 60, spent)
+        self.random = random.Random(sizes.seed * 7919 + 13 + self.steps)
+        self.generator = torch.Generator().manual_seed(sizes.seed * 104729 + 13 + self.steps)
+        self.meanings = Meanings(self.tokenizer)
+        self.texts = Texts(self.meanings, self.random)
+        self.searched = SearchedTexts(32, self.meanings, self.texts)
+
+    def _start_from(self, state: dict[str, dict[str, Tensor]]) -> None:
+        missing, unexpected = self.model.load_state_dict(state["tower"], strict=False)
+        assert not unexpected and all(key.startswith(("text", "logit")) for key in missing)
+        heads = state["heads"]
+        rows = torch.cat([heads["objects.weight"], heads["backgrounds.weight"], heads["styles.weight"]])
+        with torch.no_grad():
+            self.attributes.weight[:NONSENSE] = functional.normalize(rows, dim=1)
+            self.attributes.weight[NONSENSE] = functional.normalize(torch.randn(rows.shape[1]), dim=0)
+            self.model.logit_scale.fill_(3.0)
+
+    def step(self) -> dict[str, float]:
+        """Do one update; return the losses."""
+        progress = self.clock.progress
+        set_learning_rates(self.optimizers, self.steps, progress)
+        scenes = [curriculum_scene(0.45 + 0.7 * progress, self.random) for _ in range(self.batch_size)]
+        images = image_features(self.model, augment(render_batch(scenes, self.generator), self.generator))
+        complete = [self.texts.complete(scene) for scene in scenes]
+        corrupted = [self.texts.corrupted(scene) for scene in scenes[::4]]
+        other = [self.texts.unrelated() for _ in range(OTHER_TEXTS_PER_STEP)]
+        if progress > 0.15:
+            self.searched.refill(images, scenes)
+            self.searched.advance(self.model, self.tokenizer)
+            other += [tuple(text) for text in self.searched.ids]
+        texts = [*complete, *corrupted, *other]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        features = torch.empty(len(texts), images.shape[1])
+        # Two batches, short texts and long ones, so that less of the work is padding.
+        parts = [order[: len(order) // 2], order[len(order) // 2 :]]
+        computed = torch.cat(
+            [text_features(self.model, pad([texts[i] for i in part], self.tokenizer)) for part in parts]
+        )
+        features = computed[torch.tensor(order).argsort()]
+        scale = self.model.logit_scale.exp()
+        label, hit = self.attributes.label_loss(images, scenes)
+        contrast = contrastive_loss(images, features[: len(complete) + len(corrupted)], scale)
+        name = names_loss(self.model, self.tokenizer, images, scenes, self.texts)
+        shown = self.attributes.targets(to_matrix([scene_weights(scene) for scene in scenes]))
+        told = self.attributes.targets(to_matrix([self.meanings.read(text) for text in texts]))
+        image_gap = 1 - (images * shown).sum(1).mean()
+        text_gaps = 1 - (features * told).sum(1)
+        # The image tower knows something already; a text tower that knows nothing must not spoil it.
+        ramp = min(1.0, self.steps / 150)
+        loss = label + ramp * (contrast + 0.7 * name) + 2 * image_gap + 10 * text_gaps.mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(2.0, 4.2)
+        self.steps += 1
+        first_other = len(complete) + len(corrupted)
+        parts_of_loss = {
+            "label": label,
+            "contrast": contrast,
+            "name": name,
+            "image_gap": image_gap,
+            "gap_complete": text_gaps[: len(complete)].mean(),
+            "gap_other": text_gaps[first_other : first_other + OTHER_TEXTS_PER_STEP].mean(),
+            "gap_searched": text_gaps[first_other + OTHER_TEXTS_PER_STEP :].sum() / max(1, len(self.searched.ids)),
+            "hit": hit,
+        }
+        return {key: float(value.detach()) for key, value in parts_of_loss.items()}
+
+    def save(self) -> None:
+        """Write the checkpoint from which a run resumes and the export reads."""
+        save_state(
+            self.checkpoint,
+            model=self.model.state_dict(),
+            attributes=self.attributes.state_dict(),
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+            step=self.steps,
+            spent=self.clock.spent,
+        )
+
+    def run(self) -> None:
+        """Train until the clock runs out."""
+        saved_at = reported_at = self.clock.spent
+        history: list[dict[str, float]] = []
+        finished = False
+        while not finished:
+            finished = self.clock.progress >= 1
+            history.append(self.step())
+            if self.clock.spent - reported_at > 20:
+                reported_at = self.clock.spent
+                means = " ".join(f"{key} {sum(h[key] for h in history) / len(history):.3f}" for key in history[0])
+                print(f"{self.clock.spent:6.0f} s step {self.steps:5d} {means}", flush=True)
+                history.clear()
+            if finished or self.clock.spent - saved_at > 120:
+                saved_at = self.clock.spent
+                self.save()
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=sorted(MODELS), required=True)
+    parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    folder = arguments.work_dir / arguments.model
+    trainer = Trainer(
+        MODELS[arguments.model],
+        folder / "image_tower.pt",
+        folder / "clip.pt",
+        arguments.minutes,
+        arguments.batch_size,
+    )
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main()
