@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hardprompts_emoji import scenes
-from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 from PIL import Image
 
 from hardprompts import Backend, HardPrompt
+from hardprompts_emoji import scenes
+from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -103,7 +103,9 @@ def save(name: str, values: Mapping[str, Any]) -> Path:
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A markdown table; the first row is its head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 

@@ -13,10 +13,10 @@ import time
 from typing import Any
 
 from common import held_out_scenes, interval, number, percent, pictures, save, summary, table, truth_rows
-from hardprompts_emoji.scenes import HELD_OUT_SEED
 
 from hardprompts import PromptInverter, load_backend
 from hardprompts.methods import PEZ, PEZRefine, Refine
+from hardprompts_emoji.scenes import HELD_OUT_SEED
 
 #: name -> (method, options of `invert`)
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -45,7 +45,7 @@ def main() -> None:
     # Other scenes than those of truth_recovery.py, so that nothing is tuned on what is reported there.
     scenes = [s for n in (1, 2) for s in held_out_scenes(half, n, HELD_OUT_SEED + 500_000)]
     images = pictures(scenes)
-    head = ["method", "own similarity", "judge", "judge − pez", "objects", "background", "style", "s per image"]
+    head = ["method", "own similarity", "judge", "judge over pez", "objects", "background", "style", "s per image"]
     rows, results, judged = [head], {}, {}
     for name in dict.fromkeys([BASELINE, *arguments.variants]):
         method, options = VARIANTS[name]

@@ -1,14 +1,14 @@
 """The picture of the README: each example image with the prompt that was found for it.
 
-    python examples/gallery.py docs/gallery.png
+python examples/gallery.py docs/gallery.png
 """
 
 import argparse
 from pathlib import Path
 
-import hardprompts_emoji
 from PIL import Image, ImageDraw, ImageFont
 
+import hardprompts_emoji
 from hardprompts import HardPrompt, PromptInverter
 
 CELL, PICTURE, MARGIN = 300, 256, 22

@@ -81,7 +81,7 @@ def test_several_pictures_become_one_prompt(pictures: Path) -> None:
 
 def test_json_is_one_document_and_nothing_else(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chatty(*arguments: Any, **options: Any) -> Any:
-        print("a library says something on stdout")
+        sys.stdout.write("a library says something on stdout\n")
         return invert(*arguments, **options)
 
     invert = PromptInverter.invert

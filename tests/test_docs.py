@@ -59,6 +59,7 @@ assert "transformers" not in sys.modules
     run = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
+        check=False,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},

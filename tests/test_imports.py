@@ -105,7 +105,10 @@ def test_loading_the_plugins_loads_no_model_library() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys\nfrom hardprompts.cli import main\nsys.argv = ['hardprompts', '--help']\ntry: main()\nexcept SystemExit: pass"
+    code = (
+        "import contextlib, sys; from hardprompts.cli import main; sys.argv = ['hardprompts', '--help']\n"
+        "with contextlib.suppress(SystemExit): main()"
+    )
     assert not loaded_after(code) & {"torch", "numpy", "PIL", *MODEL_LIBRARIES}
 
 

@@ -41,6 +41,7 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
+        check=False,
         text=True,
         cwd=tmp_path,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},

@@ -122,9 +122,7 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def load_backend(
-    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> Backend:
+def load_backend(name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backend:
     """The model that `name` stands for, frozen, on one device and in one dtype.
 
     Args:

@@ -104,8 +104,7 @@ def _open(path: Any, label: str) -> Image.Image:
         raise ImageError(f"{what} does not exist; check the path") from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{what} is no image that Pillow can read, or its beginning is damaged; save it as "
-            "PNG, JPEG or WebP"
+            f"{what} is no image that Pillow can read, or its beginning is damaged; save it as PNG, JPEG or WebP"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{what} has too many pixels: {error}; {_limit_advice()}") from error
@@ -229,7 +228,8 @@ def _to_bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        whole: NDArray[np.uint8] = np.where(array, np.uint8(255), np.uint8(0))
+        return whole
     if array.dtype == np.uint16:
         return np.rint(array / 257.0).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):

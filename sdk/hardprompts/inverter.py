@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,12 +57,15 @@ class _Options:
     max_evaluations: int | None = None
     deadline: float | None = None
     patience: int | None = None
+    token_cost: float = 0.1
     top_k: int = 10
     seed: int | None = None
     callback: Callback | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
+        if self.token_cost < 0:
+            raise ValueError(f"token_cost must not be negative, got {self.token_cost}")
         for name in ("num_tokens", "views", "restarts", "top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -131,6 +133,7 @@ class PromptInverter:
         max_evaluations: int | None = None,
         deadline: float | None = None,
         patience: int | None = None,
+        token_cost: float = 0.1,
         top_k: int = 10,
         seed: int | None = None,
         callback: Callback | None = None,
@@ -157,6 +160,9 @@ class PromptInverter:
             shortest: return the shortest prompt that reaches this share, in (0, 1], of the best
                 similarity; `candidates` then shows similarity against length.
             restarts: random starts, searched in one batch.
+            token_cost: what a token must add to be worth its place, as a share of the spread (standard
+                deviation) of the similarity of random prompts. It drops tokens that say more of the
+                model than of the image. 0 fills all places.
             max_steps, max_evaluations, deadline, patience, top_k, seed, callback: see `run_search`.
             progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
@@ -175,7 +181,8 @@ class PromptInverter:
             num_tokens=num_tokens, template=template, initial_prompt=initial_prompt, unlike=unlike, banned=banned,
             vocabulary=vocabulary, text=text, weights=weights, text_weight=text_weight, unlike_weight=unlike_weight,
             views=views, shortest=shortest, restarts=restarts, max_steps=max_steps, max_evaluations=max_evaluations,
-            deadline=deadline, patience=patience, top_k=top_k, seed=seed, callback=callback, progress=progress,
+            deadline=deadline, patience=patience, token_cost=token_cost, top_k=top_k, seed=seed, callback=callback,
+            progress=progress,
         )  # fmt: skip
         return self._invert([images], options)[0]
 
@@ -230,6 +237,8 @@ class PromptInverter:
         objective = self._objective(seen, slot)
         check_length(options.num_tokens, objective.free_tokens(), slot, self.backend.name)
         seed = torch.seed() % 2**31 if options.seed is None else options.seed
+        initial = self._initial_ids(words, options, len(tasks) * options.restarts, seed)
+        groups = torch.arange(len(tasks), device=initial.device).repeat_interleave(options.restarts)
         limits = (options.max_steps, options.max_evaluations, options.deadline, options.patience)
         with tqdm(disable=None if options.progress else True, desc=self.method, unit="step", leave=False) as bar:
             results = run_search(
@@ -237,13 +246,14 @@ class PromptInverter:
                 objective,
                 self._score(objective, tasks, options, slot),
                 words,
-                self._initial_ids(words, options, len(tasks) * options.restarts, seed),
-                groups=torch.arange(len(tasks)).repeat_interleave(options.restarts),
+                initial,
+                groups=groups,
                 template=slot,
                 max_steps=DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else options.max_steps,
                 max_evaluations=options.max_evaluations,
                 deadline=options.deadline,
                 patience=options.patience,
+                token_cost=options.token_cost * _spread(objective, words, options.num_tokens, seed),
                 top_k=options.top_k,
                 seed=seed,
                 callback=_with_bar(options.callback, bar),
@@ -306,17 +316,16 @@ class PromptInverter:
     ) -> tuple[Candidate, ...]:
         """The best prompt of each length, shortest first as far as it reaches `share` of the best score."""
         objective = self._objective([target], template)
-        best = result.best
-        found = [best]
+        found = [result.best]
         same_length = Refine(insert=False, delete=False)
-        while len(found[-1].token_ids) > 1 and found[-1].score >= share * best.score:
+        while len(found[-1].token_ids) > 1 and found[-1].score >= share * found[0].score:
             ids = found[-1].token_ids
             shorter = torch.tensor([ids[:i] + ids[i + 1 :] for i in range(len(ids))])
             (next_result,) = run_search(
                 same_length, objective, objective, vocabulary, shorter, template=template, max_steps=200, seed=seed
             )
             found.append(next_result.best)
-        reaching = [c for c in reversed(found) if c.score >= share * best.score]
+        reaching = [c for c in reversed(found) if c.score >= share * found[0].score]
         return (*reaching, *(c for c in found if c not in reaching))
 
     def _prompt(
@@ -331,9 +340,7 @@ class PromptInverter:
         scores = self._text_scores([c.text for c in candidates], target, template)
         best = candidates[0]
         vocabulary = self.backend.vocabulary
-        without = [
-            vocabulary.decode(best.token_ids[:i] + best.token_ids[i + 1 :]) for i in range(len(best.token_ids))
-        ]
+        without = [vocabulary.decode(best.token_ids[:i] + best.token_ids[i + 1 :]) for i in range(len(best.token_ids))]
         return HardPrompt(
             text=best.text,
             token_ids=best.token_ids,
@@ -381,6 +388,15 @@ def _features(backend: Backend, images: Any, views: int, seed: int | None) -> Fl
     if not features.isfinite().all():
         raise NonFiniteError("the image features are NaN or infinite; check the image, or use dtype=torch.float32")
     return features
+
+
+def _spread(objective: FeatureSimilarity, vocabulary: Vocabulary, num_tokens: int, seed: int) -> float:
+    """The standard deviation of the score of random prompts, the mean over the tasks: the model's own unit."""
+    ids = vocabulary.sample((32, num_tokens), torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        features = objective.features(vocabulary.embed(ids))
+    scores = [(features @ target).std() for target in objective.mean_targets]
+    return float(torch.stack(scores).mean())
 
 
 def _checked_weights(weights: Sequence[float] | None, count: int) -> Tensor:

@@ -31,9 +31,7 @@ class Evaluation(NamedTuple):
 class Objective(Protocol):
     """What the gradient follows. May be stochastic, may differ from the Score."""
 
-    def __call__(
-        self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]
-    ) -> Evaluation:
+    def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         """The loss of prompts given as embeddings; `groups` tells which task each is for."""
         ...
 
@@ -85,7 +83,8 @@ class FeatureSimilarity:
     unit = "cosine similarity"
 
     @functools.cached_property
-    def _mean_target(self) -> Float[Tensor, "groups features"]:
+    def mean_targets(self) -> Float[Tensor, "groups features"]:
+        """The weighted mean of each task's targets: the score is the dot product with it."""
         return (self.targets * self.weights.unsqueeze(-1)).sum(dim=1)
 
     @functools.cached_property
@@ -128,7 +127,7 @@ class FeatureSimilarity:
             return (features * self._target(groups)).sum(dim=1)
 
     def _target(self, groups: Int[Tensor, " batch"]) -> Float[Tensor, "batch features"]:
-        return self._mean_target[groups]
+        return self.mean_targets[groups]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

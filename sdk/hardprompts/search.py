@@ -130,13 +130,15 @@ class BoundObjective:
         vocabulary: Vocabulary,
         template: PromptTemplate,
         groups: Int[Tensor, " rows"],
+        token_cost: float = 0.0,
     ) -> None:
         self.groups = groups
+        self._token_cost = token_cost
         self._objective = objective
         self._score = score
         self._vocabulary = vocabulary
         self._template = template
-        self._follows_score = objective is score
+        self._follows_score = objective is score  # type: ignore[comparison-overlap]  # one class may be both
         self._spent = _Spent()
 
     @property
@@ -173,12 +175,15 @@ class BoundObjective:
 
         loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
         self._spent.evaluations += 2 * len(embeddings)
-        return Evaluation(loss, score[0] if score else None), grad
+        return Evaluation(loss, score[0] - self._token_cost * embeddings.shape[1] if score else None), grad
 
     def score(
         self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, " batch"]:
-        """The run's score of each sequence; rows may end in NO_TOKEN. A row of no tokens scores -inf."""
+        """The run's score of each sequence, less what its tokens cost; rows may end in NO_TOKEN.
+
+        A row of no tokens scores -inf.
+        """
         groups = self._groups_of(rows)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
         lengths = (ids != NO_TOKEN).sum(dim=1)
@@ -190,7 +195,7 @@ class BoundObjective:
                 lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
             )
         self._spent.evaluations += len(ids)
-        return scores
+        return scores - self._token_cost * lengths
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]
@@ -213,13 +218,15 @@ class BoundObjective:
                 torch.cuda.empty_cache()
             warnings.warn(
                 f"out of memory with {min(limit, len(batch))} prompts at once; going on with {self._spent.batch_limit}",
-                ResourceWarning,
+                RuntimeWarning,
                 stacklevel=2,
             )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
+    )
 
 
 @dataclasses.dataclass
@@ -229,6 +236,7 @@ class _Leaderboard:
     vocabulary: Vocabulary
     template: PromptTemplate
     size: int
+    token_cost: float
     scores: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
     rejected: int = 0
 
@@ -256,7 +264,11 @@ class _Leaderboard:
 
     def top(self, size: int | None = None) -> tuple[Candidate, ...]:
         order = heapq.nlargest(size or self.size, self.scores.items(), key=lambda item: item[1])
-        return tuple(Candidate(self.vocabulary.decode(ids), ids, score) for ids, score in order)
+        return tuple(Candidate(self.vocabulary.decode(ids), ids, self.plain(ids, score)) for ids, score in order)
+
+    def plain(self, ids: tuple[int, ...], score: float) -> float:
+        """The score without the cost of the tokens."""
+        return score + self.token_cost * len(ids)
 
 
 def run_search(
@@ -272,6 +284,7 @@ def run_search(
     max_evaluations: int | None = None,
     deadline: float | None = None,
     patience: int | None = None,
+    token_cost: float = 0.0,
     top_k: int = 10,
     report_every: int | None = None,
     seed: int | None = None,
@@ -291,6 +304,8 @@ def run_search(
         max_evaluations: forward and backward passes of one prompt each.
         deadline: seconds from now.
         patience: steps without an improvement of any task.
+        token_cost: score that a token must add to be worth its place. Candidates are ranked by their
+            score less this much for each token, and returned with the score itself.
         top_k: candidates to keep for each task.
         report_every: steps between two looks at the scores, and so between two callbacks. A look
             makes a GPU wait for the host, so the default is 10 there and 1 on the CPU; every
@@ -321,8 +336,8 @@ def run_search(
     report_every = report_every or (1 if device.type == "cpu" else 10)
     initial_ids = initial_ids.to(device)
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
-    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device))
-    boards = [_Leaderboard(vocabulary, template, top_k) for _ in range(int(groups.max()) + 1)]
+    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), token_cost)
+    boards = [_Leaderboard(vocabulary, template, top_k, token_cost) for _ in range(int(groups.max()) + 1)]
     histories: list[list[HistoryPoint]] = [[] for _ in boards]
     pending: list[tuple[int, Candidates]] = []
     step = last_improvement = 0
@@ -342,9 +357,11 @@ def run_search(
             met_finite = met_finite or bool(finite)
             for index in sorted(finite, key=lambda i: -found[i]):
                 task = tasks[index]
-                if boards[task].offer(tuple(i for i in ids[index] if i != NO_TOKEN), found[index]):
+                prompt = tuple(i for i in ids[index] if i != NO_TOKEN)
+                if boards[task].offer(prompt, found[index]):
                     last_improvement = at_step
-                    histories[task].append(HistoryPoint(at_step, seconds, bound.evaluations, found[index]))
+                    plain = boards[task].plain(prompt, found[index])
+                    histories[task].append(HistoryPoint(at_step, seconds, bound.evaluations, plain))
         pending.clear()
 
     def limit_reached() -> str | None:

@@ -5,6 +5,7 @@ raises AssertionError with a sentence about what is wrong, and returns None when
 """
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts.encoders import Backend, normalize
+from hardprompts.inverter import PromptInverter
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search import Search, run_search
@@ -56,7 +58,8 @@ class ToyEncoder:
     def __init__(self, device: torch.device | str = "cpu", width: int = 32, features: int = 48) -> None:
         def weights(*shape: int) -> Tensor:
             draw = torch.Generator().manual_seed(zlib.crc32(str(shape).encode()))
-            return (torch.randn(*shape, generator=draw) / shape[0] ** 0.5).to(device)
+            drawn = torch.randn(*shape, generator=draw) / math.sqrt(shape[0])
+            return drawn.to(device)
 
         self.tokenizer = WordTokenizer()
         size = len(self.tokenizer.tokens)
@@ -151,6 +154,45 @@ def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near th
         assert features.isfinite().all(), "image features are not finite"
 
 
+def check_inversions(
+    backend: Backend,
+    count: int = 250,
+    *,
+    templates: Sequence[str] = ("{}", "a photo of {}", "{} in the night"),
+    max_tokens: int = 8,
+) -> None:
+    """Checks that `count` short inversions all return text that is encoded to the ids they return, in its template.
+
+    Args:
+        templates: each gets its share of the inversions.
+        max_tokens: of a prompt; the lengths are 1 to this, as far as the context has room.
+
+    Raises:
+        AssertionError: with the first prompt that does not keep the promise.
+    """
+    inverter, vocabulary = PromptInverter(backend), backend.vocabulary
+    width = backend.encode_texts(["a"]).shape[1]
+    generator = torch.Generator().manual_seed(0)
+    lengths = list(range(1, max_tokens + 1))
+    runs = [(template, length) for template in templates for length in lengths]
+    for run, (template, length) in enumerate(runs):
+        share = count // len(runs) + (run < count % len(runs))
+        before, after = vocabulary.template_ids(PromptTemplate(template))
+        num_tokens = min(length, backend.text_encoder.max_tokens - len(before) - len(after))
+        if not share or num_tokens < 1:
+            continue
+        targets = torch.randn(share, 1, width, generator=generator)
+        prompts = inverter.invert_each(
+            list(targets), batch_size=share, num_tokens=num_tokens, template=template, restarts=2, max_steps=3,
+            top_k=2, seed=run, progress=False,
+        )  # fmt: skip
+        for prompt in prompts:
+            for text, ids in [(prompt.text, prompt.token_ids), *((c.text, c.token_ids) for c in prompt.candidates)]:
+                found = vocabulary.encode(template.replace("{}", text))
+                expected = [*before, *ids, *after]
+                assert found == expected, f"{text!r} in {template!r} is encoded to {found}, not to {expected}"
+
+
 def check_search(search: Search, *, max_steps: int = 150, planted: str = "red house near river") -> None:
     """Checks that a method keeps its contract, and that it searches: it must beat random prompts.
 
@@ -181,7 +223,7 @@ def check_search(search: Search, *, max_steps: int = 150, planted: str = "red ho
         f"found {found.best.score:.3f}, but as many random prompts as it spent evaluations reach {random_best:.3f}"
     )
 
-    banned = planted.split()[0]
+    banned = planted.split(maxsplit=1)[0]
     without = run_search(
         search, objective, objective, vocabulary.without([banned]), initial, max_steps=min(max_steps, 20), seed=0,
         template=PromptTemplate("the {}"),

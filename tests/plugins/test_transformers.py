@@ -105,12 +105,13 @@ def text_config(tokenizer: transformers.PreTrainedTokenizerBase, **more: object)
 
 
 def excited(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """The model with larger random weights: at initialisation, every text has nearly the same features."""
+    """The model with seeded weights that are large enough for texts to differ, which fresh ones are not."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(noise * (0.15 if parameter.ndim > 1 else 0.05))
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.2 if parameter.ndim > 1 else 0.05))
+            if name.endswith("weight") and parameter.ndim == 1:  # layer norms
+                parameter.add_(1)
     return model
 
 
@@ -270,7 +271,7 @@ def test_gradient_against_finite_differences(folders: Callable[[str], Path], kin
             way = torch.randn(embeddings.shape, generator=generator, dtype=torch.float64)
             ahead, behind = (encoder.encode(embeddings + step * way) for step in (1e-5, -1e-5))
             slope = ((ahead - behind) * weights).sum() / 2e-5
-            torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close((gradient * way).sum(), slope, rtol=1e-5, atol=1e-6)
 
 
 def test_parameters_are_frozen(folders: Callable[[str], Path]) -> None:
@@ -310,10 +311,11 @@ def test_on_cuda(folders: Callable[[str], Path], kind: str, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2", "siglip2-naflex"])
 def test_admitted_prompts_survive_the_users_tokenizer(folders: Callable[[str], Path], kind: str) -> None:
-    backend = known(folders(kind))
-    vocabulary, template = backend.vocabulary, PromptTemplate("a photo of {} in the snow")
+    vocabulary = known(folders(kind)).vocabulary
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(kind))
-    before, after = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a photo of", "in the snow"))
+    prefix, suffix = "a photo of ", "" if kind in FIRST_DIFFERS else " in the snow"
+    template = PromptTemplate(f"{prefix}{{}}{suffix}")
+    before, after = (tokenizer(text.strip(), add_special_tokens=False).input_ids for text in (prefix, suffix))
     generator = torch.Generator().manual_seed(3)
     admitted = 0
     rows = [row for length in (1, 2, 4, 7) for row in vocabulary.sample((250, length), generator).tolist()]

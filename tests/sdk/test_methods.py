@@ -22,7 +22,9 @@ def task(target: torch.Tensor) -> FeatureSimilarity:
 def random_targets(count: int) -> list[torch.Tensor]:
     """Targets that no text has, as pictures are: the best prompt is not known but by trying all."""
     draw = torch.randn(count, 48, generator=torch.Generator().manual_seed(9))
-    texts = BACKEND.encode_texts([VOCABULARY.decode(row) for row in VOCABULARY.sample((count, 5), torch.Generator().manual_seed(8)).tolist()])
+    texts = BACKEND.encode_texts(
+        [VOCABULARY.decode(row) for row in VOCABULARY.sample((count, 5), torch.Generator().manual_seed(8)).tolist()]
+    )
     return list(torch.nn.functional.normalize(texts + 0.5 * torch.nn.functional.normalize(draw, dim=1), dim=1))
 
 

@@ -58,6 +58,7 @@ def recipe() -> ModuleType:
 @pytest.fixture(scope="module")
 def text_encoder(recipe: ModuleType) -> Any:
     import open_clip
+
     from hardprompts_openclip.backend import from_model
 
     model = open_clip.CLIP(recipe.EMBED_DIM, recipe.VISION, recipe.TEXT)

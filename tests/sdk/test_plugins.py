@@ -95,7 +95,7 @@ def test_a_hook_that_returns_no_mapping_is_refused(result: object, manager: plug
 
 
 def test_unknown_names_list_what_exists() -> None:
-    with pytest.raises(UnknownName, match="unknown model scheme 'opencv'; available: .*emoji"):
+    with pytest.raises(UnknownName, match=r"unknown model scheme 'opencv'; available: .*emoji"):
         load_backend("opencv:ViT-L-14")
     with pytest.raises(UnknownName, match=r"unknown search method 'pezz'; available: .*pez, pez\+refine, refine"):
         search_method("pezz")
@@ -114,7 +114,7 @@ def test_a_plugin_that_cannot_be_imported_says_what_to_do(fresh: None, monkeypat
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda group: [entry_point("gone", "no_such_module_of_ours")]
     )
-    with pytest.raises(PluginError, match="'gone'.*no_such_module_of_ours") as caught:
+    with pytest.raises(PluginError, match=r"'gone'.*no_such_module_of_ours") as caught:
         plugin_manager()
     assert PLUGINS_VARIABLE in str(caught.value)
 

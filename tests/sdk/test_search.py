@@ -101,9 +101,7 @@ def test_evaluations_are_forward_and_backward_passes_of_one_prompt() -> None:
 
 def test_the_looks_at_the_scores_may_be_rarer_than_the_steps() -> None:
     every, seldom = (
-        run_search(
-            PEZ(), objective, objective, VOCABULARY, initial(), max_steps=33, seed=0, report_every=interval
-        )[0]
+        run_search(PEZ(), objective, objective, VOCABULARY, initial(), max_steps=33, seed=0, report_every=interval)[0]
         for objective in [similarity("red house near river")]
         for interval in (1, 10)
     )
@@ -202,7 +200,7 @@ class Crowded:
 
 def test_out_of_memory_halves_the_batch_says_so_and_goes_on() -> None:
     crowded, roomy = Crowded(), similarity("red house")
-    with pytest.warns(ResourceWarning, match="going on with"):
+    with pytest.warns(RuntimeWarning, match="going on with"):
         small = run_search(PEZ(), crowded, crowded, VOCABULARY, initial(10), max_steps=20, seed=0)[0]
     large = run_search(PEZ(), roomy, roomy, VOCABULARY, initial(10), max_steps=20, seed=0)[0]
     assert 1 <= crowded.largest <= 3
@@ -211,7 +209,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on() -> None:
 
 def test_no_memory_for_a_single_prompt_is_the_callers_error() -> None:
     crowded = Crowded(limit=0)
-    with pytest.raises(torch.OutOfMemoryError), pytest.warns(ResourceWarning):
+    with pytest.raises(torch.OutOfMemoryError), pytest.warns(RuntimeWarning):
         run_search(PEZ(), crowded, crowded, VOCABULARY, initial(2), max_steps=2, seed=0)
 
 

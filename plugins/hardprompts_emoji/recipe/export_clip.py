@@ -40,7 +40,9 @@ def export(name: str, checkpoint: Path, output: Path, report: dict[str, object] 
             settings = json.loads((temporary / file).read_text(encoding="utf-8"))
             settings["image_processor_type"] = "CLIPImageProcessor"
             (temporary / file).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    card = model_card(name, state["step"], state["minutes"] if "minutes" in state else state["spent"] / 60, report)
+    tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=False, map_location="cpu")
+    stages = [(stage["step"], stage["spent"] / 60) for stage in (tower, state)]
+    card = model_card(name, stages, report)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     if report is not None:
         (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hardprompts_emoji.recipe.train_image_tower import MODELS
@@ -47,8 +48,9 @@ Towers: image {vision_width} wide, {vision_layers} layers, patch 16; text {text_
 
 `hardprompts_emoji.recipe`: `train_image_tower` (the image tower as a classifier of drawings, colours
 and styles), then `train_clip` (InfoNCE, a softmax over names, and regression of both towers on the
-normalised sum of one vector for each thing shown or named; texts are captions, word lists, partial,
-corrupted and random ones, and texts found by gradient against the model). {training}
+normalised sum of one vector for each thing shown or named and one for how many there are; texts are
+captions, word lists, partial, corrupted and random ones, and texts found by gradient against the model).
+{training}
 
 ## Measured
 
@@ -58,6 +60,7 @@ corrupted and random ones, and texts found by gradient against the model). {trai
 
 - It knows the words of the drawings' names and CLDR keywords, colours, styles and a few more; any other
   word is nonsense to it. Which object stands where, and how large, hardly matters to its similarity.
+- A scene holds at most three things, one colour and one style; texts that name more were trained to fit none.
 - It was trained to score what names everything and nothing else highest, against a search by gradient
   too. Real CLIP models were not, so a search that works here may overfit there.
 - Similar drawings are mixed up, the more so in the glitch and pixel art styles and when small.
@@ -71,10 +74,22 @@ _ROLES = {
 }
 
 
-def model_card(name: str, steps: int, minutes: float, report: dict[str, Any] | None) -> str:
-    """Return the card of a model; without a report it says that nothing was measured."""
+def model_card(name: str, stages: Sequence[tuple[int, float]], report: dict[str, Any] | None) -> str:
+    """Return the card of a model; without a report it says that nothing was measured.
+
+    Args:
+        name: Name of the model.
+        stages: (steps, minutes) of the image tower's stage and of the second one.
+        report: What ``evaluate_clip`` measured.
+    """
     sizes = MODELS[name]
-    training = f"The second stage took {steps} steps in {minutes:.0f} minutes on one CPU core, in fp32."
+    (first_steps, first_minutes), (second_steps, second_minutes) = stages
+    training = (
+        f"The stages took {first_steps} and {second_steps} steps of 96 scenes, {first_minutes:.0f} and "
+        f"{second_minutes:.0f} minutes on one shared CPU core, in fp32. The recipe grew during the published run: "
+        "softer sketch and sepia styles joined after a third of the second stage, the attributes that count things "
+        "after half of it, the loss against flattering fillers for its last third."
+    )
     return _CARD.format(
         name=name,
         objects=len(OBJECTS),

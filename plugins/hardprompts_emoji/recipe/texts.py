@@ -22,12 +22,15 @@ OBJECT_INDEX = {name: i for i, name in enumerate(OBJECTS)}
 BACKGROUND_INDEX = {name: len(OBJECTS) + i for i, name in enumerate(BACKGROUNDS)}
 STYLE_INDEX = {name: len(OBJECTS) + len(BACKGROUNDS) + i for i, name in enumerate(STYLES)}
 NONSENSE = len(OBJECTS) + len(BACKGROUNDS) + len(STYLES)
-NUM_ATTRIBUTES = NONSENSE + 1
+COUNTS = NONSENSE + 1
+"""First of four attributes: one thing, two, three, and more than any scene holds."""
+NUM_ATTRIBUTES = COUNTS + 4
 
 OBJECT_WEIGHT = 1.0
-PROPERTY_WEIGHT = 0.75
-SYNONYM_FACTOR = 0.92
+PROPERTY_WEIGHT = 0.85
 NONSENSE_WEIGHT = 0.35
+CONTRADICTION_WEIGHT = 0.5
+COUNT_WEIGHT = 0.5
 LONGEST_TEXT = CONTEXT_LENGTH - 4
 
 Weights = dict[int, float]
@@ -38,7 +41,15 @@ def scene_weights(scene: Scene) -> Weights:
     weights = {OBJECT_INDEX[item.name]: OBJECT_WEIGHT for item in scene.objects}
     weights[BACKGROUND_INDEX[scene.background]] = PROPERTY_WEIGHT
     weights[STYLE_INDEX[scene.style]] = PROPERTY_WEIGHT
+    weights[COUNTS + len(scene.objects) - 1] = COUNT_WEIGHT
     return weights
+
+
+def count_weights(count: int) -> Weights:
+    """Return what naming so many different things means: above three it fits no scene."""
+    if count == 0:
+        return {}
+    return {COUNTS + min(count, 4) - 1: COUNT_WEIGHT + 0.2 * min(4, max(0, count - 3))}
 
 
 def to_matrix(rows: Sequence[Weights]) -> Tensor:
@@ -77,12 +88,12 @@ class Meanings:
                 owners[word].append(name)
         meanings: dict[str, Weights] = {}
         for word, named in owners.items():
-            meanings[word] = {OBJECT_INDEX[name]: OBJECT_WEIGHT * SYNONYM_FACTOR / len(named) for name in named}
+            meanings[word] = {OBJECT_INDEX[name]: OBJECT_WEIGHT / len(named) for name in named}
         meanings |= {word: {} for word in (*COMMON_WORDS, *SIZES, *(w for p in POSITIONS for w in p.split()), ",")}
         meanings |= {name: {OBJECT_INDEX[name]: OBJECT_WEIGHT} for name in OBJECTS}
         for words, index in ((BACKGROUNDS, BACKGROUND_INDEX), (STYLES, STYLE_INDEX)):
             for name, synonyms in words.items():
-                meanings |= {word: {index[name]: PROPERTY_WEIGHT * SYNONYM_FACTOR} for word in synonyms}
+                meanings |= {word: {index[name]: PROPERTY_WEIGHT} for word in synonyms}
                 meanings[name] = {index[name]: PROPERTY_WEIGHT}
         meanings["pixel"] = meanings["pixel art"]
         return meanings
@@ -90,11 +101,12 @@ class Meanings:
     def read(self, ids: Sequence[int]) -> Weights:
         """Return attribute -> weight; each attribute counts once, by its clearest word."""
         weights: Weights = {}
-        nonsense = position = 0
+        nonsense = things = position = 0
         while position < len(ids):
             for length in range(min(self._longest, len(ids) - position), 0, -1):
                 found = self._phrases.get(tuple(ids[position : position + length]))
                 if found is not None:
+                    things += _names_something_new(found, weights)
                     for attribute, weight in found.items():
                         weights[attribute] = max(weight, weights.get(attribute, 0.0))
                     position += length
@@ -102,9 +114,19 @@ class Meanings:
             else:
                 nonsense += 1
                 position += 1
-        if nonsense or not weights:
-            weights[NONSENSE] = NONSENSE_WEIGHT * max(1, nonsense) ** 0.5
-        return weights
+        colors = sum(attribute in weights for attribute in BACKGROUND_INDEX.values())
+        styles = sum(attribute in weights for attribute in STYLE_INDEX.values())
+        contradictions = max(0, colors - 1) + max(0, styles - 1)
+        if not weights:
+            nonsense = max(1, nonsense)
+        if nonsense or contradictions:
+            weights[NONSENSE] = (NONSENSE_WEIGHT**2 * nonsense + CONTRADICTION_WEIGHT**2 * contradictions) ** 0.5
+        return weights | count_weights(things)
+
+
+def _names_something_new(found: Weights, weights: Weights) -> bool:
+    objects = [attribute for attribute in found if attribute < len(OBJECTS)]
+    return bool(objects) and not any(attribute in weights for attribute in objects)
 
 
 class Texts:
@@ -135,6 +157,15 @@ class Texts:
             if len(ids) <= LONGEST_TEXT:
                 return ids
         return self._joined(self._parts(scene))
+
+    def padded_list(self, scene: Scene) -> tuple[list[int], list[int]]:
+        """Return a list of true words with one to three random tokens, and the places of these fillers."""
+        groups = [(part, False) for part in self._parts(scene)]
+        groups += [((self.random.choice(self.meanings.ordinary),), True) for _ in range(self.random.randint(1, 3))]
+        self.random.shuffle(groups)
+        ids = [token for part, _ in groups for token in part]
+        fillers = [filler for part, filler in groups for _ in part]
+        return ids, [place for place, filler in enumerate(fillers) if filler]
 
     def _parts(self, scene: Scene) -> list[tuple[int, ...]]:
         parts = [self.encode(self.object_word(item.name)) for item in scene.objects]

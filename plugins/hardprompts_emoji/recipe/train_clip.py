@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,11 @@ from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene, render
 NUM_OBJECTS = len(OBJECTS)
 NAMES_PER_STEP = 48
 OTHER_TEXTS_PER_STEP = 64
+FILLED_TEXTS_PER_STEP = 32
+FILLER_MARGIN = 0.06
+SEARCHED_TEXTS = 32
+SEARCH_FROM = 0.15
+LOSS_WEIGHTS = {"label": 1.0, "image_gap": 5.0, "text_gap": 16.0, "filler": 15.0}
 
 
 def build_model(sizes: TowerSizes, tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -73,7 +80,7 @@ def build_model(sizes: TowerSizes, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class Attributes(nn.Module):
-    """One unit vector for each drawing, background, style, and for nonsense."""
+    """One unit vector for each drawing, background, style, for nonsense, and for how many things there are."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -93,13 +100,13 @@ class Attributes(nn.Module):
         loss = loss + 0.3 * functional.cross_entropy(
             logits[:, NUM_OBJECTS : NUM_OBJECTS + len(BACKGROUNDS)], backgrounds
         )
-        loss = loss + 0.3 * functional.cross_entropy(logits[:, NUM_OBJECTS + len(BACKGROUNDS) : NONSENSE], styles)
+        loss = loss + 0.5 * functional.cross_entropy(logits[:, NUM_OBJECTS + len(BACKGROUNDS) : NONSENSE], styles)
         hits = (targets.gather(1, logits[:, :NUM_OBJECTS].argmax(1, keepdim=True)) > 0).float().mean()
         return loss, hits
 
     def targets(self, weights: Tensor) -> Tensor:
-        """Return (n, width) unit vectors for (n, NUM_ATTRIBUTES) weights; no gradient flows through."""
-        return functional.normalize(weights @ self.vectors().detach(), dim=1)
+        """Return (n, width) unit vectors for (n, NUM_ATTRIBUTES) weights."""
+        return functional.normalize(weights @ self.vectors(), dim=1)
 
 
 def pad(texts: Sequence[Sequence[int]], tokenizer: CLIPTokenizer) -> Tensor:
@@ -150,14 +157,10 @@ class SearchedTexts:
     def advance(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
         """Exchange, in every text, one token for one of those that promise the greatest gain."""
         ids = pad(self.ids, tokenizer)
-        captured: list[Tensor] = []
-        table = model.text_model.embeddings.token_embedding
-        handle = table.register_forward_hook(lambda module, inputs, output: captured.append(output))
-        similarity = (text_features(model, ids) * torch.stack(self.images)).sum()
-        handle.remove()
-        (gradient,) = torch.autograd.grad(similarity, captured)
+        gradient, embeddings = similarity_gradient(model, ids, torch.stack(self.images))
         with torch.no_grad():
-            gains = gradient @ table.weight[self.allowed].T - (gradient * captured[0]).sum(-1, keepdim=True)
+            table = model.text_model.embeddings.token_embedding.weight[self.allowed]
+            gains = gradient @ table.T - (gradient * embeddings).sum(-1, keepdim=True)
             lengths = torch.tensor([len(text) for text in self.ids])
             place = torch.arange(ids.shape[1])[None]
             gains.masked_fill_(((place < 1) | (place > lengths[:, None]))[..., None], -torch.inf)
@@ -167,11 +170,55 @@ class SearchedTexts:
             text[position - 1] = int(self.allowed[token])
 
 
+def best_fillers(
+    model: CLIPModel, tokenizer: CLIPTokenizer, texts: Texts, images: Tensor, scenes: Sequence[Scene]
+) -> list[tuple[int, ...]]:
+    """Return, for every (n, width) image feature, its true words with the fillers that gradient likes best."""
+    lists = [texts.padded_list(scene) for scene in scenes]
+    ids = pad([text for text, _ in lists], tokenizer)
+    gradient, _ = similarity_gradient(model, ids, images.detach())
+    allowed = torch.tensor(texts.meanings.ordinary)
+    with torch.no_grad():
+        best = (gradient @ model.text_model.embeddings.token_embedding.weight[allowed].T).topk(2, dim=-1).indices
+    for row, (text, fillers) in enumerate(lists):
+        for place in fillers:
+            text[place] = int(allowed[best[row, place + 1, texts.random.randrange(2)]])
+    return [tuple(text) for text, _ in lists]
+
+
+def similarity_gradient(model: CLIPModel, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of each text's similarity by its token embeddings, and these, (n, length, dim)."""
+    captured: list[Tensor] = []
+    table = model.text_model.embeddings.token_embedding
+    handle = table.register_forward_hook(lambda module, inputs, output: captured.append(output))
+    similarity = (text_features(model, ids) * images).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(similarity, captured)
+    return gradient, captured[0].detach()
+
+
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """Return symmetric InfoNCE of (n, width) images against (n + m, width) texts; the first n belong."""
     logits = scale * images @ texts.T
     labels = torch.arange(len(images))
     return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits[:, : len(images)].T, labels)) / 2
+
+
+def filler_loss(images: Tensor, shown: Tensor, features: Mapping[str, Tensor], told: Tensor) -> Tensor:
+    """Return by how much true words with flattering fillers come too near to, or above, what is true.
+
+    Args:
+        images: (n, width) features of the images.
+        shown: (n, width) targets of the images.
+        features: Text features by kind; ``filled`` belong to the first images.
+        told: Targets of the ``filled`` texts.
+    """
+    filled = features["filled"]
+    count = len(filled)
+    gains = (images[:count] * (filled - features["complete"][:count])).sum(1)
+    # A filler may be a true word by chance; then there is nothing to push apart.
+    wrong = (shown[:count] * told).sum(1).detach() < 0.98
+    return (gains + FILLER_MARGIN * wrong).clamp(min=0).mean()
 
 
 def names_loss(
@@ -193,6 +240,27 @@ def names_loss(
     return loss + 0.3 * functional.cross_entropy(styles, torch.tensor([list(STYLES).index(s.style) for s in scenes]))
 
 
+@dataclass(frozen=True)
+class TextBatch:
+    """The texts of one step as token ids, by where they come from."""
+
+    complete: list[tuple[int, ...]]
+    corrupted: list[tuple[int, ...]]
+    unrelated: list[tuple[int, ...]]
+    searched: list[tuple[int, ...]]
+    filled: list[tuple[int, ...]]
+
+    @property
+    def all(self) -> list[tuple[int, ...]]:
+        """Return all texts, in the order of the fields."""
+        return [*self.complete, *self.corrupted, *self.unrelated, *self.searched, *self.filled]
+
+    def split(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the rows of (texts, ...) values of each kind."""
+        kinds = ("complete", "corrupted", "unrelated", "searched", "filled")
+        return dict(zip(kinds, values.split([len(getattr(self, kind)) for kind in kinds]), strict=True))
+
+
 class Trainer:
     """All that one run needs; ``step`` does one update."""
 
@@ -203,30 +271,11 @@ class Trainer:
         self.attributes = Attributes(sizes.projection)
         self.batch_size = batch_size
         self.checkpoint = checkpoint
-        vision, text = self.model.vision_model, self.model.text_model
-        hidden_vision, rest_vision = split_parameters(vision)
-        hidden_text, rest_text = split_parameters(text)
-        rest = [
-            *rest_vision,
-            self.model.visual_projection.weight,
-            self.model.text_projection.weight,
-            self.model.logit_scale,
-        ]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW([{"params": rest, "lr": 8e-4}, {"params": rest_text, "lr": 2e-3}], weight_decay=0.01),
-            torch.optim.AdamW(self.attributes.parameters(), lr=2e-3, weight_decay=0.0),
-            Muon(hidden_vision, lr=0.015),
-            Muon(hidden_text, lr=0.02),
-        ]
+        self.optimizers = self._build_optimizers()
         self.steps = 0
         spent = 0.0
         if checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=False)
-            self.model.load_state_dict(state["model"])
-            self.attributes.load_state_dict(state["attributes"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            self.steps, spent = state["step"], state["spent"]
+            spent = self._resume(torch.load(checkpoint, weights_only=False))
         else:
             self._start_from(torch.load(image_tower, weights_only=False))
         self.clock = Clock(minutes * 60, spent)
@@ -234,7 +283,27 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(sizes.seed * 104729 + 13 + self.steps)
         self.meanings = Meanings(self.tokenizer)
         self.texts = Texts(self.meanings, self.random)
-        self.searched = SearchedTexts(32, self.meanings, self.texts)
+        self.searched = SearchedTexts(SEARCHED_TEXTS, self.meanings, self.texts)
+
+    def _build_optimizers(self) -> list[torch.optim.Optimizer]:
+        hidden_vision, rest = split_parameters(self.model.vision_model)
+        hidden_text, rest_text = split_parameters(self.model.text_model)
+        rest += [self.model.visual_projection.weight, self.model.text_projection.weight, self.model.logit_scale]
+        return [
+            torch.optim.AdamW([{"params": rest, "lr": 8e-4}, {"params": rest_text, "lr": 2e-3}], weight_decay=0.01),
+            torch.optim.AdamW(self.attributes.parameters(), lr=2e-3, weight_decay=0.0),
+            Muon(hidden_vision, lr=0.015),
+            Muon(hidden_text, lr=0.02),
+        ]
+
+    def _resume(self, state: dict[str, Any]) -> float:
+        """Load a checkpoint; return the seconds already spent."""
+        self.model.load_state_dict(state["model"])
+        self.attributes.load_state_dict(state["attributes"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.steps = state["step"]
+        return float(state["spent"])
 
     def _start_from(self, state: dict[str, dict[str, Tensor]]) -> None:
         missing, unexpected = self.model.load_state_dict(state["tower"], strict=False)
@@ -242,43 +311,21 @@ class Trainer:
         heads = state["heads"]
         rows = torch.cat([heads["objects.weight"], heads["backgrounds.weight"], heads["styles.weight"]])
         with torch.no_grad():
+            self.attributes.weight.copy_(self.attributes.vectors())
             self.attributes.weight[:NONSENSE] = functional.normalize(rows, dim=1)
-            self.attributes.weight[NONSENSE] = functional.normalize(torch.randn(rows.shape[1]), dim=0)
             self.model.logit_scale.fill_(3.0)
 
     def step(self) -> dict[str, float]:
         """Do one update; return the losses."""
-        progress = self.clock.progress
-        set_learning_rates(self.optimizers, self.steps, progress)
-        scenes = [curriculum_scene(0.45 + 0.7 * progress, self.random) for _ in range(self.batch_size)]
+        set_learning_rates(self.optimizers, self.steps, self.clock.progress)
+        scenes = [curriculum_scene(0.45 + 0.7 * self.clock.progress, self.random) for _ in range(self.batch_size)]
         images = image_features(self.model, augment(render_batch(scenes, self.generator), self.generator))
-        complete = [self.texts.complete(scene) for scene in scenes]
-        corrupted = [self.texts.corrupted(scene) for scene in scenes[::4]]
-        other = [self.texts.unrelated() for _ in range(OTHER_TEXTS_PER_STEP)]
-        if progress > 0.15:
-            self.searched.refill(images, scenes)
-            self.searched.advance(self.model, self.tokenizer)
-            other += [tuple(text) for text in self.searched.ids]
-        texts = [*complete, *corrupted, *other]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        features = torch.empty(len(texts), images.shape[1])
-        # Two batches, short texts and long ones, so that less of the work is padding.
-        parts = [order[: len(order) // 2], order[len(order) // 2 :]]
-        computed = torch.cat(
-            [text_features(self.model, pad([texts[i] for i in part], self.tokenizer)) for part in parts]
-        )
-        features = computed[torch.tensor(order).argsort()]
-        scale = self.model.logit_scale.exp()
-        label, hit = self.attributes.label_loss(images, scenes)
-        contrast = contrastive_loss(images, features[: len(complete) + len(corrupted)], scale)
-        name = names_loss(self.model, self.tokenizer, images, scenes, self.texts)
-        shown = self.attributes.targets(to_matrix([scene_weights(scene) for scene in scenes]))
-        told = self.attributes.targets(to_matrix([self.meanings.read(text) for text in texts]))
-        image_gap = 1 - (images * shown).sum(1).mean()
-        text_gaps = 1 - (features * told).sum(1)
+        batch = self._draw_texts(images, scenes)
+        losses = self._losses(images, scenes, batch, self._features(batch.all))
         # The image tower knows something already; a text tower that knows nothing must not spoil it.
         ramp = min(1.0, self.steps / 150)
-        loss = label + ramp * (contrast + 0.7 * name) + 2 * image_gap + 10 * text_gaps.mean()
+        weights = {**LOSS_WEIGHTS, "contrast": ramp, "name": 0.7 * ramp}
+        loss = torch.stack([weight * losses[key] for key, weight in weights.items()]).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
         for optimizer in self.optimizers:
@@ -287,18 +334,45 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(2.0, 4.2)
         self.steps += 1
-        first_other = len(complete) + len(corrupted)
-        parts_of_loss = {
+        return {key: float(value.detach()) for key, value in losses.items()}
+
+    def _draw_texts(self, images: Tensor, scenes: Sequence[Scene]) -> TextBatch:
+        if self.clock.progress > SEARCH_FROM:
+            self.searched.refill(images, scenes)
+            self.searched.advance(self.model, self.tokenizer)
+        some = slice(FILLED_TEXTS_PER_STEP)
+        return TextBatch(
+            complete=[self.texts.complete(scene) for scene in scenes],
+            corrupted=[self.texts.corrupted(scene) for scene in scenes[::4]],
+            unrelated=[self.texts.unrelated() for _ in range(OTHER_TEXTS_PER_STEP)],
+            searched=[tuple(text) for text in self.searched.ids],
+            filled=best_fillers(self.model, self.tokenizer, self.texts, images[some], scenes[some]),
+        )
+
+    def _features(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return (texts, width) features, computed for short and for long texts apart to save padding."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        halves = (order[: len(order) // 2], order[len(order) // 2 :])
+        computed = [text_features(self.model, pad([texts[i] for i in half], self.tokenizer)) for half in halves]
+        return torch.cat(computed)[torch.tensor(order).argsort()]
+
+    def _losses(self, images: Tensor, scenes: Sequence[Scene], batch: TextBatch, features: Tensor) -> dict[str, Tensor]:
+        shown = self.attributes.targets(to_matrix([scene_weights(scene) for scene in scenes]))
+        told = self.attributes.targets(to_matrix([self.meanings.read(text) for text in batch.all])).detach()
+        label, hit = self.attributes.label_loss(images, scenes)
+        text_gaps = 1 - (features * told).sum(1)
+        by_kind = {f"gap_{kind}": gaps.sum() / max(1, len(gaps)) for kind, gaps in batch.split(text_gaps).items()}
+        tied = len(batch.complete) + len(batch.corrupted)
+        return {
             "label": label,
-            "contrast": contrast,
-            "name": name,
-            "image_gap": image_gap,
-            "gap_complete": text_gaps[: len(complete)].mean(),
-            "gap_other": text_gaps[first_other : first_other + OTHER_TEXTS_PER_STEP].mean(),
-            "gap_searched": text_gaps[first_other + OTHER_TEXTS_PER_STEP :].sum() / max(1, len(self.searched.ids)),
+            "contrast": contrastive_loss(images, features[:tied], self.model.logit_scale.exp()),
+            "name": names_loss(self.model, self.tokenizer, images, scenes, self.texts),
+            "image_gap": 1 - (images * shown).sum(1).mean(),
+            "text_gap": text_gaps.mean(),
+            "filler": filler_loss(images, shown, batch.split(features), batch.split(told)["filled"]),
             "hit": hit,
+            **by_kind,
         }
-        return {key: float(value.detach()) for key, value in parts_of_loss.items()}
 
     def save(self) -> None:
         """Write the checkpoint from which a run resumes and the export reads."""
@@ -334,7 +408,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
     parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--batch-size", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -66,7 +66,7 @@ def show_prompt(prompt: "HardPrompt") -> None:
         typer.echo(prompt.filled)
     say(
         f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {prompt.model}, {prompt.method}, "
-        f"seed {prompt.seed}, stopped by {prompt.stop_reason}",
+        f"seed {prompt.seed}, {prompt.stop_reason}",
         "dim",
     )
 

@@ -48,9 +48,7 @@ class PEZRefine:
         """Proposes PEZ's projections, then the refinement's moves."""
         best_ids = initial_ids.clone()
         best_scores = objective.score(initial_ids)
-        for candidates in islice(
-            self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps
-        ):
+        for candidates in islice(self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps):
             scores = objective.score(candidates.ids) if candidates.scores is None else candidates.scores
             better = scores > best_scores
             best_ids = torch.where(better.unsqueeze(1), candidates.ids, best_ids)

@@ -1,0 +1,76 @@
+"""The conformance suite itself: it passes what is right, and catches what is wrong."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hardprompts import load_backend
+from hardprompts.methods import PEZ
+from hardprompts.search import Candidates
+from hardprompts.testing import ToyEncoder, check_backend, check_inversions, check_search, toy_backend
+from hardprompts.vocabulary import Vocabulary
+
+
+@pytest.mark.parametrize("name", ["toy", "emoji", "emoji:emoji-clip-reference"])
+def test_registered_backends_conform(name: str, toy_plugin: str) -> None:
+    backend = load_backend(name, device="cpu")
+    check_backend(backend)
+    check_inversions(backend, 250)
+
+
+def altered(**changes) -> object:
+    """The toy model with one thing wrong."""
+    backend = toy_backend()
+    tower = ToyEncoder()
+    for name, value in changes.items():
+        setattr(tower, name, value.__get__(tower) if callable(value) else value)
+    return dataclasses.replace(backend, text_encoder=tower)
+
+
+def test_a_forward_pass_that_differs_from_the_models_own_is_caught() -> None:
+    with pytest.raises(AssertionError, match="differs from encode_text"):
+        check_backend(altered(encode=lambda self, x: ToyEncoder.encode(self, x.flip(1)) + 0.1))
+
+
+def test_gradients_that_do_not_reach_the_embeddings_are_caught() -> None:
+    with pytest.raises((AssertionError, RuntimeError), match="grad"):
+        check_backend(altered(encode=lambda self, x: ToyEncoder.encode(self, x.detach())))
+
+
+def test_a_vocabulary_of_pieces_is_caught() -> None:
+    tower = ToyEncoder()
+    everything = Vocabulary(
+        tower.vocabulary.table, tower.tokenizer, torch.ones(len(tower.vocabulary), dtype=torch.bool), (32,)
+    )
+    with pytest.raises(AssertionError, match="survive the round trip"):
+        check_backend(altered(vocabulary=everything))
+
+
+@dataclasses.dataclass(frozen=True)
+class Idle:
+    """Proposes what it was given, for ever."""
+
+    def steps(self, objective, vocabulary, initial_ids, generator):
+        while True:
+            yield Candidates(initial_ids, objective.score(initial_ids))
+
+
+@dataclasses.dataclass(frozen=True)
+class Unseeded(PEZ):
+    """Draws from torch's global generator."""
+
+    def steps(self, objective, vocabulary, initial_ids, generator):
+        while True:
+            ids = vocabulary.allowed_ids[torch.randint(len(vocabulary.allowed_ids), initial_ids.shape)]
+            yield Candidates(ids)
+
+
+def test_a_method_that_does_not_search_is_caught() -> None:
+    with pytest.raises(AssertionError, match="random prompts"):
+        check_search(Idle())
+
+
+def test_a_method_that_ignores_the_seed_is_caught() -> None:
+    with pytest.raises(AssertionError, match="same seed"):
+        check_search(Unseeded())
