@@ -63,7 +63,7 @@ captions, word lists, partial, corrupted and random ones, and texts found by gra
 - A scene holds at most three things, one colour and one style; texts that name more were trained to fit none.
 - It was trained to score what names everything and nothing else highest, against a search by gradient
   too. Real CLIP models were not, so a search that works here may overfit there.
-- Similar drawings are mixed up, the more so in the glitch and pixel art styles and when small.
+- Similar drawings are mixed up, the more so when they are small or the picture is cropped.
 """
 
 _ROLES = {
@@ -88,7 +88,8 @@ def model_card(name: str, stages: Sequence[tuple[int, float]], report: dict[str,
         f"The stages took {first_steps} and {second_steps} steps of 96 scenes, {first_minutes:.0f} and "
         f"{second_minutes:.0f} minutes on one shared CPU core, in fp32. The recipe grew during the published run: "
         "softer sketch and sepia styles joined after a third of the second stage, the attributes that count things "
-        "after half of it, the loss against flattering fillers for its last third."
+        "after half of it, the loss against flattering fillers for its last third, the lights of the blurry style "
+        "for its last six minutes."
     )
     return _CARD.format(
         name=name,
