@@ -152,9 +152,12 @@ class BoundObjective:
         chosen.groups = self.groups[rows]
         return chosen
 
-    def admits(self, ids: Sequence[int]) -> bool:
-        """True if a prompt of `ids` may be returned; others are never worth a move."""
-        return self._vocabulary.admits(ids, self._template)
+    def admissible(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...] | None:
+        """The ids of the prompt's text as it is read back, if a prompt of them may be returned; else None.
+
+        Nearly always they are `ids` themselves, whose score is known; any others have another.
+        """
+        return _admissible(self._vocabulary, self._template, ids, max_tokens)
 
     def value_and_grad(
         self, embeddings: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " batch"] | None = None
@@ -223,6 +226,15 @@ class BoundObjective:
             )
 
 
+def _admissible(
+    vocabulary: Vocabulary, template: PromptTemplate, ids: Sequence[int], max_tokens: int
+) -> tuple[int, ...] | None:
+    found = vocabulary.respelled(ids, template)
+    if found is None or len(found) > max_tokens or not vocabulary.admits(found, template):
+        return None
+    return found
+
+
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return (
         isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
@@ -237,21 +249,27 @@ class _Leaderboard:
     template: PromptTemplate
     size: int
     token_cost: float
+    max_tokens: int
     scores: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
     rejected: int = 0
 
-    def offer(self, ids: tuple[int, ...], score: float) -> bool:
-        """Takes the prompt in if it is good enough; True if it is the new best."""
+    def offer(self, ids: tuple[int, ...], score: float) -> tuple[int, ...] | None:
+        """Takes the prompt in if it is good enough; else returns other ids that its text is read back as, if any."""
         if ids in self.scores or score <= self.threshold:
-            return False
-        if not self.vocabulary.admits(ids, self.template):
+            return None
+        found = _admissible(self.vocabulary, self.template, ids, max(self.max_tokens, len(ids)))
+        if found != ids:
             self.rejected += 1
-            return False
-        is_best = score > max(self.scores.values(), default=-float("inf"))
+            return None if found in self.scores else found
         self.scores[ids] = score
         if len(self.scores) > self.size:
             del self.scores[min(self.scores, key=self.scores.__getitem__)]
-        return is_best
+        return None
+
+    @property
+    def best_score(self) -> float:
+        """The best score so far, -inf before there is any."""
+        return max(self.scores.values(), default=-float("inf"))
 
     @property
     def threshold(self) -> float:
@@ -337,7 +355,10 @@ def run_search(
     initial_ids = initial_ids.to(device)
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
     bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), token_cost)
-    boards = [_Leaderboard(vocabulary, template, top_k, token_cost) for _ in range(int(groups.max()) + 1)]
+    boards = [
+        _Leaderboard(vocabulary, template, top_k, token_cost, initial_ids.shape[1])
+        for _ in range(int(groups.max()) + 1)
+    ]
     histories: list[list[HistoryPoint]] = [[] for _ in boards]
     pending: list[tuple[int, Candidates]] = []
     step = last_improvement = 0
@@ -345,24 +366,35 @@ def run_search(
 
     def look() -> None:
         """Offers the pending candidates to the leaderboards of their tasks."""
-        nonlocal last_improvement, met_finite
         seconds = time.perf_counter() - start
         for at_step, candidates in pending:
-            scores = candidates.scores
-            if scores is None:
-                scores = bound.score(candidates.ids, candidates.rows)
-            ids, found = candidates.ids.tolist(), scores.tolist()
-            tasks = (groups if candidates.rows is None else groups[candidates.rows.cpu()]).tolist()
-            finite = [i for i, value in enumerate(found) if math.isfinite(value)]
-            met_finite = met_finite or bool(finite)
-            for index in sorted(finite, key=lambda i: -found[i]):
-                task = tasks[index]
-                prompt = tuple(i for i in ids[index] if i != NO_TOKEN)
-                if boards[task].offer(prompt, found[index]):
-                    last_improvement = at_step
-                    plain = boards[task].plain(prompt, found[index])
-                    histories[task].append(HistoryPoint(at_step, seconds, bound.evaluations, plain))
+            respelled = take(candidates, at_step, seconds)
+            if respelled is not None:
+                take(respelled, at_step, seconds)
         pending.clear()
+
+    def take(candidates: Candidates, at_step: int, seconds: float) -> Candidates | None:
+        """Offers candidates; returns those that are read back as other tokens, which have other scores."""
+        nonlocal last_improvement, met_finite
+        rows = torch.arange(len(candidates.ids)) if candidates.rows is None else candidates.rows.cpu()
+        scores = bound.score(candidates.ids, candidates.rows) if candidates.scores is None else candidates.scores
+        ids, found, tasks = candidates.ids.tolist(), scores.tolist(), groups[rows].tolist()
+        finite = [i for i, value in enumerate(found) if math.isfinite(value)]
+        met_finite = met_finite or bool(finite)
+        others: dict[tuple[int, ...], int] = {}
+        for index in sorted(finite, key=lambda i: -found[i]):
+            prompt, board = tuple(i for i in ids[index] if i != NO_TOKEN), boards[tasks[index]]
+            before = board.best_score
+            other = board.offer(prompt, found[index])
+            if other is not None:
+                others.setdefault(other, int(rows[index]))
+            if board.best_score > before:
+                last_improvement = at_step
+                plain = board.plain(prompt, found[index])
+                histories[tasks[index]].append(HistoryPoint(at_step, seconds, bound.evaluations, plain))
+        if not others:
+            return None
+        return Candidates(pack(list(others), device), rows=torch.tensor(list(others.values()), device=device))
 
     def limit_reached() -> str | None:
         limits = {

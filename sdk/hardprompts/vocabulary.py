@@ -214,12 +214,28 @@ class Vocabulary:
 
     def template_ids(self, template: PromptTemplate) -> tuple[list[int], list[int]]:
         """The ids before and after the slot of `template`."""
-        return self.encode(template.prefix.rstrip()), self.encode(template.suffix.lstrip())
+        after = self.encode(template.suffix)
+        if template.suffix[:1].isspace():
+            # As it stands behind a word: some tokenizers write the first word of a text with other ids.
+            after = self.encode(_WORD + template.suffix)[len(self.encode(_WORD)) :]
+        return self.encode(template.prefix.rstrip()), after
+
+    def respelled(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> tuple[int, ...] | None:
+        """The ids that the text of `ids` is encoded to, filled into `template`.
+
+        Of a prompt that survives the round trip they are its own. None if the template's own
+        words would be encoded in another way beside this text, or nothing is left of the prompt.
+        """
+        before, after = self.template_ids(template) if template.text != SLOT else ([], [])
+        found = self.encode(template.fill(self.decode(ids)))
+        end = len(found) - len(after)
+        if end <= len(before) or found[: len(before)] != before or found[end:] != after:
+            return None
+        return tuple(found[len(before) : end])
 
     def survives_round_trip(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, is encoded to exactly these ids."""
-        before, after = self.template_ids(template) if template.text != SLOT else ([], [])
-        return self.encode(template.fill(self.decode(ids))) == [*before, *ids, *after]
+        return self.respelled(ids, template) == tuple(ids)
 
     def admits(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if a prompt of `ids` may be returned: it survives, and spells nothing banned.

@@ -29,9 +29,9 @@ STEPS = 100
 #: name -> (tokens, targets, batch_size of the reference, seed of its random numbers). The seeds are those of runs
 #: that never meet two tokens which are nearly equally near, where rounding decides; see "smallest_margin".
 RUNS = {
-    "one target": (8, 1, 1, 11),
+    "one target": (8, 1, 1, 4),
     "all of three targets": (16, 3, None, 3),
-    "one of three targets a step": (16, 3, 1, 0),
+    "one of three targets a step": (16, 3, 1, 2),
 }
 
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import BackendError, UnknownName
 from hardprompts.prompts import PromptTemplate
-from hardprompts.testing import check_backend
+from hardprompts.testing import check_backend, check_inversions
 from hardprompts_transformers import open_backend
 from hardprompts_transformers.backend import from_model
 
@@ -195,17 +195,20 @@ KINDS = [
     "clip", "clip-legacy", "siglip", "siglip2", "siglip2-left", "siglip2-masked", "siglip2-left-masked",
     "siglip2-naflex",
 ]  # fmt: skip
-#: Tokenizers that write the first word of a text with other tokens than the same word behind another.
-FIRST_DIFFERS = [kind for kind in KINDS if kind.startswith("siglip2")]
 TEXTS = ["a photo of a red house", "cat", "The old boat, under the bridge!", "rain and snow and a silver star moon"]
 
 
 # --- the contract -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in FIRST_DIFFERS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_conforms(folders: Callable[[str], Path], kind: str) -> None:
     check_backend(known(folders(kind)))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
+def test_inversions_return_what_they_scored(folders: Callable[[str], Path], kind: str) -> None:
+    check_inversions(known(folders(kind)), 150)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,8 +287,7 @@ def test_parameters_are_frozen(folders: Callable[[str], Path]) -> None:
 def test_half_precision(folders: Callable[[str], Path], kind: str, dtype: torch.dtype) -> None:
     backend = known(folders(kind), dtype)
     assert backend.dtype == backend.vocabulary.table.dtype == dtype
-    if kind not in FIRST_DIFFERS:
-        check_backend(backend)
+    check_backend(backend)
     exact = known(folders(kind))
     texts = torch.nn.functional.cosine_similarity(backend.encode_texts(TEXTS), exact.encode_texts(TEXTS))
     assert texts.min() > 0.99
@@ -313,7 +315,7 @@ def test_on_cuda(folders: Callable[[str], Path], kind: str, dtype: torch.dtype) 
 def test_admitted_prompts_survive_the_users_tokenizer(folders: Callable[[str], Path], kind: str) -> None:
     vocabulary = known(folders(kind)).vocabulary
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(kind))
-    prefix, suffix = "a photo of ", "" if kind in FIRST_DIFFERS else " in the snow"
+    prefix, suffix = "a photo of ", " in the snow"
     template = PromptTemplate(f"{prefix}{{}}{suffix}")
     before, after = (tokenizer(text.strip(), add_special_tokens=False).input_ids for text in (prefix, suffix))
     generator = torch.Generator().manual_seed(3)

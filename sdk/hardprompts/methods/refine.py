@@ -1,5 +1,6 @@
 """Coordinate refinement: change one place at a time, as long as the score of the text improves."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,9 @@ from hardprompts.search import NO_TOKEN, BoundObjective, Candidates, pack
 from hardprompts.vocabulary import Vocabulary
 
 Ids = tuple[int, ...]
+
+#: Moves of a restart in one step whose text is read back as other tokens and is therefore scored again.
+RESPELLED = 4
 
 
 @dataclasses.dataclass
@@ -73,15 +77,35 @@ class Refine:
             rows = torch.tensor([row for row, _ in moves], device=device)
             scores = objective.score(ids, rows)
             yield Candidates(ids, scores, rows)
-            ranked = sorted(zip(scores.tolist(), moves, strict=True), key=lambda entry: -entry[0])
-            changed: set[int] = set()
-            for score, (row, proposal) in ranked:
-                # Not better, or NaN: only what truly improves is worth the check of its text.
-                if row in changed or not score > restarts[row].score + 1e-6:
-                    continue
-                if objective.admits(proposal):
-                    restarts[row] = _Restart(proposal, score, self._places(proposal, limit, generator))
-                    changed.add(row)
+            for row, (prompt, score) in self._winners(objective, restarts, moves, scores.tolist(), limit).items():
+                restarts[row] = _Restart(prompt, score, self._places(prompt, limit, generator))
+
+    def _winners(
+        self,
+        objective: BoundObjective,
+        restarts: Sequence[_Restart],
+        moves: Sequence[tuple[int, Ids]],
+        scores: Sequence[float],
+        limit: int,
+    ) -> dict[int, tuple[Ids, float]]:
+        """For each restart that a move improves, the best such prompt and its score."""
+        winners: dict[int, tuple[Ids, float]] = {}
+        tried: collections.Counter[int] = collections.Counter()
+        for score, (row, proposal) in sorted(zip(scores, moves, strict=True), key=lambda entry: -entry[0]):
+            # Not better, or NaN: only what truly improves is worth the check of its text.
+            if row in winners or not score > restarts[row].score + 1e-6:
+                continue
+            prompt = objective.admissible(proposal, limit)
+            if prompt is not None and prompt != proposal and tried[row] < RESPELLED:
+                tried[row] += 1
+                device = objective.groups.device
+                own = objective.score(pack([prompt], device), torch.tensor([row], device=device))
+                score = float(own)  # noqa: PLW2901
+            elif prompt != proposal:
+                continue
+            if prompt is not None and score > restarts[row].score + 1e-6:
+                winners[row] = (prompt, score)
+        return winners
 
     def _places(self, ids: Ids, limit: int, generator: torch.Generator) -> list[int]:
         """The places to try, in random order: each slot, and the gap behind the last one."""
