@@ -10,11 +10,8 @@ with `PEZ`. Repetitions take turns, since a machine's speed drifts. On a GPU, if
 """
 
 import argparse
-import datetime
 import importlib
-import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -25,6 +22,7 @@ from typing import Any
 
 import open_clip
 import torch
+from common import save
 
 from hardprompts import run_search
 from hardprompts.encoders import default_device
@@ -44,7 +42,6 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-L-14", "ViT-H-14"])
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "step_speed.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     optim_utils, reference_clip = import_reference()
@@ -55,10 +52,7 @@ def main() -> None:
         for restarts, our_steps, their_steps in SETTINGS:
             seconds: dict[str, list[float]] = {"ours": [], "reference": []}
             for repetition in range(arguments.repetitions + 1):
-                pair = (
-                    timed(lambda n=restarts, s=our_steps: ours(n, s), our_steps, device),
-                    timed(lambda n=restarts, s=their_steps: theirs(n, s), their_steps, device),
-                )
+                pair = (timed(ours, restarts, our_steps, device), timed(theirs, restarts, their_steps, device))
                 if repetition:  # the first one warms up
                     seconds["ours"].append(pair[0])
                     seconds["reference"].append(pair[1])
@@ -71,19 +65,10 @@ def main() -> None:
     print(table(rows))
     facts = {
         "what": "seconds of one PEZ step of 8 tokens, fp32, random weights; medians, ratios with (lowest, highest)",
-        "machine": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
-        "device": device.type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "date": datetime.date.today().isoformat(),
         "repetitions": arguments.repetitions,
         "rows": rows,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {arguments.output}")
+    print(save("step_speed", facts))
 
 
 def import_reference() -> tuple[Any, Any]:
@@ -140,10 +125,10 @@ def build(
     return ours, theirs
 
 
-def timed(run: Callable[[], None], steps: int, device: torch.device) -> float:
+def timed(run: Callable[[int, int], None], restarts: int, steps: int, device: torch.device) -> float:
     """Seconds of one step."""
     start = time.perf_counter()
-    run()
+    run(restarts, steps)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / steps
@@ -190,14 +175,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {entry['ratio_per_prompt_to_one_prompt_of_the_reference']} |"
         )
     return "\n".join(lines)
-
-
-def processor() -> str:
-    """The name of the processor, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.is_file() else []  # fmt: skip
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

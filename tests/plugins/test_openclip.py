@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from hardprompts.encoders import Backend, load_backend  # noqa: E402
 from hardprompts.errors import BackendError, MissingExtra  # noqa: E402
 from hardprompts.prompts import PromptTemplate  # noqa: E402
+from hardprompts.testing import check_backend, check_inversions  # noqa: E402
 from hardprompts_openclip.backend import OpenClipTextEncoder, from_model  # noqa: E402
 from hardprompts_openclip.tokenizers import BytePairTokenizer, adapt  # noqa: E402
 from hardprompts_openclip.towers import HookedTower  # noqa: E402
@@ -356,6 +357,15 @@ def test_returned_text_is_scored_text(byte_pairs: BytePairTokenizer, backend: Ca
                 before, after = vocabulary.template_ids(template)
                 assert own.encode(template.fill(vocabulary.decode(ids))) == [*before, *ids, *after]
         assert admitted > least * 500
+
+
+def test_inversions_with_clips_own_encoding_return_what_they_scored(backend: Callable[..., Backend]) -> None:
+    check_inversions(backend("clip"), 250)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_conforms(kind: str, backend: Callable[..., Backend]) -> None:
+    check_backend(backend(kind), texts=("a red house", "big dog on the moon"))
 
 
 # --- names and files that are wrong -------------------------------------------------------
