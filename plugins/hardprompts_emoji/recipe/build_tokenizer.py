@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, POSITIONS, SIZES, STYLES
 
 VOCABULARY_SIZE = 4500
+MERGES = Path(__file__).with_name("merges.txt")
 CONTEXT_LENGTH = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 COMMON_WORDS = (
@@ -62,21 +63,33 @@ def learn_merges(size: int) -> list[tuple[str, str]]:
     return [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
+def merges() -> list[tuple[str, str]]:
+    """Return the merges in the order in which they apply, as they were learned once and written to ``MERGES``.
+
+    The library breaks ties between pairs at random, so learning anew would give some words the ids
+    of others, and weights trained with the one tokenizer would read them wrongly with the other.
+    """
+    if not MERGES.exists():
+        return learn_merges(VOCABULARY_SIZE)
+    lines = MERGES.read_text(encoding="utf-8").splitlines()[1:]
+    return [(first, second) for first, second in (line.split(" ") for line in lines)]
+
+
 def build() -> CLIPTokenizer:
     """Return the tokenizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(f"{character}</w>" for character in alphabet)]
-    merges: list[tuple[str, str]] = []
-    for first, second in learn_merges(VOCABULARY_SIZE):
+    kept: list[tuple[str, str]] = []
+    for first, second in merges():
         if len(tokens) >= VOCABULARY_SIZE - 2:
             break
-        merges.append((first, second))
+        kept.append((first, second))
         if first + second not in tokens:
             tokens.append(first + second)
     vocabulary = {token: index for index, token in enumerate([*tokens, START, END])}
     return CLIPTokenizer(
         vocab=vocabulary,
-        merges=merges,
+        merges=kept,
         unk_token=END,
         bos_token=START,
         eos_token=END,

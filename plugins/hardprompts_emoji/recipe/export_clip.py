@@ -23,7 +23,7 @@ from hardprompts_emoji.recipe.train_image_tower import MEAN, MODELS, STD
 
 def export(name: str, checkpoint: Path, output: Path, report: dict[str, object] | None) -> None:
     """Write the folder of a model; it appears at once or not at all."""
-    state = torch.load(checkpoint, weights_only=False, map_location="cpu")
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     tokenizer = build_tokenizer.build()
     model = build_model(MODELS[name], tokenizer)
     model.load_state_dict(state["model"])
@@ -40,7 +40,7 @@ def export(name: str, checkpoint: Path, output: Path, report: dict[str, object] 
             settings = json.loads((temporary / file).read_text(encoding="utf-8"))
             settings["image_processor_type"] = "CLIPImageProcessor"
             (temporary / file).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=False, map_location="cpu")
+    tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=True, map_location="cpu")
     stages = [(stage["step"], stage["spent"] / 60) for stage in (tower, state)]
     card = model_card(name, stages, report)
     (temporary / "README.md").write_text(card, encoding="utf-8")

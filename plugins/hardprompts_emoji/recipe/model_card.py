@@ -49,7 +49,8 @@ Towers: image {vision_width} wide, {vision_layers} layers, patch 16; text {text_
 `hardprompts_emoji.recipe`: `train_image_tower` (the image tower as a classifier of drawings, colours
 and styles), then `train_clip` (InfoNCE, a softmax over names, and regression of both towers on the
 normalised sum of one vector for each thing shown or named and one for how many there are; texts are
-captions, word lists, partial, corrupted and random ones, and texts found by gradient against the model).
+captions, word lists, partial, corrupted and random ones, and texts found by gradient against the model),
+then `polish_text_tower` (the text tower alone, so that a word list scores what its meaning deserves).
 {training}
 
 ## Measured
@@ -89,7 +90,7 @@ def model_card(name: str, stages: Sequence[tuple[int, float]], report: dict[str,
         f"{second_minutes:.0f} minutes on one shared CPU core, in fp32. The recipe grew during the published run: "
         "softer sketch and sepia styles joined after a third of the second stage, the attributes that count things "
         "after half of it, the loss against flattering fillers for its last third, the lights of the blurry style "
-        "for its last six minutes."
+        "for its last six minutes. The minutes of the second stage include the polishing of the text tower."
     )
     return _CARD.format(
         name=name,

@@ -158,6 +158,14 @@ class Texts:
                 return ids
         return self._joined(self._parts(scene))
 
+    def word_list(self, scene: Scene) -> tuple[int, ...]:
+        """Return words that name everything in the scene, in any order, and now and then neutral ones."""
+        parts = self._parts(scene)
+        if self.random.random() < 0.5:
+            return self._joined(parts, extra=False)
+        parts += [self.encode(self.random.choice(COMMON_WORDS)) for _ in range(self.random.randint(1, 4))]
+        return self._joined(parts, extra=False)
+
     def padded_list(self, scene: Scene) -> tuple[list[int], list[int]]:
         """Return a list of true words with one to three random tokens, and the places of these fillers."""
         groups = [(part, False) for part in self._parts(scene)]

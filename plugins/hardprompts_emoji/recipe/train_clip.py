@@ -275,9 +275,9 @@ class Trainer:
         self.steps = 0
         spent = 0.0
         if checkpoint.exists():
-            spent = self._resume(torch.load(checkpoint, weights_only=False))
+            spent = self._resume(torch.load(checkpoint, weights_only=True))
         else:
-            self._start_from(torch.load(image_tower, weights_only=False))
+            self._start_from(torch.load(image_tower, weights_only=True))
         self.clock = Clock(minutes * 60, spent)
         self.random = random.Random(sizes.seed * 7919 + 13 + self.steps)
         self.generator = torch.Generator().manual_seed(sizes.seed * 104729 + 13 + self.steps)
@@ -321,7 +321,7 @@ class Trainer:
         scenes = [curriculum_scene(0.45 + 0.7 * self.clock.progress, self.random) for _ in range(self.batch_size)]
         images = image_features(self.model, augment(render_batch(scenes, self.generator), self.generator))
         batch = self._draw_texts(images, scenes)
-        losses = self._losses(images, scenes, batch, self._features(batch.all))
+        losses = self._losses(images, scenes, batch, self.text_features_of(batch.all))
         # The image tower knows something already; a text tower that knows nothing must not spoil it.
         ramp = min(1.0, self.steps / 150)
         weights = {**LOSS_WEIGHTS, "contrast": ramp, "name": 0.7 * ramp}
@@ -349,7 +349,7 @@ class Trainer:
             filled=best_fillers(self.model, self.tokenizer, self.texts, images[some], scenes[some]),
         )
 
-    def _features(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
+    def text_features_of(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Return (texts, width) features, computed for short and for long texts apart to save padding."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         halves = (order[: len(order) // 2], order[len(order) // 2 :])

@@ -191,7 +191,7 @@ def train(sizes: TowerSizes, checkpoint: Path, minutes: float, batch_size: int, 
         optimizers.append(torch.optim.AdamW(hidden, lr=1e-3, weight_decay=0.05))
     clock, step = Clock(minutes * 60), 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
+        state = torch.load(checkpoint, weights_only=True)
         tower.load_state_dict(state["tower"])
         heads.load_state_dict(state["heads"])
         for one, saved in zip(optimizers, state["optimizers"], strict=True):
