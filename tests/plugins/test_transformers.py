@@ -208,7 +208,9 @@ def test_conforms(folders: Callable[[str], Path], kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
 def test_inversions_return_what_they_scored(folders: Callable[[str], Path], kind: str) -> None:
-    check_inversions(known(folders(kind)), 150)
+    # This small SigLIP 2 tokenizer has no way to write its words at the start of a text.
+    templates = ("a photo of {}", "the {}") if kind == "siglip2" else ("{}", "a photo of {}", "{} in the night")
+    check_inversions(known(folders(kind)), 150, templates=templates)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -317,7 +319,10 @@ def test_admitted_prompts_survive_the_users_tokenizer(folders: Callable[[str], P
     tokenizer = transformers.AutoTokenizer.from_pretrained(folders(kind))
     prefix, suffix = "a photo of ", " in the snow"
     template = PromptTemplate(f"{prefix}{{}}{suffix}")
-    before, after = (tokenizer(text.strip(), add_special_tokens=False).input_ids for text in (prefix, suffix))
+    before, word, words = (
+        tokenizer(text, add_special_tokens=False).input_ids for text in (prefix.strip(), "a", f"a{suffix}")
+    )
+    after = words[len(word) :]
     generator = torch.Generator().manual_seed(3)
     admitted = 0
     rows = [row for length in (1, 2, 4, 7) for row in vocabulary.sample((250, length), generator).tolist()]

@@ -194,7 +194,7 @@ def test_bad_targets_are_refused() -> None:
     with pytest.raises(ImageError):
         INVERTER.invert_each([], **QUICK)
     with pytest.raises(ImageError):
-        INVERTER.invert(torch.zeros(3, 7), **QUICK)
+        INVERTER.invert(torch.zeros(1, 1, 2, 2, 2), **QUICK)
 
 
 def test_unknown_names_say_what_exists() -> None:

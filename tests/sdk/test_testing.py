@@ -30,7 +30,12 @@ def altered(**changes) -> object:
 
 def test_a_forward_pass_that_differs_from_the_models_own_is_caught() -> None:
     with pytest.raises(AssertionError, match="differs from encode_text"):
-        check_backend(altered(encode=lambda self, x: ToyEncoder.encode(self, x.flip(1)) + 0.1))
+        check_backend(
+            altered(
+                encode=lambda self, x: ToyEncoder.encode(self, x.flip(1)),
+                encode_text=lambda self, texts: ToyEncoder().encode_text(texts),
+            )
+        )
 
 
 def test_gradients_that_do_not_reach_the_embeddings_are_caught() -> None:
