@@ -20,15 +20,16 @@ from hardprompts_emoji.scenes import HELD_OUT_SEED
 
 #: name -> (method, options of `invert`)
 VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pez (paper)": (PEZ(), {"views": 1}),
-    "pez, 8 views": (PEZ(), {"views": 8}),
-    "pez, 8 views, 1 token dropped": (PEZ(token_dropout=1), {"views": 8}),
-    "refine, 8 views": (Refine(), {"views": 8}),
-    "pez+refine, 1 view": (PEZRefine(), {"views": 1}),
+    "pez (paper)": (PEZ(), {}),
     "pez+refine (default)": (PEZRefine(), {}),
-    "pez+refine, 32 views": (PEZRefine(), {"views": 32}),
-    "pez+refine, 1 token dropped": (PEZRefine(explore=PEZ(token_dropout=1)), {}),
-    "pez+refine, L2 projection": (PEZRefine(explore=PEZ(metric="l2")), {}),
+    "default, 8 views": (PEZRefine(), {"views": 8}),
+    "default, tokens cost nothing": (PEZRefine(), {"token_cost": 0.0}),
+    "default, tokens cost twice as much": (PEZRefine(), {"token_cost": 0.3}),
+    "default, 1 token dropped in pez": (PEZRefine(explore=PEZ(token_dropout=1)), {}),
+    "default, L2 projection": (PEZRefine(explore=PEZ(metric="l2")), {}),
+    "refine alone": (Refine(), {}),
+    "pez, 8 views": (PEZ(), {"views": 8}),
+    "pez, 1 token dropped": (PEZ(token_dropout=1), {}),
 }
 BASELINE = "pez (paper)"
 

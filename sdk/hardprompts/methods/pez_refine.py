@@ -28,7 +28,7 @@ class PEZRefine:
     """
 
     explore: PEZ = PEZ()
-    explore_steps: int = 100
+    explore_steps: int = 50
     refine: Refine = Refine()
     refined: int = 4
 
