@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from hardprompts_openclip.frozen import FrozenLinear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,10 +102,10 @@ class CausalTower:
     def __init__(self, model: nn.Module) -> None:
         tower: Any = text_module(model)
         self._tower = tower
-        self._blocks: list[Any] = list(tower.transformer.resblocks)
+        blocks = list(tower.transformer.resblocks)
         self._dtype = weight_dtype(tower.transformer)
-        self._plain = all(map(_is_plain, self._blocks))
-        self._caches: list[tuple[Tensor, Tensor] | None] = []
+        self._layers = [_Layer.of(block) for block in blocks] if all(map(_is_plain, blocks)) else []
+        self._caches: list[_Cache | None] = []
         self._plans: dict[int, _Plan] = {}
 
     @staticmethod
@@ -127,13 +128,13 @@ class CausalTower:
         plan = self._plans[layout.num_tokens]
         x = embeddings.to(self._dtype) + plan.positions
         x = torch.cat([x, plan.after.expand(len(x), -1, -1)], dim=1)
-        if not self._plain:
+        if not self._layers:
             x = torch.cat([plan.before.expand(len(x), -1, -1), x], dim=1)
             last = self._tower.transformer(x, attn_mask=plan.mask)[:, -1]
         else:
-            for block, cache in zip(self._blocks[:-1], self._caches, strict=False):
-                x = _block(block, x, x, cache, plan.mask)
-            last = _block(self._blocks[-1], x[:, -1:], x, self._caches[-1], None)[:, 0]
+            for layer, cache in zip(self._layers[:-1], self._caches, strict=False):
+                x = layer(x, cache, plan.mask)
+            last = self._layers[-1].last(x, self._caches[-1])[:, 0]
         pooled: Tensor = self._tower.ln_final(last)
         projection = self._tower.text_projection
         if projection is None:
@@ -148,24 +149,23 @@ class CausalTower:
         x = self._tower.token_embedding(layout.ids[:length]).to(self._dtype) + positions
         mask = self._tower.attn_mask[:length, :length].to(self._dtype)
         before = x[: layout.start].unsqueeze(0)
-        if self._plain and not self._caches:
+        if self._layers and not self._caches:
             self._caches = self._keys_and_values(before, mask[: layout.start, : layout.start])
         return _Plan(
             before=before,
             positions=positions[layout.start : layout.stop],
             after=x[layout.stop :],
-            mask=mask[layout.start :] if self._plain else mask,
+            mask=mask[layout.start :] if self._layers else mask,
         )
 
-    def _keys_and_values(self, before: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor] | None]:
-        """What later positions see of those before the prompt, at each layer: (1, heads, before, width) each."""
+    def _keys_and_values(self, before: Tensor, mask: Tensor) -> "list[_Cache | None]":
+        """What later positions see of those before the prompt, at each layer."""
         if before.shape[1] == 0:
-            return [None] * len(self._blocks)
-        found: list[tuple[Tensor, Tensor] | None] = []
-        for block in self._blocks:
-            _, keys, values = _heads(block.attn, block.ln_1(before), 3)
-            found.append((keys, values))
-            before = _block(block, before, before, None, mask)
+            return [None] * len(self._layers)
+        found: list[_Cache | None] = []
+        for layer in self._layers:
+            found.append(layer.keys_and_values(before))
+            before = layer(before, None, mask)
         return found
 
 
@@ -199,7 +199,7 @@ def _pooled_position(tower: Any, layout: Layout) -> int:
 
 
 def _is_plain(block: Any) -> bool:
-    """True for a block that `_block` computes as it does itself; not after quantisation, say."""
+    """True for a block that `_Layer` computes as it does itself; not after quantisation, say."""
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
     attention: Any = block.attn
@@ -216,65 +216,73 @@ def _is_plain(block: Any) -> bool:
     )
 
 
-def _heads(attention: Any, x: Tensor, parts: int) -> list[Tensor]:
-    """The last `parts` of queries, keys and values of `x`: (batch, heads, tokens, width) each."""
-    skipped = (3 - parts) * attention.embed_dim
-    projected = _linear(x, attention.in_proj_weight[skipped:], attention.in_proj_bias[skipped:])
-    split = projected.view(*x.shape[:2], parts, attention.num_heads, -1)
-    return list(split.permute(2, 0, 3, 1, 4).unbind(0))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layer:
+    """One residual block, with its matrices as `FrozenLinear`."""
 
+    block: Any
+    qkv: FrozenLinear
+    query: FrozenLinear
+    key_value: FrozenLinear
+    out: FrozenLinear
+    fc: FrozenLinear
+    proj: FrozenLinear
 
-def _block(block: Any, x: Tensor, context: Tensor, cache: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
-    """One layer at the positions `x`, which attend to those of `cache` (keys and values) and of `context`.
+    @classmethod
+    def of(cls, block: Any) -> "_Layer":
+        """The layer of a block that `_is_plain`."""
+        attention, mlp, width = block.attn, block.mlp, block.attn.embed_dim
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        return cls(
+            block,
+            qkv=FrozenLinear(weight, bias),
+            query=FrozenLinear(weight[:width], bias[:width]),
+            key_value=FrozenLinear(weight[width:], bias[width:]),
+            out=FrozenLinear(attention.out_proj.weight, attention.out_proj.bias),
+            fc=FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias),
+            proj=FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias),
+        )
 
-    `x` is `context` itself, or its last positions, which then attend to everything.
-    """
-    attention = block.attn
-    normed = block.ln_1(context)
-    if x is context:
-        queries, keys, values = _heads(attention, normed, 3)
-    else:
-        rows, width = x.shape[1], attention.embed_dim
-        queries = _linear(normed[:, -rows:], attention.in_proj_weight[:width], attention.in_proj_bias[:width])
-        queries = queries.view(len(x), rows, attention.num_heads, -1).transpose(1, 2)
-        keys, values = _heads(attention, normed, 2)
-    if cache is not None:
-        keys = torch.cat([cache[0].expand(len(x), -1, -1, -1), keys], dim=2)
-        values = torch.cat([cache[1].expand(len(x), -1, -1, -1), values], dim=2)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    mixed = _linear(mixed.transpose(1, 2).flatten(2), attention.out_proj.weight, attention.out_proj.bias)
-    x = x + block.ls_1(mixed)
-    hidden = block.mlp.gelu(_linear(block.ln_2(x), block.mlp.c_fc.weight, block.mlp.c_fc.bias))
-    output: Tensor = x + block.ls_2(_linear(hidden, block.mlp.c_proj.weight, block.mlp.c_proj.bias))
-    return output
+    def __call__(self, x: Tensor, cache: "_Cache | None", mask: Tensor | None) -> Tensor:
+        """The output at the positions `x`, which attend to those of `cache` and to each other as `mask` allows."""
+        queries, keys, values = self._heads(self.qkv(self.block.ln_1(x)))
+        return self._finish(x, queries, *_behind(cache, keys, values), mask)
 
+    def last(self, x: Tensor, cache: "_Cache | None") -> Tensor:
+        """The output at the last position of `x`, which attends to all."""
+        normed = self.block.ln_1(x)
+        (queries,) = self._heads(self.query(normed[:, -1:]))
+        keys, values = self._heads(self.key_value(normed))
+        return self._finish(x[:, -1:], queries, *_behind(cache, keys, values), None)
 
-#: Up to so many rows, a CPU's time goes into reading the weights, and `_FewRows` is faster.
-FEW_ROWS = 64
+    def keys_and_values(self, x: Tensor) -> "_Cache":
+        """What later positions see of `x`."""
+        keys, values = self._heads(self.key_value(self.block.ln_1(x)))
+        return keys, values
 
+    def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """(batch, tokens, parts * dim) as parts of (batch, heads, tokens, width)."""
+        attention = self.block.attn
+        split = projected.unflatten(-1, (-1, attention.num_heads, attention.head_dim))
+        return tuple(split.permute(2, 0, 3, 1, 4))
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`F.linear` with weights that need no gradient."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x[..., 0].numel() <= FEW_ROWS:
-        output: Tensor = _FewRows.apply(x, weight, bias)
+    def _finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        block = self.block
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        x = x + block.ls_1(self.out(mixed.transpose(1, 2).flatten(2)))
+        output: Tensor = x + block.ls_2(self.proj(block.mlp.gelu(self.fc(block.ln_2(x)))))
         return output
-    return F.linear(x, weight, bias)
 
 
-class _FewRows(torch.autograd.Function):
-    """`F.linear` for a handful of rows, with the weights as the left factor.
+#: Keys and values, (1, heads, positions, width) each.
+_Cache = tuple[Tensor, Tensor]
 
-    MKL reads a matrix on the left nearly twice as fast as the transposed one on the right that
-    `F.linear` hands to it. Gradients go to `x` only.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.weight = weight
-        rows = x.reshape(-1, x.shape[-1])
-        return torch.addmm(bias.unsqueeze(1), weight, rows.t()).t().contiguous().view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad @ ctx.weight, None, None
+def _behind(cache: _Cache | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    if cache is None:
+        return keys, values
+    batch = len(keys)
+    return (
+        torch.cat([cache[0].expand(batch, -1, -1, -1), keys], dim=2),
+        torch.cat([cache[1].expand(batch, -1, -1, -1), values], dim=2),
+    )
