@@ -142,7 +142,7 @@ def from_model(
     name: str = "an open_clip model of your own",
     note: str = "",
 ) -> Backend:
-    """A model that is already built, as a backend; it is frozen in place.
+    """A model that is already built, as a backend; it is frozen in place, and must stay as and where it is.
 
     Args:
         model: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip, on its device and in its dtype.

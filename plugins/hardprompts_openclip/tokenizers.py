@@ -47,14 +47,20 @@ class BytePairTokenizer:
         if ids is None:
             symbols = [self._tokenizer.byte_encoder[byte] for byte in word.encode("utf-8")]
             symbols[-1] += "</w>"
-            while len(symbols) > 1:
-                pairs = itertools.pairwise(symbols)
-                rank, index = min((self._ranks.get(pair, math.inf), i) for i, pair in enumerate(pairs))
-                if rank == math.inf:
-                    break
+            ranks = [self._rank(pair) for pair in itertools.pairwise(symbols)]
+            while ranks and (rank := min(ranks)) < math.inf:
+                index = ranks.index(rank)
                 symbols[index : index + 2] = [symbols[index] + symbols[index + 1]]
+                del ranks[index]
+                if index:
+                    ranks[index - 1] = self._rank((symbols[index - 1], symbols[index]))
+                if index < len(ranks):
+                    ranks[index] = self._rank((symbols[index], symbols[index + 1]))
             ids = self._words[word] = [self._ids[symbol] for symbol in symbols]
         return ids
+
+    def _rank(self, pair: tuple[str, str]) -> float:
+        return self._ranks.get(pair, math.inf)
 
 
 def _lower(text: str) -> str:
