@@ -260,7 +260,7 @@ class PromptInverter:
                 callback=_with_bar(options.callback, bar),
             )
         prompts = []
-        plain = self._targets(self.backend, tasks, options, views=1)
+        plain = seen if options.views == 1 else self._targets(self.backend, tasks, options, views=1)
         for own, shown, result in zip(plain, seen, results, strict=True):
             candidates = result.candidates
             if options.shortest is not None:
