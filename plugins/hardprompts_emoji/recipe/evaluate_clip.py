@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 import hardprompts_emoji
-from hardprompts_emoji.recipe.train_image_tower import normalize
+from hardprompts_emoji.recipe.curriculum import normalize
 from hardprompts_emoji.scenes import (
     BACKGROUNDS,
     HELD_OUT_SEED,

@@ -16,12 +16,13 @@ from transformers import CLIPImageProcessorPil
 
 from hardprompts_emoji.recipe import build_tokenizer
 from hardprompts_emoji.recipe.build_sprites import PACKAGE
+from hardprompts_emoji.recipe.curriculum import MEAN, STD
 from hardprompts_emoji.recipe.model_card import model_card
 from hardprompts_emoji.recipe.train_clip import build_model
-from hardprompts_emoji.recipe.train_image_tower import MEAN, MODELS, STD
+from hardprompts_emoji.recipe.train_image_tower import MODELS
 
 
-def export(name: str, checkpoint: Path, output: Path, report: dict[str, object] | None) -> None:
+def export(name: str, checkpoint: Path, output: Path, hardware: str, report: dict[str, object] | None) -> None:
     """Write the folder of a model; it appears at once or not at all."""
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     tokenizer = build_tokenizer.build()
@@ -41,8 +42,9 @@ def export(name: str, checkpoint: Path, output: Path, report: dict[str, object] 
             settings["image_processor_type"] = "CLIPImageProcessor"
             (temporary / file).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=True, map_location="cpu")
-    stages = [(stage["step"], stage["spent"] / 60) for stage in (tower, state)]
-    card = model_card(name, stages, report)
+    stages = [(stage["step"], stage["batch_size"], stage["spent"] / 60) for stage in (tower, state)]
+    steps, seconds = state["polished"] or (0, 0.0)
+    card = model_card(name, [*stages, (steps, state["batch_size"], seconds / 60)], hardware, report)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     if report is not None:
         (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -61,11 +63,12 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
     parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
     parser.add_argument("--output", type=Path, default=PACKAGE / "models")
+    parser.add_argument("--hardware", default="one CPU core", help="what it was trained on, for the card")
     parser.add_argument("--report", type=Path, help="JSON written by evaluate_clip, for the card")
     arguments = parser.parse_args()
     report = json.loads(arguments.report.read_text(encoding="utf-8")) if arguments.report else None
     checkpoint = arguments.work_dir / arguments.model / "clip.pt"
-    export(arguments.model, checkpoint, arguments.output / arguments.model, report)
+    export(arguments.model, checkpoint, arguments.output / arguments.model, arguments.hardware, report)
 
 
 if __name__ == "__main__":

@@ -75,23 +75,20 @@ _ROLES = {
 }
 
 
-def model_card(name: str, stages: Sequence[tuple[int, float]], report: dict[str, Any] | None) -> str:
+def model_card(
+    name: str, stages: Sequence[tuple[int, int, float]], hardware: str, report: dict[str, Any] | None
+) -> str:
     """Return the card of a model; without a report it says that nothing was measured.
 
     Args:
         name: Name of the model.
-        stages: (steps, minutes) of the image tower's stage and of the second one.
+        stages: (steps, scenes in a step, minutes) of each stage.
+        hardware: What it was trained on.
         report: What ``evaluate_clip`` measured.
     """
     sizes = MODELS[name]
-    (first_steps, first_minutes), (second_steps, second_minutes) = stages
-    training = (
-        f"The stages took {first_steps} and {second_steps} steps of 96 scenes, {first_minutes:.0f} and "
-        f"{second_minutes:.0f} minutes on one shared CPU core, in fp32. The recipe grew during the published run: "
-        "softer sketch and sepia styles joined after a third of the second stage, the attributes that count things "
-        "after half of it, the loss against flattering fillers for its last third, the lights of the blurry style "
-        "for its last six minutes. The minutes of the second stage include the polishing of the text tower."
-    )
+    parts = [f"{steps} steps of {scenes} scenes ({minutes:.1f} minutes)" for steps, scenes, minutes in stages]
+    training = f"The stages took {', '.join(parts[:-1])} and {parts[-1]} on {hardware}."
     return _CARD.format(
         name=name,
         objects=len(OBJECTS),

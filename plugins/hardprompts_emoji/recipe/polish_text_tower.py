@@ -9,41 +9,46 @@ scene, because the towers had learned the look of captions together.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import dataclasses
 
 import torch
 from torch import Tensor
 
+from hardprompts_emoji.recipe.clock import Clock
 from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
+from hardprompts_emoji.recipe.stream import PictureStream
 from hardprompts_emoji.recipe.texts import to_matrix
 from hardprompts_emoji.recipe.train_clip import Trainer, image_features
-from hardprompts_emoji.recipe.train_image_tower import MODELS, Clock, curriculum_scene, normalize, set_learning_rates
-from hardprompts_emoji.scenes import Scene, caption, render_batch
+from hardprompts_emoji.recipe.train_image_tower import MODELS, Run, set_learning_rates
+from hardprompts_emoji.scenes import Scene, caption
 
-SCENES_PER_STEP = 96
-NUM_IMAGES = 3000
 SCORE_WEIGHT = 100.0
 
 
 class TextPolisher:
     """Trains the text tower of a finished ``train_clip`` run on texts alone."""
 
-    def __init__(self, trainer: Trainer, minutes: float) -> None:
+    def __init__(self, trainer: Trainer, run: Run, num_images: int, rate: float = 1.0) -> None:
         self.trainer = trainer
-        self.clock = Clock(minutes * 60)
         self.steps = 0
+        self.scenes_per_step = run.batch_size
         trainer.model.vision_model.requires_grad_(False)
-        self.scenes = [curriculum_scene(1.0, trainer.random) for _ in range(NUM_IMAGES)]
-        self.images = self._image_features()
+        # Seldom trained words are read less exactly, and then score less than those that mean the same.
+        trainer.texts.name_share, trainer.texts.canonical_share = 0.4, 0.2
+        self.scenes, self.images = self._draw_images(run, num_images)
+        self.clock = Clock(run.minutes * 60)
         hidden, rest = split_parameters(trainer.model.text_model)
         rest.append(trainer.model.text_projection.weight)
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=1e-3), Muon(hidden, lr=0.008)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=1e-3 * rate),
+            Muon(hidden, lr=0.008 * rate),
+        ]
 
     def step(self) -> dict[str, float]:
         """Do one update; return the mean gap of each kind of text."""
         trainer = self.trainer
         set_learning_rates(self.optimizers, self.steps, self.clock.progress)
-        rows = trainer.random.sample(range(NUM_IMAGES), SCENES_PER_STEP)
+        rows = trainer.random.sample(range(len(self.scenes)), self.scenes_per_step)
         images = self.images[rows]
         kinds = self._draw(images, [self.scenes[row] for row in rows])
         texts = [text for some in kinds.values() for text in some]
@@ -60,17 +65,22 @@ class TextPolisher:
         parts = gaps.detach().split([len(some) for some in kinds.values()])
         report = {kind: float(part.mean()) for kind, part in zip(kinds, parts, strict=True)}
         count = len(images)
-        report["caption_score"] = float(scores[: len(images[::4])].mean())
-        report["list_score"] = float(scores[-len(images[::2]) - count : -len(images[::2])].mean())
+        report["caption_score"] = float(scores[: len(images[::4])].detach().mean())
+        report["list_score"] = float(scores[-len(images[::2]) - count : -len(images[::2])].detach().mean())
         return report
 
     @torch.no_grad()
-    def _image_features(self) -> Tensor:
-        """Return (NUM_IMAGES, width) features of the scenes, drawn once."""
-        generator = self.trainer.generator
-        starts = range(0, NUM_IMAGES, 200)
-        pictures = (normalize(render_batch(self.scenes[start : start + 200], generator)) for start in starts)
-        return torch.cat([image_features(self.trainer.model, batch) for batch in pictures])
+    def _draw_images(self, run: Run, count: int) -> tuple[list[Scene], Tensor]:
+        """Return scenes, drawn once, and the (count, width) features of their pictures."""
+        stream = PictureStream(self.trainer.random.randrange(10**6), Clock(1e9), 200, start=1.0, varied=False)
+        scenes: list[Scene] = []
+        features = []
+        for some, pictures in stream.batches(run.workers, run.device):
+            scenes += some
+            features.append(image_features(self.trainer.model, pictures))
+            if len(scenes) >= count:
+                return scenes, torch.cat(features)
+        raise AssertionError("the stream has no end")
 
     def _draw(self, images: Tensor, scenes: list[Scene]) -> dict[str, list[tuple[int, ...]]]:
         """Return texts by kind; the first four kinds belong to images[::4], images, images, images[::2]."""
@@ -95,23 +105,24 @@ class TextPolisher:
                 reported_at = self.clock.spent
                 means = " ".join(f"{kind} {gap:.4f}" for kind, gap in gaps.items())
                 print(f"{reported_at:6.0f} s step {self.steps:5d} {means}", flush=True)
+        self.trainer.polished = (self.steps, self.clock.spent)
         self.trainer.save()
 
 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(MODELS), required=True)
-    parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--threads", type=int, default=1)
+    Run.add_arguments(parser, minutes=6)
+    parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--rate", type=float, default=1.0, help="of the learning rates; less to go on with polishing")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     folder = arguments.work_dir / arguments.model
     if not (folder / "clip.pt").exists():
         parser.error(f"{folder / 'clip.pt'} does not exist; run train_clip first")
-    trainer = Trainer(MODELS[arguments.model], folder / "image_tower.pt", folder / "clip.pt", 1e9, batch_size=1)
-    TextPolisher(trainer, arguments.minutes).run()
+    run = Run.of(arguments)
+    endless = dataclasses.replace(run, minutes=1e9, workers=0)
+    trainer = Trainer(MODELS[arguments.model], folder / "image_tower.pt", folder / "clip.pt", endless)
+    TextPolisher(trainer, run, arguments.images, arguments.rate).run()
 
 
 if __name__ == "__main__":

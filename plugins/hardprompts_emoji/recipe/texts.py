@@ -55,9 +55,9 @@ def count_weights(count: int) -> Weights:
 def to_matrix(rows: Sequence[Weights]) -> Tensor:
     """Return (n, NUM_ATTRIBUTES) weights."""
     matrix = torch.zeros(len(rows), NUM_ATTRIBUTES)
-    for i, weights in enumerate(rows):
-        for attribute, weight in weights.items():
-            matrix[i, attribute] = weight
+    row = torch.tensor([i for i, weights in enumerate(rows) for _ in weights], dtype=torch.long)
+    column = torch.tensor([attribute for weights in rows for attribute in weights], dtype=torch.long)
+    matrix[row, column] = torch.tensor([weight for weights in rows for weight in weights.values()])
     return matrix
 
 
@@ -130,7 +130,15 @@ def _names_something_new(found: Weights, weights: Weights) -> bool:
 
 
 class Texts:
-    """Draws training texts; every method returns token ids without start and end."""
+    """Draws training texts; every method returns token ids without start and end.
+
+    Attributes:
+        name_share: how often a drawing is called by its name, not by another word that only it has.
+        canonical_share: how often a background or a style is called by its first word, not by any.
+    """
+
+    name_share = 0.75
+    canonical_share = 0.6
 
     def __init__(self, meanings: Meanings, generator: random.Random) -> None:
         self.meanings = meanings
@@ -183,13 +191,13 @@ class Texts:
 
     def object_word(self, name: str) -> str:
         """Return the name, or now and then a word that only this drawing has."""
-        if self.random.random() < 0.75:
+        if self.random.random() < self.name_share:
             return name
         unique = [word for word in (*name.split(), *OBJECTS[name]) if self._owners[word] == 1 and word not in OBJECTS]
         return self.random.choice(unique) if unique else name
 
     def _property_word(self, name: str, words: Mapping[str, Sequence[str]]) -> str:
-        return name if self.random.random() < 0.6 else self.random.choice(words[name])
+        return name if self.random.random() < self.canonical_share else self.random.choice(words[name])
 
     def _joined(self, parts: list[tuple[int, ...]], extra: bool = True) -> tuple[int, ...]:
         if extra and self.random.random() < 0.4:

@@ -23,7 +23,9 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH, build
+from hardprompts_emoji.recipe.clock import Clock
 from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
+from hardprompts_emoji.recipe.stream import PictureStream
 from hardprompts_emoji.recipe.texts import (
     BACKGROUND_INDEX,
     NONSENSE,
@@ -37,16 +39,14 @@ from hardprompts_emoji.recipe.texts import (
 )
 from hardprompts_emoji.recipe.train_image_tower import (
     MODELS,
-    Clock,
+    Run,
     TowerSizes,
-    augment,
-    curriculum_scene,
     object_targets,
     save_state,
     set_learning_rates,
     vision_config,
 )
-from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene, render_batch
+from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene
 
 NUM_OBJECTS = len(OBJECTS)
 NAMES_PER_STEP = 48
@@ -93,9 +93,14 @@ class Attributes(nn.Module):
     def label_loss(self, features: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         """Return (classification loss, share of scenes whose likeliest drawing is in them)."""
         logits = 24 * features @ self.vectors().T
-        targets = object_targets(scenes)
-        backgrounds = torch.tensor([BACKGROUND_INDEX[scene.background] - NUM_OBJECTS for scene in scenes])
-        styles = torch.tensor([STYLE_INDEX[scene.style] - NUM_OBJECTS - len(BACKGROUNDS) for scene in scenes])
+        device = features.device
+        targets = object_targets(scenes).to(device)
+        backgrounds = torch.tensor(
+            [BACKGROUND_INDEX[scene.background] - NUM_OBJECTS for scene in scenes], device=device
+        )
+        styles = torch.tensor(
+            [STYLE_INDEX[scene.style] - NUM_OBJECTS - len(BACKGROUNDS) for scene in scenes], device=device
+        )
         loss = functional.cross_entropy(logits[:, :NUM_OBJECTS], targets)
         loss = loss + 0.3 * functional.cross_entropy(
             logits[:, NUM_OBJECTS : NUM_OBJECTS + len(BACKGROUNDS)], backgrounds
@@ -106,7 +111,7 @@ class Attributes(nn.Module):
 
     def targets(self, weights: Tensor) -> Tensor:
         """Return (n, width) unit vectors for (n, NUM_ATTRIBUTES) weights."""
-        return functional.normalize(weights @ self.vectors(), dim=1)
+        return functional.normalize(weights.to(self.weight.device) @ self.vectors(), dim=1)
 
 
 def pad(texts: Sequence[Sequence[int]], tokenizer: CLIPTokenizer) -> Tensor:
@@ -121,6 +126,7 @@ def pad(texts: Sequence[Sequence[int]], tokenizer: CLIPTokenizer) -> Tensor:
 
 def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
     """Return (n, projection) unit features of padded ids."""
+    ids = ids.to(model.device)
     return functional.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output), dim=1)
 
 
@@ -159,11 +165,12 @@ class SearchedTexts:
         ids = pad(self.ids, tokenizer)
         gradient, embeddings = similarity_gradient(model, ids, torch.stack(self.images))
         with torch.no_grad():
-            table = model.text_model.embeddings.token_embedding.weight[self.allowed]
+            table = model.text_model.embeddings.token_embedding.weight[self.allowed.to(model.device)]
             gains = gradient @ table.T - (gradient * embeddings).sum(-1, keepdim=True)
             lengths = torch.tensor([len(text) for text in self.ids])
             place = torch.arange(ids.shape[1])[None]
-            gains.masked_fill_(((place < 1) | (place > lengths[:, None]))[..., None], -torch.inf)
+            outside = (place < 1) | (place > lengths[:, None])
+            gains.masked_fill_(outside.to(gains.device)[..., None], -torch.inf)
             best = gains.flatten(1).topk(6, dim=1).indices
         for text, options in zip(self.ids, best.tolist(), strict=True):
             position, token = divmod(self.texts.random.choice(options), len(self.allowed))
@@ -179,10 +186,11 @@ def best_fillers(
     gradient, _ = similarity_gradient(model, ids, images.detach())
     allowed = torch.tensor(texts.meanings.ordinary)
     with torch.no_grad():
-        best = (gradient @ model.text_model.embeddings.token_embedding.weight[allowed].T).topk(2, dim=-1).indices
+        table = model.text_model.embeddings.token_embedding.weight[allowed.to(model.device)]
+        best = (gradient @ table.T).topk(2, dim=-1).indices.tolist()
     for row, (text, fillers) in enumerate(lists):
         for place in fillers:
-            text[place] = int(allowed[best[row, place + 1, texts.random.randrange(2)]])
+            text[place] = int(allowed[best[row][place + 1][texts.random.randrange(2)]])
     return [tuple(text) for text, _ in lists]
 
 
@@ -200,7 +208,7 @@ def similarity_gradient(model: CLIPModel, ids: Tensor, images: Tensor) -> tuple[
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
     """Return symmetric InfoNCE of (n, width) images against (n + m, width) texts; the first n belong."""
     logits = scale * images @ texts.T
-    labels = torch.arange(len(images))
+    labels = torch.arange(len(images), device=images.device)
     return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits[:, : len(images)].T, labels)) / 2
 
 
@@ -231,13 +239,13 @@ def names_loss(
     features = text_features(model, pad([texts.encode(text) for text in every], tokenizer))
     logits = model.logit_scale.exp() * images @ features.T
     columns = torch.tensor([OBJECT_INDEX[name] for name in chosen])
-    loss = functional.cross_entropy(logits[:, : len(chosen)], object_targets(scenes)[:, columns])
+    loss = functional.cross_entropy(logits[:, : len(chosen)], object_targets(scenes)[:, columns].to(images.device))
     colors = logits[:, len(chosen) : len(chosen) + len(BACKGROUNDS)]
     styles = logits[:, len(chosen) + len(BACKGROUNDS) :]
-    loss = loss + 0.3 * functional.cross_entropy(
-        colors, torch.tensor([list(BACKGROUNDS).index(s.background) for s in scenes])
-    )
-    return loss + 0.3 * functional.cross_entropy(styles, torch.tensor([list(STYLES).index(s.style) for s in scenes]))
+    color_labels = torch.tensor([list(BACKGROUNDS).index(s.background) for s in scenes], device=images.device)
+    style_labels = torch.tensor([list(STYLES).index(s.style) for s in scenes], device=images.device)
+    loss = loss + 0.3 * functional.cross_entropy(colors, color_labels)
+    return loss + 0.3 * functional.cross_entropy(styles, style_labels)
 
 
 @dataclass(frozen=True)
@@ -264,23 +272,26 @@ class TextBatch:
 class Trainer:
     """All that one run needs; ``step`` does one update."""
 
-    def __init__(self, sizes: TowerSizes, image_tower: Path, checkpoint: Path, minutes: float, batch_size: int) -> None:
+    def __init__(self, sizes: TowerSizes, image_tower: Path | None, checkpoint: Path, run: Run) -> None:
         torch.manual_seed(sizes.seed + 100)
         self.tokenizer = build()
-        self.model = build_model(sizes, self.tokenizer)
-        self.attributes = Attributes(sizes.projection)
-        self.batch_size = batch_size
+        self.device = run.device
+        self.batch_size = run.batch_size
+        self.polished: tuple[int, float] | None = None  # steps and seconds of stage 3
+        self.model = build_model(sizes, self.tokenizer).to(run.device)
+        self.attributes = Attributes(sizes.projection).to(run.device)
         self.checkpoint = checkpoint
         self.optimizers = self._build_optimizers()
         self.steps = 0
         spent = 0.0
         if checkpoint.exists():
-            spent = self._resume(torch.load(checkpoint, weights_only=True))
-        else:
-            self._start_from(torch.load(image_tower, weights_only=True))
-        self.clock = Clock(minutes * 60, spent)
+            spent = self._resume(torch.load(checkpoint, weights_only=True, map_location=run.device))
+        elif image_tower is not None:
+            self._start_from(torch.load(image_tower, weights_only=True, map_location=run.device))
+        self.clock = Clock(run.minutes * 60, spent)
         self.random = random.Random(sizes.seed * 7919 + 13 + self.steps)
-        self.generator = torch.Generator().manual_seed(sizes.seed * 104729 + 13 + self.steps)
+        stream = PictureStream(sizes.seed * 7919 + 13 + self.steps, self.clock, run.batch_size, start=0.45, slope=0.7)
+        self.pictures = stream.batches(run.workers, run.device)
         self.meanings = Meanings(self.tokenizer)
         self.texts = Texts(self.meanings, self.random)
         self.searched = SearchedTexts(SEARCHED_TEXTS, self.meanings, self.texts)
@@ -315,11 +326,11 @@ class Trainer:
             self.attributes.weight[:NONSENSE] = functional.normalize(rows, dim=1)
             self.model.logit_scale.fill_(3.0)
 
-    def step(self) -> dict[str, float]:
+    def step(self) -> dict[str, Tensor]:
         """Do one update; return the losses."""
         set_learning_rates(self.optimizers, self.steps, self.clock.progress)
-        scenes = [curriculum_scene(0.45 + 0.7 * self.clock.progress, self.random) for _ in range(self.batch_size)]
-        images = image_features(self.model, augment(render_batch(scenes, self.generator), self.generator))
+        scenes, pictures = next(self.pictures)
+        images = image_features(self.model, pictures)
         batch = self._draw_texts(images, scenes)
         losses = self._losses(images, scenes, batch, self.text_features_of(batch.all))
         # The image tower knows something already; a text tower that knows nothing must not spoil it.
@@ -334,7 +345,7 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(2.0, 4.2)
         self.steps += 1
-        return {key: float(value.detach()) for key, value in losses.items()}
+        return {key: value.detach() for key, value in losses.items()}
 
     def _draw_texts(self, images: Tensor, scenes: Sequence[Scene]) -> TextBatch:
         if self.clock.progress > SEARCH_FROM:
@@ -354,7 +365,7 @@ class Trainer:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         halves = (order[: len(order) // 2], order[len(order) // 2 :])
         computed = [text_features(self.model, pad([texts[i] for i in half], self.tokenizer)) for half in halves]
-        return torch.cat(computed)[torch.tensor(order).argsort()]
+        return torch.cat(computed)[torch.tensor(order).argsort().to(self.device)]
 
     def _losses(self, images: Tensor, scenes: Sequence[Scene], batch: TextBatch, features: Tensor) -> dict[str, Tensor]:
         shown = self.attributes.targets(to_matrix([scene_weights(scene) for scene in scenes]))
@@ -383,19 +394,22 @@ class Trainer:
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
             step=self.steps,
             spent=self.clock.spent,
+            batch_size=self.batch_size,
+            polished=self.polished,
         )
 
     def run(self) -> None:
         """Train until the clock runs out."""
         saved_at = reported_at = self.clock.spent
-        history: list[dict[str, float]] = []
+        history: list[dict[str, Tensor]] = []
         finished = False
         while not finished:
             finished = self.clock.progress >= 1
             history.append(self.step())
             if self.clock.spent - reported_at > 20:
                 reported_at = self.clock.spent
-                means = " ".join(f"{key} {sum(h[key] for h in history) / len(history):.3f}" for key in history[0])
+                averages = {key: float(torch.stack([losses[key] for losses in history]).mean()) for key in history[0]}
+                means = " ".join(f"{key} {value:.3f}" for key, value in averages.items())
                 print(f"{self.clock.spent:6.0f} s step {self.steps:5d} {means}", flush=True)
                 history.clear()
             if finished or self.clock.spent - saved_at > 120:
@@ -406,22 +420,10 @@ class Trainer:
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(MODELS), required=True)
-    parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--minutes", type=float, default=70)
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=1)
+    Run.add_arguments(parser, minutes=70)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     folder = arguments.work_dir / arguments.model
-    trainer = Trainer(
-        MODELS[arguments.model],
-        folder / "image_tower.pt",
-        folder / "clip.pt",
-        arguments.minutes,
-        arguments.batch_size,
-    )
-    trainer.run()
+    Trainer(MODELS[arguments.model], folder / "image_tower.pt", folder / "clip.pt", Run.of(arguments)).run()
 
 
 if __name__ == "__main__":

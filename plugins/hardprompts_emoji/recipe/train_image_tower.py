@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.curriculum import curriculum_scene, normalize
 from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
-from hardprompts_emoji.scenes import BACKGROUNDS, HELD_OUT_SEED, OBJECTS, STYLES, Scene, render_batch, sample_scene
-
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.3, 0.3, 0.3)
+from hardprompts_emoji.recipe.stream import PictureStream
+from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene, render_batch
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,10 @@ class LabelHeads(nn.Module):
     def forward(self, features: Tensor, scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
         """Return (mean loss, share of scenes whose likeliest drawing is in them) for (n, width) features."""
         logits = self.objects(features)
-        targets = object_targets(scenes)
-        backgrounds = torch.tensor([BACKGROUND_INDEX[scene.background] for scene in scenes])
-        styles = torch.tensor([STYLE_INDEX[scene.style] for scene in scenes])
+        device = features.device
+        targets = object_targets(scenes).to(device)
+        backgrounds = torch.tensor([BACKGROUND_INDEX[scene.background] for scene in scenes], device=device)
+        styles = torch.tensor([STYLE_INDEX[scene.style] for scene in scenes], device=device)
         loss = functional.cross_entropy(logits, targets)
         loss = loss + 0.3 * functional.cross_entropy(self.backgrounds(features), backgrounds)
         loss = loss + 0.3 * functional.cross_entropy(self.styles(features), styles)
@@ -91,37 +91,6 @@ def object_targets(scenes: Sequence[Scene]) -> Tensor:
         for item in scene.objects:
             row[OBJECT_INDEX[item.name]] += 1 / len(scene.objects)
     return targets
-
-
-def curriculum_scene(progress: float, generator: random.Random) -> Scene:
-    """Return a training scene: lone flat drawings first, the whole world from 70 % of the time on."""
-    share = min(1.0, max(0.0, progress / 0.7))
-    many = generator.random() < 0.5 * max(0.0, share - 0.25) / 0.75
-    styled = generator.random() < 0.1 + 0.82 * share
-    count = (2 if generator.random() < 0.6 else 3) if many else 1
-    seed = generator.randrange(HELD_OUT_SEED)
-    return sample_scene(seed, num_objects=count, style=None if styled else "flat")
-
-
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normalised (n, 3, 64, 64) pictures, some slightly cropped, mirrored, shifted in colour."""
-    count = len(pictures)
-    gain = 1 + 0.16 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
-    offset = 0.08 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)
-    pictures = (pictures * gain + offset).clamp(0, 1)
-    order = torch.randperm(count, generator=generator)
-    mirrored, cropped = order[: count // 8], order[count // 8 : count * 3 // 8]
-    pictures[mirrored] = pictures[mirrored].flip(-1)
-    side = int(torch.randint(54, 64, (), generator=generator))
-    top, left = (int(torch.randint(0, 65 - side, (), generator=generator)) for _ in range(2))
-    crop = pictures[cropped, :, top : top + side, left : left + side]
-    pictures[cropped] = functional.interpolate(crop, size=(64, 64), mode="bilinear", align_corners=False)
-    return normalize(pictures)
-
-
-def normalize(pictures: Tensor) -> Tensor:
-    """Return pictures from [0, 1] as the tower sees them."""
-    return (pictures - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 @torch.no_grad()
@@ -138,22 +107,6 @@ def whiten_patches(tower: CLIPVisionModelWithProjection, pictures: Tensor) -> No
     # A random rotation spreads the strong components over all channels.
     rotation, _ = torch.linalg.qr(torch.randn(embedding.out_channels, embedding.out_channels))
     embedding.weight.copy_((components @ rotation).T.reshape(embedding.weight.shape) * 0.5)
-
-
-class Clock:
-    """Progress through a budget of wall-clock seconds; survives a restart through ``spent``."""
-
-    def __init__(self, seconds: float, spent: float = 0.0) -> None:
-        self.seconds = seconds
-        self._start = time.monotonic() - spent
-
-    @property
-    def spent(self) -> float:
-        return time.monotonic() - self._start
-
-    @property
-    def progress(self) -> float:
-        return min(1.0, self.spent / self.seconds)
 
 
 def set_learning_rates(
@@ -175,12 +128,42 @@ def save_state(path: Path, **state: Any) -> None:
     temporary.replace(path)
 
 
-def train(sizes: TowerSizes, checkpoint: Path, minutes: float, batch_size: int, optimizer: str) -> None:
-    """Train, or go on training, the tower of a checkpoint for a total of ``minutes``."""
+@dataclass(frozen=True)
+class Run:
+    """How long, how large and on what a stage is trained."""
+
+    minutes: float
+    batch_size: int
+    device: torch.device
+    workers: int
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser, minutes: float) -> None:
+        """Add the options of every stage."""
+        parser.add_argument("--model", choices=sorted(MODELS), required=True)
+        parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
+        parser.add_argument("--minutes", type=float, default=minutes)
+        parser.add_argument("--batch-size", type=int, default=96, help="scenes in a step")
+        parser.add_argument("--device", default="cpu")
+        parser.add_argument("--workers", type=int, default=0, help="processes that draw pictures; 0: none of their own")
+        parser.add_argument("--threads", type=int, default=1)
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Run:
+        """Return what the command line says, and apply its number of threads."""
+        torch.set_num_threads(arguments.threads)
+        torch.set_float32_matmul_precision("high")
+        return cls(arguments.minutes, arguments.batch_size, torch.device(arguments.device), arguments.workers)
+
+
+def train(sizes: TowerSizes, checkpoint: Path, run: Run, optimizer: str) -> None:
+    """Train, or go on training, the tower of a checkpoint for a total of ``run.minutes``."""
     torch.manual_seed(sizes.seed)
     tower = CLIPVisionModelWithProjection._from_config(vision_config(sizes), attn_implementation="eager")
     heads = LabelHeads(sizes.projection)
     whiten_patches(tower, normalize(render_batch([curriculum_scene(0.5, random.Random(i)) for i in range(512)])))
+    tower.to(run.device)
+    heads.to(run.device)
     hidden, rest = split_parameters(tower)
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW([{"params": rest, "lr": 1e-3}, {"params": heads.parameters(), "lr": 4e-3}], weight_decay=0.01)
@@ -189,25 +172,23 @@ def train(sizes: TowerSizes, checkpoint: Path, minutes: float, batch_size: int, 
         optimizers.append(Muon(hidden, lr=0.02))
     else:
         optimizers.append(torch.optim.AdamW(hidden, lr=1e-3, weight_decay=0.05))
-    clock, step = Clock(minutes * 60), 0
+    clock, step = Clock(run.minutes * 60), 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=run.device)
         tower.load_state_dict(state["tower"])
         heads.load_state_dict(state["heads"])
         for one, saved in zip(optimizers, state["optimizers"], strict=True):
             one.load_state_dict(saved)
-        clock, step = Clock(minutes * 60, state["spent"]), state["step"]
-    sampler = random.Random(sizes.seed * 7919 + step)
-    generator = torch.Generator().manual_seed(sizes.seed * 104729 + step)
+        clock, step = Clock(run.minutes * 60, state["spent"]), state["step"]
+    stream = PictureStream(sizes.seed * 7919 + step, clock, run.batch_size).batches(run.workers, run.device)
     saved_at = reported_at = clock.spent
-    losses: list[float] = []
-    hits: list[float] = []
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
     finished = False
     while not finished:
         finished = clock.progress >= 1
         set_learning_rates(optimizers, step, clock.progress)
-        scenes = [curriculum_scene(clock.progress, sampler) for _ in range(batch_size)]
-        pictures = augment(render_batch(scenes, generator), generator)
+        scenes, pictures = next(stream)
         loss, hit = heads(tower(pixel_values=pictures).image_embeds, scenes)
         loss.backward()
         nn.utils.clip_grad_norm_(rest, 1.0)
@@ -215,11 +196,11 @@ def train(sizes: TowerSizes, checkpoint: Path, minutes: float, batch_size: int, 
             one.step()
             one.zero_grad(set_to_none=True)
         step += 1
-        losses.append(float(loss.detach()))
-        hits.append(float(hit))
+        losses.append(loss.detach())
+        hits.append(hit)
         if clock.spent - reported_at > 20:
             reported_at = clock.spent
-            mean_loss, mean_hit = sum(losses) / len(losses), sum(hits) / len(hits)
+            mean_loss, mean_hit = (float(torch.stack(values).mean()) for values in (losses, hits))
             print(f"{clock.spent:6.0f} s step {step:5d} loss {mean_loss:.3f} hit {mean_hit:.3f}", flush=True)
             losses.clear()
             hits.clear()
@@ -232,22 +213,18 @@ def train(sizes: TowerSizes, checkpoint: Path, minutes: float, batch_size: int, 
                 optimizers=[one.state_dict() for one in optimizers],
                 step=step,
                 spent=clock.spent,
+                batch_size=run.batch_size,
             )
 
 
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(MODELS), required=True)
-    parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--batch-size", type=int, default=96)
+    Run.add_arguments(parser, minutes=25)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     checkpoint = arguments.work_dir / arguments.model / "image_tower.pt"
-    train(MODELS[arguments.model], checkpoint, arguments.minutes, arguments.batch_size, arguments.optimizer)
+    train(MODELS[arguments.model], checkpoint, Run.of(arguments), arguments.optimizer)
 
 
 if __name__ == "__main__":
