@@ -250,8 +250,9 @@ def _to_bytes(array: NDArray[Any], what: str) -> NDArray[np.uint8]:
 def augmented_views(image: Image.Image, count: int, generator: torch.Generator) -> list[Image.Image]:
     """The RGB image itself, and `count - 1` random views of the same scene.
 
-    A view is a crop of 60 to 100 % of the area with nearly the image's own aspect ratio, mirrored
-    half of the time, with brightness, contrast and colour changed by at most 15 %. The views are
+    A view is a crop of 85 to 100 % of the area with nearly the image's own aspect ratio, with
+    brightness, contrast and colour changed by at most 10 %: little enough that everything in the
+    image is still there. It is not mirrored, which would exchange left and right. The views are
     determined by the generator.
 
     Raises:
@@ -263,15 +264,13 @@ def augmented_views(image: Image.Image, count: int, generator: torch.Generator) 
 
 
 def _view(image: Image.Image, generator: torch.Generator) -> Image.Image:
-    area, stretch, left, top, mirror, *tints = torch.rand(8, generator=generator, device=generator.device).tolist()
-    side = math.sqrt(0.6 + 0.4 * area)
-    shape = math.exp((2 * stretch - 1) * math.log(1.1) / 2)  # aspect ratios 10 % either way
+    area, stretch, left, top, *tints = torch.rand(7, generator=generator, device=generator.device).tolist()
+    side = math.sqrt(0.85 + 0.15 * area)
+    shape = math.exp((2 * stretch - 1) * math.log(1.05) / 2)  # aspect ratios 5 % either way
     width = max(1, round(image.width * min(1.0, side * shape)))
     height = max(1, round(image.height * min(1.0, side / shape)))
     x, y = round(left * (image.width - width)), round(top * (image.height - height))
     view = image.crop((x, y, x + width, y + height))
-    if mirror < 0.5:
-        view = ImageOps.mirror(view)
     for enhance, tint in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), tints, strict=True):
-        view = enhance(view).enhance(1 + 0.15 * (2 * tint - 1))
+        view = enhance(view).enhance(1 + 0.1 * (2 * tint - 1))
     return view

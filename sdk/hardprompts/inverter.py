@@ -50,7 +50,7 @@ class _Options:
     weights: Sequence[float] | None = None
     text_weight: float = 0.5
     unlike_weight: float = 0.5
-    views: int = 1
+    views: int = 8
     shortest: float | None = None
     restarts: int = 16
     max_steps: int | None = None
@@ -126,7 +126,7 @@ class PromptInverter:
         weights: Sequence[float] | None = None,
         text_weight: float = 0.5,
         unlike_weight: float = 0.5,
-        views: int = 1,
+        views: int = 8,
         shortest: float | None = None,
         restarts: int = 16,
         max_steps: int | None = None,
@@ -156,8 +156,8 @@ class PromptInverter:
             weights: the images' weights, one positive number each; default: all equal.
             unlike_weight: what similarity with `unlike` costs, relative to similarity with `images`.
             views: how many views of each image the similarity is averaged over: the image itself, then
-                random crops, mirror images and tints of it. Where every part of a picture matters, more
-                than 1 loses what crops cut off: measured in docs/results.md.
+                slight crops and tints of it, which keep all that it shows. What a model sees in one
+                exact picture only is then not worth a word. 1 takes the image as it is.
             shortest: return the shortest prompt that reaches this share, in (0, 1], of the best
                 similarity; `candidates` then shows similarity against length.
             restarts: random starts, searched in one batch.
@@ -342,6 +342,11 @@ class PromptInverter:
         best = candidates[0]
         vocabulary = self.backend.vocabulary
         without = [vocabulary.decode(best.token_ids[:i] + best.token_ids[i + 1 :]) for i in range(len(best.token_ids))]
+        stop_reason = result.stop_reason
+        try:
+            attributions = tuple(scores[0] - score for score in self._text_scores(without, target, template))
+        except KeyboardInterrupt:  # the prompt is found; nobody shall lose it to what is told of it
+            attributions, stop_reason = (), "interrupted"
         return HardPrompt(
             text=best.text,
             token_ids=best.token_ids,
@@ -350,11 +355,11 @@ class PromptInverter:
             model=self.backend.name,
             method=self.method,
             tokens=vocabulary.token_texts(best.token_ids),
-            attributions=tuple(scores[0] - score for score in self._text_scores(without, target, template)),
+            attributions=attributions,
             candidates=tuple(dataclasses.replace(c, score=s) for c, s in zip(candidates, scores, strict=True)),
             history=result.history,
             seed=result.seed,
-            stop_reason=result.stop_reason,
+            stop_reason=stop_reason,
             evaluations=result.evaluations,
             provenance={
                 **provenance,
