@@ -29,10 +29,23 @@ class Evaluation(NamedTuple):
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the gradient follows. May be stochastic, may differ from the Score."""
+    """What the gradient follows. May be stochastic (see `Stochastic`), may differ from the Score."""
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         """The loss of prompts given as embeddings; `groups` tells which task each is for."""
+        ...
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """What an objective offers if every call draws at random (a mini-batch, noises, noise levels).
+
+    Optional: an objective without it is taken to be the same function at every call. A method that
+    compares losses with one another (a line search, an estimate of curvature) follows a held one.
+    """
+
+    def held(self) -> Objective:
+        """The same objective with one draw, made now, for all its calls; this one goes on drawing."""
         ...
 
 
@@ -68,6 +81,7 @@ class FeatureSimilarity:
         sample_size: targets drawn at random at each call for the loss (the PEZ reference's
             `batch_size`); None for all. The score always takes all.
         generator: for that draw.
+        drawn: the places of the targets that every call takes for the loss; None: each call draws.
 
     Source: PEZ (arXiv 2302.03668), section 4.1; equals the reference's
     `1 - cosine` for one target or equal weights.
@@ -79,6 +93,7 @@ class FeatureSimilarity:
     template: PromptTemplate = PromptTemplate()
     sample_size: int | None = None
     generator: torch.Generator | None = None
+    drawn: Int[Tensor, " drawn"] | None = None
 
     unit = "cosine similarity"
 
@@ -112,14 +127,26 @@ class FeatureSimilarity:
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         features = self.features(embeddings)
         score = (features * self._target(groups)).sum(dim=1)
-        if self.sample_size is None or self.sample_size >= self.targets.shape[1]:
+        drawn = self._draw() if self.drawn is None else self.drawn
+        if drawn is None:
             return Evaluation(1 - score, score)
-        drawn = torch.randperm(self.targets.shape[1], generator=self.generator)[: self.sample_size]
-        drawn = drawn.to(self.targets.device)
         weights = self.weights[groups][:, drawn]
         weights = weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
         target = (self.targets[groups][:, drawn] * weights.unsqueeze(-1)).sum(dim=1)
         return Evaluation(1 - (features * target).sum(dim=1), score)
+
+    def held(self) -> "FeatureSimilarity":
+        """The same with one draw of targets for the loss of all its calls."""
+        drawn = self._draw() if self.drawn is None else None
+        return self if drawn is None else dataclasses.replace(self, drawn=drawn)
+
+    def _draw(self) -> Int[Tensor, " drawn"] | None:
+        """The places of `sample_size` targets; None where all are taken."""
+        if self.sample_size is None or self.sample_size >= self.targets.shape[1]:
+            return None
+        return torch.randperm(self.targets.shape[1], generator=self.generator)[: self.sample_size].to(
+            self.targets.device
+        )
 
     def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         with torch.no_grad():

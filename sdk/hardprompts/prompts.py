@@ -8,7 +8,6 @@ import operator
 import os
 import re
 import secrets
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,10 +139,10 @@ class HardPrompt:
         template = PromptTemplate(self.template)
         shades = ("black on bright_cyan", "black on bright_yellow")
         text = Text()
-        text.append(_visible(template.prefix), style="dim")
+        text.append(printable(template.prefix), style="dim")
         for index, (piece, gap) in enumerate(self._pieces()):
-            text.append(_visible(piece), style=shades[index % 2]).append(_visible(gap))
-        return text.append(_visible(template.suffix), style="dim")
+            text.append(printable(piece), style=shades[index % 2]).append(printable(gap))
+        return text.append(printable(template.suffix), style="dim")
 
     def _repr_html_(self) -> str:
         """The prompt with its tokens in two shades, for notebooks; all text is escaped."""
@@ -261,9 +260,9 @@ def write_text_atomically(path: Path, text: str) -> Path:
     return path
 
 
-def _visible(text: str) -> str:
-    """The text with control characters, which could steer a terminal, written as escapes."""
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
+def printable(text: str) -> str:
+    """The text, with what would move a terminal's cursor or break a line written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

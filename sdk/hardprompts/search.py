@@ -8,7 +8,6 @@ numbers that are not finite, memory that runs out, and one seeded generator.
 
 import copy
 import dataclasses
-import heapq
 import math
 import time
 import warnings
@@ -20,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.errors import NonFiniteError, SearchError
-from hardprompts.objectives import Evaluation, Objective, Score
+from hardprompts.leaderboard import Leaderboard, admissible
+from hardprompts.objectives import Evaluation, Objective, Score, Stochastic
 from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
 from hardprompts.vocabulary import Vocabulary
 
@@ -152,12 +152,20 @@ class BoundObjective:
         chosen.groups = self.groups[rows]
         return chosen
 
+    def held(self) -> "BoundObjective":
+        """The same with one draw for all calls, if the objective is stochastic; the passes add up in one count."""
+        if not isinstance(self._objective, Stochastic):
+            return self
+        chosen = copy.copy(self)
+        chosen._objective = self._objective.held()
+        return chosen
+
     def admissible(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...] | None:
         """The ids of the prompt's text as it is read back, if a prompt of them may be returned; else None.
 
         Nearly always they are `ids` themselves, whose score is known; any others have another.
         """
-        return _admissible(self._vocabulary, self._template, ids, max_tokens)
+        return admissible(self._vocabulary, self._template, ids, max_tokens)
 
     def value_and_grad(
         self, embeddings: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " batch"] | None = None
@@ -226,67 +234,10 @@ class BoundObjective:
             )
 
 
-def _admissible(
-    vocabulary: Vocabulary, template: PromptTemplate, ids: Sequence[int], max_tokens: int
-) -> tuple[int, ...] | None:
-    found = vocabulary.respelled(ids, template)
-    if found is None or len(found) > max_tokens or not vocabulary.admits(found, template):
-        return None
-    return found
-
-
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return (
         isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
     )
-
-
-@dataclasses.dataclass
-class _Leaderboard:
-    """The best prompts of one task, without duplicates, none of which fails the round trip."""
-
-    vocabulary: Vocabulary
-    template: PromptTemplate
-    size: int
-    token_cost: float
-    max_tokens: int
-    scores: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
-    rejected: int = 0
-
-    def offer(self, ids: tuple[int, ...], score: float) -> tuple[int, ...] | None:
-        """Takes the prompt in if it is good enough; else returns other ids that its text is read back as, if any."""
-        if ids in self.scores or score <= self.threshold:
-            return None
-        found = _admissible(self.vocabulary, self.template, ids, max(self.max_tokens, len(ids)))
-        if found != ids:
-            self.rejected += 1
-            return None if found in self.scores else found
-        self.scores[ids] = score
-        if len(self.scores) > self.size:
-            del self.scores[min(self.scores, key=self.scores.__getitem__)]
-        return None
-
-    @property
-    def best_score(self) -> float:
-        """The best score so far, -inf before there is any."""
-        return max(self.scores.values(), default=-float("inf"))
-
-    @property
-    def threshold(self) -> float:
-        """A prompt must score more than this to be kept."""
-        return -float("inf") if len(self.scores) < self.size else min(self.scores.values())
-
-    def best(self) -> Candidate | None:
-        found = self.top(1)
-        return found[0] if found else None
-
-    def top(self, size: int | None = None) -> tuple[Candidate, ...]:
-        order = heapq.nlargest(size or self.size, self.scores.items(), key=lambda item: item[1])
-        return tuple(Candidate(self.vocabulary.decode(ids), ids, self.plain(ids, score)) for ids, score in order)
-
-    def plain(self, ids: tuple[int, ...], score: float) -> float:
-        """The score without the cost of the tokens."""
-        return score + self.token_cost * len(ids)
 
 
 def run_search(
@@ -340,119 +291,154 @@ def run_search(
         NonFiniteError: all scores were NaN or infinite from the start.
         ValueError: a limit is negative.
     """
-    for name, limit in (
-        ("max_steps", max_steps), ("max_evaluations", max_evaluations), ("deadline", deadline), ("patience", patience)
-    ):  # fmt: skip
-        if limit is not None and limit < 0:
-            raise ValueError(f"{name} must not be negative, got {limit}")
+    limits = Limits(max_steps, max_evaluations, deadline, patience)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    start = time.perf_counter()
     seed = torch.seed() % 2**31 if seed is None else seed
-    generator = torch.Generator().manual_seed(seed)
     device = vocabulary.table.device
-    report_every = report_every or (1 if device.type == "cpu" else 10)
     initial_ids = initial_ids.to(device)
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
     bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), token_cost)
     boards = [
-        _Leaderboard(vocabulary, template, top_k, token_cost, initial_ids.shape[1])
-        for _ in range(int(groups.max()) + 1)
+        Leaderboard(vocabulary, template, top_k, token_cost, initial_ids.shape[1]) for _ in range(int(groups.max()) + 1)
     ]
-    histories: list[list[HistoryPoint]] = [[] for _ in boards]
-    pending: list[tuple[int, Candidates]] = []
-    step = last_improvement = 0
-    met_finite = False
-
-    def look() -> None:
-        """Offers the pending candidates to the leaderboards of their tasks."""
-        seconds = time.perf_counter() - start
-        for at_step, candidates in pending:
-            respelled = take(candidates, at_step, seconds)
-            if respelled is not None:
-                take(respelled, at_step, seconds)
-        pending.clear()
-
-    def take(candidates: Candidates, at_step: int, seconds: float) -> Candidates | None:
-        """Offers candidates; returns those that are read back as other tokens, which have other scores."""
-        nonlocal last_improvement, met_finite
-        rows = torch.arange(len(candidates.ids)) if candidates.rows is None else candidates.rows.cpu()
-        scores = bound.score(candidates.ids, candidates.rows) if candidates.scores is None else candidates.scores
-        ids, found, tasks = candidates.ids.tolist(), scores.tolist(), groups[rows].tolist()
-        finite = [i for i, value in enumerate(found) if math.isfinite(value)]
-        met_finite = met_finite or bool(finite)
-        others: dict[tuple[int, ...], int] = {}
-        for index in sorted(finite, key=lambda i: -found[i]):
-            prompt, board = tuple(i for i in ids[index] if i != NO_TOKEN), boards[tasks[index]]
-            before = board.best_score
-            other = board.offer(prompt, found[index])
-            if other is not None:
-                others.setdefault(other, int(rows[index]))
-            if board.best_score > before:
-                last_improvement = at_step
-                plain = board.plain(prompt, found[index])
-                histories[tasks[index]].append(HistoryPoint(at_step, seconds, bound.evaluations, plain))
-        if not others:
-            return None
-        return Candidates(pack(list(others), device), rows=torch.tensor(list(others.values()), device=device))
-
-    def limit_reached() -> str | None:
-        limits = {
-            "max_steps": max_steps is not None and step >= max_steps,
-            "max_evaluations": max_evaluations is not None and bound.evaluations >= max_evaluations,
-            "deadline": deadline is not None and time.perf_counter() - start >= deadline,
-            "patience": patience is not None and step - last_improvement >= patience,
-        }
-        return next((name for name, reached in limits.items() if reached), None)
-
-    stop_reason = None
+    run = _Run(bound, boards, groups.tolist(), limits, callback)
     try:
-        pending.append((0, Candidates(initial_ids)))
-        look()
-        proposals = search.steps(bound, vocabulary, initial_ids, generator)
-        while stop_reason is None:
-            stop_reason = limit_reached()
-            candidates = None if stop_reason else next(proposals, None)
-            if candidates is None:
-                look()
-                stop_reason = stop_reason or "converged"
-                break
-            step += 1
-            pending.append((step, candidates))
-            if len(pending) < report_every:
-                continue
-            look()
-            progress = SearchProgress(
-                step,
-                max_steps,
-                time.perf_counter() - start,
-                bound.evaluations,
-                tuple(board.best() for board in boards),
-            )
-            if candidates.scores is not None and bool(candidates.scores.isnan().all()):
-                stop_reason = "non_finite"
-            elif callback is not None and callback(progress):
-                stop_reason = "cancelled"
+        run.pending.append((0, Candidates(initial_ids)))
+        run.look()
+        proposals = search.steps(bound, vocabulary, initial_ids, torch.Generator().manual_seed(seed))
+        stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
         stop_reason = "interrupted"
         if not all(board.scores for board in boards):
             raise
-    seconds = time.perf_counter() - start
-    if not met_finite:
-        raise NonFiniteError(
-            "every score was NaN or infinite; check the image features, or use dtype=torch.float32 if the "
-            "model overflows in half precision"
-        )
-    for board in boards:
-        if not board.scores:
-            raise SearchError(
-                f"none of the {board.rejected} prompts that were tried survives the round trip in the template "
-                f"{template.text!r} without spelling something banned; put a space around the slot or ban less"
-            )
+    run.check()
     return [
-        SearchResult(board.top(), tuple(history), seed, stop_reason, step, seconds, bound.evaluations)
-        for board, history in zip(boards, histories, strict=True)
+        SearchResult(board.top(), tuple(history), seed, stop_reason, run.step, run.seconds, bound.evaluations)
+        for board, history in zip(boards, run.histories, strict=True)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What ends a run, beside the method's own end; see `run_search`.
+
+    Raises:
+        ValueError: a limit is negative.
+    """
+
+    max_steps: int | None = None
+    max_evaluations: int | None = None
+    deadline: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in dataclasses.asdict(self).items():
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name} must not be negative, got {limit}")
+
+    def reached(self, step: int, evaluations: int, seconds: float, without_gain: int) -> str | None:
+        """The first limit that is reached, by name, or None."""
+        spent = {
+            "max_steps": step, "max_evaluations": evaluations, "deadline": seconds, "patience": without_gain
+        }  # fmt: skip
+        limits = dataclasses.asdict(self)
+        return next((name for name, value in spent.items() if limits[name] is not None and value >= limits[name]), None)
+
+
+class _Run:
+    """One run on its way: what was proposed, what was the best of it, how far it came."""
+
+    def __init__(
+        self,
+        bound: BoundObjective,
+        boards: Sequence[Leaderboard],
+        tasks: Sequence[int],
+        limits: Limits,
+        callback: Callback | None,
+    ) -> None:
+        self.bound, self.boards, self.tasks, self.limits, self.callback = bound, boards, tasks, limits, callback
+        self.histories: list[list[HistoryPoint]] = [[] for _ in boards]
+        self.pending: list[tuple[int, Candidates]] = []
+        self.step = self.last_gain = 0
+        self.met_finite = False
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def follow(self, proposals: Iterator[Candidates], report_every: int) -> str:
+        """Takes in what the method proposes until something ends it; returns what did."""
+        while True:
+            stop_reason = self.limits.reached(
+                self.step, self.bound.evaluations, self.seconds, self.step - self.last_gain
+            )
+            candidates = None if stop_reason else next(proposals, None)
+            if candidates is None:
+                self.look()
+                return stop_reason or "converged"
+            self.step += 1
+            self.pending.append((self.step, candidates))
+            if len(self.pending) < report_every:
+                continue
+            self.look()
+            if candidates.scores is not None and bool(candidates.scores.isnan().all()):
+                return "non_finite"
+            if self.callback is not None and self.callback(self.progress()):
+                return "cancelled"
+
+    def progress(self) -> SearchProgress:
+        """How far the run has come."""
+        best = tuple(board.best() for board in self.boards)
+        return SearchProgress(self.step, self.limits.max_steps, self.seconds, self.bound.evaluations, best)
+
+    def look(self) -> None:
+        """Offers the pending candidates to the leaderboards of their tasks."""
+        for at_step, candidates in self.pending:
+            respelled = self._take(candidates, at_step)
+            if respelled is not None:
+                self._take(respelled, at_step)
+        self.pending.clear()
+
+    def _take(self, candidates: Candidates, at_step: int) -> Candidates | None:
+        """Offers candidates; returns those that are read back as other tokens, which have other scores."""
+        rows = list(range(len(candidates.ids))) if candidates.rows is None else candidates.rows.tolist()
+        scores = self.bound.score(candidates.ids, candidates.rows) if candidates.scores is None else candidates.scores
+        ids, found = candidates.ids.tolist(), scores.tolist()
+        finite = [i for i, value in enumerate(found) if math.isfinite(value)]
+        self.met_finite = self.met_finite or bool(finite)
+        others: dict[tuple[int, ...], int] = {}
+        for index in sorted(finite, key=lambda i: -found[i]):
+            task = self.tasks[rows[index]]
+            prompt, board = tuple(i for i in ids[index] if i != NO_TOKEN), self.boards[task]
+            before = board.best_score
+            other = board.offer(prompt, found[index])
+            if other is not None:
+                others.setdefault(other, rows[index])
+            if board.best_score > before:
+                self.last_gain = at_step
+                plain = board.plain(prompt, found[index])
+                self.histories[task].append(HistoryPoint(at_step, self.seconds, self.bound.evaluations, plain))
+        if not others:
+            return None
+        device = candidates.ids.device
+        return Candidates(pack(list(others), device), rows=torch.tensor(list(others.values()), device=device))
+
+    def check(self) -> None:
+        """Raises if there is nothing to return."""
+        if not self.met_finite:
+            raise NonFiniteError(
+                "every score was NaN or infinite; check the image features, or use dtype=torch.float32 if the "
+                "model overflows in half precision"
+            )
+        for board in self.boards:
+            if not board.scores:
+                raise SearchError(
+                    f"none of the {board.rejected} prompts that were tried survives the round trip in the template "
+                    f"{board.template.text!r} without spelling something banned; put a space around the slot, or "
+                    "ban less"
+                )
 
 
 def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Int[Tensor, "rows tokens"]:

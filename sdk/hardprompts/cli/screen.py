@@ -16,6 +16,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from hardprompts.errors import HardPromptsError
+from hardprompts.prompts import printable
 
 if TYPE_CHECKING:
     from hardprompts.prompts import HardPrompt
@@ -26,11 +27,6 @@ SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 
 out = Console()
 err = Console(stderr=True)
-
-
-def printable(text: str) -> str:
-    """The text, with what would move a terminal's cursor or break a line written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def say(text: str | Text, style: str = "", console: Console = err) -> None:
