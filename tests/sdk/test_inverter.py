@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,6 +54,21 @@ def test_attributions_are_the_similarity_lost_without_each_token() -> None:
     for index, value in enumerate(prompt.attributions):
         without = " ".join(words[:index] + words[index + 1 :])
         assert value == pytest.approx(prompt.score - INVERTER.score(without, picture), abs=1e-5)
+
+
+def test_an_interrupt_after_the_search_loses_only_the_attributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, calls = PromptInverter._text_scores, 0
+
+    def interrupted(self: PromptInverter, *arguments: Any) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first call scores the candidates
+            raise KeyboardInterrupt
+        return scores(self, *arguments)
+
+    monkeypatch.setattr(PromptInverter, "_text_scores", interrupted)
+    prompt = INVERTER.invert(TOWER.picture("red house"), num_tokens=2, **QUICK)
+    assert prompt.text == "red house" and prompt.attributions == () and prompt.stop_reason == "interrupted"
 
 
 def test_several_images_give_one_prompt_between_them() -> None:
