@@ -33,7 +33,7 @@ from hardprompts_openclip.backend import from_model
 NUM_TOKENS = 8
 VISION = {"layers": 1, "width": 64, "head_width": 64, "patch_size": 32, "image_size": 32}
 #: (restarts, steps in one of our repetitions, steps in one of the reference's)
-SETTINGS = ((1, 20, 10), (32, 6, 2))
+SETTINGS = ((1, 20, 10), (32, 6, 1))
 
 
 def main() -> None:
