@@ -14,24 +14,37 @@ SDK = ROOT / "sdk" / "hardprompts"
 #: Each room may import those above it, and others on its own line.
 ORDER = (
     {"errors"},
-    {"prompts", "images"},
+    {"prompts", "images", "noise"},
     {"vocabulary"},
+    {"softprompts"},
+    {"files"},
     {"encoders"},
-    {"objectives"},
+    {"objectives", "noise_prediction"},
+    {"leaderboard"},
     {"search"},
     {"hookspecs"},
     {"methods"},
     {"plugins"},
-    {"inverter"},
+    {"inverter", "denoising"},
+    {"evaluation", "applications"},
     {"testing"},
     {"cli"},
     {"__main__"},
 )
-#: `load_backend` asks the plugins, inside the function; `__init__` offers all names.
-EXCEPTIONS = {("encoders", "plugins")}
+#: Inside functions alone: what opens a model or a file by its name asks the plugins, a soft prompt reads and
+#: writes files, and `prompt + prompt` opens the model that knows the tokens.
+EXCEPTIONS = {
+    ("encoders", "plugins"),
+    ("files", "plugins"),
+    ("softprompts", "files"),
+    ("prompts", "applications"),
+}
 
 MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft"}
-NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", "hardprompts_emoji", "hardprompts_openclip", "hardprompts_transformers"}
+PLUGINS = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
+NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", *PLUGINS}
+#: The embedded models are folders of transformers models, and pipelines are made of such models.
+BUILT_ON_TRANSFORMERS = {"hardprompts_emoji", "hardprompts_diffusers"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -79,8 +92,8 @@ def test_plugins_do_not_import_each_other() -> None:
     assert packages
     for package in packages:
         others = {other.name for other in packages} - {package.name}
-        if package.name == "hardprompts_emoji":
-            others.remove("hardprompts_transformers")  # the embedded models are folders that it opens
+        if package.name in BUILT_ON_TRANSFORMERS:
+            others.remove("hardprompts_transformers")
         for path in package.rglob("*.py"):
             assert not {module.partition(".")[0] for module in imported(path)} & others, path
 

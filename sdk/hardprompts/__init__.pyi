@@ -16,9 +16,10 @@ from .errors import (
 )
 from .hookspecs import hookimpl
 from .inverter import PromptInverter
-from .plugins import backends, search_methods
+from .plugins import backends, search_methods, soft_prompt_formats
 from .prompts import Candidate, HardPrompt, PromptTemplate
 from .search import run_search
+from .softprompts import SoftPrompt
 
 __version__: str
 
@@ -36,6 +37,7 @@ __all__ = [
     "PromptInverter",
     "PromptTemplate",
     "SearchError",
+    "SoftPrompt",
     "TemplateError",
     "UnknownName",
     "VocabularyError",
@@ -45,4 +47,5 @@ __all__ = [
     "load_backend",
     "run_search",
     "search_methods",
+    "soft_prompt_formats",
 ]

@@ -5,13 +5,14 @@ through the entry-point group "hardprompts". It must import without its model li
 is imported when a model is opened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:  # so that a plugin which imports `hookimpl` does not wait for torch
     from hardprompts.encoders import OpenBackend
+    from hardprompts.files import SoftPromptFormat
     from hardprompts.search import Search
 
 PROJECT = "hardprompts"
@@ -26,5 +27,10 @@ def backends() -> "Mapping[str, OpenBackend]":  # type: ignore[empty-body]
 
 
 @hookspec
-def search_methods() -> "Mapping[str, type[Search]]":  # type: ignore[empty-body]
-    """Search methods, by the name that people select them with: {"pez": PEZ}."""
+def search_methods() -> "Mapping[str, Callable[[], Search]]":  # type: ignore[empty-body]
+    """Search methods, by the name that people select them with: {"pez": PEZ}; called without arguments."""
+
+
+@hookspec
+def soft_prompt_formats() -> "Mapping[str, SoftPromptFormat]":  # type: ignore[empty-body]
+    """Formats of soft-prompt files, by the name that people save them with: {"diffusers": Diffusers()}."""

@@ -3,7 +3,7 @@
 import functools
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pluggy
@@ -11,10 +11,14 @@ import pluggy
 from hardprompts import hookspecs, methods
 from hardprompts.encoders import OpenBackend
 from hardprompts.errors import PluginError, UnknownName
+from hardprompts.files import SoftPromptFormat
 from hardprompts.search import Search
 
 #: Comma-separated entry-point names; when set, only these plugins are loaded.
 PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
+
+#: What a plugin may add: the hooks of `hardprompts.hookspecs`.
+HOOKS = ("backends", "search_methods", "soft_prompt_formats")
 
 
 @functools.cache
@@ -55,7 +59,7 @@ def register(plugin: object, name: str, manager: pluggy.PluginManager | None = N
         raise PluginError(f"the plugin {name!r} cannot be registered: {error}") from error
     try:
         manager.check_pending()
-        for hook in ("backends", "search_methods"):
+        for hook in HOOKS:
             _collect(hook, manager)
     except (pluggy.PluginValidationError, PluginError) as error:
         manager.unregister(name=name)
@@ -71,7 +75,7 @@ def plugins() -> dict[str, tuple[str, ...]]:
     """The registered plugins, and the names of what each one adds."""
     manager = plugin_manager()
     found: dict[str, list[str]] = {name: [] for name, _ in manager.list_name_plugin()}
-    for hook in ("backends", "search_methods"):
+    for hook in HOOKS:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             found[implementation.plugin_name].extend(implementation.function())
     return {name: tuple(things) for name, things in sorted(found.items())}
@@ -82,9 +86,14 @@ def backends() -> dict[str, OpenBackend]:
     return _collect("backends", plugin_manager())
 
 
-def search_methods() -> dict[str, type[Search]]:
+def search_methods() -> dict[str, Callable[[], Search]]:
     """The search methods, by name."""
     return _collect("search_methods", plugin_manager())
+
+
+def soft_prompt_formats() -> dict[str, SoftPromptFormat]:
+    """The formats that soft prompts are read from and written in, by name."""
+    return _collect("soft_prompt_formats", plugin_manager())
 
 
 def search_method(method: "str | Search") -> Search:

@@ -1,13 +1,16 @@
 """A conformance suite for plugins, and a small model to try things on.
 
-Call `check_backend` with a backend that you open, and `check_search` with a method of yours; each
-raises AssertionError with a sentence about what is wrong, and returns None when all is well.
+Call `check_backend` with a backend that you open, `check_search` with a method of yours, and `check_format` with a
+format of yours; each raises AssertionError with a sentence about what is wrong, and returns None when all is well.
 """
 
 import dataclasses
 import math
+import os
+import tempfile
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -15,10 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts.encoders import Backend, normalize
+from hardprompts.errors import FileFormatError
+from hardprompts.files import Match, SoftPromptFormat, open_file, write_files_atomically
 from hardprompts.inverter import PromptInverter
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search import Search, run_search
+from hardprompts.softprompts import SoftPrompt
+from hardprompts.softprompts.stored import StoredTensor
 from hardprompts.vocabulary import Vocabulary
 
 WORDS = (
@@ -233,3 +240,68 @@ def check_search(search: Search, *, max_steps: int = 150, planted: str = "red ho
     assert dataclasses.is_dataclass(search), "a method is a frozen dataclass: its fields are its hyperparameters"
     fields = {field.name for field in dataclasses.fields(search)}
     assert set(vars(search)) <= fields, f"a method has no state: {sorted(set(vars(search)) - fields)} belong in steps()"
+
+
+#: Soft prompts of the kinds that are shared: text encoders and their widths.
+SOFT_PROMPT_KINDS = (
+    {"clip_l": 768},
+    {"clip_h": 1024},
+    {"clip_l": 768, "clip_g": 1280},
+    {"clip_l": 768, "t5xxl": 4096},
+    {"text_encoder": 32},
+    {"lm": 64},
+    {"lm_encoder": 64, "lm_decoder": 64},
+)
+
+
+def check_format(format: SoftPromptFormat, samples: Sequence[str | os.PathLike[str]] = ()) -> None:
+    """Checks that a format keeps its contract: what it writes it knows and reads again, to the last bit.
+
+    Args:
+        samples: files of the format, which it must know and read; a format that only reads needs some.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    assert samples or format.suffixes, "a format that only reads is checked with samples=[...]"
+    for sample in samples:
+        file = open_file(sample)
+        assert format.detect(file) is not Match.NO, f"it does not know {os.fspath(sample)!r}"
+        assert len(format.read(file)) > 0, f"it found no soft prompt in {os.fspath(sample)!r}"
+    generator = torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in format.suffixes:
+            written = 0
+            for kind in SOFT_PROMPT_KINDS:
+                for tokens in (1, 3):
+                    embeddings = {name: torch.randn(tokens, width, generator=generator) for name, width in kind.items()}
+                    prompt = SoftPrompt(embeddings, name="<red-panda>", step=7, base_models=("some model",))
+                    written += _check_round_trip(format, prompt, Path(folder) / f"{written}" / f"learned{suffix}")
+            assert written, f"it writes none of {', '.join(map(str, SOFT_PROMPT_KINDS))} to {suffix!r}"
+
+        (Path(folder) / "notes.txt").write_text("no tensors here\n" * 10, encoding="utf-8")
+        stranger = open_file(Path(folder) / "notes.txt")
+        weight = StoredTensor.of(torch.zeros(2, 3, 4, 4))
+        trees: tuple[dict[str, StoredTensor], ...] = ({}, {"conv.weight": weight})
+        for other in (stranger, open_file(folder), *(stranger.inside(tree, "") for tree in trees)):
+            assert format.detect(other) is Match.NO, f"it claims to know {other.path.name!r} with {other.tree!r}"
+
+
+def _check_round_trip(format: SoftPromptFormat, prompt: SoftPrompt, path: Path) -> bool:
+    """False if the format has no place for this soft prompt."""
+    try:
+        contents = format.write(prompt, path)
+    except FileFormatError:
+        return False
+    assert contents, f"it wrote no file for {prompt}"
+    assert dict(format.write(prompt, path)) == dict(contents), f"{prompt} gave other bytes the second time"
+    assert not any(place.exists() for place in contents), "`write` returns the bytes; hardprompts writes them"
+    write_files_atomically(contents)
+    file = open_file(path)
+    assert format.detect(file) is not Match.NO, f"it does not know the file that it wrote for {prompt}"
+    found = format.read(file)
+    assert len(found) == 1, f"{prompt} came back as {len(found)} soft prompts"
+    assert found[0].encoders == prompt.encoders, f"{prompt} came back with {found[0].encoders}"
+    for encoder, values in prompt.embeddings.items():
+        assert torch.equal(found[0].embeddings[encoder], values), f"{prompt} came back with other values for {encoder}"
+    return True

@@ -51,7 +51,7 @@ class PictureStream(IterableDataset[tuple[list[Scene], Tensor]]):
             self,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # a batch is one item here
             prefetch_factor=4 if workers else None,
             pin_memory=device.type == "cuda",
         )

@@ -1,0 +1,140 @@
+"""Prompts of language models, as PEFT keeps them: a folder with a configuration and the embeddings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hardprompts.errors import FileFormatError
+from hardprompts.files import Match, SoftPromptFile
+from hardprompts.softprompts import SoftPrompt
+from hardprompts.softprompts.prompt import ENCODER_DECODER, LANGUAGE_MODEL
+from hardprompts.softprompts.stored import brief, quoted
+from hardprompts_formats.common import MAX_TEXT, matrix, safetensors_bytes
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+KEY = "prompt_embeddings"
+
+#: Adapters whose prompts are token embeddings; p-tuning stores the output of its network.
+_TOKEN_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
+
+#: Why those of other adapters are not read, by their `peft_type`.
+_REASONS = {
+    "PREFIX_TUNING": "it stores keys and values for the attention of every layer, and no token embeddings",
+    "CARTRIDGE": "it stores keys and values for the attention of every layer, and no token embeddings",
+    "MULTITASK_PROMPT_TUNING": "its prompt is another one for each task; there is no single one to read",
+    "CPT": "its prompt is made of the tokens of its examples and of changes to them, which is not supported",
+    "ADAPTION_PROMPT": "it changes the attention of some layers, and has no token embeddings",
+}
+
+MAX_CONFIG_BYTES = 2**20
+
+
+class Peft:
+    """`prompt_embeddings` of prompt tuning and of p-tuning, in a folder with `adapter_config.json`.
+
+    For an encoder-decoder the rows of both halves lie one behind the other. Other tensors in the file, a classifier's
+    say, are passed over. The folder, its configuration or its weights may be given.
+
+    Source: huggingface/peft, src/peft/utils/save_and_load.py and src/peft/peft_model.py.
+    """
+
+    suffixes = ("",)
+
+    def detect(self, file: SoftPromptFile) -> Match:
+        if file.container == "folder":
+            return Match.CERTAIN if (file.path / CONFIG).is_file() else Match.NO
+        own = KEY in file.keys or file.path.name == CONFIG or (file.path.name in WEIGHTS and _has_config(file))
+        return Match.CERTAIN if own else Match.NO
+
+    def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
+        config = _config(file)
+        kind = config.get("peft_type")
+        if kind not in _TOKEN_EMBEDDINGS:
+            reason = _REASONS.get(str(kind), "it changes the model's weights, and has no token embeddings")
+            raise FileFormatError(f"it is an adapter of the kind {quoted(kind)}: {reason}")
+        weights = file if KEY in file.keys else next((found for name in WEIGHTS if (found := file.beside(name))), None)
+        if weights is None or KEY not in weights.keys:
+            raise FileFormatError(f"there is no {WEIGHTS[0]} with {KEY!r} beside its {CONFIG}")
+        rows = matrix(weights.tensor(KEY))
+        halves = config.get("num_transformer_submodules") or (2 if config.get("task_type") == "SEQ_2_SEQ_LM" else 1)
+        count, width = config.get("num_virtual_tokens"), config.get("token_dim") or rows.shape[1]
+        if halves not in (1, 2) or not isinstance(count, int) or count < 1 or rows.shape != (count * halves, width):
+            raise FileFormatError(
+                f"its {KEY} are {rows.shape[0]} x {rows.shape[1]}, and its {CONFIG} speaks of {count} tokens of width "
+                f"{width}, {halves} times"
+            )
+        encoders = LANGUAGE_MODEL if halves == 1 else ENCODER_DECODER
+        base = config.get("base_model_name_or_path")
+        folder = file.path if file.container == "folder" else file.path.parent
+        return [
+            SoftPrompt(
+                dict(zip(encoders, rows.split(count), strict=True)),
+                name=folder.resolve().name,
+                base_models=(base,) if isinstance(base, str) and base else (),
+                metadata={
+                    key: value
+                    for key, value in config.items()
+                    if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
+                },
+            )
+        ]
+
+    def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
+        import torch
+
+        if prompt.encoders not in (LANGUAGE_MODEL, ENCODER_DECODER):
+            raise FileFormatError(
+                f"the format 'peft' is for language models ({LANGUAGE_MODEL[0]}, or {' and '.join(ENCODER_DECODER)}), "
+                f"and this soft prompt has {', '.join(prompt.encoders)}"
+            )
+        halves = len(prompt.encoders)
+        kept = {key: value for key, value in prompt.metadata.items() if key in _KEPT}
+        config = {
+            "task_type": "SEQ_2_SEQ_LM" if halves == 2 else "CAUSAL_LM",
+            "base_model_name_or_path": prompt.base_models[0] if prompt.base_models else None,
+            **kept,
+            # The prompt is what counts now, whatever it was made by.
+            "peft_type": "PROMPT_TUNING",
+            "prompt_tuning_init": "RANDOM",
+            "inference_mode": True,
+            "num_virtual_tokens": prompt.num_tokens,
+            "num_transformer_submodules": halves,
+            "token_dim": prompt.widths[0],
+        }
+        rows = torch.cat(list(prompt.embeddings.values()))
+        return {
+            path / WEIGHTS[0]: safetensors_bytes({KEY: rows}, {"format": "pt"}),
+            path / CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+        }
+
+
+#: Fields of a configuration that are written as they were read.
+_KEPT = ("task_type", "num_layers", "num_attention_heads", "revision", "base_model_name_or_path")
+
+
+def _has_config(file: SoftPromptFile) -> bool:
+    return (file.path.parent / CONFIG).is_file()
+
+
+def _config(file: SoftPromptFile) -> dict[str, Any]:
+    """The adapter's configuration.
+
+    Raises:
+        FileFormatError: it is missing, damaged or too large.
+    """
+    path = (file.path if file.container == "folder" else file.path.parent) / CONFIG
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise FileFormatError(f"its {CONFIG} is too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileFormatError(
+            f"there is no {CONFIG} beside it, which alone tells prompt tuning from prefix tuning; put it there"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(f"its {CONFIG} cannot be read: {brief(error)}") from error
+    if not isinstance(config, dict):
+        raise FileFormatError(f"its {CONFIG} holds {type(config).__name__} instead of named values")
+    return config
