@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts.errors import BackendError, UnknownName
+from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
 
 
@@ -49,6 +50,62 @@ class ImageEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class NoisePredictor(Protocol):
+    """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.
+
+    Its work is in two stages, so that only one of text encoders and denoiser need be in memory
+    at a time: `condition` runs the text encoders, `predict` the denoiser. A caller that wants
+    gradients takes them through each stage by itself.
+
+    Attributes:
+        name: what it is called, in messages and results.
+        vocabulary: the tokens of the text encoders that the embeddings are for.
+        max_tokens: tokens that a prompt may have, special tokens not counted.
+        schedule: the steps of noise, and what is predicted at them.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "images ..."]:
+        """The clean latents of RGB images, scaled as the denoiser knows them.
+
+        An image is scaled so that it covers the model's picture, and cropped in the middle.
+        """
+        ...
+
+    def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Conditioning:
+        """What the denoiser is told of prompts given as the embeddings of all their tokens.
+
+        The predictor adds its own special tokens and padding. There may be no tokens at all,
+        which is the empty prompt.
+        """
+        ...
+
+    def condition_text(self, text: str) -> Conditioning:
+        """What the denoiser is told of one text, by the model's own tokenizers and forward pass."""
+        ...
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "rows ..."],
+        timesteps: Float[Tensor, " rows"],
+        conditioning: Conditioning,
+    ) -> Float[Tensor, "rows ..."]:
+        """What the denoiser predicts of noised latents, one prompt for each row, without guidance."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backend:
     """What one model name opens to, on one device and in one dtype.
@@ -58,6 +115,7 @@ class Backend:
         text_encoder: the text tower.
         image_encoder: the image tower, or None for a model of text alone.
         note: one line that a person should know before use, or "".
+        noise_predictor: the denoiser, of a model that makes images; else None.
     """
 
     name: str
@@ -66,6 +124,7 @@ class Backend:
     device: torch.device
     dtype: torch.dtype = torch.float32
     note: str = ""
+    noise_predictor: NoisePredictor | None = None
 
     @property
     def vocabulary(self) -> Vocabulary:

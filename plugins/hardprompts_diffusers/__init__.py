@@ -1,0 +1,58 @@
+"""Text-to-image pipelines of diffusers: `pipe.invert_prompt(image)`, and their denoisers as something to search with.
+
+    pipe = enable_prompt_inversion(StableDiffusionPipeline.from_pretrained(...))
+    pipe.invert_prompt(image).prompts[0]
+
+Importing this package imports neither diffusers nor transformers.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hardprompts.encoders import Backend, OpenBackend
+from hardprompts.errors import MissingExtra
+from hardprompts.hookspecs import hookimpl
+
+#: Public names, and the modules that they are imported from on first use. They do not show up in `dir()`,
+#: which plugin managers walk through.
+_LAZY = {
+    "MemoryEstimate": "memory",
+    "PromptInversionMixin": "mixin",
+    "PromptInversionOutput": "mixin",
+    "enable_prompt_inversion": "mixin",
+    "estimate_memory": "memory",
+    "noise_predictor": "predictors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+    """A text-to-image pipeline of diffusers, by local folder or hub id: text features, and its denoiser.
+
+    For example `diffusers:stabilityai/stable-diffusion-xl-base-1.0` or `diffusers:/models/sd15`.
+
+    Raises:
+        MissingExtra: diffusers is not installed.
+        BackendError: see `hardprompts_diffusers.predictors.open_backend`.
+    """
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("a diffusers pipeline", "diffusers") from error
+    from hardprompts_diffusers import predictors
+
+    return predictors.open_backend(name, device=device, dtype=dtype)
+
+
+@hookimpl
+def backends() -> Mapping[str, OpenBackend]:
+    """The scheme "diffusers"."""
+    return {"diffusers": open_backend}

@@ -1,0 +1,107 @@
+"""Text encoders driven from token embeddings, and the vocabularies that belong to them."""
+
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hardprompts.errors import BackendError
+from hardprompts.vocabulary import Tokenizer, Vocabulary
+from hardprompts_transformers.backend import adapt
+
+_TOKENIZERS: "weakref.WeakKeyDictionary[Any, Tokenizer]" = weakref.WeakKeyDictionary()
+
+
+def tokenizer_of(tokenizer: Any) -> Tokenizer:
+    """A tokenizer of transformers as hardprompts' `Tokenizer`: the same object for the same tokenizer."""
+    if tokenizer not in _TOKENIZERS:
+        _TOKENIZERS[tokenizer] = adapt(tokenizer)
+    return _TOKENIZERS[tokenizer]
+
+
+def embedding_modules(encoder: nn.Module) -> list[nn.Embedding]:
+    """The modules that look tokens up: some encoders (T5) share one weight among several of them."""
+    weight = encoder.get_input_embeddings().weight  # type: ignore[operator]
+    return [part for part in encoder.modules() if isinstance(part, nn.Embedding) and part.weight is weight]
+
+
+@torch.no_grad()
+def token_table(encoder: nn.Module, device: torch.device) -> Float[Tensor, "vocab dim"]:
+    """The embeddings of all tokens as the encoder sees them, at least in float32.
+
+    In float32 even of a model in half precision, so that small steps of a soft prompt are not lost.
+    """
+    embedding = embedding_modules(encoder)[0]
+    table: Tensor = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+    return table.to(device, torch.promote_types(table.dtype, torch.float32))
+
+
+def vocabulary_of(
+    tokenizer: Any, encoder: nn.Module, device: torch.device, adapted: Tokenizer | None = None
+) -> Vocabulary:
+    """The tokens of one text encoder; added tokens (of textual inversions, say) are left out.
+
+    Raises:
+        BackendError: no token survives decode -> encode.
+    """
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    vocabulary = Vocabulary.create(token_table(encoder, device), adapted or tokenizer_of(tokenizer), special)
+    if not len(vocabulary.allowed_ids):
+        raise BackendError(
+            f"none of the {len(tokenizer)} tokens of the {type(tokenizer).__name__} is text that encodes to that "
+            "token; its files are missing or damaged"
+        )
+    return vocabulary
+
+
+def joint_vocabulary(parts: Sequence[Vocabulary]) -> Vocabulary:
+    """One vocabulary for text encoders that share their ids, of the tokens that all of them take.
+
+    SDXL's second tokenizer pads with "!", and so reads that sign in a text as another token than the first.
+
+    Raises:
+        VocabularyError: the tokenizers disagree about other tokens too.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    size = min(len(part) for part in parts)
+    common = torch.stack([part.allowed[:size] for part in parts]).all(dim=0)
+    return Vocabulary.joint(
+        [dataclasses.replace(part, table=part.table[:size], allowed=common.to(part.table.device)) for part in parts]
+    )
+
+
+@contextlib.contextmanager
+def soft_tokens(
+    encoder: nn.Module,
+    embeddings: Float[Tensor, "batch tokens dim"],
+    ids: Int[Tensor, " length"],
+    slots: Int[Tensor, " tokens"],
+) -> Iterator[None]:
+    """The text encoder, with embeddings in the stead of some tokens.
+
+    Args:
+        ids: the row of ids that stands for the prompt; other rows (a negative prompt's) are left alone.
+        slots: the places of `ids` that the embeddings take, in order.
+    """
+
+    def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        given = args[0] if args else kwargs["input"]
+        rows = given.reshape(-1, given.shape[-1])
+        if rows.shape != (len(embeddings), len(ids)) or not bool((rows == ids.to(rows.device)).all()):
+            return output
+        mask = torch.zeros(len(ids), dtype=torch.bool, device=output.device)
+        mask[slots.to(output.device)] = True
+        return output.masked_scatter(mask.unsqueeze(-1), embeddings.to(output))
+
+    hooks = [part.register_forward_hook(replace, with_kwargs=True) for part in embedding_modules(encoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
