@@ -18,7 +18,7 @@ from torch import Tensor
 from hardprompts.errors import ImageError
 
 #: One image, or a batch of images as one array or tensor; see `load_images`.
-ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
+ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
 
 #: Models scale the shorter side to a fixed length, so a thin strip would become gigabytes.
 MAX_ASPECT_RATIO = 100
