@@ -260,6 +260,37 @@ def score(
         say(f"{similarity:.4f}", console=out)
 
 
+@app.command("inspect")
+def inspect_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A textual inversion, or an adapter's folder.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Compare with the tokens of this model."),
+    ] = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Tell what a soft-prompt file is, for which models, and which words are near. Nothing in it is run."""
+    with clear_errors():
+        from hardprompts.cli.audit import Audit
+        from hardprompts.files import read_soft_prompts
+
+        with _stdout_kept():
+            prompts = read_soft_prompts(file)
+            vocabulary = None
+            if model is not None:
+                from hardprompts.encoders import load_backend
+
+                vocabulary = load_backend(model, device=device).vocabulary
+            audits = [Audit.of(prompt, vocabulary) for prompt in prompts]
+        if as_json:
+            typer.echo(json.dumps([audit.to_dict() for audit in audits], ensure_ascii=False, indent=2))
+        else:
+            for audit in audits:
+                for line in audit.lines():
+                    say(line, console=out)
+
+
 @app.command()
 def models() -> None:
     """List what can stand behind --model."""
@@ -286,7 +317,7 @@ def methods() -> None:
 
 @app.command()
 def plugins() -> None:
-    """List the plugins and the models and methods that each adds."""
+    """List the plugins and the models, methods and formats that each adds."""
     with clear_errors():
         from hardprompts.plugins import plugins as registered
 
