@@ -441,6 +441,17 @@ class _Run:
                 )
 
 
+def filled(
+    ids: Int[Tensor, "rows tokens"], vocabulary: Vocabulary, generator: torch.Generator
+) -> Int[Tensor, "rows tokens"]:
+    """The rows with random tokens in place of NO_TOKEN, for methods that move prompts of one length."""
+    missing = ids == NO_TOKEN
+    if not bool(missing.any()):
+        return ids
+    drawn = vocabulary.sample((ids.shape[0], ids.shape[1]), generator)
+    return torch.where(missing, drawn.to(ids.device), ids)
+
+
 def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Int[Tensor, "rows tokens"]:
     """Rows of ids of any length as one tensor, with NO_TOKEN behind the shorter ones."""
     width = max(map(len, rows))

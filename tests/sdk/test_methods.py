@@ -9,6 +9,7 @@ from hardprompts import UnknownName, run_search, search_methods
 from hardprompts.methods import PEZ, PEZRefine, Refine
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.plugins import search_method
+from hardprompts.search import pack
 from hardprompts.testing import check_search, toy_backend
 
 BACKEND = toy_backend()
@@ -31,6 +32,18 @@ def random_targets(count: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("name", sorted(search_methods()))
 def test_every_registered_method_passes_the_conformance_suite(name: str) -> None:
     check_search(search_method(name))
+
+
+@pytest.mark.parametrize("name", sorted(search_methods()))
+def test_every_method_takes_prompts_of_unequal_length(name: str) -> None:
+    objective = task(BACKEND.encode_texts(["red house river"])[0])
+    start = pack([VOCABULARY.encode(text) for text in ("red", "old boat on snow", "house")])
+    (result,) = run_search(search_method(name), objective, objective, VOCABULARY, start, max_steps=20, seed=0)
+    for candidate in result.candidates:
+        assert all(0 <= i < len(VOCABULARY.table) for i in candidate.token_ids)
+        row = torch.tensor([candidate.token_ids])
+        own = objective.score(row, torch.zeros(1, dtype=torch.long))
+        assert candidate.score == pytest.approx(float(own), abs=1e-4)
 
 
 def test_an_unknown_method_names_those_that_exist() -> None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.search import BoundObjective, Candidates
+from hardprompts.search import BoundObjective, Candidates, filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
 
@@ -44,7 +44,8 @@ class PEZ:
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
         """Proposes the projection of every restart, without end."""
-        soft = vocabulary.embed(initial_ids).float().clone()  # (rows, tokens, dim)
+        ids = filled(initial_ids, vocabulary, generator)
+        soft = vocabulary.embed(ids).float().clone()  # (rows, tokens, dim)
         optimizer = torch.optim.AdamW([soft], lr=self.learning_rate, weight_decay=self.weight_decay)
         while True:
             ids = vocabulary.nearest(soft, self.metric)
