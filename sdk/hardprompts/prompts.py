@@ -120,6 +120,23 @@ class HardPrompt:
     def __str__(self) -> str:
         return self.filled
 
+    def __add__(self, other: "HardPrompt") -> "HardPrompt":
+        """This prompt and another one behind it, with a space between, as one: encoded, checked and scored anew.
+
+        Only the tokenizer of a model knows the ids of the joined text, so the model that both prompts
+        name is opened for it; `hardprompts.applications.concatenate` takes one that is open already,
+        other separators, and images to score the result against. The score here tells how much of
+        what each prompt says is still there: the mean cosine similarity with both.
+
+        Raises:
+            BackendError, UnknownName: they name no model, or two, or one that cannot be opened.
+            TemplateError: they are for different templates, or too long together.
+            VocabularyError: the joined text does not survive the round trip.
+        """
+        from hardprompts.applications import concatenate
+
+        return concatenate([self, other]) if isinstance(other, HardPrompt) else NotImplemented
+
     def escaped(self, syntax: Literal["comfyui", "a1111"]) -> str:
         """`filled`, with the characters that weight words in a UI's syntax made literal.
 
