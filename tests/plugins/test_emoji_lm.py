@@ -52,7 +52,7 @@ def test_parse_line_reads_class_words_definition_and_examples() -> None:
 
 def made_up_synsets(count: int) -> list[Synset]:
     generator = random.Random(0)
-    words = [a + b for a in "bdfgklmnprst" for b in ("arn", "ip", "olt", "um")]
+    words = [a + b for a in "bdfgklmnprst" for b in ("arn", "ip", "elm", "um")]
     return [
         Synset(
             "noun.animal",
