@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from transformers import CLIPImageProcessorPil
 from hardprompts_emoji.recipe import build_tokenizer
 from hardprompts_emoji.recipe.build_sprites import PACKAGE
 from hardprompts_emoji.recipe.curriculum import MEAN, STD
+from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.model_card import model_card
 from hardprompts_emoji.recipe.train_clip import build_model
 from hardprompts_emoji.recipe.train_image_tower import MODELS
@@ -28,33 +27,25 @@ def export(name: str, checkpoint: Path, output: Path, hardware: str, report: dic
     tokenizer = build_tokenizer.build()
     model = build_model(MODELS[name], tokenizer)
     model.load_state_dict(state["model"])
-    temporary = output.parent / f".{output.name}.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.half().save_pretrained(temporary)
-    build_tokenizer.save(tokenizer, temporary)
-    size = {"height": 64, "width": 64}
-    CLIPImageProcessorPil(
-        size={"shortest_edge": 64}, crop_size=size, resample=3, image_mean=list(MEAN), image_std=list(STD)
-    ).save_pretrained(temporary)
-    for file in ("processor_config.json", "preprocessor_config.json"):
-        if (temporary / file).exists():
-            settings = json.loads((temporary / file).read_text(encoding="utf-8"))
-            settings["image_processor_type"] = "CLIPImageProcessor"
-            (temporary / file).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=True, map_location="cpu")
-    stages = [(stage["step"], stage["batch_size"], stage["spent"] / 60) for stage in (tower, state)]
-    steps, seconds = state["polished"] or (0, 0.0)
-    card = model_card(name, [*stages, (steps, state["batch_size"], seconds / 60)], hardware, report)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    if report is not None:
-        (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    old = output.parent / f".{output.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(temporary, output)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(output) as temporary:
+        model.half().save_pretrained(temporary)
+        build_tokenizer.save(tokenizer, temporary)
+        size = {"height": 64, "width": 64}
+        CLIPImageProcessorPil(
+            size={"shortest_edge": 64}, crop_size=size, resample=3, image_mean=list(MEAN), image_std=list(STD)
+        ).save_pretrained(temporary)
+        for file in ("processor_config.json", "preprocessor_config.json"):
+            if (temporary / file).exists():
+                settings = json.loads((temporary / file).read_text(encoding="utf-8"))
+                settings["image_processor_type"] = "CLIPImageProcessor"
+                (temporary / file).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        tower = torch.load(checkpoint.with_name("image_tower.pt"), weights_only=True, map_location="cpu")
+        stages = [(stage["step"], stage["batch_size"], stage["spent"] / 60) for stage in (tower, state)]
+        steps, seconds = state["polished"] or (0, 0.0)
+        card = model_card(name, [*stages, (steps, state["batch_size"], seconds / 60)], hardware, report)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        if report is not None:
+            (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from hardprompts_emoji.recipe import build_lm_tokenizer
+from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.lm_card import lm_card
 from hardprompts_emoji.recipe.train_lm import MODELS, build_model
 
@@ -46,20 +45,13 @@ def export(name: str, checkpoint: Path, output: Path) -> None:
     end = build_lm_tokenizer.VOCABULARY_SIZE - 1
     model.config.pad_token_id = end
     model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
-    temporary = output.parent / f".{output.name}.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.half().save_pretrained(temporary)
-    (temporary / "model.safetensors").chmod(0o644)  # it was written as a temporary file, for one user's eyes
-    build_lm_tokenizer.save(build_lm_tokenizer.build(), temporary)
-    (temporary / "README.md").write_text(lm_card(report, state), encoding="utf-8")
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    (temporary / "evaluation.json").write_text(text, encoding="utf-8")
-    old = output.parent / f".{output.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(temporary, output)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(output) as temporary:
+        model.half().save_pretrained(temporary)
+        (temporary / "model.safetensors").chmod(0o644)  # it was written as a temporary file, for one user's eyes
+        build_lm_tokenizer.save(build_lm_tokenizer.build(), temporary)
+        (temporary / "README.md").write_text(lm_card(report, state), encoding="utf-8")
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        (temporary / "evaluation.json").write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import hardprompts_emoji
 from hardprompts_emoji.recipe.build_sprites import PACKAGE
+from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.sd_card import sd_card
 from hardprompts_emoji.recipe.sd_data import FOLDER
 from hardprompts_emoji.recipe.sd_models import (
@@ -138,28 +138,20 @@ def export(checkpoint: Path, output: Path, device: torch.device, report: dict[st
     pipeline, settings = load_trained(checkpoint)
     for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
         part.half()
-    temporary = output.parent / f".{output.name}.new"
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary)
-    # As they are there: saving a loaded tokenizer adds where it was loaded from.
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(hardprompts_emoji.path(TEXT_MODEL) / file, temporary / "tokenizer" / file)
-    _load_in_fp32(temporary / "text_encoder" / "config.json")
-    # The sample picture comes from what was written, not from the weights in memory.
-    written = StableDiffusionPipeline.from_pretrained(temporary).to(device)
-    grid(written).save(temporary / "grid.png", optimize=True)
-    (temporary / "README.md").write_text(sd_card(settings, report), encoding="utf-8")
-    training = json.dumps(settings["training"], indent=2)
-    (temporary / "training.json").write_text(training + "\n", encoding="utf-8")
-    if report is not None:
-        (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    old = output.parent / f".{output.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        os.replace(output, old)
-    os.replace(temporary, output)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(output) as temporary:
+        pipeline.save_pretrained(temporary)
+        # As they are there: saving a loaded tokenizer adds where it was loaded from.
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(hardprompts_emoji.path(TEXT_MODEL) / file, temporary / "tokenizer" / file)
+        _load_in_fp32(temporary / "text_encoder" / "config.json")
+        # The sample picture comes from what was written, not from the weights in memory.
+        written = StableDiffusionPipeline.from_pretrained(temporary).to(device)
+        grid(written).save(temporary / "grid.png", optimize=True)
+        (temporary / "README.md").write_text(sd_card(settings, report), encoding="utf-8")
+        training = json.dumps(settings["training"], indent=2)
+        (temporary / "training.json").write_text(training + "\n", encoding="utf-8")
+        if report is not None:
+            (temporary / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _load_in_fp32(config: Path) -> None:
