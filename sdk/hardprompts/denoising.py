@@ -13,20 +13,16 @@ from torch import Tensor
 from hardprompts.encoders import Backend, NoisePredictor, load_backend
 from hardprompts.errors import BackendError, SearchError, VocabularyError
 from hardprompts.images import ImageInput, load_images
-from hardprompts.methods import PEZ, PEZRefine, Refine
 from hardprompts.noise import LATE, Conditioning, NoiseWindow
 from hardprompts.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.objectives import check_length
-from hardprompts.plugins import search_method, search_methods
+from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, unique
-from hardprompts.search import Callback, Search, SearchResult, pack, run_search
+from hardprompts.search import Callback, Search, SearchResult, pack, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
 
 #: Steps of a method that would never stop by itself.
 DEFAULT_MAX_STEPS = 200
-
-#: A pass through a denoiser costs as much as thousands through a text tower, so few candidates are tried.
-FRUGAL = PEZRefine(explore=PEZ(), explore_steps=40, refine=Refine(candidates_per_slot=8), refined=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,8 +114,7 @@ class DenoisingInverter:
             self.predictor = opened.noise_predictor
         else:
             self.predictor = opened
-        if method is None:
-            method = "ph2p" if "ph2p" in search_methods() else FRUGAL
+        method = "ph2p" if method is None else method
         self.search = search_method(method)
         self.method = method if isinstance(method, str) else repr(method)
 
@@ -228,7 +223,7 @@ class DenoisingInverter:
             draws = torch.Generator().manual_seed(seed ^ 0xBA7C4)
             objective = dataclasses.replace(score, sample_size=options.noises_per_step, generator=draws)
         check_length(options.num_tokens, score.free_tokens(), template, self.predictor.name)
-        words = self._vocabulary(options)
+        words = self.predictor.vocabulary.narrowed(options.vocabulary, options.banned)
         tasks = len(score.bank.weights)
         initial = self._initial_ids(words, options, tasks, seed)
         groups = torch.arange(tasks).repeat_interleave(len(initial) // tasks)
@@ -252,14 +247,6 @@ class DenoisingInverter:
         )
         return [self._prompt(result, task, score, options, unit) for task, result in enumerate(results)]
 
-    def _vocabulary(self, options: DenoisingOptions) -> Vocabulary:
-        words = self.predictor.vocabulary
-        if isinstance(options.vocabulary, Vocabulary):
-            words = options.vocabulary
-        elif options.vocabulary is not None:
-            words = words.only(options.vocabulary)
-        return words.without(options.banned) if options.banned else words
-
     def _initial_ids(
         self, vocabulary: Vocabulary, options: DenoisingOptions, tasks: int, seed: int
     ) -> Int[Tensor, "rows tokens"]:
@@ -271,17 +258,7 @@ class DenoisingInverter:
                     f"num_tokens = {options.num_tokens}"
                 )
             return pack(rows).repeat(tasks, 1)
-        draws = torch.Generator().manual_seed(seed ^ 0x5EED)
-        ids = vocabulary.sample((tasks * options.restarts, options.num_tokens), draws)
-        if options.initial_prompt is not None:
-            given = vocabulary.encode(options.initial_prompt)
-            if not 0 < len(given) <= options.num_tokens:
-                raise VocabularyError(
-                    f"initial_prompt {options.initial_prompt!r} has {len(given)} tokens; it needs 1 to num_tokens = "
-                    f"{options.num_tokens}"
-                )
-            ids[:, : len(given)] = torch.tensor(given, device=ids.device)
-        return ids
+        return random_starts(vocabulary, tasks * options.restarts, options.num_tokens, seed, options.initial_prompt)
 
     def _prompt(
         self, result: SearchResult, task: int, score: NoisePrediction, options: DenoisingOptions, unit: str

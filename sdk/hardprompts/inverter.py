@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hardprompts.encoders import Backend, join_backends, load_backend, normalize
-from hardprompts.errors import ImageError, NonFiniteError, VocabularyError
+from hardprompts.errors import ImageError, NonFiniteError
 from hardprompts.images import ImageInput, augmented_views, load_images
 from hardprompts.methods import Refine
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
 from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search import Callback, Search, SearchProgress, SearchResult, run_search
+from hardprompts.search import Callback, Search, SearchProgress, SearchResult, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
 
 #: Steps of a method that would never stop by itself.
@@ -233,12 +233,13 @@ class PromptInverter:
     def _invert(self, tasks: Sequence[Any], options: _Options) -> list[HardPrompt]:
         """One prompt for each task, all searched in one batch."""
         slot = PromptTemplate(options.template)
-        words = self._vocabulary(options.vocabulary, options.banned)
+        words = self.backend.vocabulary.narrowed(options.vocabulary, options.banned)
         seen = self._targets(self.backend, tasks, options, options.views)
         objective = self._objective(seen, slot)
         check_length(options.num_tokens, objective.free_tokens(), slot, self.backend.name)
         seed = torch.seed() % 2**31 if options.seed is None else options.seed
-        initial = self._initial_ids(words, options, len(tasks) * options.restarts, seed)
+        rows = len(tasks) * options.restarts
+        initial = random_starts(words, rows, options.num_tokens, seed, options.initial_prompt)
         groups = torch.arange(len(tasks), device=initial.device).repeat_interleave(options.restarts)
         limits = (options.max_steps, options.max_evaluations, options.deadline, options.patience)
         with tqdm(disable=None if options.progress else True, desc=self.method, unit="step", leave=False) as bar:
@@ -269,14 +270,6 @@ class PromptInverter:
             prompts.append(self._prompt(own, candidates, result, slot, settings))
         return prompts
 
-    def _vocabulary(self, vocabulary: "Sequence[str] | Vocabulary | None", banned: Sequence[str]) -> Vocabulary:
-        words = self.backend.vocabulary
-        if isinstance(vocabulary, Vocabulary):
-            words = vocabulary
-        elif vocabulary is not None:
-            words = words.only(vocabulary)
-        return words.without(banned) if banned else words
-
     def _objective(self, targets: Sequence[_Target], template: PromptTemplate) -> FeatureSimilarity:
         """The similarity with each task's weighted mean target, which equals the weighted mean similarity."""
         means = torch.stack([target.mean for target in targets]).unsqueeze(1)  # (tasks, 1, features)
@@ -290,21 +283,6 @@ class PromptInverter:
             return objective
         targets = self._targets(self.judge, tasks, options, options.views)
         return JudgedSimilarity(self.judge, self.backend, torch.stack([target.mean for target in targets]), template)
-
-    def _initial_ids(
-        self, vocabulary: Vocabulary, options: _Options, rows: int, seed: int
-    ) -> Int[Tensor, "rows tokens"]:
-        # Another stream than the search's own, which starts from the same seed.
-        ids = vocabulary.sample((rows, options.num_tokens), torch.Generator().manual_seed(seed ^ 0x5EED))
-        if options.initial_prompt is not None:
-            given = vocabulary.encode(options.initial_prompt)
-            if not 0 < len(given) <= options.num_tokens:
-                raise VocabularyError(
-                    f"initial_prompt {options.initial_prompt!r} has {len(given)} tokens; "
-                    f"it needs 1 to num_tokens = {options.num_tokens}"
-                )
-            ids[:, : len(given)] = torch.tensor(given, device=ids.device)
-        return ids
 
     def _by_length(
         self,

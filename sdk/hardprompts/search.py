@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.errors import NonFiniteError, SearchError
+from hardprompts.errors import NonFiniteError, SearchError, VocabularyError
 from hardprompts.leaderboard import Leaderboard, admissible
 from hardprompts.objectives import Evaluation, Objective, Score, Stochastic
 from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
@@ -342,7 +342,7 @@ class Limits:
         spent = {
             "max_steps": step, "max_evaluations": evaluations, "deadline": seconds, "patience": without_gain
         }  # fmt: skip
-        limits = dataclasses.asdict(self)
+        limits = vars(self)
         return next((name for name, value in spent.items() if limits[name] is not None and value >= limits[name]), None)
 
 
@@ -439,6 +439,26 @@ class _Run:
                     f"{board.template.text!r} without spelling something banned; put a space around the slot, or "
                     "ban less"
                 )
+
+
+def random_starts(
+    vocabulary: Vocabulary, rows: int, num_tokens: int, seed: int, initial_prompt: str | None = None
+) -> Int[Tensor, "rows tokens"]:
+    """Random tokens for every restart, which begin with the tokens of `initial_prompt`.
+
+    Raises:
+        VocabularyError: the initial prompt has no tokens, or more than `num_tokens`.
+    """
+    # Another stream than the search's own, which starts from the same seed.
+    ids = vocabulary.sample((rows, num_tokens), torch.Generator().manual_seed(seed ^ 0x5EED))
+    if initial_prompt is not None:
+        given = vocabulary.encode(initial_prompt)
+        if not 0 < len(given) <= num_tokens:
+            raise VocabularyError(
+                f"initial_prompt {initial_prompt!r} has {len(given)} tokens; it needs 1 to num_tokens = {num_tokens}"
+            )
+        ids[:, : len(given)] = torch.tensor(given, device=ids.device)
+    return ids
 
 
 def filled(

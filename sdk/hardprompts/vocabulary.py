@@ -176,6 +176,15 @@ class Vocabulary:
         draw = torch.randint(len(self.allowed_ids), shape, generator=generator, device=generator.device)
         return self.allowed_ids[draw.to(self.allowed_ids.device)]
 
+    def narrowed(self, to: "Sequence[str] | Vocabulary | None", banned: Sequence[str] = ()) -> "Vocabulary":
+        """The vocabulary that a search was asked to use: `only` these phrases, or another vocabulary, `without` some.
+
+        Raises:
+            VocabularyError: no token is left.
+        """
+        words = to if isinstance(to, Vocabulary) else self if to is None else self.only(to)
+        return words.without(banned) if banned else words
+
     # --- embeddings -----------------------------------------------------------------------
 
     def embed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
