@@ -17,7 +17,8 @@ from hardprompts_emoji.scenes import HELD_OUT_SEED, OBJECTS, render_batch, sampl
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from hardprompts_emoji.recipe import sd_data, sd_models, train_sd_unet, train_sd_vae  # noqa: E402
+from hardprompts_emoji.recipe import sd_codec, sd_data, sd_models, train_sd_decoder, train_sd_unet  # noqa: E402
+from hardprompts_emoji.recipe.optimizer import orthogonalize  # noqa: E402
 
 FOLDER = Path(hardprompts_emoji.__file__).parent / "models" / "emoji-sd"
 embedded = pytest.mark.skipif(not (FOLDER / "model_index.json").exists(), reason="emoji-sd is not in this checkout")
@@ -34,21 +35,40 @@ PROMPTS = {
 # The recipe -------------------------------------------------------------------------------------
 
 
-def test_standardized_latents_keep_every_reconstruction() -> None:
-    torch.manual_seed(0)
+def test_the_encoder_computes_the_principal_components_of_patches() -> None:
+    pictures = (render_batch([sample_scene(i) for i in range(64)]) * 255).round().to(torch.uint8)
+    codec = sd_codec.Codec.fit(pictures)
+    latents = codec.encode(pictures)
+    assert latents.shape == (64, 32, 8, 8)
+    assert float(latents.square().mean()) == pytest.approx(1, abs=0.01)
+    flat = latents.permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(torch.corrcoef(flat), torch.eye(32), atol=0.01, rtol=0)
+    # The components span what is written down: no other 32 directions lose less of the patches.
+    patches = torch.nn.functional.pixel_unshuffle(sd_codec.to_pixels(pictures), 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    centered = patches - patches.mean(0)
+    kept = centered @ codec.weight.T @ torch.linalg.pinv(codec.weight.T)
+    lost = torch.linalg.svdvals(centered)[32:].square().sum()
+    assert float((centered - kept).square().sum()) == pytest.approx(float(lost), rel=1e-2)
     vae = sd_models.build_vae().eval()
-    pixels = torch.rand(3, 3, 64, 64) * 2 - 1
+    codec.set_encoder(vae)
     with torch.no_grad():
-        before = vae.encode(pixels).latent_dist
-        expected = vae.decode(before.mode()).sample
-        mean, std = before.mode().mean((0, 2, 3)), before.mode().std((0, 2, 3))
-        sd_models.standardize_latents(vae, mean, std)
-        after = vae.encode(pixels).latent_dist
-        found = vae.decode(after.mode()).sample
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(after.mode().mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(after.mode().std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
-    torch.testing.assert_close(after.std * std[:, None, None], before.std, atol=1e-5, rtol=1e-3)
+        found = vae.encode(sd_codec.to_pixels(pictures)).latent_dist
+    # The normalisation before the last layer is a division by nearly the same number for all.
+    assert float((found.mode() - latents).square().mean().sqrt()) < 0.01
+    assert float((found.mode() - latents).abs().max()) < 0.1
+    assert float(found.std.max()) < 0.01
+
+
+def test_orthogonalize_makes_singular_values_alike() -> None:
+    matrices = torch.randn(2, 24, 60, generator=torch.Generator().manual_seed(0))
+    for given in (matrices, matrices.mT):
+        found = orthogonalize(given)
+        values = torch.linalg.svdvals(found)
+        assert float(values.min()) > 0.6
+        assert float(values.max()) < 1.3
+        left, _, right = torch.linalg.svd(given, full_matrices=False)
+        between = left.mT @ found @ right.mT
+        torch.testing.assert_close(between, torch.diag_embed(between.diagonal(dim1=1, dim2=2)), atol=1e-4, rtol=0)
 
 
 def test_training_ids_are_those_of_the_pipeline() -> None:
@@ -82,7 +102,7 @@ def test_partial_texts_leave_something_out() -> None:
 
 @pytest.fixture(scope="module")
 def trained_a_little(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tensor]:
-    """A work folder with twelve scenes and an autoencoder that has made one step."""
+    """A work folder with twelve scenes and a decoder that has made one step."""
     folder = tmp_path_factory.mktemp("sd")
     scenes = [sample_scene(i) for i in range(12)]
     pictures = (render_batch(scenes) * 255).round().to(torch.uint8)
@@ -93,18 +113,20 @@ def trained_a_little(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, to
     ids = sd_data.to_model_input(texts, tokenizer.bos_token_id, tokenizer.eos_token_id)
     np.save(folder / "ids.npy", ids.reshape(12, 4, 32))
     (folder / "data.json").write_text(json.dumps({"scenes": 12}))
-    trainer = train_sd_vae.VaeTrainer(folder, torch.device("cpu"), minutes=1e-9, batch_size=4, learning_rate=1e-3)
+    trainer = train_sd_decoder.DecoderTrainer(
+        folder, torch.device("cpu"), minutes=1e-9, batch_size=4, learning_rate=1e-3
+    )
     trainer.run()
     assert trainer.steps == 1
     return folder, pictures
 
 
-def test_vae_stage_resumes_where_it_stopped(trained_a_little: tuple[Path, torch.Tensor]) -> None:
+def test_decoder_stage_resumes_where_it_stopped(trained_a_little: tuple[Path, torch.Tensor]) -> None:
     folder, _ = trained_a_little
-    again = train_sd_vae.VaeTrainer(folder, torch.device("cpu"), minutes=1e-9, batch_size=4, learning_rate=1e-3)
+    again = train_sd_decoder.DecoderTrainer(folder, torch.device("cpu"), minutes=1e-9, batch_size=4, learning_rate=1e-3)
     assert again.steps == 1
-    saved = sd_models.read_checkpoint(folder / train_sd_vae.CHECKPOINT)
-    for parameter, value in zip(again.vae.parameters(), saved["model"].values(), strict=True):
+    saved = sd_models.read_checkpoint(folder / train_sd_decoder.CHECKPOINT)
+    for parameter, value in zip(again.model.parameters(), saved["model"].values(), strict=True):
         assert torch.equal(parameter, value)
 
 
@@ -119,23 +141,22 @@ def test_unet_batch_is_what_the_scheduler_says(trained_a_little: tuple[Path, tor
     latents, noise = signal * batch.noisy - level * batch.target, level * batch.noisy + signal * batch.target
     torch.testing.assert_close(scheduler.add_noise(latents, noise, batch.timesteps), batch.noisy)
     torch.testing.assert_close(scheduler.get_velocity(latents, noise, batch.timesteps), batch.target)
-    vae = sd_models.load_vae(folder / train_sd_vae.CHECKPOINT)
-    encoded = vae.encode(train_sd_vae.to_pixels(pictures)).latent_dist.mode()
+    encoded = trainer.codec.encode(pictures)
     distances = (latents[:, None] - encoded[None]).abs().amax((2, 3, 4))
     assert float(distances.min(1).values.max()) < 0.02  # latents are kept in fp16
     assert float(distances.max()) > 0.5
-    # One time in each eighth of the schedule.
-    assert batch.timesteps.div(125, rounding_mode="floor").tolist() == list(range(8))
+    # One time in each of eight parts, which are the shorter the more noise.
+    parts = (batch.timesteps / 1000) ** (1 / train_sd_unet.NOISE_BIAS) * 8
+    assert [round(part) for part in (parts - 0.5).tolist()] == list(range(8))
 
 
 def test_unet_stage_learns_its_batch(trained_a_little: tuple[Path, torch.Tensor]) -> None:
     trainer = train_sd_unet.UnetTrainer(
-        trained_a_little[0], torch.device("cpu"), minutes=60, batch_size=4, learning_rate=1e-3
+        trained_a_little[0], torch.device("cpu"), minutes=60, batch_size=4, learning_rate=0.02
     )
     trainer.draw_batch()
     before = float(trainer.loss().detach())
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = 1e-3
+    trainer.optimizers.set_rates(step=1000, progress=0.0)
     for _ in range(4):
         trainer.learn()
     assert float(trainer.loss().detach()) < 0.9 * before

@@ -20,6 +20,7 @@ import hardprompts_emoji
 from hardprompts_emoji.recipe.build_sprites import PACKAGE
 from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.sd_card import sd_card
+from hardprompts_emoji.recipe.sd_codec import Codec
 from hardprompts_emoji.recipe.sd_data import FOLDER
 from hardprompts_emoji.recipe.sd_models import (
     NAME,
@@ -33,6 +34,8 @@ from hardprompts_emoji.recipe.sd_models import (
     load_text_encoder,
     read_checkpoint,
 )
+from hardprompts_emoji.recipe.train_sd_decoder import CHECKPOINT as DECODER_CHECKPOINT
+from hardprompts_emoji.recipe.train_sd_decoder import Decoder
 from hardprompts_emoji.recipe.train_sd_unet import CHECKPOINT
 
 STEPS = 25
@@ -115,12 +118,21 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list
     return lines
 
 
-def load_trained(checkpoint: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
-    """Return the pipeline of the averaged weights in a checkpoint, and what the card says of it."""
-    state = read_checkpoint(checkpoint)
-    unet, vae = build_unet(load_text_encoder().config.hidden_size), build_vae()
+def load_trained(folder: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
+    """Return the pipeline of the averaged weights in a work folder, and what the card says of it.
+
+    Raises:
+        ValueError: Denoiser and decoder were trained on other latents.
+    """
+    state, decoder_state = read_checkpoint(folder / CHECKPOINT), read_checkpoint(folder / DECODER_CHECKPOINT)
+    if any(not torch.equal(state["codec"][name], value) for name, value in decoder_state["codec"].items()):
+        raise ValueError(f"{CHECKPOINT} and {DECODER_CHECKPOINT} in {folder} belong to other latents; train one anew")
+    unet, decoder, vae = build_unet(load_text_encoder().config.hidden_size), Decoder(), build_vae()
     load_average(unet, state["average"])
-    vae.load_state_dict(state["vae"])
+    load_average(decoder, decoder_state["average"])
+    vae.decoder, vae.post_quant_conv = decoder.decoder, decoder.post_quant_conv
+    Codec(**state["codec"]).set_encoder(vae)
+    decoder_run = {name: decoder_state[name] for name in ("step", "spent", "batch_size")}
     pipeline = build_pipeline(vae.eval(), unet.eval())
     parts = ("text_encoder", "unet", "vae")
     settings = {
@@ -128,14 +140,14 @@ def load_trained(checkpoint: Path) -> tuple[StableDiffusionPipeline, dict[str, A
         "channels": {"unet": UNET_CHANNELS, "vae": VAE_CHANNELS},
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
-        "training": state["training"],
+        "training": {"decoder": decoder_run, **state["training"]},
     }
     return pipeline, settings
 
 
-def export(checkpoint: Path, output: Path, device: torch.device, report: dict[str, Any] | None) -> None:
+def export(folder: Path, output: Path, device: torch.device, report: dict[str, Any] | None) -> None:
     """Write the folder of the pipeline; it appears at once or not at all."""
-    pipeline, settings = load_trained(checkpoint)
+    pipeline, settings = load_trained(folder)
     for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
         part.half()
     with replacing(output) as temporary:
@@ -173,7 +185,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="JSON written by evaluate_sd, for the card")
     arguments = parser.parse_args()
     report = json.loads(arguments.report.read_text(encoding="utf-8")) if arguments.report else None
-    export(arguments.work_dir / FOLDER / CHECKPOINT, arguments.output, torch.device(arguments.device), report)
+    export(arguments.work_dir / FOLDER, arguments.output, torch.device(arguments.device), report)
     size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
     print(f"{arguments.output}: {size / 1e6:.1f} MB")
 

@@ -18,7 +18,7 @@ tags: [stable-diffusion, emoji, hardprompts]
 # {name}
 
 A small `StableDiffusionPipeline` that draws scenes of emoji, and nothing else: {objects} drawings, 12
-background colours, 12 styles, one to three drawings to a scene, 64 x 64 pixels.
+background colours, 12 styles, one or two drawings to a scene, 64 x 64 pixels.
 
 It exists so that searching prompts for a text-to-image model can be tried, tested and measured
 offline, with known truth. It is of no use for photographs.
@@ -38,8 +38,8 @@ picture = pipe("a plain fox on a lavender background", num_inference_steps={step
 | part | what | parameters |
 |---|---|---|
 | `text_encoder`, `tokenizer` | exactly emoji-clip's text tower, frozen; 30 tokens of text | {text_encoder:.1f} M |
-| `unet` | `UNet2DConditionModel`, {unet_channels} channels, attention at 8 x 8 and 4 x 4 | {unet:.1f} M |
-| `vae` | `AutoencoderKL`, {vae_channels} channels; 64 x 64 to 16 x 16 x 4, latents standardised | {vae:.1f} M |
+| `unet` | `UNet2DConditionModel`, {unet_channels} channels, attention at 4 x 4 and 2 x 2 | {unet:.1f} M |
+| `vae` | `AutoencoderKL`, {vae_channels} channels; to 8 x 8 x 32; the encoder in closed form | {vae:.1f} M |
 | `scheduler` | `DDIMScheduler`, v-prediction, Stable Diffusion's betas rescaled to end in pure noise | |
 
 Weights are stored in fp16 and load in fp32 unless `dtype` says otherwise.
@@ -54,9 +54,10 @@ Weights are stored in fp16 and load in fp32 unless `dtype` says otherwise.
 ## Training
 
 `hardprompts_emoji.recipe`: `sd_data` (scenes with four texts each: captions, word lists in any order with
-synonyms, words for a part of the scene, words among meaningless tokens), `train_sd_vae` (absolute and squared
-error, error of neighbouring differences, a small KL term), then `train_sd_unet` (velocity prediction, a
-tenth of the texts empty). {training}
+synonyms, words for a part of the scene, words among meaningless tokens), `sd_codec` (the latents are the first 32
+principal components of 8 x 8 patches, set as the encoder's weights), `train_sd_decoder` (absolute and squared
+error, error of neighbouring differences) and, beside it, `train_sd_unet` (velocity prediction, a tenth of the
+texts empty). {training}
 
 ## Measured
 
@@ -67,7 +68,7 @@ tenth of the texts empty). {training}
 - It knows the words that emoji-clip knows. Which object stands where, and how large, is seldom said in
   the training texts, and seldom obeyed.
 - Drawings are those of the training pictures: held out are combinations of objects, colours and styles, not objects.
-- Texts that name more than three objects, two colours or two styles are outside of what it saw.
+- Texts that name more than two objects, two colours or two styles are outside of what it saw.
 - Small details of drawings get lost in the latents, the more so in small drawings.
 """
 
@@ -80,15 +81,16 @@ def sd_card(settings: Mapping[str, Any], report: Mapping[str, Any] | None) -> st
             "steps" and "guidance_scale" to draw with, "training" by stage.
         report: What ``evaluate_sd`` measured.
     """
-    vae, runs = settings["training"]["vae"], settings["training"]["unet"]
-    later = ", then ".join(
+    decoder, runs = settings["training"]["decoder"], settings["training"]["unet"]
+    denoiser = ", then ".join(
         f"{run['step']:,} steps of {run['batch_size']} latents of {run['scenes']:,} scenes in {run['spent'] / 60:.1f} "
-        "minutes for the denoiser"
+        "minutes"
         for run in runs
     )
     training = (
-        f"The published run: {vae['step']:,} steps of {vae['batch_size']} pictures in {vae['spent'] / 60:.1f} minutes "
-        f"for the autoencoder, then {later}; the weights are moving averages."
+        f"The published run: {decoder['step']:,} steps of {decoder['batch_size']} pictures in "
+        f"{decoder['spent'] / 60:.1f} minutes for the decoder; for the denoiser {denoiser}. The weights are moving "
+        "averages."
     )
     return _CARD.format(
         name=NAME,
@@ -110,7 +112,7 @@ def _measured(report: Mapping[str, Any]) -> str:
         ("true caption ranked first of 100, picture drawn from it", f"{first['caption']:.1%}"),
         *(
             (f"of these, scenes with {n} object{'s' if n > 1 else ''}", f"{first[f'caption_{n}_objects']:.1%}")
-            for n in (1, 2, 3)
+            for n in (1, 2)
         ),
         ("the same, drawn from a word list", f"{first['word_list']:.1%}"),
         ("the same, the scene's own picture", f"{first['own_picture']:.1%}"),

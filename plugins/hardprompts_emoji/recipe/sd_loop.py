@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.optimizer import Muon
 from hardprompts_emoji.recipe.train_image_tower import save_state
 
 REPORT_SECONDS = 20
 SAVE_SECONDS = 60
 AVERAGE_EVERY = 4
+ADAM_SHARE = 0.1
 
 
 class Average:
@@ -34,40 +37,74 @@ class Average:
             torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], device: torch.device, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW whose learning rate is a tensor on CUDA, so that a recorded graph can follow it."""
-    betas = (0.9, 0.99)
-    if device.type == "cuda":
-        rate = torch.zeros((), device=device)
-        return torch.optim.AdamW(
-            parameters, lr=rate, betas=betas, weight_decay=weight_decay, fused=True, capturable=True
+class Optimizers:
+    """Muon for the inner matrices and convolutions, AdamW for the borders and vectors, one learning rate.
+
+    The rates are tensors on CUDA, so that a recorded graph can follow them.
+
+    Args:
+        model: Network to train; ``conv_in``, ``conv_out`` and what has one dimension are AdamW's.
+        learning_rate: Highest rate of Muon; AdamW's is ``ADAM_SHARE`` of it.
+        warmup: Steps over which the rates rise.
+        weight_decay: Of both, per step and rate.
+    """
+
+    def __init__(self, model: nn.Module, learning_rate: float, warmup: int, weight_decay: float) -> None:
+        inner, rest = [], []
+        for name, parameter in model.named_parameters():
+            border = any(part in name for part in ("conv_in.", "conv_out.", "quant_conv."))
+            (rest if parameter.ndim < 2 or border else inner).append(parameter)
+        on_cuda = rest[0].device.type == "cuda"
+        zero = torch.zeros((), device=rest[0].device) if on_cuda else 0.0
+        adam = torch.optim.AdamW(
+            rest, lr=zero, betas=(0.9, 0.99), weight_decay=weight_decay, fused=on_cuda or None, capturable=on_cuda
         )
-    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
+        muon = Muon(inner, lr=zero, weight_decay=weight_decay)
+        self.both = (muon, adam)
+        self.rates = (learning_rate, learning_rate * ADAM_SHARE)
+        self.warmup = warmup
 
+    def set_rates(self, step: int, progress: float) -> None:
+        """Warm up over the first steps, then fall linearly with the clock to 1 %."""
+        share = min(1.0, (step + 1) / self.warmup) * (1 - 0.99 * progress)
+        for optimizer, rate in zip(self.both, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * share)
+                else:
+                    group["lr"] = rate * share
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Take the moments of a checkpoint, and keep the settings of this device."""
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]})
+    def step(self) -> None:
+        """Follow the gradients and forget them."""
+        for optimizer in self.both:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the moments of both."""
+        return [optimizer.state_dict() for optimizer in self.both]
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, base: float, step: int, progress: float, warmup: int) -> None:
-    """Warm up over the first steps, then fall linearly with the clock to 1 % of the base rate."""
-    rate = base * min(1.0, (step + 1) / warmup) * (1 - 0.99 * progress)
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+    def load_state_dict(self, saved: list[dict[str, Any]]) -> None:
+        """Take the moments of a checkpoint, and keep the settings of this device."""
+        for optimizer, state in zip(self.both, saved, strict=True):
+            settings = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state["state"], "param_groups": settings})
 
 
 def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return bf16 autocast on CUDA and nothing elsewhere.
+    """Return bf16 autocast on CUDA and on processors that multiply bf16, nothing elsewhere.
 
-    Casts of weights are not kept: a recorded graph must hold its own.
+    Casts of weights are not kept on CUDA: a recorded graph must hold its own.
     """
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False)
+    if device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available() and _has_bf16()):
+        return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=device.type == "cpu")
     return contextlib.nullcontext()
+
+
+@cache
+def _has_bf16() -> bool:
+    """Return whether this processor multiplies bf16 natively; emulated it is slower than fp32."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def prepare(device: torch.device) -> None:
@@ -107,8 +144,6 @@ class Journal:
         return due
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, average: Average, optimizer: torch.optim.Optimizer, **more: Any
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, average: Average, optimizers: Optimizers, **more: Any) -> None:
     """Write everything from which a run resumes; a reader never sees half of it."""
-    save_state(path, model=model.state_dict(), average=average.values, optimizer=optimizer.state_dict(), **more)
+    save_state(path, model=model.state_dict(), average=average.values, optimizer=optimizers.state_dict(), **more)

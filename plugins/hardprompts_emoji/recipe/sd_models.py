@@ -17,16 +17,18 @@ from hardprompts_emoji.scenes import IMAGE_SIZE
 
 NAME = "emoji-sd"
 TEXT_MODEL = "emoji-clip"
-LATENT_CHANNELS = 4
-LATENT_SIZE = IMAGE_SIZE // 4
-VAE_CHANNELS = (48, 96, 128)
-UNET_CHANNELS = (80, 128, 192)
+LATENT_CHANNELS = 32
+LATENT_SIZE = IMAGE_SIZE // 8
+"""Few and wide: a position of the denoiser costs the same with 32 channels as with 4."""
+VAE_CHANNELS = (16, 48, 96, 112)
+VAE_NORM_GROUPS = 8
+UNET_CHANNELS = (80, 160, 224)
 HEAD_SIZE = 32
 NORM_GROUPS = 16
 
 
 def build_vae() -> AutoencoderKL:
-    """Return an untrained autoencoder: (n, 3, 64, 64) in [-1, 1] to (n, 4, 16, 16) and back."""
+    """Return an untrained autoencoder: (n, 3, 64, 64) in [-1, 1] to (n, 32, 8, 8) and back."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -35,15 +37,15 @@ def build_vae() -> AutoencoderKL:
         block_out_channels=VAE_CHANNELS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=NORM_GROUPS,
+        norm_num_groups=VAE_NORM_GROUPS,
         sample_size=IMAGE_SIZE,
-        scaling_factor=1.0,  # `standardize_latents` gives every channel mean 0 and deviation 1
+        scaling_factor=1.0,  # the codec makes the latents' mean square 1
         mid_block_add_attention=False,
     )
 
 
 def build_unet(text_width: int) -> UNet2DConditionModel:
-    """Return an untrained denoiser of (n, 4, 16, 16) latents that attends to (n, tokens, text_width).
+    """Return an untrained denoiser of (n, 32, 8, 8) latents that attends to (n, tokens, text_width).
 
     The finest level has no attention: there it would cost most and add least (SDXL leaves it out too).
     """
@@ -104,28 +106,6 @@ def empty_ids(tokenizer: CLIPTokenizer) -> Tensor:
     return ids
 
 
-@torch.no_grad()
-def standardize_latents(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
-    """Give every latent channel mean 0 and deviation 1, exactly, without changing a reconstruction.
-
-    The affine map goes into the 1 x 1 convolutions on both sides of the latents, so that the
-    pipeline, which knows one scaling factor and no shift, needs neither.
-
-    Args:
-        vae: Autoencoder with the latents measured; changed in place.
-        mean: (4,) mean of each channel of the latents.
-        std: (4,) deviation of each channel.
-    """
-    before, after = vae.quant_conv, vae.post_quant_conv
-    mean, std = mean.to(before.weight), std.to(before.weight)
-    before.weight[:LATENT_CHANNELS] /= std[:, None, None, None]
-    before.bias[:LATENT_CHANNELS] = (before.bias[:LATENT_CHANNELS] - mean) / std
-    # The second half holds logarithms of variances.
-    before.bias[LATENT_CHANNELS:] -= 2 * std.log()
-    after.bias += after.weight[:, :, 0, 0] @ mean
-    after.weight *= std[None, :, None, None]
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint of a training stage, on the CPU.
 
@@ -136,15 +116,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}; run the training stage that writes it, see train_sd_*.py")
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     return state
-
-
-def load_vae(checkpoint: Path) -> AutoencoderKL:
-    """Return the averaged autoencoder of ``train_sd_vae``, its latents standardised."""
-    state = read_checkpoint(checkpoint)
-    vae = build_vae()
-    load_average(vae, state["average"])
-    standardize_latents(vae, state["latent_mean"], state["latent_std"])
-    return vae.requires_grad_(False).eval()
 
 
 def load_average(model: nn.Module, average: list[Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""Second stage of ``emoji-sd``: the denoiser, on the latents of the autoencoder and prompts of each scene.
+"""The denoiser of ``emoji-sd``, on the latents of scenes (``sd_codec``) and prompts of each.
 
-Run ``python -m hardprompts_emoji.recipe.train_sd_unet --device cuda --minutes 5`` after ``train_sd_vae``.
-The text tower is emoji-clip's and stays as it is.
+Run ``python -m hardprompts_emoji.recipe.train_sd_unet --device cuda --minutes 5`` after ``sd_data``; it does not
+need ``train_sd_decoder``, which can run beside it. The text tower is emoji-clip's and stays as it is.
 """
 
 from __future__ import annotations
@@ -12,54 +12,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH
 from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.sd_codec import PICTURES, Codec
 from hardprompts_emoji.recipe.sd_data import FOLDER, load_data
 from hardprompts_emoji.recipe.sd_loop import (
     Average,
     Journal,
-    build_optimizer,
-    load_optimizer,
+    Optimizers,
     mixed_precision,
     prepare,
     save_checkpoint,
-    set_learning_rate,
 )
 from hardprompts_emoji.recipe.sd_models import (
     LATENT_CHANNELS,
     LATENT_SIZE,
     build_scheduler,
     build_unet,
-    build_vae,
     empty_ids,
     load_text_encoder,
     load_tokenizer,
-    load_vae,
     read_checkpoint,
 )
-from hardprompts_emoji.recipe.train_sd_vae import CHECKPOINT as VAE_CHECKPOINT
-from hardprompts_emoji.recipe.train_sd_vae import to_pixels
 
 CHECKPOINT = "unet.pt"
 EMPTY_SHARE = 0.1
 """Share of pictures whose text is left out, for classifier-free guidance."""
-WARMUP_STEPS = 200
+WARMUP_STEPS = 50
+NOISE_BIAS = 0.6
+"""Exponent of the times' distribution; below 1 it favours much noise, where the text decides."""
 SEED = 12
 
 
-@torch.no_grad()
-def encode_all(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Return (n, 4, 16, 16) fp16 latents of uint8 pictures, on their device."""
-    shape = (len(pictures), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-    latents = torch.empty(shape, dtype=torch.float16, device=pictures.device)
-    for first in range(0, len(pictures), 1024):
-        batch = to_pixels(pictures[first : first + 1024])
-        latents[first : first + len(batch)] = vae.encode(batch).latent_dist.mode()
-    return latents
+def encode_all(codec: Codec, pictures: Tensor) -> Tensor:
+    """Return (n, 32, 8, 8) fp16 latents of uint8 pictures, on their device."""
+    return torch.cat([codec.encode(batch).half() for batch in pictures.split(1024)])
 
 
 class Batch:
@@ -74,42 +65,23 @@ class Batch:
         self.loss = torch.zeros((), device=device)
 
 
-def _starting_point(
-    folder: Path, start_from: Path | None, state: dict[str, Any] | None, text_width: int
-) -> tuple[UNet2DConditionModel, dict[str, Tensor], dict[str, Any]]:
-    """Return the denoiser, the weights of the autoencoder, and what earlier runs were, by stage.
-
-    Raises:
-        ValueError: The autoencoder was trained on after the checkpoint of the denoiser was written.
-    """
-    if start_from is not None:
-        vae = AutoencoderKL.from_pretrained(start_from, subfolder="vae", torch_dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(start_from, subfolder="unet", torch_dtype=torch.float32)
-        training = json.loads((start_from / "training.json").read_text(encoding="utf-8"))
-        return unet, vae.state_dict(), training
-    first = folder / VAE_CHECKPOINT
-    first_run = {key: read_checkpoint(first)[key] for key in ("step", "spent", "batch_size")}
-    unet = build_unet(text_width)
-    if state is None:
-        return unet, load_vae(first).state_dict(), {"vae": first_run, "unet": []}
-    if state["training"]["vae"] != first_run:
-        raise ValueError(
-            f"{folder / CHECKPOINT} belongs to another autoencoder than {first}: {state['training']['vae']}, now "
-            f"{first_run}; delete it to train the denoiser anew"
-        )
-    return unet, state["vae"], {"vae": first_run, "unet": state["training"]["unet"][:-1]}
+def _from_export(folder: Path) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Return the denoiser's weights and the runs so far of an exported folder, whose codec must be this data's."""
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32)
+    runs: list[dict[str, Any]] = json.loads((folder / "training.json").read_text(encoding="utf-8"))["unet"]
+    return unet.state_dict(), runs
 
 
 class UnetTrainer:
     """Training state; ``run`` trains until the clock runs out.
 
     Args:
-        folder: Where ``sd_data`` and ``train_sd_vae`` left their results.
+        folder: Where ``sd_data`` left its results.
         device: Where everything is kept and computed.
         minutes: Wall-clock budget; the learning rate follows it.
         batch_size: Pictures in a step.
         learning_rate: Highest rate.
-        start_from: Exported pipeline whose denoiser and autoencoder to go on from.
+        start_from: Exported pipeline whose denoiser to go on from, without its optimizer's moments.
         compiled: Whether to compile the denoiser first, which takes a minute or two of the budget.
     """
 
@@ -125,17 +97,20 @@ class UnetTrainer:
     ) -> None:
         torch.manual_seed(SEED)
         prepare(device)
-        self.device, self.batch_size, self.learning_rate = device, batch_size, learning_rate
+        self.device, self.batch_size = device, batch_size
         self.text_encoder = load_text_encoder().to(device)
         width = self.text_encoder.config.hidden_size
         self.checkpoint = folder / CHECKPOINT
         state = read_checkpoint(self.checkpoint) if self.checkpoint.exists() and start_from is None else None
-        unet, self.vae_state, self.training = _starting_point(folder, start_from, state, width)
-        vae = build_vae()
-        vae.load_state_dict(self.vae_state)
         self.ids = load_data(folder, device, "ids")
-        vae = vae.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-        self.latents = encode_all(vae, load_data(folder, device, "pictures"))
+        pictures = load_data(folder, device, "pictures")
+        self.codec = Codec.fit(pictures[:PICTURES]) if state is None else Codec(**state["codec"])
+        self.latents = encode_all(self.codec, pictures)
+        del pictures
+        unet, self.runs = build_unet(width), list[dict[str, Any]]()
+        if start_from is not None:
+            weights, self.runs = _from_export(start_from)
+            unet.load_state_dict(weights)
         self.empty = empty_ids(load_tokenizer()).to(device=device, dtype=self.ids.dtype)
         alphas = build_scheduler().alphas_cumprod.to(device=device, dtype=torch.float32)
         self.signal, self.noise_level = alphas.sqrt(), (1 - alphas).sqrt()
@@ -143,12 +118,13 @@ class UnetTrainer:
         self.denoise = torch.compile(self.unet) if compiled else self.unet
         self.parameters = list(self.unet.parameters())
         self.average = Average(self.parameters, decay=0.999)
-        self.optimizer = build_optimizer(self.parameters, device, weight_decay=0.01)
+        self.optimizers = Optimizers(self.unet, learning_rate, WARMUP_STEPS, weight_decay=0.01)
         self.batch = Batch(batch_size, width, device)
         self.steps, spent = 0, 0.0
         if state is not None:
             self.unet.load_state_dict(state["model"])
-            load_optimizer(self.optimizer, state["optimizer"])
+            self.optimizers.load_state_dict(state["optimizer"])
+            self.runs = state["training"]["unet"][:-1]
             for value, saved in zip(self.average.values, state["average"], strict=True):
                 value.copy_(saved)
             self.steps, spent = state["step"], state["spent"]
@@ -169,7 +145,8 @@ class UnetTrainer:
         # One time in each of `size` equal parts, which makes the loss steadier than independent ones.
         shift = torch.rand(size, generator=self.generator, device=self.device)
         places = (torch.arange(size, device=self.device) + shift) / size
-        batch.timesteps.copy_((places * len(self.signal)).long().clamp_(max=len(self.signal) - 1))
+        times = (places**NOISE_BIAS * len(self.signal)).long()
+        batch.timesteps.copy_(times.clamp_(max=len(self.signal) - 1))
         signal = self.signal[batch.timesteps][:, None, None, None]
         level = self.noise_level[batch.timesteps][:, None, None, None]
         latents = self.latents[rows].float()
@@ -189,8 +166,7 @@ class UnetTrainer:
         loss = self.loss()
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.step()
         self.batch.loss.copy_(loss.detach())
 
     def record(self) -> None:
@@ -221,7 +197,7 @@ class UnetTrainer:
 
     def step(self) -> dict[str, Tensor]:
         """Draw a batch and learn from it; returns the loss."""
-        set_learning_rate(self.optimizer, self.learning_rate, self.steps, self.clock.progress, WARMUP_STEPS)
+        self.optimizers.set_rates(self.steps, self.clock.progress)
         self.draw_batch()
         if self.graph is None:
             self.learn()
@@ -232,7 +208,7 @@ class UnetTrainer:
         return {"loss": self.batch.loss}
 
     def save(self) -> None:
-        """Write the checkpoint from which a run resumes and the export reads, the autoencoder included."""
+        """Write the checkpoint from which a run resumes and the export reads, the codec included."""
         run = {
             "step": self.steps,
             "spent": self.clock.spent,
@@ -243,11 +219,11 @@ class UnetTrainer:
             self.checkpoint,
             self.unet,
             self.average,
-            self.optimizer,
+            self.optimizers,
             step=self.steps,
             spent=self.clock.spent,
-            vae=self.vae_state,
-            training=self.training | {"unet": [*self.training["unet"], run]},
+            codec=self.codec.state_dict(),
+            training={"unet": [*self.runs, run]},
         )
 
     def run(self) -> None:
@@ -267,8 +243,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--batch-size", type=int, default=1024)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--start-from", type=Path, help="exported folder to go on from, without optimizer state")
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--start-from", type=Path, help="exported folder to go on from")
     parser.add_argument("--graph", action=argparse.BooleanOptionalAction, default=True, help="CUDA graph, on CUDA only")
     parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser; costs a minute or two")
     arguments = parser.parse_args()
