@@ -1,7 +1,6 @@
 """What the benchmarks share: scenes with known truth, intervals, and results as files and tables."""
 
 import json
-import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -12,6 +11,8 @@ import torch
 from PIL import Image
 
 from hardprompts import Backend, HardPrompt
+from hardprompts.evaluation import t_interval
+from hardprompts.prompts import write_text_atomically
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
@@ -64,8 +65,8 @@ def truth_rows(
 
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """The mean and the half width of its 95 % interval."""
-    x = torch.tensor([float(value) for value in values], dtype=torch.float64)
-    return float(x.mean()), 1.96 * float(x.std()) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+    found = t_interval([float(value) for value in values])
+    return found.mean, found.half_width
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -99,19 +100,13 @@ def processor() -> str:
 def save(name: str, values: Mapping[str, Any]) -> Path:
     """Writes the results of one benchmark."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine(), **values}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
+    return save_results(RESULTS / f"{name}.json", values)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table; the first row is its head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+def save_results(path: Path, values: Mapping[str, Any]) -> Path:
+    """Writes results as JSON, with the machine that they were measured on."""
+    text = json.dumps({"machine": machine(), **values}, indent=1, ensure_ascii=False) + "\n"
+    return write_text_atomically(path, text)
 
 
 def percent(value: tuple[float, float]) -> str:

@@ -12,9 +12,10 @@ import argparse
 import time
 from typing import Any
 
-from common import held_out_scenes, interval, number, percent, pictures, save, summary, table, truth_rows
+from common import held_out_scenes, interval, number, percent, pictures, save, summary, truth_rows
 
 from hardprompts import PromptInverter, load_backend
+from hardprompts.evaluation import markdown_table
 from hardprompts.methods import PEZ, PEZRefine, Refine
 from hardprompts_emoji.scenes import HELD_OUT_SEED
 
@@ -72,8 +73,8 @@ def main() -> None:
                 f"{seconds:.2f}",
             ]
         )
-        print(table([rows[0], rows[-1]]), flush=True)
-    print(table(rows))
+        print(markdown_table([rows[0], rows[-1]]), flush=True)
+    print(markdown_table(rows))
     print(save("equal_compute", {"evaluations_per_image": arguments.evaluations, "variants": results}))
 
 

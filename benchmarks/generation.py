@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from common import held_out_scenes, machine, pictures
+from common import held_out_scenes, pictures
 from PIL import Image
 from torch import Tensor
 
@@ -407,12 +407,6 @@ def measurement(
 def batches(count: int, size: int) -> list[tuple[int, ...]]:
     """The targets 0 to count - 1, in parts of equal size."""
     return [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]
-
-
-def save(output: Path, values: Mapping[str, Any]) -> Path:
-    """Writes the results of one benchmark, with the machine that they were measured on."""
-    text = json.dumps({"machine": machine(), **values}, indent=1, ensure_ascii=False) + "\n"
-    return write_text_atomically(output, text)
 
 
 def command() -> str:

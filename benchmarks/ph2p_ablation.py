@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS
+from common import RESULTS, save_results
 from generation import (
     Method,
     Unit,
@@ -22,7 +22,6 @@ from generation import (
     generator_folder,
     measurement,
     run,
-    save,
     setting_of,
     targets,
 )
@@ -135,7 +134,7 @@ that the prompt removes. Intervals are 95 %, differences paired over the targets
         "num_tokens": arguments.num_tokens,
         "variants": results,
     }
-    print(save(arguments.output, facts))
+    print(save_results(arguments.output, facts))
 
 
 def plot(results: Mapping[str, Any], path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS
+from common import RESULTS, save_results
 from generation import (
     Method,
     Setting,
@@ -31,14 +31,13 @@ from generation import (
     open_models,
     picture_path,
     run,
-    save,
     setting_of,
     targets,
 )
 from PIL import Image
 
 from hardprompts.applications import picture_grid
-from hardprompts.evaluation import TextStatistics, markdown_table, text_statistics
+from hardprompts.evaluation import Measurement, TextStatistics, markdown_table, text_statistics
 from hardprompts.methods import PEZ, PH2P
 from hardprompts.prompts import write_text_atomically
 
@@ -64,6 +63,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--lengths", type=int, nargs="*", default=[2, 4, 8, 16, 32], help="of the second table")
     parser.add_argument("--length-methods", nargs="*", default=list(BY_LENGTH), choices=list(METHODS), metavar="METHOD")
+    parser.add_argument("--diffusion-targets", type=int, help="fewer, for the methods that follow the denoiser")
+    parser.add_argument("--diffusion-seeds", type=int, help="likewise; a pass costs them many times more")
     parser.add_argument("--output", type=Path, default=RESULTS / "round_trip.json")
     arguments = parser.parse_args()
     setting = setting_of(arguments)
@@ -78,21 +79,21 @@ def main() -> None:
     if max(arguments.lengths, default=0) > room:
         print(f"{setting.backend} has room for {room} tokens; longer prompts are as long as that")
 
-    parts = batches(len(images), arguments.batch)
-    main_units = [
-        Unit(name, arguments.num_tokens, seed, part)
-        for seed in range(arguments.seeds)
-        for name in methods
-        for part in parts
-    ]
+    slow = {name for name in methods if METHODS[name].kind == "diffusion"}
+
+    def units(name: str, length: int, seed: int) -> list[Unit]:
+        few = name in slow and arguments.diffusion_targets is not None
+        count = min(len(images), arguments.diffusion_targets) if few else len(images)
+        if name in slow and arguments.diffusion_seeds is not None and seed >= arguments.diffusion_seeds:
+            return []
+        return [Unit(name, length, seed, part) for part in batches(count, arguments.batch)]
+
+    seeds = range(arguments.seeds)
+    main_units = [unit for seed in seeds for name in methods for unit in units(name, arguments.num_tokens, seed)]
     by_length = [name for name in methods if name in arguments.length_methods]
+    other_lengths = [length for length in lengths if length != arguments.num_tokens]
     length_units = [
-        Unit(name, length, seed, part)
-        for seed in range(arguments.seeds)
-        for name in by_length
-        for length in lengths
-        if length != arguments.num_tokens
-        for part in parts
+        unit for seed in seeds for name in by_length for length in other_lengths for unit in units(name, length, seed)
     ]
     keep = str(arguments.output.with_suffix("")) + "_pictures"
     records = run([*main_units, *length_units], METHODS, setting, arguments.output, arguments.workers, keep)
@@ -100,7 +101,7 @@ def main() -> None:
     shown = render(facts, images, methods, by_length, Path(keep), arguments)
     print(shown)
     kept = {name: value for name, value in facts.items() if name != "lines"}
-    print(save(arguments.output, kept))
+    print(save_results(arguments.output, kept))
 
 
 # --- what was found -----------------------------------------------------------------------
@@ -117,20 +118,30 @@ def report(
 ) -> dict[str, Any]:
     """All figures, and the rows of both tables."""
     found = {name: measurement(records, name, num_tokens) for name in methods}
-    default, empty = found[DEFAULT], found[EMPTY]
     words, vocabulary = bank(), open_models(setting).backend.vocabulary
-    head = ["method", "image similarity", "over the default", "of the caption's", "above the empty prompt", *COLUMNS]
+    head = [
+        "method",
+        "image similarity",
+        "over the default",
+        "targets x seeds",
+        "of the caption's",
+        "above the empty prompt",
+        *COLUMNS,
+    ]
     lines, results = [head], {}
     for name, own in found.items():
+        # Methods that follow the denoiser may have been run on the first targets alone.
+        default, empty, caption = (_first(found.get(other), len(own.values)) for other in (DEFAULT, EMPTY, CAPTION))
         runs = [r for r in records if r["method"] == name and r["num_tokens"] == num_tokens]
         texts = [r["prompt"] for r in runs if r["prompt"]]
         statistics = text_statistics(texts, vocabulary, words) if texts else None
-        share = own.relative_to(found[CAPTION]) if CAPTION in found else None
-        gap = own.relative_to(found[CAPTION], floor=empty) if CAPTION in found and name != EMPTY else None
+        share = None if caption is None else own.relative_to(caption)
+        gap = None if caption is None or name == EMPTY else own.relative_to(caption, floor=empty)
         cost = [sum(r[what] for r in runs) / len(runs) for what in ("evaluations", "seconds")]
         lines.append(
             [
-                *own.row(default),
+                *own.row(own if name == DEFAULT else default),
+                f"{len(own.values)} x {len(runs) // len(own.values)}",
                 "" if share is None else str(share),
                 "" if gap is None else str(gap),
                 *_text_cells(statistics),
@@ -139,6 +150,8 @@ def report(
             ]
         )
         results[name] = {
+            "targets": len(own.values),
+            "runs": len(runs),
             "similarity": interval_of(own.interval()),
             "over_default": interval_of(own.minus(default)),
             "of_caption": None if share is None else interval_of(share),
@@ -162,6 +175,10 @@ def report(
         "lengths": curves,
         "lines": lines,
     }
+
+
+def _first(measured: Measurement | None, count: int) -> Measurement | None:
+    return None if measured is None else Measurement(measured.name, measured.values[:count])
 
 
 COLUMNS = ("tokens", "words of the world", "repeated words", "passes", "seconds to find")

@@ -26,6 +26,7 @@ from common import save
 
 from hardprompts import run_search
 from hardprompts.encoders import default_device
+from hardprompts.evaluation import markdown_table
 from hardprompts.methods.pez import PEZ
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts_openclip.backend import from_model
@@ -163,18 +164,13 @@ def describe(entry: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All settings, as Markdown."""
-    lines = [
-        "| tower | restarts | ours, steps/s | reference, steps/s | ratio (range) | per prompt, to its one |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = [["tower", "restarts", "ours, steps/s", "reference, steps/s", "ratio (range)", "per prompt, to its one"]]
     for entry in rows:
         low, high = entry["ratio_range"]
-        lines.append(
-            f"| {entry['model']} | {entry['restarts']} | {entry['our_steps_per_second']} "
-            f"| {entry['reference_steps_per_second']} | {entry['ratio']} ({low} to {high}) "
-            f"| {entry['ratio_per_prompt_to_one_prompt_of_the_reference']} |"
-        )
-    return "\n".join(lines)
+        cells = [entry["model"], entry["restarts"], entry["our_steps_per_second"], entry["reference_steps_per_second"]]
+        cells += [f"{entry['ratio']} ({low} to {high})", entry["ratio_per_prompt_to_one_prompt_of_the_reference"]]
+        lines.append([str(cell) for cell in cells])
+    return markdown_table(lines)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from common import held_out_scenes, interval, number, percent, pictures, save, summary, table, truth_rows
+from common import held_out_scenes, interval, number, percent, pictures, save, summary, truth_rows
 
 from hardprompts import PromptInverter, load_backend
+from hardprompts.evaluation import markdown_table
 
 
 def measure(num_objects: int, count: int, method: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -55,7 +56,7 @@ def main() -> None:
             ]
         )
         print(f"{kind}: {result['seconds_per_image']} s per image, one thread")
-    print(table(lines))
+    print(markdown_table(lines))
     values = {
         "method": arguments.method,
         "scenes": {str(kind): result for kind, (result, _) in zip(kinds, results, strict=True)},
