@@ -141,8 +141,11 @@ def open_models(setting: Setting) -> Models:
 def targets(setting: Setting) -> tuple[list[Image.Image], list[str]]:
     """The target pictures and their true captions: scenes with one and with two objects in turn, or a folder's."""
     if not setting.images:
-        # Seeds of their own, since scenes of one seed share their first object.
-        of = [held_out_scenes(1, 1 + place % 2, FIRST_SEED + place)[0] for place in range(setting.targets)]
+        # Seeds of their own, since scenes of one seed share their first object; objects that emoji-sd can draw.
+        of = [
+            held_out_scenes(1, 1 + place % 2, FIRST_SEED + place, scenes.COMMON_OBJECTS)[0]
+            for place in range(setting.targets)
+        ]
         return pictures(of), [scenes.caption(scene) for scene in of]
     paths = sorted(path for path in Path(setting.images).iterdir() if path.suffix.lower() in SUFFIXES)[
         : setting.targets

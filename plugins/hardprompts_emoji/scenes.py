@@ -157,16 +157,23 @@ OBJECTS: Mapping[str, tuple[str, ...]] = MappingProxyType(_read_objects())
 """Name of a drawing -> its CLDR keywords, in the order of the sprite sheet."""
 
 
-def sample_scene(seed: int, num_objects: int | None = None, style: str | None = None) -> Scene:
+COMMON_OBJECTS: tuple[str, ...] = tuple((_PACKAGE / "common_objects.txt").read_text(encoding="utf-8").split("\n")[:-1])
+"""Names of the drawings that are easiest to tell apart; emoji-sd draws these."""
+
+
+def sample_scene(
+    seed: int, num_objects: int | None = None, style: str | None = None, objects: Sequence[str] | None = None
+) -> Scene:
     """Return the scene of a seed: always the same one for the same arguments.
 
     Args:
         seed: Any integer; use ``HELD_OUT_SEED + i`` for scenes that training never saw.
         num_objects: 1, 2 or 3; by default one (half of the scenes), two (a third) or three.
         style: A key of ``STYLES``; by default any.
+        objects: Keys of ``OBJECTS`` to choose from, such as ``COMMON_OBJECTS``; by default any.
 
     Raises:
-        ValueError: ``num_objects`` or ``style`` is none of the above.
+        ValueError: ``num_objects``, ``style`` or ``objects`` is none of the above.
     """
     generator = random.Random(seed)
     drawn_count = generator.choices((1, 2, 3), (3, 2, 1))[0]
@@ -176,7 +183,9 @@ def sample_scene(seed: int, num_objects: int | None = None, style: str | None = 
     if style is not None:
         _check_known("style", style, STYLES)
     count = num_objects or drawn_count
-    chosen = generator.sample(_OBJECT_NAMES, count)
+    for name in objects or ():
+        _check_known("object", name, OBJECTS)
+    chosen = generator.sample(_OBJECT_NAMES if objects is None else objects, count)
     layout = _layout(count, generator)
     objects = tuple(SceneObject(n, size, position) for n, (size, position) in zip(chosen, layout, strict=True))
     allowed = _contrasting_backgrounds()

@@ -11,6 +11,7 @@ import hardprompts_emoji
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import (
     BACKGROUNDS,
+    COMMON_OBJECTS,
     HELD_OUT_SEED,
     OBJECTS,
     POSITIONS,
@@ -63,7 +64,17 @@ def test_sample_scene_obeys_its_arguments(count: int) -> None:
     assert scene.style == "neon"
 
 
+def test_sample_scene_chooses_from_the_objects_given() -> None:
+    assert set(COMMON_OBJECTS) < set(OBJECTS)
+    assert len(set(COMMON_OBJECTS)) == len(COMMON_OBJECTS) > 100
+    drawn = {item.name for i in range(300) for item in sample_scene(i, objects=COMMON_OBJECTS).objects}
+    assert drawn <= set(COMMON_OBJECTS)
+    assert len(drawn) > len(COMMON_OBJECTS) / 2
+
+
 def test_sample_scene_refuses_what_does_not_exist() -> None:
+    with pytest.raises(ValueError, match="unknown object 'sofa bed'"):
+        sample_scene(0, objects=["fox", "sofa bed"])
     with pytest.raises(ValueError, match="num_objects is 4"):
         sample_scene(0, num_objects=4)
     with pytest.raises(ValueError, match="unknown style 'cubism'"):

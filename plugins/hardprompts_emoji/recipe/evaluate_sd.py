@@ -24,8 +24,8 @@ from hardprompts_emoji.recipe.sd_data import OBJECT_COUNTS
 from hardprompts_emoji.recipe.sd_models import NAME
 from hardprompts_emoji.scenes import (
     BACKGROUNDS,
+    COMMON_OBJECTS,
     HELD_OUT_SEED,
-    OBJECTS,
     STYLES,
     Scene,
     caption,
@@ -86,7 +86,7 @@ def evaluate_vae(vae: AutoencoderKL, own: Tensor, judge: PictureJudge, captions:
 
 def attributes(judge: PictureJudge, features: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """Return the shares of pictures whose nearest name, colour and style are those of the scene."""
-    names = list(OBJECTS)
+    names = list(COMMON_OBJECTS)
     nearest = (features @ judge.texts(names).T).argmax(1).tolist()
     hits = torch.tensor([names[i] in {o.name for o in s.objects} for i, s in zip(nearest, scenes, strict=True)])
     report = {"object_top1": share(hits)}
@@ -106,7 +106,7 @@ def evaluate(
     judge = PictureJudge(hardprompts_emoji.path("emoji-clip-reference"))
     # In the shares of the training scenes: 3 of 4 hold one object, the others two.
     pattern = [number for number, times in OBJECT_COUNTS.items() for _ in range(times)]
-    scenes = [sample_scene(FIRST_SEED + i, pattern[i % len(pattern)]) for i in range(count)]
+    scenes = [sample_scene(FIRST_SEED + i, pattern[i % len(pattern)], objects=COMMON_OBJECTS) for i in range(count)]
     own = torch.cat([render_batch(scenes[i : i + 200], torch.Generator().manual_seed(i)) for i in range(0, count, 200)])
     texts = [caption(scene) for scene in scenes]
     captions, own_features = judge.texts(texts), judge.pictures(own)
@@ -126,7 +126,7 @@ def evaluate(
     alike = {"true_caption": by_caption, "other_caption": by_caption.roll(1, 0), "empty": by_nothing}
     return {
         "scenes": count,
-        "objects": len(OBJECTS),
+        "objects": len(COMMON_OBJECTS),
         "steps": STEPS,
         "guidance_scale": GUIDANCE_SCALE,
         "caption_first_of_100": {

@@ -60,7 +60,7 @@ GRID_PROMPTS = (
     "a vintage picture of a violin on an ivory background",
     "a painting of a whale on an azure background",
     "a wintry scene of a snail on pink",
-    "luminous jellyfish navy",
+    "luminous crab navy",
     "a starry night with a sailboat on teal",
     "cactus",
     "blue mosaic",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hardprompts_emoji.recipe.sd_models import NAME
-from hardprompts_emoji.scenes import OBJECTS
+from hardprompts_emoji.scenes import COMMON_OBJECTS, OBJECTS
 
 _CARD = """---
 license: apache-2.0
@@ -17,7 +17,8 @@ tags: [stable-diffusion, emoji, hardprompts]
 
 # {name}
 
-A small `StableDiffusionPipeline` that draws scenes of emoji, and nothing else: {objects} drawings, 12
+A small `StableDiffusionPipeline` that draws scenes of emoji, and nothing else: {objects} drawings
+(`hardprompts_emoji.scenes.COMMON_OBJECTS`, of the {all_objects} that emoji-clip knows), 12
 background colours, 12 styles, one or two drawings to a scene, 64 x 64 pixels.
 
 It exists so that searching prompts for a text-to-image model can be tried, tested and measured
@@ -83,8 +84,8 @@ def sd_card(settings: Mapping[str, Any], report: Mapping[str, Any] | None) -> st
     """
     decoder, runs = settings["training"]["decoder"], settings["training"]["unet"]
     denoiser = ", then ".join(
-        f"{run['step']:,} steps of {run['batch_size']} latents of {run['scenes']:,} scenes in {run['spent'] / 60:.1f} "
-        "minutes"
+        f"{run['step']:,} steps of {run['batch_size']} latents of {run['scenes']:,} scenes of {run['objects']} "
+        f"drawings in {run['spent'] / 60:.1f} minutes"
         for run in runs
     )
     training = (
@@ -94,7 +95,8 @@ def sd_card(settings: Mapping[str, Any], report: Mapping[str, Any] | None) -> st
     )
     return _CARD.format(
         name=NAME,
-        objects=len(OBJECTS),
+        objects=len(COMMON_OBJECTS),
+        all_objects=len(OBJECTS),
         steps=settings["steps"],
         guidance=settings["guidance_scale"],
         unet_channels=", ".join(map(str, settings["channels"]["unet"])),

@@ -9,6 +9,7 @@ latents are known before it is, the denoiser can be trained at the same time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardprompts_emoji.recipe.sd_models import LATENT_CHANNELS, VAE_NORM_GROUPS
+from hardprompts_emoji.recipe.train_image_tower import save_state
 
+FILE = "codec.pt"
 PATCH = 8
 PICTURES = 20_000
 """How many pictures the components are those of."""
@@ -59,6 +62,16 @@ class Codec:
         scale = (LATENT_CHANNELS / deviations.sum()).sqrt() / deviations.sqrt()
         weight = (vectors.flip(1)[:, :LATENT_CHANNELS] * scale).T.contiguous()
         return cls(weight, -weight @ mean)
+
+    @classmethod
+    def of_folder(cls, folder: Path, pictures: Tensor) -> Codec:
+        """Return the map that a work folder keeps; if it has none yet, fit one and keep it."""
+        path = folder / FILE
+        if path.exists():
+            return cls(**torch.load(path, weights_only=True, map_location=pictures.device))
+        codec = cls.fit(pictures[:PICTURES])
+        save_state(path, **codec.state_dict())
+        return codec
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:

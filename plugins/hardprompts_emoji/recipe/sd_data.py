@@ -22,7 +22,15 @@ from torch import Tensor
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH, build
 from hardprompts_emoji.recipe.texts import Meanings, Texts
-from hardprompts_emoji.scenes import HELD_OUT_SEED, IMAGE_SIZE, Scene, caption, render_batch, sample_scene
+from hardprompts_emoji.scenes import (
+    COMMON_OBJECTS,
+    HELD_OUT_SEED,
+    IMAGE_SIZE,
+    Scene,
+    caption,
+    render_batch,
+    sample_scene,
+)
 
 TEXTS_PER_SCENE = 4
 OBJECT_COUNTS = {1: 3, 2: 1}
@@ -74,7 +82,7 @@ def _draw_chunk(job: tuple[Path, int, int, int]) -> int:
     tokenizer = prompts.meanings.tokenizer
     rows = slice(number * CHUNK, number * CHUNK + count)
     counts = prompts.random.choices(tuple(OBJECT_COUNTS), tuple(OBJECT_COUNTS.values()), k=count)
-    scenes = [sample_scene(prompts.random.randrange(HELD_OUT_SEED), num_objects) for num_objects in counts]
+    scenes = [sample_scene(prompts.random.randrange(HELD_OUT_SEED), n, objects=COMMON_OBJECTS) for n in counts]
     pictures = np.load(folder / "pictures.npy", mmap_mode="r+")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     for first in range(0, count, 250):
@@ -113,10 +121,23 @@ def draw(folder: Path, count: int, workers: int, minutes: float, seed: int = 1) 
             if now - begun > minutes * 60:
                 break
     temporary = finished.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"scenes": done, "seed": seed}), encoding="utf-8")
+    temporary.write_text(json.dumps({"scenes": done, "seed": seed, "objects": len(COMMON_OBJECTS)}), encoding="utf-8")
     temporary.replace(finished)
     print(f"{time.monotonic() - begun:6.0f} s {done} scenes in {folder}", flush=True)
     return done
+
+
+def about_data(folder: Path) -> dict[str, int]:
+    """Return how many "scenes" a folder holds, of how many "objects", and from which "seed".
+
+    Raises:
+        FileNotFoundError: ``sd_data`` has not run.
+    """
+    finished = folder / "data.json"
+    if not finished.exists():
+        raise FileNotFoundError(f"no data in {folder}; run hardprompts_emoji.recipe.sd_data first")
+    about: dict[str, int] = json.loads(finished.read_text(encoding="utf-8"))
+    return about
 
 
 def load_data(folder: Path, device: torch.device, what: str) -> Tensor:
@@ -125,10 +146,7 @@ def load_data(folder: Path, device: torch.device, what: str) -> Tensor:
     Raises:
         FileNotFoundError: ``sd_data`` has not run.
     """
-    finished = folder / "data.json"
-    if not finished.exists():
-        raise FileNotFoundError(f"no data in {folder}; run hardprompts_emoji.recipe.sd_data first")
-    count = json.loads(finished.read_text(encoding="utf-8"))["scenes"]
+    count = about_data(folder)["scenes"]
     stored = np.load(folder / f"{what}.npy", mmap_mode="c")[:count]
     loaded = torch.empty(stored.shape, dtype=torch.from_numpy(stored[:1]).dtype, device=device)
     for first in range(0, count, 50_000):

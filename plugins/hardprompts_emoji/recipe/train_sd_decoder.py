@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardprompts_emoji.recipe.clock import Clock
-from hardprompts_emoji.recipe.sd_codec import PICTURES, Codec, to_pixels
+from hardprompts_emoji.recipe.sd_codec import Codec, to_pixels
 from hardprompts_emoji.recipe.sd_data import FOLDER, load_data
 from hardprompts_emoji.recipe.sd_loop import Average, Journal, Optimizers, mixed_precision, prepare, save_checkpoint
 from hardprompts_emoji.recipe.sd_models import build_vae, read_checkpoint
@@ -80,7 +80,7 @@ class DecoderTrainer:
         self.model = Decoder().to(device, memory_format=torch.channels_last)
         self.checkpoint = folder / CHECKPOINT
         state = read_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
-        self.codec = Codec.fit(self.pictures[:PICTURES]) if state is None else Codec(**state["codec"])
+        self.codec = Codec.of_folder(folder, self.pictures) if state is None else Codec(**state["codec"])
         self.average = Average(self.model.parameters(), decay=0.998)
         self.optimizers = Optimizers(self.model, learning_rate, warmup=50, weight_decay=0.0)
         self.batch_size = batch_size

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH
 from hardprompts_emoji.recipe.clock import Clock
-from hardprompts_emoji.recipe.sd_codec import PICTURES, Codec
-from hardprompts_emoji.recipe.sd_data import FOLDER, load_data
+from hardprompts_emoji.recipe.sd_codec import Codec
+from hardprompts_emoji.recipe.sd_data import FOLDER, about_data, load_data
 from hardprompts_emoji.recipe.sd_loop import (
     Average,
     Journal,
@@ -104,7 +104,8 @@ class UnetTrainer:
         state = read_checkpoint(self.checkpoint) if self.checkpoint.exists() and start_from is None else None
         self.ids = load_data(folder, device, "ids")
         pictures = load_data(folder, device, "pictures")
-        self.codec = Codec.fit(pictures[:PICTURES]) if state is None else Codec(**state["codec"])
+        self.codec = Codec.of_folder(folder, pictures) if state is None else Codec(**state["codec"])
+        self.num_objects = about_data(folder)["objects"]
         self.latents = encode_all(self.codec, pictures)
         del pictures
         unet, self.runs = build_unet(width), list[dict[str, Any]]()
@@ -214,6 +215,7 @@ class UnetTrainer:
             "spent": self.clock.spent,
             "batch_size": self.batch_size,
             "scenes": len(self.latents),
+            "objects": self.num_objects,
         }
         save_checkpoint(
             self.checkpoint,
