@@ -19,15 +19,13 @@ from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 RESULTS = Path(__file__).parent / "results"
 
 
-def held_out_scenes(
-    count: int, num_objects: int, first_seed: int = HELD_OUT_SEED, objects: Sequence[str] | None = None
-) -> list[Scene]:
-    """Scenes from seeds that training never saw, of any objects or of those given.
+def held_out_scenes(count: int, num_objects: int, first_seed: int = HELD_OUT_SEED) -> list[Scene]:
+    """Scenes from seeds that training never saw.
 
     Scenes of one seed share their first object, so each number of objects has seeds of its own.
     """
     first_seed += 10_000_000 * (num_objects - 1)
-    return [scenes.sample_scene(first_seed + i, num_objects, objects=objects) for i in range(count)]
+    return [scenes.sample_scene(first_seed + i, num_objects) for i in range(count)]
 
 
 def pictures(of: Sequence[Scene]) -> list[Image.Image]:

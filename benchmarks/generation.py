@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from common import held_out_scenes, pictures
+from common import pictures
 from PIL import Image
 from torch import Tensor
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
 from hardprompts.evaluation import Measurement, diversities, image_similarities
+from hardprompts.learning import descend
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import write_text_atomically
@@ -141,11 +142,7 @@ def open_models(setting: Setting) -> Models:
 def targets(setting: Setting) -> tuple[list[Image.Image], list[str]]:
     """The target pictures and their true captions: scenes with one and with two objects in turn, or a folder's."""
     if not setting.images:
-        # Seeds of their own, since scenes of one seed share their first object; objects that emoji-sd can draw.
-        of = [
-            held_out_scenes(1, 1 + place % 2, FIRST_SEED + place, scenes.COMMON_OBJECTS)[0]
-            for place in range(setting.targets)
-        ]
+        of = [scenes.sample_drawable_scene(FIRST_SEED + i, 1 + i % 2) for i in range(setting.targets)]
         return pictures(of), [scenes.caption(scene) for scene in of]
     paths = sorted(path for path in Path(setting.images).iterdir() if path.suffix.lower() in SUFFIXES)[
         : setting.targets
@@ -209,20 +206,11 @@ def soft_prompts(
     vocabulary = backend.vocabulary
     ones = torch.ones(len(images), 1, device=backend.device)
     objective = FeatureSimilarity(backend.text_encoder, backend.encode_images(list(images))[:, None], ones)
-    groups = torch.arange(len(images), device=backend.device)
     start = vocabulary.sample((len(images), num_tokens), torch.Generator().manual_seed(seed))
-    soft = vocabulary.embed(start).float().clone().requires_grad_()
-    unit = float(vocabulary.allowed_table.square().mean().sqrt())
-    optimizer = torch.optim.AdamW([soft], lr=0.1 * unit, weight_decay=0.0)
-    best, lowest = soft.detach().clone(), torch.full((len(images),), math.inf, device=backend.device)
-    for _ in range(max(1, setting.evaluations // 2)):
-        loss = objective(soft, groups).loss
-        better = loss.detach() < lowest
-        best[better], lowest[better] = soft.detach()[better], loss.detach()[better]
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-    return best, (1 - lowest).tolist()
+    best, losses = descend(
+        objective, vocabulary.embed(start), vocabulary, max_steps=max(0, setting.evaluations // 2 - 1)
+    )  # fmt: skip
+    return best, [1 - loss for loss in losses]
 
 
 # --- drawing ------------------------------------------------------------------------------

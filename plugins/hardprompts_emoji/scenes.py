@@ -193,6 +193,28 @@ def sample_scene(
     return Scene(objects, generator.choice(candidates), style or drawn_style)
 
 
+def sample_drawable_scene(seed: int, num_objects: int | None = None) -> Scene:
+    """Return the scene of a seed as emoji-sd can draw it: always the same one for the same arguments.
+
+    Its one or two objects are of ``COMMON_OBJECTS``; a lone one is large and in the middle, so that a
+    caption, which seldom tells size and place, leaves little open.
+
+    Args:
+        seed: Any integer; from ``HELD_OUT_SEED`` on for scenes that training never saw.
+        num_objects: 1 or 2; by default one in three of four scenes.
+
+    Raises:
+        ValueError: ``num_objects`` is neither.
+    """
+    if num_objects not in (None, 1, 2):
+        raise ValueError(f"num_objects is {num_objects}; emoji-sd draws scenes of 1 or 2 objects")
+    count = num_objects or random.Random(seed).choices((1, 2), (3, 1))[0]
+    scene = sample_scene(seed, count, objects=COMMON_OBJECTS)
+    if count == 2:
+        return scene
+    return Scene((SceneObject(scene.objects[0].name, "large", "center"),), scene.background, scene.style)
+
+
 def _layout(count: int, generator: random.Random) -> list[tuple[Size, str]]:
     if count == 1:
         size: Size = generator.choices(("large", "medium", "small"), (5, 4, 2))[0]

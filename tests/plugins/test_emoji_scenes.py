@@ -23,6 +23,7 @@ from hardprompts_emoji.scenes import (
     names,
     render,
     render_batch,
+    sample_drawable_scene,
     sample_scene,
 )
 
@@ -70,6 +71,19 @@ def test_sample_scene_chooses_from_the_objects_given() -> None:
     drawn = {item.name for i in range(300) for item in sample_scene(i, objects=COMMON_OBJECTS).objects}
     assert drawn <= set(COMMON_OBJECTS)
     assert len(drawn) > len(COMMON_OBJECTS) / 2
+
+
+def test_drawable_scenes_leave_little_open() -> None:
+    sampled = [sample_drawable_scene(HELD_OUT_SEED + i) for i in range(400)]
+    assert sampled == [sample_drawable_scene(HELD_OUT_SEED + i) for i in range(400)]
+    alone = [scene.objects[0] for scene in sampled if len(scene.objects) == 1]
+    assert {(item.size, item.position) for item in alone} == {("large", "center")}
+    assert 0.65 < len(alone) / len(sampled) < 0.85
+    assert {len(scene.objects) for scene in sampled} == {1, 2}
+    assert {item.name for scene in sampled for item in scene.objects} <= set(COMMON_OBJECTS)
+    assert len(sample_drawable_scene(5, 2).objects) == 2
+    with pytest.raises(ValueError, match="scenes of 1 or 2 objects"):
+        sample_drawable_scene(0, 3)
 
 
 def test_sample_scene_refuses_what_does_not_exist() -> None:

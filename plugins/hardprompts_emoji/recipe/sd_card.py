@@ -19,7 +19,7 @@ tags: [stable-diffusion, emoji, hardprompts]
 
 A small `StableDiffusionPipeline` that draws scenes of emoji, and nothing else: {objects} drawings
 (`hardprompts_emoji.scenes.COMMON_OBJECTS`, of the {all_objects} that emoji-clip knows), 12
-background colours, 12 styles, one or two drawings to a scene, 64 x 64 pixels.
+background colours, 12 styles, one large drawing in the middle or two small ones, 64 x 64 pixels.
 
 It exists so that searching prompts for a text-to-image model can be tried, tested and measured
 offline, with known truth. It is of no use for photographs.
@@ -66,8 +66,8 @@ texts empty). {training}
 
 ## Limits
 
-- It knows the words that emoji-clip knows. Which object stands where, and how large, is seldom said in
-  the training texts, and seldom obeyed.
+- It knows the words that emoji-clip knows, and draws of them what is listed above. Of two objects it draws which
+  stands where as it likes.
 - Drawings are those of the training pictures: held out are combinations of objects, colours and styles, not objects.
 - Texts that name more than two objects, two colours or two styles are outside of what it saw.
 - Small details of drawings get lost in the latents, the more so in small drawings.

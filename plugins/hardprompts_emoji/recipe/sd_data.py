@@ -29,12 +29,10 @@ from hardprompts_emoji.scenes import (
     Scene,
     caption,
     render_batch,
-    sample_scene,
+    sample_drawable_scene,
 )
 
 TEXTS_PER_SCENE = 4
-OBJECT_COUNTS = {1: 3, 2: 1}
-"""Number of drawings in a scene -> how often; three small ones teach a small denoiser little."""
 CHUNK = 1000
 FOLDER = "emoji-sd"
 """Folder inside the work folder that holds the data and the checkpoints."""
@@ -81,8 +79,7 @@ def _draw_chunk(job: tuple[Path, int, int, int]) -> int:
     prompts.random = random.Random(seed * 1_000_003 + number)
     tokenizer = prompts.meanings.tokenizer
     rows = slice(number * CHUNK, number * CHUNK + count)
-    counts = prompts.random.choices(tuple(OBJECT_COUNTS), tuple(OBJECT_COUNTS.values()), k=count)
-    scenes = [sample_scene(prompts.random.randrange(HELD_OUT_SEED), n, objects=COMMON_OBJECTS) for n in counts]
+    scenes = [sample_drawable_scene(prompts.random.randrange(HELD_OUT_SEED)) for _ in range(count)]
     pictures = np.load(folder / "pictures.npy", mmap_mode="r+")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
     for first in range(0, count, 250):
