@@ -10,7 +10,8 @@
     ├── VocabularyError      no token is left to search over, or ids that no text spells
     ├── SearchError          a search that could not return any admissible prompt
     │   └── NonFiniteError   the model returned NaN or infinity
-    └── FileFormatError      a file that is damaged or is not what it claims to be
+    ├── FileFormatError      a file that is damaged or is not what it claims to be
+    └── HubError             the Hub refused, could not be reached, or has no such repository
 
 A message says what is wrong, with which value, what is accepted and what to do next.
 Plain misuse of an argument (a negative number of steps) raises ValueError, as in torch.
@@ -68,3 +69,7 @@ class NonFiniteError(SearchError, ArithmeticError):
 
 class FileFormatError(HardPromptsError, ValueError):
     """A file is damaged, or is not what its name claims."""
+
+
+class HubError(HardPromptsError):
+    """The Hub refused, could not be reached, or has no such repository. Nothing was half done, there or here."""

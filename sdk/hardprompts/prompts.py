@@ -17,12 +17,33 @@ from hardprompts.errors import FileFormatError, TemplateError
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from hardprompts.hub import Pushed
+    from hardprompts.softprompts import SoftPrompt
+
 SLOT = "{}"
 FILE_NAME = "prompt.json"
 FORMAT_VERSION = 1
 
-#: What has a meaning in a UI's prompt syntax, and is written with a backslash to be taken literally.
-_ESCAPED = {"comfyui": re.compile(r"([\\()])"), "a1111": re.compile(r"([\\()\[\]])")}
+#: What makes a text literal in a UI's prompt syntax: (pattern, replacement), one after the other. In ComfyUI a
+#: backslash means something before a parenthesis alone, and "embedding:" at the beginning of a word names a file;
+#: with a space in it it does not, and CLIP's tokenizers do not see the space.
+_LITERAL = {
+    "comfyui": ((re.compile(r"([()])"), r"\\\1"), (re.compile(r"(^|\s)(embedding):"), r"\1\2 :")),
+    "a1111": ((re.compile(r"([\\()\[\]])"), r"\\\1"),),
+}
+
+
+def escape(text: str, syntax: Literal["comfyui", "a1111"]) -> str:
+    """A text as a UI must be given it, to be read literally.
+
+    Raises:
+        ValueError: an unknown syntax.
+    """
+    if syntax not in _LITERAL:
+        raise ValueError(f"unknown syntax {syntax!r}; known: {', '.join(_LITERAL)}")
+    for pattern, replacement in _LITERAL[syntax]:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,9 +164,7 @@ class HardPrompt:
         Raises:
             ValueError: an unknown syntax.
         """
-        if syntax not in _ESCAPED:
-            raise ValueError(f"unknown syntax {syntax!r}; known: {', '.join(_ESCAPED)}")
-        return _ESCAPED[syntax].sub(r"\\\1", self.filled)
+        return escape(self.filled, syntax)
 
     # --- to look at -----------------------------------------------------------------------
 
@@ -157,7 +176,7 @@ class HardPrompt:
         shades = ("black on bright_cyan", "black on bright_yellow")
         text = Text()
         text.append(printable(template.prefix), style="dim")
-        for index, (piece, gap) in enumerate(self._pieces()):
+        for index, (piece, gap) in enumerate(self.pieces()):
             text.append(printable(piece), style=shades[index % 2]).append(printable(gap))
         return text.append(printable(template.suffix), style="dim")
 
@@ -165,7 +184,7 @@ class HardPrompt:
         """The prompt with its tokens in two shades, for notebooks; all text is escaped."""
         template = PromptTemplate(self.template)
         spans = []
-        for index, (piece, gap) in enumerate(self._pieces()):
+        for index, (piece, gap) in enumerate(self.pieces()):
             title = f"token {self.token_ids[index]}" if index < len(self.token_ids) else ""
             if index < len(self.attributions):
                 title += f", contributes {self.attributions[index]:+.3f}"
@@ -180,7 +199,7 @@ class HardPrompt:
             f"{html.escape(self.model)} &middot; {html.escape(self.method)}</small></div>"
         )
 
-    def _pieces(self) -> list[tuple[str, str]]:
+    def pieces(self) -> list[tuple[str, str]]:
         """The text cut at its token boundaries: (token, the white space behind it)."""
         pieces: list[tuple[str, str]] = []
         position = 0
@@ -238,25 +257,92 @@ class HardPrompt:
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
         """Writes `prompt.json` into a folder, which is made if need be; returns the file's path."""
-        return write_text_atomically(
-            Path(save_directory) / FILE_NAME, json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+        return write_text_atomically(Path(save_directory) / FILE_NAME, self.to_json())
+
+    def to_json(self) -> str:
+        """All fields as the text of `prompt.json`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a hard prompt",
+        create_pr: bool = False,
+        revision: str | None = None,
+        license: str | None = None,
+        soft_prompt: "SoftPrompt | None" = None,
+    ) -> "Pushed":
+        """Puts `prompt.json` and a card into a repository of the Hub, in one commit; tells where they are.
+
+        Args:
+            repo_id: "user/name"; made if there is none.
+            soft_prompt: the soft prompt that this one was decoded from, to go into the same repository.
+
+        The other arguments and the errors are those of `hardprompts.hub.push`.
+        """
+        from hardprompts import hub
+
+        return hub.push(
+            repo_id,
+            self,
+            soft_prompt,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            revision=revision,
+            license=license,
         )
 
     @classmethod
-    def from_pretrained(cls, pretrained_path: str | os.PathLike[str]) -> "HardPrompt":
-        """The prompt that `save_pretrained` wrote into a local folder.
+    def from_pretrained(
+        cls,
+        pretrained_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> "HardPrompt":
+        """The prompt that `save_pretrained` wrote into a folder, or `push_to_hub` into a repository of the Hub.
+
+        Args:
+            pretrained_path: a folder; or "user/name", if there is no folder of that name.
+            revision: a branch, tag or commit of the repository. Default: "main".
+            token: default the one that `hf auth login` stored, or HF_TOKEN.
+            cache_dir: where downloads are kept. Default: the Hub's cache.
+            local_files_only: read the cache alone, and never reach for the Hub.
 
         Raises:
             FileFormatError: there is no prompt in that folder, or it is damaged.
+            HubError: there is no such repository, no prompt is in it, or it cannot be reached and is not in the cache.
         """
-        path = Path(pretrained_path) / FILE_NAME
+        if isinstance(pretrained_path, str) and not os.path.exists(pretrained_path):
+            from hardprompts import hub
+
+            folder = hub.hard_prompt_folder(
+                pretrained_path,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+            return cls._in_folder(folder)
+        return cls._in_folder(Path(pretrained_path))
+
+    @classmethod
+    def _in_folder(cls, folder: Path) -> "HardPrompt":
+        path = folder / FILE_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise FileFormatError(f"not a hard prompt: {type(values).__name__} instead of named fields")
             return cls.from_dict(values)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileFormatError(f"no {FILE_NAME} in {os.fspath(pretrained_path)!r}") from error
+            raise FileFormatError(f"no {FILE_NAME} in {os.fspath(folder)!r}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:

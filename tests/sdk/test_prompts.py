@@ -13,7 +13,7 @@ from rich.console import Console
 
 from hardprompts import Candidate, FileFormatError, HardPrompt, PromptTemplate, TemplateError
 from hardprompts import prompts as module
-from hardprompts.prompts import FILE_NAME, HistoryPoint, unique, write_text_atomically
+from hardprompts.prompts import FILE_NAME, HistoryPoint, escape, unique, write_text_atomically
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -67,10 +67,23 @@ def test_the_string_of_a_prompt_is_what_to_paste() -> None:
 
 
 def test_escaped_makes_weights_literal() -> None:
-    assert PROMPT.escaped("comfyui") == "a photo of red tiger, 虎 \\(big\\) [x] \\\\ here"
+    assert PROMPT.escaped("comfyui") == "a photo of red tiger, 虎 \\(big\\) [x] \\ here"
     assert PROMPT.escaped("a1111") == "a photo of red tiger, 虎 \\(big\\) \\[x\\] \\\\ here"
     with pytest.raises(ValueError, match="comfyui, a1111"):
-        inspect.unwrap(HardPrompt.escaped)(PROMPT, "midjourney")  # past the type check of the tests
+        inspect.unwrap(escape)("x", "midjourney")  # past the type check of the tests
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a (b) c", r"a \(b\) c"),
+        ("a \\ b", "a \\ b"),
+        ("embedding:cat, x embedding:y", "embedding :cat, x embedding :y"),
+        ("my_embedding:cat", "my_embedding:cat"),
+    ],
+)
+def test_escape_for_comfyui(text: str, expected: str) -> None:
+    assert escape(text, "comfyui") == expected
 
 
 def test_a_prompt_is_frozen() -> None:

@@ -6,11 +6,14 @@ import types
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hardprompts.hub import Pushed
 
 #: The text encoders that soft prompts are shared for, by the names that UIs store them under, and the
 #: widths of their token embeddings. Any other name may be used too, with any width.
@@ -191,6 +194,82 @@ class SoftPrompt:
         from hardprompts.files import save_soft_prompt
 
         return save_soft_prompt(self, path, format=format)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Writes all of it into a folder, which is made if need be, whole or not at all; returns the files written.
+
+        They are `soft_prompt.json` and, in the first format that has a place for it, the embeddings: diffusers'
+        `learned_embeds.safetensors`, an adapter of PEFT, or ComfyUI's names.
+
+        Raises:
+            FileFormatError: no format has a place for it.
+        """
+        from hardprompts.files import write_files_atomically
+        from hardprompts.hub import soft_files
+
+        folder = Path(save_directory)
+        return write_files_atomically({folder / name: content for name, content in soft_files(self).items()})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a soft prompt",
+        create_pr: bool = False,
+        revision: str | None = None,
+        license: str | None = None,
+    ) -> "Pushed":
+        """Puts what `save_pretrained` writes and a card into a repository of the Hub; tells where they are.
+
+        Plain `pipe.load_textual_inversion(repo_id)` of diffusers reads it from there. A soft prompt without a name is
+        called as the repository.
+
+        The arguments and the errors are those of `hardprompts.hub.push`.
+        """
+        from hardprompts import hub
+
+        return hub.push(
+            repo_id,
+            soft_prompt=self,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            revision=revision,
+            license=license,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> "SoftPrompt":
+        """The soft prompt in a folder, or in a repository of the Hub: of `push_to_hub`, or of a training script.
+
+        Args:
+            pretrained_path: a folder; or "user/name", if there is no folder of that name.
+            revision: a branch, tag or commit of the repository. Default: "main".
+            token: default the one that `hf auth login` stored, or HF_TOKEN.
+            cache_dir: where downloads are kept. Default: the Hub's cache.
+            local_files_only: read the cache alone, and never reach for the Hub.
+
+        Raises:
+            FileFormatError: there is no soft prompt in that folder, several are, or it is damaged.
+            HubError: there is no such repository, no soft prompt is in it, or it cannot be reached and is not in the
+                cache.
+        """
+        from hardprompts import hub
+
+        return hub.read_soft_prompt(
+            pretrained_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
 
 
 def check_name(name: str) -> None:
