@@ -476,7 +476,7 @@ def test_inspect_compares_with_a_model(soft_prompt: Path) -> None:
     run = Run("inspect", soft_prompt, "--model", "toy")
     assert run.code == 0
     assert "token 1" in run.out and "'red' 1.00" in run.out
-    assert "warning: of its tokens, 1 longer" in run.out
+    assert "warning: Out-of-distribution length" in run.out and "1 of 2 longer than 99.9%" in run.out
 
 
 def test_inspect_as_json(soft_prompt: Path) -> None:

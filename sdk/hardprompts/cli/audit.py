@@ -1,108 +1,171 @@
-"""What is in a soft-prompt file, in plain words: what it is, for which models, how far from natural language."""
+"""`hardprompts inspect`: what is in a soft-prompt file, in plain words and as a page."""
 
-import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, FileFormatError, HardPromptsError
 
 if TYPE_CHECKING:
+    from hardprompts.encoders import Backend
     from hardprompts.softprompts import SoftPrompt
+    from hardprompts.softprompts.audit import Audit, Decoded
     from hardprompts.softprompts.geometry import GeometryReport
-    from hardprompts.softprompts.nearest import NearestDecoding
-    from hardprompts.vocabulary import Vocabulary
 
-#: A soft token longer than all but so many of the model's own tokens is out of distribution.
-LONGEST_SHARE = 0.999
+#: Seconds that the search for words may take.
+DECODING_SECONDS = 20.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Audit:
-    """One soft prompt, and beside a model's vocabulary, if there is one, where it lies in it.
+def audits_of(
+    file: Path,
+    backend: "Backend | None" = None,
+    *,
+    ban_list: Sequence[str] = (),
+    plots: bool = False,
+    decode: bool = False,
+) -> "list[Audit]":
+    """The audit of each soft prompt in a file, compared with a model if there is one.
 
-    Attributes:
-        encoder: the text encoder that was compared with the model.
-        geometry, nearest: see `hardprompts.softprompts`.
+    Args:
+        plots: measure what only a page shows: how tokens are spread, and their robustness.
+        decode: search for the words that make the model do the same.
+
+    Raises:
+        FileFormatError: the file is damaged or holds no soft prompt.
+        BackendError: none of its encoders has the width of the model's embeddings.
     """
+    import dataclasses
 
-    prompt: "SoftPrompt"
-    encoder: str = ""
-    geometry: "GeometryReport | None" = None
-    nearest: "NearestDecoding | None" = None
+    from hardprompts.files import read_soft_prompts
 
-    @classmethod
-    def of(cls, prompt: "SoftPrompt", vocabulary: "Vocabulary | None" = None) -> "Audit":
-        """The audit of a soft prompt, compared with a vocabulary of the same width.
+    prompts, dtypes = read_soft_prompts(file), stored_dtypes(file)
+    return [
+        dataclasses.replace(_audit(prompt, backend, plots, decode), dtypes=dtypes, ban_list=tuple(ban_list))
+        for prompt in prompts
+    ]
 
-        Raises:
-            BackendError: none of its encoders has the vocabulary's width.
-        """
-        if vocabulary is None:
-            return cls(prompt)
-        from hardprompts.softprompts.geometry import analyze
-        from hardprompts.softprompts.nearest import decode_nearest
 
-        width = vocabulary.table.shape[1]
-        for encoder, values in prompt.embeddings.items():
-            if values.shape[1] == width:
-                embeddings = values.to(vocabulary.table.device)
-                return cls(prompt, encoder, analyze(embeddings, vocabulary), decode_nearest(embeddings, vocabulary))
+def stored_dtypes(file: Path) -> tuple[str, ...]:
+    """What the tensors of a file are stored as, in order of their names; () of what is no file of tensors."""
+    from hardprompts.files import open_file
+    from hardprompts.softprompts.stored import StoredTensor
+
+    def found(tree: Any) -> set[str]:
+        if isinstance(tree, StoredTensor):
+            return {tree.dtype} if tree.shape else set()  # a number in a tensor's form is no embedding
+        parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+        return set().union(*(found(part) for part in parts))
+
+    try:
+        return tuple(sorted(found(open_file(file).tree)))
+    except FileFormatError:
+        return ()
+
+
+def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode: bool) -> "Audit":
+    import torch
+
+    from hardprompts.softprompts.audit import Audit
+    from hardprompts.softprompts.geometry import analyze
+    from hardprompts.softprompts.nearest import decode_nearest
+    from hardprompts.softprompts.robustness import Spread, robustness
+
+    if backend is None:
+        return Audit(prompt)
+    vocabulary = backend.vocabulary
+    width = vocabulary.table.shape[1]
+    encoder = next((name for name, values in prompt.embeddings.items() if values.shape[1] == width), "")
+    if not encoder:
         widths = ", ".join(f"{name} {size}" for name, size in zip(prompt.encoders, prompt.widths, strict=True))
         raise BackendError(
             f"the model's token embeddings are {width} wide and the file's are not ({widths}); "
             f"pass a model that it was made for: {' or '.join(prompt.families)}"
         )
+    embeddings = prompt.embeddings[encoder].to(vocabulary.table.device)
+    notes: list[str] = []
+    robust = None
+    if plots:
+        try:
+            with torch.no_grad():
+                robust = robustness(
+                    embeddings, vocabulary, backend.text_encoder.encode, backend.text_encoder.max_tokens
+                )
+        except (ValueError, BackendError) as error:  # of a language model, say, which has no text features
+            notes.append(f"Robustness was not measured: {error}.")
+    decoded, why_not = _decoded(prompt, encoder, backend) if decode else (None, "")
+    return Audit(
+        prompt,
+        model=backend.name,
+        encoder=encoder,
+        geometry=analyze(embeddings, vocabulary),
+        nearest=decode_nearest(embeddings, vocabulary),
+        spread=Spread.of(embeddings, vocabulary) if plots else None,
+        robustness=robust,
+        decoded=decoded,
+        notes=(*notes, *((why_not,) if why_not else ())),
+    )
 
-    def lines(self) -> list[str]:
-        """What a person should know, one fact a line."""
-        prompt = self.prompt
-        named = prompt.name or "(no name)"
-        encoders = [f"{name} {width} wide" for name, width in zip(prompt.encoders, prompt.widths, strict=True)]
-        found = [
-            f"{named}: {prompt.num_tokens} token{'s' * (prompt.num_tokens != 1)} for {', '.join(encoders)}",
-            f"format {prompt.source_format}; fits {' or '.join(prompt.families)}",
-        ]
-        if prompt.base_models:
-            found.append(f"trained on {', '.join(prompt.base_models)}")
-        if prompt.step is not None:
-            found.append(f"training step {prompt.step}")
-        if self.geometry is None:
-            norms = [f"{name} {values.norm(dim=1).median():.3g}" for name, values in prompt.embeddings.items()]
-            found.append(f"median length of its tokens: {', '.join(norms)}; --model compares them with a model's own")
-            return found
-        return found + self._compared(self.geometry)
 
-    def _compared(self, geometry: "GeometryReport") -> list[str]:
-        median = geometry.vocabulary_norms.median
-        found = [
-            f"{self.encoder}: {geometry.norm_ratio:.1f} times as long as the model's own tokens (median {median:.3g})",
-            f"{geometry.share_near:.0%} of its tokens have a word within 30 degrees; of the model's own tokens, "
-            f"{geometry.natural_share_near:.0%}",
-        ]
-        for index, token in enumerate(geometry.tokens, start=1):
-            words = ", ".join(f"{near.text!r} {near.cosine:.2f}" for near in token.by_cosine)
-            found.append(f"token {index}: length {token.norm:.3g}, {token.angle:.0f} degrees from any; {words}")
-        if self.nearest is not None:
-            distant = geometry.share_near < 0.5
-            note = "; so far away, words are known to keep little of what it does" if distant else ""
-            found.append(f"nearest words: {self.nearest.text!r}{note}")
-        longer = sum(token.norm_rank >= LONGEST_SHARE for token in geometry.tokens)
-        if longer:
-            found.append(f"warning: of its tokens, {longer} longer than {LONGEST_SHARE:.1%} of the model's own")
-        return found
+def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[Decoded | None, str]":
+    """The words that make the model do the same; or why there are none."""
+    from hardprompts.distiller import PromptDistiller
+    from hardprompts.softprompts.audit import Decoded
 
-    def to_dict(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        prompt = self.prompt
-        return {
-            "name": prompt.name,
-            "format": prompt.source_format,
-            "families": list(prompt.families),
-            "num_tokens": prompt.num_tokens,
-            "encoders": dict(zip(prompt.encoders, prompt.widths, strict=True)),
-            "base_models": list(prompt.base_models),
-            "step": prompt.step,
-            "metadata": dict(prompt.metadata),
-            "compared": self.encoder,
-            "geometry": None if self.geometry is None else self.geometry.to_dict(),
-            "nearest_words": None if self.nearest is None else self.nearest.text,
-        }
+    try:
+        found = PromptDistiller(backend).distill(
+            prompt.embeddings[encoder],
+            inside="a photo of {}",
+            deadline=DECODING_SECONDS,
+            seed=0,
+            progress=False,
+        )
+    except (HardPromptsError, ValueError) as error:
+        return None, f"It was not decoded: {error}."
+    if found.faithfulness is None:
+        return None, "It was not decoded: nobody measured how faithful the words are."
+    matched, held_out = found.faithfulness.matched, found.faithfulness.held_out
+    return Decoded(found.filled, matched.quantity, matched.value, None if held_out is None else held_out.value), ""
+
+
+def lines(audit: "Audit") -> list[str]:
+    """What a person should know, one fact a line."""
+    prompt = audit.prompt
+    named = prompt.name or "(no name)"
+    encoders = [f"{name} {width} wide" for name, width in zip(prompt.encoders, prompt.widths, strict=True)]
+    found = [
+        f"{named}: {prompt.num_tokens} token{'s' * (prompt.num_tokens != 1)} for {', '.join(encoders)}",
+        f"format {prompt.source_format}; fits {' or '.join(prompt.families)}",
+    ]
+    if prompt.base_models:
+        found.append(f"trained on {', '.join(prompt.base_models)}")
+    if prompt.step is not None:
+        found.append(f"training step {prompt.step}")
+    if audit.geometry is None:
+        norms = [f"{name} {values.norm(dim=1).median():.3g}" for name, values in prompt.embeddings.items()]
+        found.append(f"median length of its tokens: {', '.join(norms)}; --model compares them with a model's own")
+    else:
+        found += _compared(audit, audit.geometry)
+    if audit.decoded is not None:
+        kept = f"keeps {audit.decoded.faithfulness:.0%} of its effect ({audit.decoded.quantity})"
+        if audit.decoded.held_out is not None:
+            kept += f", held out {audit.decoded.held_out:.0%}"
+        found.append(f"decoded by what it does: {audit.decoded.text!r} {kept}")
+    return found + [f"{finding.level}: {finding.text}" for finding in audit.findings]
+
+
+def _compared(audit: "Audit", geometry: "GeometryReport") -> list[str]:
+    median = geometry.vocabulary_norms.median
+    found = [
+        f"{audit.encoder}: {geometry.norm_ratio:.1f} times as long as the model's own tokens (median {median:.3g})",
+        f"{geometry.share_near:.0%} of its tokens have a word within 30 degrees; of the model's own tokens, "
+        f"{geometry.natural_share_near:.0%}",
+    ]
+    for index, token in enumerate(geometry.tokens, start=1):
+        words = ", ".join(f"{near.text!r} {near.cosine:.2f}" for near in token.by_cosine)
+        found.append(f"token {index}: length {token.norm:.3g}, {token.angle:.0f} degrees from any; {words}")
+    if audit.nearest is not None:
+        note = "; so far away, words are known to keep little of what it does" if audit.is_far else ""
+        if audit.robustness is not None:
+            note = f"; they keep {audit.robustness.nearest_kept:.0%} of its effect on the text features"
+        found.append(f"nearest words: {audit.nearest.text!r}{note}")
+    return found
