@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import held_out_scenes, pictures, save
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
@@ -24,16 +23,19 @@ from hardprompts_emoji import path, scenes
 METHODS = ("nearest", "nearest-l2", "pez", "refine", "pez+refine")
 FIRST_SEED = scenes.HELD_OUT_SEED + 4_000_000
 #: Soft prompts are learned and matched in these; held out are the distiller's own templates.
-TEMPLATES = ("{}", "a picture of {}")
+TEMPLATES = ("{}",)
 
 
-def learned(count: int, num_tokens: int, templates: Sequence[str], steps: int) -> list[SoftPrompt]:
+def learned(
+    count: int, num_tokens: int, templates: Sequence[str], steps: int, learning_rate: float
+) -> list[SoftPrompt]:
     """Soft prompts in the feature space of the embedded dual encoder, of scenes with one and two objects in turn."""
     of = [held_out_scenes(1, 1 + place % 2, FIRST_SEED + place)[0] for place in range(count)]
     names = [scenes.caption(scene)[:200] for scene in of]
     return learn_soft_prompts(
-        load_backend("emoji"), pictures(of), names=names, num_tokens=num_tokens, inside=templates, max_steps=steps
-    )
+        load_backend("emoji"), pictures(of), names=names, num_tokens=num_tokens, inside=templates, max_steps=steps,
+        learning_rate=learning_rate,
+    )  # fmt: skip
 
 
 def decoded(
@@ -101,16 +103,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8, help="tokens of a hard prompt")
     parser.add_argument("--templates", nargs="+", default=list(TEMPLATES), help="where they are learned and matched")
     parser.add_argument("--steps", type=int, help="of learning a soft prompt")
-    parser.add_argument("--pez-steps", type=int, default=300, help="of PEZ, which never ends by itself")
+    parser.add_argument("--evaluations", type=int, help="passes of one prompt for each soft prompt, alike for all")
+    parser.add_argument("--learning-rate", type=float, default=0.1, help="of learning: more leads farther from words")
     parser.add_argument("--restarts", type=int, default=16)
     arguments = parser.parse_args()
     count = arguments.count or (8 if arguments.quick else 50)
     steps = arguments.steps or (200 if arguments.quick else 500)
-    settings = {**vars(arguments), "count": count, "steps": steps}
-    torch.manual_seed(0)
-    # Every method may take as many steps; those that converge end before.
-    options = {"num_tokens": arguments.tokens, "restarts": arguments.restarts, "max_steps": arguments.pez_steps}
-    prompts = learned(count, arguments.soft_tokens, arguments.templates, steps)
+    evaluations = arguments.evaluations or (6000 if arguments.quick else 20_000)
+    settings = {**vars(arguments), "count": count, "steps": steps, "evaluations": evaluations}
+    options = {
+        "num_tokens": arguments.tokens, "restarts": arguments.restarts, "max_evaluations": count * evaluations
+    }  # fmt: skip
+    prompts = learned(count, arguments.soft_tokens, arguments.templates, steps, arguments.learning_rate)
     losses = [float(prompt.metadata["loss"] or 0) for prompt in prompts]
     print(f"{count} soft prompts learned: mean similarity with their picture {1 - sum(losses) / len(losses):.3f}")
     report("features", decoded(prompts, load_backend("emoji"), arguments.templates, options), settings)

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence

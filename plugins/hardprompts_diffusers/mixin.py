@@ -2,9 +2,11 @@
 
 import contextlib
 import functools
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -13,12 +15,14 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from hardprompts.denoising import DEFAULT_MAX_STEPS, DenoisingInverter
+from hardprompts.distiller import PromptDistiller
 from hardprompts.encoders import Backend
 from hardprompts.inverter import PromptInverter
 from hardprompts.methods import Refine
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.prompts import HardPrompt, unique
 from hardprompts.search import Search, SearchProgress
+from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import preserved
 from hardprompts_diffusers.dual_encoders import dual_encoder
 from hardprompts_diffusers.predictors import noise_predictor
@@ -201,7 +205,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
 
     def distill_prompt(
         self,
-        prompt: str,
+        prompt: "str | SoftPrompt | os.PathLike[str] | Tensor",
         num_tokens: int = 8,
         template: str = "{}",
         image: Any = None,
@@ -226,29 +230,53 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         **search_kwargs: Any,
     ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
         r"""
-        Finds a short prompt under which the pipeline does what it does under a long one.
+        Finds a short prompt under which the pipeline does what it does under a long one, or under a textual inversion.
 
         The denoiser's predictions under both are compared on noised images. The score is the share of the long
         prompt's effect that the short one keeps: 0 for the empty prompt, 1 for one that is as good.
 
         Args:
-            prompt (`str`):
-                The prompt to shorten. What the text encoder cuts off counts for nothing.
+            prompt (`str`, `SoftPrompt`, path or `torch.Tensor`):
+                The prompt to shorten. What the text encoder cuts off counts for nothing. Or a soft prompt, the path of
+                its file, or its `(tokens, dim)` embeddings, which stand in the template's slot; the result is then a
+                `DistilledPrompt`, whose `faithfulness` tells how much of its effect is kept. A `str` is always a
+                prompt; [`~PromptInversionMixin.prompt_from_embedding`] takes the path of a file as a `str` too.
             num_tokens (`int`, *optional*, defaults to 8):
                 The number of tokens of the short prompt.
             image (`PIL.Image.Image` or a list, *optional*):
-                Pictures of the prompt, which are noised. By default the pipeline makes `num_images` of them.
+                Pictures of the prompt, which are noised. By default the pipeline makes `num_images` of them; of a soft
+                prompt, the denoiser makes a few rough ones.
             num_images (`int`, *optional*, defaults to 4):
                 The number of pictures to make, with the pipeline's default number of inference steps and guidance.
 
-        All others are those of [`~PromptInversionMixin.invert_prompt`].
+        All others are those of [`~PromptInversionMixin.invert_prompt`]; for a soft prompt `search_kwargs` are those of
+        [`hardprompts.PromptDistiller.distill`], such as `match="hidden_states"`.
 
         Returns:
             [`PromptInversionOutput`] or `tuple`: lists with the one short prompt. The pipeline is left as it was.
         """
-        if not isinstance(prompt, str):
-            raise ValueError(f"`prompt` has to be a `str`, but is a {type(prompt).__name__}")
+        if not isinstance(prompt, str | SoftPrompt | os.PathLike | Tensor):
+            raise ValueError(
+                f"`prompt` has to be a `str`, a `SoftPrompt`, a path or a tensor, but is a {type(prompt).__name__}"
+            )
         seed = _seed(generator)
+        if not isinstance(prompt, str):
+            with (
+                torch.inference_mode(False),
+                self._searching(num_inversion_steps, callback_on_step_end) as on_step,
+                preserved(self, gradient_checkpointing=gradient_checkpointing),
+            ):
+                predictor = noise_predictor(
+                    self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs
+                )
+                decoded = PromptDistiller(predictor, search or "ph2p").distill(
+                    prompt, num_tokens, inside=template, images=image, initial_prompt=initial_prompt, banned=banned,
+                    deadline=deadline, seed=seed, window=noise_window, num_noises=num_noises,
+                    noises_per_step=noises_per_step, batch_size=batch_size, callback=on_step, progress=False,
+                    max_steps=DEFAULT_MAX_STEPS if num_inversion_steps is None else num_inversion_steps,
+                    **{"match": "noise", **search_kwargs},
+                )  # fmt: skip
+            return _output([decoded], return_dict)
         size = {key: value for key, value in (("height", height), ("width", width)) if value is not None}
         if image is None:
             # Seeded by a generator of its own: how many numbers a pipeline draws is its own affair.
@@ -268,6 +296,23 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 max_steps=num_inversion_steps, **search_kwargs,
             )  # fmt: skip
         return _output([found], return_dict)
+
+    def prompt_from_embedding(
+        self, path: "str | os.PathLike[str]", **kwargs: Any
+    ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
+        r"""
+        Finds the prompt that says to the pipeline what a textual inversion does.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                The file, in any format that [`hardprompts.SoftPrompt.from_file`] reads; nothing in it is ever run.
+            kwargs:
+                Those of [`~PromptInversionMixin.distill_prompt`].
+
+        Returns:
+            [`PromptInversionOutput`] or `tuple`: lists with the one prompt. The pipeline is left as it was.
+        """
+        return self.distill_prompt(Path(path), **kwargs)
 
     @contextlib.contextmanager
     def _searching(

@@ -339,3 +339,11 @@ class ConditioningFeatures:
 def _pooled(conditioning: Conditioning) -> Float[Tensor, "batch features"]:
     parts = [tensor for tensor in conditioning.tensors if tensor.is_floating_point()]
     return torch.cat([part if part.ndim == 2 else part.flatten(1, -2).mean(dim=1) for part in parts], dim=-1)
+
+
+def backend_of(predictor: NoisePredictor) -> Backend:
+    """A denoiser with its text encoders as a backend of text."""
+    table = predictor.vocabulary.table
+    return Backend(
+        predictor.name, ConditioningFeatures(predictor), None, table.device, table.dtype, noise_predictor=predictor
+    )

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -38,6 +38,18 @@ class TextEncoder(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
         """Features of texts by the model's own tokenizer and forward pass. Not normalised."""
+        ...
+
+
+@runtime_checkable
+class StateEncoder(Protocol):
+    """What a text encoder offers if its states can be had place by place, as denoisers take them. Optional."""
+
+    def encode_states(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch places states"]:
+        """The states at every place of the padded context, of texts given as the embeddings of all their tokens.
+
+        As many places whatever the number of tokens, which may be 0.
+        """
         ...
 
 
@@ -106,6 +118,98 @@ class NoisePredictor(Protocol):
         ...
 
 
+#: What a language model predicts where: the next token of its input ("causal"), the token that stands
+#: masked at a place ("masked"), or the next token of a decoder that has read the input ("seq2seq").
+LanguageModelKind = Literal["causal", "masked", "seq2seq"]
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A frozen language model, driven from token embeddings; gradients flow to the embeddings only.
+
+    Its work is in two stages, so that the output layer, which is as wide as the vocabulary, is only
+    run at the places that are read: `states` runs the network, `logits` the output layer.
+
+    Attributes:
+        name: what it is called, in messages and results.
+        kind: what is predicted where.
+        vocabulary: its tokens.
+        max_tokens: tokens of one input, special tokens counted; of a seq2seq model the encoder's.
+        frame: ids that the tokenizer puts before and behind every text; for a causal model those before.
+        mask_id: the token that a masked model fills in; of a seq2seq model the first sentinel, where it
+            has any; else None.
+        output_scale: what the embedding of a token is multiplied by to be its row of the output layer, where
+            the two are tied and the layer has neither a bias nor a bound; else None.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> LanguageModelKind: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
+
+    @property
+    def mask_id(self) -> int | None: ...
+
+    @property
+    def output_scale(self) -> float | None: ...
+
+    def states(
+        self,
+        embeddings: Float[Tensor, "rows tokens dim"],
+        mask: Bool[Tensor, "rows tokens"],
+        decoder_ids: Int[Tensor, "rows decoded"] | None = None,
+    ) -> Float[Tensor, "rows places width"]:
+        """What the network makes of inputs that are given as the embeddings of all their tokens.
+
+        Args:
+            mask: False where a row is padded, at either end; padding changes nothing else.
+            decoder_ids: what a seq2seq model has written so far, without its start token; such a
+                model then returns one place more than these, and all others one for each token of the input.
+        """
+        ...
+
+    def logits(self, states: Float[Tensor, "... width"]) -> Float[Tensor, "... vocab"]:
+        """The output layer: what is predicted at each of these places, before the softmax."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoTextEncoder:
+    """Stands where a model has no text tower: it knows the tokens, and says so when features are asked for.
+
+    Attributes:
+        name: of the model, for messages.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    max_tokens: int
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Raises BackendError."""
+        raise self._error()
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Raises BackendError."""
+        raise self._error()
+
+    def _error(self) -> BackendError:
+        return BackendError(
+            f"{self.name} is a language model and gives texts no features to compare with images; "
+            "use it with ClassifierPromptTuner, or pass a CLIP here"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backend:
     """What one model name opens to, on one device and in one dtype.
@@ -116,6 +220,7 @@ class Backend:
         image_encoder: the image tower, or None for a model of text alone.
         note: one line that a person should know before use, or "".
         noise_predictor: the denoiser, of a model that makes images; else None.
+        language_model: the language model; else None.
     """
 
     name: str
@@ -125,6 +230,15 @@ class Backend:
     dtype: torch.dtype = torch.float32
     note: str = ""
     noise_predictor: NoisePredictor | None = None
+    language_model: LanguageModel | None = None
+
+    @classmethod
+    def of_language_model(
+        cls, model: LanguageModel, *, device: torch.device, dtype: torch.dtype, note: str = ""
+    ) -> "Backend":
+        """The backend of a model that only reads and writes text."""
+        tower = NoTextEncoder(model.name, model.vocabulary, model.max_tokens)
+        return cls(model.name, tower, None, device, dtype, note, language_model=model)
 
     @property
     def vocabulary(self) -> Vocabulary:

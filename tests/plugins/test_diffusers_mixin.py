@@ -115,7 +115,7 @@ def test_distilling_a_prompt_scores_its_share_of_the_effect(sd: Any) -> None:
     )  # fmt: skip
     assert itself.prompts == ["a red house"] and itself.scores[0] == pytest.approx(1, abs=1e-4)
     with pytest.raises(ValueError, match="has to be a `str`"):
-        sd.distill_prompt(torch.zeros(2, 32))
+        sd.distill_prompt(["a red house"])
 
 
 def test_clip_and_clip_with_diffusion(sd: Any) -> None:
