@@ -1,0 +1,101 @@
+"""Image to Prompt (Diffusion): the prompt under which the graph's own model denoises an image best."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .bridge import Progress, gradients_through_graph, show_text, to_images
+from .graph import graph_predictor
+from .invert import ALL, EACH, banned_words, search_inputs
+from .values import CATEGORY, prompt_outputs, prompt_values, report
+
+METHODS = ("ph2p", "ph2p-code", "ph2p-lbfgs", "pez+refine", "pez", "evolution")
+
+
+class ImageToPromptDiffusion(io.ComfyNode):
+    """What an image shows, in words of the model that is to draw it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsImageToPromptDiffusion",
+            display_name="Image to Prompt (Diffusion)",
+            category=CATEGORY,
+            description="PH2P: the prompt under which the graph's own MODEL, with its LoRAs, denoises an image best. "
+            "For Stable Diffusion 1.x, 2.x and SDXL. The models are not changed.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that is to draw the picture, with its LoRAs."),
+                io.Clip.Input("clip", tooltip="Its text encoder, with its LoRAs."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Image.Input("image", tooltip="One image or a batch. Transparency counts as white."),
+                io.Combo.Input(
+                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: a list of prompts, or one prompt "
+                    "of what the images share."
+                ),
+                *search_inputs(8, 100, 4, "Steps of the search. Each takes two passes through the model for every "
+                               "noise of every restart."),
+                io.Combo.Input("method", options=list(METHODS), default=METHODS[0], tooltip="ph2p is the paper's."),
+                io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped to "
+                             "this width: less is faster."),
+                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Likewise the height."),
+                io.Int.Input("num_noises", default=16, min=1, max=1000, optional=True,
+                             tooltip="Noises that every prompt is judged on. More are surer, and take longer."),
+                io.Int.Input("noises_per_step", default=4, min=1, max=1000, optional=True,
+                             tooltip="How many of them each gradient is taken from."),
+                io.Int.Input("batch_size", default=8, min=1, max=256, optional=True,
+                             tooltip="Rows through the model at once. Fewer take less memory."),
+                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
+                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not fit."),
+            ],
+            outputs=[
+                *prompt_outputs(is_list=True),
+                io.String.Output("report", "report", tooltip="Scores, candidates and settings, to read."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        image: Any,
+        mode: str,
+        num_tokens: int,
+        max_steps: int,
+        restarts: int,
+        seed: int,
+        template: str,
+        banned: str,
+        method: str,
+        width: int,
+        height: int,
+        num_noises: int = 16,
+        noises_per_step: int = 4,
+        batch_size: int = 8,
+        mask: Any = None,
+        unlike: Any = None,
+    ) -> io.NodeOutput:
+        """The prompts."""
+        from hardprompts.denoising import DenoisingInverter
+
+        images = to_images(image, mask)
+        with gradients_through_graph():
+            inverter = DenoisingInverter(graph_predictor(model, clip, vae, width, height), method)
+            prompts = inverter.invert_each(
+                images if mode == EACH else [images],
+                num_tokens=num_tokens,
+                max_steps=max_steps,
+                restarts=restarts,
+                seed=seed,
+                template=template,
+                banned=banned_words(banned),
+                num_noises=num_noises,
+                noises_per_step=noises_per_step,
+                batch_size=batch_size,
+                unlike=None if unlike is None else to_images(unlike),
+                callback=Progress(cls.hidden.unique_id),
+            )
+        show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
+        return io.NodeOutput(*prompt_values(prompts), report(prompts))

@@ -1,0 +1,159 @@
+"""Textual inversions: what is in them, and the hard prompt that does the same."""
+
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from .bridge import Progress, gradients_through_graph
+from .distill import distilled_values, faithfulness_outputs
+from .graph import graph_text_encoder
+from .invert import banned_words, search_inputs
+from .values import CATEGORY, prompt_outputs
+
+FOLDER = "embeddings"
+
+
+def embedding_names() -> list[str]:
+    """The files of ComfyUI's folder `models/embeddings`."""
+    import folder_paths
+
+    return folder_paths.get_filename_list(FOLDER) or ["(models/embeddings is empty)"]
+
+
+def embedding_path(name: str) -> Path:
+    """The file of an embedding.
+
+    Raises:
+        ValueError: there is none of this name in the folders.
+    """
+    import folder_paths
+
+    path = folder_paths.get_full_path(FOLDER, name)  # never leads out of the folders
+    if path is None:
+        raise ValueError(f"there is no embedding {name!r} in models/embeddings; put the file there and press R")
+    return Path(path)
+
+
+def embedding_input() -> io.Input:
+    """Which embedding."""
+    return io.Combo.Input("embedding", options=embedding_names(), tooltip="A file in models/embeddings.")
+
+
+class InspectEmbedding(io.ComfyNode):
+    """What is in an embedding."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsInspectEmbedding",
+            display_name="Inspect Embedding",
+            category=CATEGORY,
+            description="What an embedding is, for which models, how far from natural language, and the nearest words.",
+            inputs=[
+                embedding_input(),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder whose words it is compared with."),
+            ],
+            outputs=[io.String.Output("report", "report", tooltip="One fact a line.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, embedding: str, clip: Any = None) -> io.NodeOutput:
+        """The report."""
+        from hardprompts.softprompts import SoftPrompt, analyze, decode_nearest
+
+        prompt = SoftPrompt.from_file(embedding_path(embedding))
+        lines = [repr(prompt)]
+        if clip is not None:
+            with gradients_through_graph():
+                vocabulary = graph_text_encoder(clip).vocabulary
+                values = joined(prompt, vocabulary)
+                geometry, nearest = analyze(values, vocabulary), decode_nearest(values, vocabulary)
+            lines += [
+                f"{geometry.norm_ratio:.1f} times as long as the model's own tokens",
+                f"{geometry.share_near:.0%} of its tokens have a word within 30 degrees; of the model's own tokens, "
+                f"{geometry.natural_share_near:.0%}",
+            ]
+            for number, token in enumerate(geometry.tokens, start=1):
+                words = ", ".join(f"{near.text!r} {near.cosine:.2f}" for near in token.by_cosine)
+                lines.append(f"token {number}: {token.angle:.0f} degrees from any; {words}")
+            lines.append(f"nearest words: {nearest.text!r}")
+        text = "\n".join(lines)
+        return io.NodeOutput(text, ui={"text": [text]})
+
+
+def joined(prompt: Any, vocabulary: Any) -> Any:
+    """The embeddings of a soft prompt for all encoders of a CLIP, side by side, (tokens, dim).
+
+    Raises:
+        BackendError: it was made for other encoders.
+    """
+    import torch
+
+    from hardprompts import BackendError
+
+    parts = []
+    for width in vocabulary.widths:
+        of_width = [values for values in prompt.embeddings.values() if values.shape[1] == width]
+        if not of_width:
+            raise BackendError(
+                f"the embedding is for {' or '.join(prompt.families)}, and this CLIP has tokens of width "
+                f"{' and '.join(map(str, vocabulary.widths))}; connect the CLIP of a model that it was made for"
+            )
+        parts.append(of_width[0].to(vocabulary.table.device))
+    return torch.cat(parts, dim=1)
+
+
+class EmbeddingToPrompt(io.ComfyNode):
+    """An embedding as words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsEmbeddingToPrompt",
+            display_name="Embedding to Prompt",
+            category=CATEGORY,
+            description="The words that make the graph's CLIP tell the model what an embedding tells it, as far as "
+            "words can, and how much of it is kept.",
+            inputs=[
+                embedding_input(),
+                io.Clip.Input("clip", tooltip="The text encoder that the embedding was made for, with its LoRAs."),
+                *search_inputs(8, 100, 8, "Steps of the search, at most; it may end sooner by itself."),
+            ],
+            outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        embedding: str,
+        clip: Any,
+        num_tokens: int,
+        max_steps: int,
+        restarts: int,
+        seed: int,
+        template: str,
+        banned: str,
+    ) -> io.NodeOutput:
+        """The prompt."""
+        from hardprompts import SoftPrompt
+        from hardprompts.denoising import backend_of
+        from hardprompts.distiller import PromptDistiller
+
+        soft = SoftPrompt.from_file(embedding_path(embedding))
+        with gradients_through_graph():
+            encoder = graph_text_encoder(clip)
+            prompt = PromptDistiller(backend_of(encoder)).distill(
+                joined(soft, encoder.vocabulary),
+                num_tokens,
+                inside=template,
+                max_steps=max_steps,
+                restarts=restarts,
+                seed=seed,
+                banned=banned_words(banned),
+                callback=Progress(cls.hidden.unique_id),
+                progress=False,
+            )
+        return io.NodeOutput(*distilled_values(prompt))

@@ -1,0 +1,142 @@
+"""Image to Prompt: what images show, as text, by a model that compares images with text."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .bridge import Progress, show_text, to_images
+from .models import PromptModel
+from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
+
+EACH, ALL = "one prompt per image", "one prompt for all"
+METHODS = ("pez+refine", "pez", "refine", "evolution")
+MAX_SEED = 2**31 - 1
+
+
+def search_inputs(num_tokens: int, max_steps: int, restarts: int, steps_tooltip: str) -> list[io.Input]:
+    """The inputs that every searching node has."""
+    return [
+        io.Int.Input("num_tokens", default=num_tokens, min=1, max=75, tooltip="Length of the prompt, in tokens."),
+        io.Int.Input("max_steps", default=max_steps, min=1, max=100_000, tooltip=steps_tooltip),
+        io.Int.Input(
+            "restarts", default=restarts, min=1, max=1024, tooltip="Random starts, searched in one batch. More find "
+            "better prompts, and take more time and memory."
+        ),
+        io.Int.Input(
+            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Makes the result repeatable."
+        ),
+        io.String.Input(
+            "template", default="{}", tooltip="The text that the prompt is for, with one {} where it goes: a tiger in "
+            "the style of {}."
+        ),
+        io.String.Input(
+            "banned", default="", multiline=True, tooltip="Words that must not occur, one a line or between commas."
+        ),
+    ]  # fmt: skip
+
+
+def banned_words(text: str) -> list[str]:
+    """The words of a `banned` input."""
+    return [word.strip() for line in text.splitlines() for word in line.split(",") if word.strip()]
+
+
+def keep_loaded_input() -> io.Input:
+    """Whether the model stays in memory."""
+    return io.Boolean.Input(
+        "keep_loaded",
+        default=True,
+        optional=True,
+        tooltip="Off: the model leaves the memory when the node is done. On: until ComfyUI wants its memory.",
+    )
+
+
+class ImageToPrompt(io.ComfyNode):
+    """What images show, as text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsImageToPrompt",
+            display_name="Image to Prompt",
+            category=CATEGORY,
+            description="Finds the prompt that a model which compares images with text holds for the best.",
+            inputs=[
+                PromptModelType.Input("prompt_model", tooltip="From Load Prompt Model."),
+                io.Image.Input("image", optional=True, tooltip="One image or a batch. Transparency counts as white."),
+                io.Combo.Input(
+                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: a list of prompts, or one prompt "
+                    "of what the images share (a style, say)."
+                ),
+                *search_inputs(8, 300, 16, "Steps of the search, at most; it may end sooner by itself."),
+                io.Combo.Input(
+                    "method", options=list(METHODS), default=METHODS[0], tooltip="pez+refine explores and then "
+                    "polishes; pez is the method of the paper."
+                ),
+                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
+                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not fit."),
+                io.String.Input(
+                    "target_text", default="", optional=True, tooltip="A text that the prompt should resemble too."
+                ),
+                io.Float.Input(
+                    "text_weight", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+                    tooltip="How much the target text counts beside the images."
+                ),
+                io.ClipVisionOutput.Input(
+                    "clip_vision_output", optional=True, tooltip="In the stead of image: features of CLIP Vision "
+                    "Encode, if that is the image side of the prompt model."
+                ),
+                keep_loaded_input(),
+            ],
+            outputs=[
+                *prompt_outputs(is_list=True),
+                io.String.Output("report", "report", tooltip="Scores, candidates and settings, to read."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls,
+        prompt_model: PromptModel,
+        mode: str,
+        num_tokens: int,
+        max_steps: int,
+        restarts: int,
+        seed: int,
+        template: str,
+        banned: str,
+        method: str,
+        image: Any = None,
+        mask: Any = None,
+        unlike: Any = None,
+        target_text: str = "",
+        text_weight: float = 0.5,
+        clip_vision_output: Any = None,
+        keep_loaded: bool = True,
+    ) -> io.NodeOutput:
+        """The prompts."""
+        from hardprompts import PromptInverter
+
+        targets = _targets(image, mask, clip_vision_output)
+        with prompt_model.opened(keep_loaded) as backend:
+            options: dict[str, Any] = {
+                "num_tokens": num_tokens, "max_steps": max_steps, "restarts": restarts, "seed": seed,
+                "template": template, "banned": banned_words(banned), "text": target_text.strip() or None,
+                "text_weight": text_weight, "unlike": None if unlike is None else to_images(unlike),
+                "callback": Progress(cls.hidden.unique_id), "progress": False,
+            }  # fmt: skip
+            inverter = PromptInverter(backend, method=method)
+            prompts = (
+                inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]
+            )
+        text = report(prompts)
+        show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
+        return io.NodeOutput(*prompt_values(prompts), text)
+
+
+def _targets(image: Any, mask: Any, clip_vision_output: Any) -> Any:
+    if (image is None) == (clip_vision_output is None):
+        raise ValueError("connect either image or clip_vision_output, and not both: they are two ways to say the same")
+    if image is not None:
+        return to_images(image, mask)
+    return clip_vision_output["image_embeds"].float().clone()

@@ -1,0 +1,221 @@
+"""Load Prompt Model: a model that compares images with text, under ComfyUI's memory management."""
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy_api.latest import io
+
+from .bridge import gradients
+from .values import CATEGORY, PromptModelType
+
+if TYPE_CHECKING:
+    from hardprompts import Backend
+
+#: Ships with hardprompts, and needs no download.
+EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
+FOLDER = "prompt_models"
+WEIGHTS = (".safetensors", ".bin", ".pt")
+#: Left free on a GPU before a model is opened whose size is not known yet, in bytes.
+USUAL_SIZE = 2 * 1024**3
+
+
+def register_folder() -> None:
+    """Adds `models/prompt_models` to ComfyUI's model folders."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+def local_models() -> dict[str, str]:
+    """The models in ComfyUI's folders `prompt_models`, each with its name for `load_backend`.
+
+    A folder with config.json is a model of transformers; one with open_clip_config.json, of open_clip. Any other
+    folder with weights is named after open_clip's architecture that they are for.
+    """
+    import folder_paths
+
+    found: dict[str, str] = {}
+    for root in folder_paths.get_folder_paths(FOLDER):
+        if not os.path.isdir(root):
+            continue
+        for folder in sorted(Path(root).iterdir()):
+            if not folder.is_dir():
+                continue
+            weights = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+            if (folder / "open_clip_config.json").is_file():
+                found.setdefault(folder.name, f"open_clip:local-dir:{folder}")
+            elif (folder / "config.json").is_file():
+                found.setdefault(folder.name, f"transformers:{folder}")
+            elif weights:
+                found.setdefault(folder.name, f"open_clip:{folder.name}/{weights[0]}")
+    return found
+
+
+def checked_name(name: str) -> str:
+    """A name for `load_backend` that a workflow may bring along: no path.
+
+    Raises:
+        ValueError: it names a file or folder. Workflows come from strangers, and models from ComfyUI's folders.
+    """
+    rest = name.strip().partition(":")[2]
+    parts = rest.replace("\\", "/").split("/")
+    if rest.startswith(("/", "~", ".")) or "\\" in rest or "local-dir:" in rest or ".." in parts or "" in parts[:-1]:
+        raise ValueError(
+            f"{name!r} is a path; put local models into ComfyUI's models/{FOLDER} and choose them from the list"
+        )
+    return name.strip()
+
+
+class PromptModel:
+    """A model as ComfyUI's graph hands it around: opened when it is used, closed when its memory is wanted.
+
+    What ComfyUI loads and unloads is the `ModelPatcher` around its networks. Unloading closes the model for
+    good, in main memory too; the next use opens it again.
+
+    Attributes:
+        name: what `load_backend` opens.
+    """
+
+    def __init__(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+        self.name, self._dtype, self._device = name, dtype, device
+        self._backend: Backend | None = None
+        self._patcher: Any = None
+        self._size = USUAL_SIZE
+
+    @property
+    def is_open(self) -> bool:
+        """True while the networks are in memory."""
+        return self._backend is not None
+
+    @contextlib.contextmanager
+    def opened(self, keep_loaded: bool = True) -> Iterator["Backend"]:
+        """The open model, where gradients can be taken.
+
+        Raises:
+            HardPromptsError: it cannot be opened; see `hardprompts.load_backend`.
+        """
+        try:
+            with gradients():
+                yield self._open()
+        finally:
+            if not keep_loaded:
+                self.unload()
+
+    def unload(self) -> None:
+        """Closes the model, as ComfyUI's own button does."""
+        import comfy.model_management as management
+
+        for place, loaded in enumerate(management.current_loaded_models):
+            if self._patcher is not None and loaded.model is self._patcher:
+                management.current_loaded_models.pop(place).model_unload()
+                break
+        self._backend = self._patcher = None
+        management.soft_empty_cache()
+
+    def _open(self) -> "Backend":
+        import comfy.model_management as management
+
+        from hardprompts import load_backend
+
+        if self._backend is None:
+            if self._device.type != "cpu":
+                management.free_memory(self._size, self._device)
+            self._backend = load_backend(self.name, device=self._device, dtype=self._dtype)
+            self._patcher = self._patched(self._backend)
+            self._size = self._patcher.model_size()
+        backend = self._backend
+        management.load_models_gpu([self._patcher], force_full_load=True)
+        return backend
+
+    def _patched(self, backend: "Backend") -> Any:
+        from comfy.model_patcher import ModelPatcher
+        from comfy.patcher_extension import CallbacksMP
+
+        patcher = ModelPatcher(networks(backend), load_device=self._device, offload_device=torch.device("cpu"))
+        own = weakref.ref(self)  # the patcher must not keep the model alive
+
+        def detached(patcher: Any, unpatch_all: bool) -> None:
+            # The patcher and its empty list stay: ComfyUI, which is about to forget them, must not find them gone.
+            model = own()
+            if model is not None and model._patcher is patcher:
+                model._backend = None
+            del patcher.model[:]
+
+        patcher.add_callback(CallbacksMP.ON_DETACH, detached)
+        return patcher
+
+
+def networks(backend: "Backend") -> torch.nn.ModuleList:
+    """The networks of a model, each once."""
+    found: dict[int, torch.nn.Module] = {}
+    for tower in (backend.text_encoder, backend.image_encoder):
+        for part in vars(tower).values() if tower is not None else ():
+            if isinstance(part, torch.nn.Module):
+                found[id(part)] = part
+    return torch.nn.ModuleList(found.values())
+
+
+class LoadPromptModel(io.ComfyNode):
+    """A model that compares images with text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsLoadModel",
+            display_name="Load Prompt Model",
+            category=CATEGORY,
+            description="A model that compares images with text, such as a CLIP. It is opened when a node uses it.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=[*EMBEDDED, *local_models()],
+                    default=EMBEDDED[0],
+                    tooltip="emoji is part of hardprompts and knows drawings of emoji; for photographs put a CLIP or "
+                    "SigLIP into models/prompt_models.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=["float32", "float16", "bfloat16"],
+                    default="float32",
+                    tooltip="Numbers that the model computes with. Half precision takes half of the memory.",
+                ),
+                io.Combo.Input(
+                    "device",
+                    options=["default", "cpu"],
+                    default="default",
+                    tooltip="default: where ComfyUI works. cpu: leaves the graphics card to the other models.",
+                ),
+                io.String.Input(
+                    "hub_model",
+                    default="",
+                    optional=True,
+                    tooltip="If not empty, used in the stead of the choice above, and downloaded on first use: "
+                    "open_clip:ViT-L-14/openai, or transformers:openai/clip-vit-large-patch14.",
+                ),
+            ],
+            outputs=[PromptModelType.Output("prompt_model", "prompt model", tooltip="For Image to Prompt and others.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model: str, dtype: str, device: str, hub_model: str = "") -> tuple[Any, ...]:
+        """Changes with the files of a local model."""
+        name = local_models().get(model)
+        if name is None:
+            return (model, hub_model)
+        place = Path(name.removeprefix("transformers:").removeprefix("open_clip:local-dir:"))
+        files = sorted(place.iterdir()) if place.is_dir() else []
+        return (name, hub_model, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    @classmethod
+    def execute(cls, model: str, dtype: str, device: str, hub_model: str = "") -> io.NodeOutput:
+        """The model, not opened yet."""
+        import comfy.model_management as management
+
+        name = checked_name(hub_model) if hub_model.strip() else local_models().get(model, model)
+        place = torch.device("cpu") if device == "cpu" else management.get_torch_device()
+        return io.NodeOutput(PromptModel(name, getattr(torch, dtype), place))

@@ -1,0 +1,200 @@
+"""Prompts as values in a graph: join, score, show, save and load them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from .bridge import inside, to_images
+from .models import PromptModel
+from .values import CATEGORY, HardPromptType, PromptModelType, escaped, prompt_outputs, prompt_values
+
+#: Where prompts are kept in ComfyUI's folder "output".
+SAVED = "hardprompts"
+
+
+class CombinePrompts(io.ComfyNode):
+    """Two prompts as one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsCombine",
+            display_name="Combine Prompts",
+            category=CATEGORY,
+            description="Two prompts one after the other, encoded, checked and scored anew.",
+            inputs=[
+                HardPromptType.Input("first", tooltip="The prompt that comes first."),
+                HardPromptType.Input("second", tooltip="The prompt that comes behind it."),
+                PromptModelType.Input("prompt_model", tooltip="The model that reads and scores the result."),
+                io.String.Input("separator", default=" ", tooltip="Text between the two, such as a comma and a space."),
+                io.Image.Input("image", optional=True, tooltip="What the result is scored against, if connected."),
+            ],
+            outputs=prompt_outputs(is_list=False),
+        )
+
+    @classmethod
+    def execute(
+        cls, first: Any, second: Any, prompt_model: PromptModel, separator: str, image: Any = None
+    ) -> io.NodeOutput:
+        """The joined prompt."""
+        from hardprompts.applications import concatenate
+
+        with prompt_model.opened() as backend:
+            images = None if image is None else to_images(image)
+            joined = concatenate([first, second], backend, separator=separator, images=images)
+        return io.NodeOutput(*(value[0] for value in prompt_values([joined])))
+
+
+class ScorePrompts(io.ComfyNode):
+    """How well a text fits images."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsScore",
+            display_name="Score Prompt",
+            category=CATEGORY,
+            description="The mean cosine similarity of a text, as it stands, with images.",
+            inputs=[
+                PromptModelType.Input("prompt_model", tooltip="The judge; better not the model that found the prompt."),
+                io.String.Input("text", multiline=True, tooltip="The raw text, without escapes."),
+                io.Image.Input("image", tooltip="One image or a batch."),
+                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
+            ],
+            outputs=[io.Float.Output("score", "score", tooltip="From -1 to 1; higher is more alike.")],
+        )
+
+    @classmethod
+    def execute(cls, prompt_model: PromptModel, text: str, image: Any, mask: Any = None) -> io.NodeOutput:
+        """The similarity."""
+        from hardprompts import PromptInverter
+
+        with prompt_model.opened() as backend:
+            return io.NodeOutput(PromptInverter(backend).score(text, to_images(image, mask)))
+
+
+class ShowPrompt(io.ComfyNode):
+    """A prompt with its tokens, to look at."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsShow",
+            display_name="Show Prompt",
+            category=CATEGORY,
+            description="Shows a prompt with the borders of its tokens, what each adds, and the other candidates.",
+            inputs=[
+                HardPromptType.Input("hard_prompt", tooltip="From any node that finds prompts; a list shows them all."),
+                io.Int.Input("candidates", default=4, min=0, max=50, tooltip="How many other candidates are listed."),
+            ],
+            outputs=[
+                io.String.Output("prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are escaped."),
+                io.String.Output("raw_prompt", "raw prompt", tooltip="The same without escapes."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, hard_prompt: Any, candidates: int) -> io.NodeOutput:
+        """The prompt's text, and what the browser draws."""
+        shown = display(hard_prompt, candidates)
+        return io.NodeOutput(
+            escaped(hard_prompt), hard_prompt.filled, ui={"text": [hard_prompt.filled], "hardprompts": [shown]}
+        )
+
+
+def display(prompt: Any, candidates: int) -> dict[str, Any]:
+    """What web/js/show_prompt.js draws of a prompt, as JSON values."""
+    from hardprompts import PromptTemplate
+
+    template, pieces = PromptTemplate(prompt.template), prompt.pieces()
+    others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
+    return {
+        "before": template.prefix,
+        "tokens": [token for token, _ in pieces],
+        "gaps": [gap for _, gap in pieces],
+        "after": template.suffix,
+        "attributions": list(prompt.attributions),
+        "score": prompt.score,
+        "unit": prompt.score_unit,
+        "model": prompt.model,
+        "method": prompt.method,
+        "candidates": [{"text": other.text, "score": other.score} for other in others[:candidates]],
+    }
+
+
+class SavePrompt(io.ComfyNode):
+    """Keeps a prompt in a folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsSave",
+            display_name="Save Prompt",
+            category=CATEGORY,
+            description=f"Writes all that is known of a prompt into output/{SAVED}/<name>/prompt.json.",
+            inputs=[
+                HardPromptType.Input("hard_prompt", tooltip="What to keep; of a list, each under a number of its own."),
+                io.String.Input("name", default="prompt", tooltip="The folder, inside ComfyUI's output folder."),
+                io.Boolean.Input(
+                    "overwrite", default=False, tooltip="Off: a name that is taken gets a number. On: it is replaced."
+                ),
+            ],
+            outputs=[io.String.Output("path", "path", tooltip="The file that was written.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, hard_prompt: Any, name: str, overwrite: bool) -> io.NodeOutput:
+        """The path of the file."""
+        if not name.strip():
+            raise ValueError("name is empty; write the name of the folder that the prompt is kept in")
+        folder = inside("output", os.path.join(SAVED, name.strip()))
+        number = 1
+        while not overwrite and os.path.exists(folder):
+            number += 1
+            folder = inside("output", os.path.join(SAVED, f"{name.strip()}_{number}"))
+        path = hard_prompt.save_pretrained(folder)
+        return io.NodeOutput(str(path), ui={"text": [path.relative_to(inside("output", "")).as_posix()]})
+
+
+def saved_prompts() -> list[str]:
+    """The names of the prompts that Save Prompt kept."""
+    root = Path(inside("output", SAVED))
+    return sorted(file.parent.relative_to(root).as_posix() for file in root.rglob("prompt.json"))
+
+
+class LoadPrompt(io.ComfyNode):
+    """A prompt that was kept."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HardPromptsLoad",
+            display_name="Load Prompt",
+            category=CATEGORY,
+            description="A prompt that Save Prompt kept; press R to see new ones.",
+            inputs=[io.Combo.Input("name", options=saved_prompts() or ["(none saved yet)"], tooltip="Which one.")],
+            outputs=prompt_outputs(is_list=False),
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool:
+        """A prompt may have been saved since the list was made; whether it is there is found out at the run."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> tuple[Any, ...]:
+        """Changes with the file."""
+        file = Path(inside("output", os.path.join(SAVED, name)), "prompt.json")
+        return (name, file.stat().st_mtime_ns if file.is_file() else None)
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        """The prompt."""
+        from hardprompts import HardPrompt
+
+        prompt = HardPrompt.from_pretrained(inside("output", os.path.join(SAVED, name)))
+        return io.NodeOutput(*(value[0] for value in prompt_values([prompt])))

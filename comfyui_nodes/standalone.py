@@ -1,0 +1,67 @@
+"""Finds the SDK: the installed one, or the one that lies beside the nodes in a clone or a registry package."""
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class BundledDistribution(importlib.metadata.Distribution):
+    """The metadata of an SDK that was not installed: its version and its plugins, from pyproject.toml.
+
+    hardprompts asks the metadata of its own installation for both.
+    """
+
+    def __init__(self, pyproject: Path) -> None:
+        self._text = pyproject.read_text(encoding="utf-8")
+
+    def read_text(self, filename: str) -> str | None:
+        """METADATA or entry_points.txt, as an installation would have them; None for any other file."""
+        if filename == "METADATA":
+            found = re.search(r'^version = "([^"]+)"', self._text, re.MULTILINE)
+            return f"Metadata-Version: 2.1\nName: hardprompts\nVersion: {found.group(1) if found else '0'}\n"
+        if filename == "entry_points.txt":
+            lines = self._text.partition("[project.entry-points.hardprompts]")[2].partition("\n[")[0]
+            return "[hardprompts]\n" + lines.replace('"', "")
+        return None
+
+    def locate_file(self, path: str | PathLike[str]) -> Any:
+        """A file of the package."""
+        return ROOT / path
+
+
+class BundledFinder(importlib.metadata.DistributionFinder):
+    """Tells importlib.metadata of the bundled SDK."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+        """Modules are found through sys.path; this finder knows metadata alone."""
+        return
+
+    def find_distributions(
+        self, context: importlib.metadata.DistributionFinder.Context = importlib.metadata.DistributionFinder.Context()
+    ) -> Iterable[importlib.metadata.Distribution]:
+        """The bundled SDK, if it or everything is asked for."""
+        return [BundledDistribution(ROOT / "pyproject.toml")] if context.name in (None, "hardprompts") else []
+
+
+def find_sdk() -> None:
+    """Makes `import hardprompts` work.
+
+    Raises:
+        ModuleNotFoundError: it is neither installed nor beside the nodes.
+    """
+    if importlib.util.find_spec("hardprompts") is not None:
+        return
+    if not (ROOT / "sdk" / "hardprompts").is_dir():
+        raise ModuleNotFoundError(
+            f"the package hardprompts is missing, which the nodes in {ROOT} need; run the pip of ComfyUI's Python: "
+            "pip install hardprompts"
+        )
+    sys.path += [str(ROOT / "sdk"), str(ROOT / "plugins")]
+    sys.meta_path.append(BundledFinder())

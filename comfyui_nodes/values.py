@@ -1,0 +1,60 @@
+"""The kinds of values that the nodes hand to each other, and how prompts become text for ComfyUI."""
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+if TYPE_CHECKING:
+    from hardprompts import HardPrompt
+
+CATEGORY = "hardprompts"
+
+#: A `models.PromptModel`.
+PromptModelType = io.Custom("PROMPT_MODEL")
+#: A `hardprompts.HardPrompt`.
+HardPromptType = io.Custom("HARD_PROMPT")
+
+
+def escaped(prompt: "HardPrompt") -> str:
+    """The whole text of a prompt, its template filled, for CLIP Text Encode."""
+    return prompt.escaped("comfyui")
+
+
+def prompt_outputs(is_list: bool) -> list[io.Output]:
+    """The four outputs that every node has which finds prompts."""
+    return [
+        io.String.Output(
+            "prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are escaped.", is_output_list=is_list
+        ),
+        io.String.Output(
+            "raw_prompt", "raw prompt", tooltip="The same without escapes, for other programs.", is_output_list=is_list
+        ),
+        io.Float.Output(
+            "score", "score", tooltip="Higher is better; the report names its unit.", is_output_list=is_list
+        ),
+        HardPromptType.Output(
+            "hard_prompt", "hard prompt", tooltip="All that is known of the prompt: Show, Save, Combine, Score.",
+            is_output_list=is_list,
+        ),
+    ]  # fmt: skip
+
+
+def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], list[float], "list[HardPrompt]"]:
+    """The values of `prompt_outputs(is_list=True)`."""
+    return [escaped(p) for p in prompts], [p.filled for p in prompts], [p.score for p in prompts], prompts
+
+
+def report(prompts: "list[HardPrompt]") -> str:
+    """What a person wants to know of prompts, a paragraph for each."""
+    paragraphs = []
+    for prompt in prompts:
+        lines = [
+            prompt.filled,
+            f"{prompt.score_unit}: {prompt.score:.4f}",
+            f"model {prompt.model}, method {prompt.method}, seed {prompt.seed}, stopped by {prompt.stop_reason}, "
+            f"{prompt.evaluations} evaluations",
+        ]
+        others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
+        lines += [f"  {candidate.score:.4f}  {candidate.text}" for candidate in others[:4]]
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)

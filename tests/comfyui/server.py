@@ -1,0 +1,172 @@
+"""A real ComfyUI in a process of its own, on the CPU, and what its browser would see of it."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 240.0
+
+
+def comfyui_path() -> Path | None:
+    """The checkout that COMFYUI_PATH names, or None."""
+    path = os.environ.get("COMFYUI_PATH", "")
+    return Path(path) if path and (Path(path) / "main.py").is_file() else None
+
+
+def comfyui_python() -> str:
+    """The Python that runs ComfyUI: COMFYUI_PYTHON, or this one."""
+    return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What came of one workflow.
+
+    Attributes:
+        outputs: what output nodes sent to the browser, by node.
+        messages: everything that the websocket said, in order; binary ones as ("binary", kind, bytes).
+        error: the error as ComfyUI shows it, or None.
+        executed: the nodes that ran, cached ones left out.
+        seconds: from the first message to the last.
+    """
+
+    outputs: dict[str, Any]
+    messages: list[tuple[str, Any]]
+    error: dict[str, Any] | None
+    executed: tuple[str, ...]
+    seconds: float
+    interrupted: bool
+
+    def texts(self) -> list[str]:
+        """The texts that nodes showed while they ran."""
+        found = []
+        for kind, data in self.messages:
+            if kind == "binary" and int.from_bytes(data[:4], "big") == 3:
+                length = int.from_bytes(data[4:8], "big")
+                found.append(data[8 + length :].decode())
+        return found
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.url, self.log = f"http://127.0.0.1:{port}", log
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, data: Any) -> Any:
+        """The JSON that a path answers; of an error its JSON too."""
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            text = error.read()
+        return json.loads(text) if text else None
+
+    def run(self, workflow: dict[str, Any], interrupt_after: int | None = None, timeout: float = 600) -> Run:
+        """Runs a workflow in ComfyUI's API format.
+
+        Args:
+            interrupt_after: presses the interrupt button after so many progress messages.
+        """
+        import asyncio
+
+        return asyncio.run(asyncio.wait_for(self._run(workflow, interrupt_after), timeout))
+
+    async def _run(self, workflow: dict[str, Any], interrupt_after: int | None) -> Run:
+        import aiohttp
+
+        client = uuid.uuid4().hex
+        messages: list[tuple[str, Any]] = []
+        executed: list[str] = []
+        outputs: dict[str, Any] = {}
+        error, interrupted, progressed, started = None, False, 0, time.monotonic()
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.url}/ws?clientId={client}") as socket:
+            answer = await session.post(f"{self.url}/prompt", json={"prompt": workflow, "client_id": client})
+            queued = await answer.json()
+            if "prompt_id" not in queued:
+                return Run({}, [], queued, (), 0.0, False)
+            async for message in socket:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    messages.append(("binary", message.data))
+                    continue
+                kind, data = json.loads(message.data)["type"], json.loads(message.data)["data"]
+                messages.append((kind, data))
+                if kind == "executing" and data.get("node"):
+                    executed.append(data["node"])
+                if kind == "executed":
+                    outputs[data["node"]] = data["output"]
+                if kind == "progress":
+                    progressed += 1
+                    if progressed == interrupt_after:
+                        self.interrupted_at = time.monotonic()
+                        await session.post(f"{self.url}/interrupt")
+                if kind in ("execution_error", "execution_interrupted", "execution_success"):
+                    error = data if kind == "execution_error" else None
+                    interrupted = kind == "execution_interrupted"
+                    self.ended_at = time.monotonic()
+                    break
+        return Run(outputs, messages, error, tuple(executed), time.monotonic() - started, interrupted)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(base: Path, *arguments: str) -> Iterator[Server]:
+    """A server whose models, inputs, outputs and custom nodes are in `base`."""
+    comfyui = comfyui_path()
+    assert comfyui is not None
+    for name in ("input", "output", "models", "custom_nodes", "user"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), base / "server.log"
+    command = [
+        comfyui_python(), str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+        "--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes", *arguments,
+    ]  # fmt: skip
+    with open(log, "w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=base, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+    server = Server(port, log)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                server.get("/system_stats")
+                break
+            except OSError as error:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}") from error
+                time.sleep(0.5)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

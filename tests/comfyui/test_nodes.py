@@ -1,0 +1,419 @@
+"""The nodes without ComfyUI: what they convert, refuse, report and leave behind."""
+
+import asyncio
+import gc
+import importlib
+import json
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import InterruptProcessingException, World, comfyui
+
+from hardprompts import ImageError, search_methods
+from hardprompts.prompts import HardPrompt, escape
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = ROOT / "comfyui_nodes"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with comfyui(tmp_path) as found:
+        yield found
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"comfyui_nodes.{name}")
+
+
+def all_nodes() -> list[Any]:
+    extension = asyncio.run(importlib.import_module("comfyui_nodes").comfy_entrypoint())
+    return asyncio.run(extension.get_node_list())
+
+
+def schemas() -> list[Any]:
+    return [node.define_schema() for node in all_nodes()]
+
+
+# --- schemas, help, locales ---------------------------------------------------------------
+
+
+def test_every_input_and_output_has_a_tooltip(world: World) -> None:
+    for schema in schemas():
+        for port in [*schema.inputs, *schema.outputs]:
+            assert port.options.get("tooltip", "").endswith((".", "all.")), f"{schema.node_id}.{port.id}"
+
+
+def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
+    found = schemas()
+    assert len({schema.node_id for schema in found}) == len(found) == 14
+    for schema in found:
+        assert schema.node_id.startswith("HardPrompts")
+        ids = [port.id for port in [*schema.inputs, *schema.outputs]]
+        assert len(ids) == len(set(ids)), schema.node_id
+
+
+def test_node_ids_are_literal_strings_in_the_source(world: World) -> None:
+    # ComfyUI-Manager finds nodes by reading the source.
+    source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
+    for schema in schemas():
+        assert f'node_id="{schema.node_id}"' in source
+
+
+def test_execute_takes_exactly_the_inputs(world: World) -> None:
+    for node in all_nodes():
+        schema = node.define_schema()
+        code = node.execute.__func__.__code__
+        assert set(code.co_varnames[1 : code.co_argcount]) == {port.id for port in schema.inputs}, schema.node_id
+
+
+def test_every_node_has_a_help_page_and_nothing_else_has(world: World) -> None:
+    pages = {page.stem for page in (NODES / "web" / "docs").glob("*.md")}
+    assert pages == {schema.node_id for schema in schemas()}
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_locales_name_every_node_input_and_output(world: World, language: str) -> None:
+    texts = json.loads((NODES / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert set(texts) == {schema.node_id for schema in schemas()}
+    for schema in schemas():
+        entry = texts[schema.node_id]
+        assert entry["display_name"] and entry["description"]
+        assert set(entry["inputs"]) == {port.id for port in schema.inputs}, schema.node_id
+        assert set(entry["outputs"]) == {str(place) for place in range(len(schema.outputs))}, schema.node_id
+        if language == "en":
+            assert entry["display_name"] == schema.display_name
+            assert entry["description"] == schema.description
+
+
+def test_the_methods_on_offer_exist(world: World) -> None:
+    known = set(search_methods())
+    assert set(module("invert").METHODS) <= known
+    assert set(module("diffusion").METHODS) <= known
+
+
+def test_example_workflows_use_our_nodes_with_their_inputs(world: World) -> None:
+    own = {schema.node_id: schema for schema in schemas()}
+    files = sorted((NODES / "example_workflows").glob("*.json"))
+    assert len(files) >= 4
+    used = set()
+    for file in files:
+        for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] in own:
+                used.add(node["type"])
+                ids = {port.id for port in own[node["type"]].inputs}
+                assert {port["name"] for port in node.get("inputs", [])} <= ids, f"{file.name}: {node['type']}"
+        assert file.with_suffix(".jpg").is_file(), f"{file.name} has no picture"
+    assert {"HardPromptsImageToPrompt", "HardPromptsImageToPromptDiffusion", "HardPromptsShow"} <= used
+
+
+def test_loading_the_pack_imports_neither_the_sdk_nor_a_model_library(world: World) -> None:
+    before = set(sys.modules)
+    schemas()
+    new = {name.partition(".")[0] for name in set(sys.modules) - before}
+    assert not new & {"transformers", "diffusers", "open_clip"}
+    assert not [name for name in set(sys.modules) - before if name.startswith("hardprompts.")]
+
+
+# --- images -------------------------------------------------------------------------------
+
+
+def test_images_of_a_batch_keep_their_pixels(world: World) -> None:
+    values = torch.rand(3, 5, 7, 3)
+    images = module("bridge").to_images(values)
+    assert [image.size for image in images] == [(7, 5)] * 3
+    assert torch.allclose(torch.cat(module("bridge").to_batch(images)), values, atol=0.51 / 255)
+
+
+def test_transparency_and_what_a_mask_leaves_out_become_white(world: World) -> None:
+    bridge = module("bridge")
+    black = torch.zeros(1, 4, 4, 4)
+    black[..., :2, 3] = 1.0
+    (image,) = bridge.to_images(black)
+    assert image.getpixel((0, 0)) == (0, 0, 0) and image.getpixel((3, 0)) == (255, 255, 255)
+    mask = torch.zeros(1, 2, 2)
+    mask[:, 0] = 1.0
+    (image,) = bridge.to_images(torch.zeros(1, 4, 4, 3), mask)
+    assert image.getpixel((0, 1)) == (0, 0, 0) and image.getpixel((0, 2)) == (255, 255, 255)
+
+
+def test_grey_single_and_out_of_range_images_are_read(world: World) -> None:
+    to_images = module("bridge").to_images
+    assert to_images(torch.full((1, 3, 2, 1), 0.5))[0].getpixel((0, 0)) == (128, 128, 128)
+    assert to_images(torch.full((3, 2, 3), 1.5))[0].getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 0, 4, 3), (1, 4, 4, 2), (4, 4)])
+def test_what_is_no_image_is_refused(world: World, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="needs at least one image"):
+        module("bridge").to_images(torch.zeros(shape))
+
+
+def test_nan_and_masks_of_another_number_are_refused(world: World) -> None:
+    with pytest.raises(ImageError, match="NaN"):
+        module("bridge").to_images(torch.full((1, 4, 4, 3), torch.nan))
+    with pytest.raises(ValueError, match="2 masks for 3 images"):
+        module("bridge").to_images(torch.zeros(3, 4, 4, 3), torch.zeros(2, 4, 4))
+
+
+def test_banned_words_are_split_at_lines_and_commas(world: World) -> None:
+    assert module("invert").banned_words("dog, big cat\n\n owl ,") == ["dog", "big cat", "owl"]
+
+
+# --- models -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformers:/etc", "transformers:../x", "transformers:~/x", "open_clip:local-dir:/x", "transformers:a/../b",
+        "open_clip:ViT-L-14//etc/passwd", "transformers:C:\\x",
+    ],
+)  # fmt: skip
+def test_workflows_cannot_name_paths(world: World, name: str) -> None:
+    with pytest.raises(ValueError, match="prompt_models"):
+        module("models").checked_name(name)
+
+
+def test_hub_names_are_taken(world: World) -> None:
+    for name in ("open_clip:ViT-L-14/openai", "transformers:openai/clip-vit-large-patch14", "emoji"):
+        assert module("models").checked_name(f" {name} ") == name
+
+
+def test_local_models_are_listed_by_what_is_in_their_folders(world: World) -> None:
+    root = world.folder / "models" / "prompt_models"
+    for name, file in (
+        ("a", "config.json"),
+        ("b", "open_clip_config.json"),
+        ("ViT-B-32", "w.safetensors"),
+        ("c", "x.md"),
+    ):
+        (root / name).mkdir()
+        (root / name / file).touch()
+    assert module("models").local_models() == {
+        "a": f"transformers:{root / 'a'}",
+        "b": f"open_clip:local-dir:{root / 'b'}",
+        "ViT-B-32": f"open_clip:ViT-B-32/{root / 'ViT-B-32' / 'w.safetensors'}",
+    }
+
+
+def emoji_model(**options: Any) -> Any:
+    load = module("models").LoadPromptModel
+    return load.execute(**{"model": "emoji", "dtype": "float32", "device": "default", **options}).args[0]
+
+
+def test_a_model_opens_on_use_and_closes_when_comfyui_unloads_it(world: World) -> None:
+    model = emoji_model()
+    assert not model.is_open and not world.loaded
+    with torch.inference_mode(), model.opened() as backend:
+        assert not torch.is_inference_mode_enabled()
+        weights = weakref.ref(next(iter(backend.text_encoder.model.parameters())))
+        assert not backend.vocabulary.table.is_inference()
+    assert model.is_open and len(world.loaded) == 1
+    assert world.loaded[0].model.model_size() > 10**6
+    # ComfyUI takes the entry out of its list after this, and finds another one gone if the patcher goes now.
+    patcher = weakref.ref(world.loaded[0].model)
+    world.loaded[0].model_unload()
+    assert not model.is_open and world.loaded.pop().model is patcher()
+    del backend
+    gc.collect()
+    assert weights() is None and patcher() is not None
+    with model.opened():
+        assert model.is_open
+
+
+def test_keep_loaded_off_leaves_nothing_behind(world: World) -> None:
+    model = emoji_model()
+    with model.opened(keep_loaded=False):
+        assert world.loaded
+    assert not world.loaded and not model.is_open
+
+
+# --- Image to Prompt ----------------------------------------------------------------------
+
+SEARCH = {
+    "mode": "one prompt per image", "num_tokens": 3, "max_steps": 12, "restarts": 4, "seed": 0, "template": "{}",
+    "banned": "", "method": "pez+refine",
+}  # fmt: skip
+
+
+def example(name: str) -> torch.Tensor:
+    from hardprompts_emoji import path
+
+    image = Image.open(path("emoji-clip").parents[1] / "examples" / f"{name}.png").convert("RGB")
+    (batch,) = module("bridge").to_batch([image])
+    return batch
+
+
+@pytest.fixture
+def fox(world: World) -> torch.Tensor:
+    return example("fox-purple-flat")
+
+
+def test_image_to_prompt_names_what_is_in_the_picture(world: World, fox: torch.Tensor) -> None:
+    with torch.inference_mode():
+        output = module("invert").ImageToPrompt.execute(prompt_model=emoji_model(), image=fox.clone(), **SEARCH)
+    prompts, raw, scores, values, report = output.args
+    assert "fox" in raw[0] and prompts == [escape(raw[0], "comfyui")]
+    assert scores[0] == values[0].score > 0.8
+    assert raw[0] in report and "cosine similarity" in report
+    assert world.progress[0][0] == 1 and world.progress[-1] == (12, 12)
+    assert world.texts[-1][1] == "7" and raw[0] in world.texts[-1][0]
+
+
+def test_a_batch_gives_a_list_or_one_prompt_for_all(world: World, fox: torch.Tensor) -> None:
+    batch = torch.cat([fox, fox])
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    each = node.execute(prompt_model=model, image=batch, **SEARCH)
+    both = node.execute(prompt_model=model, image=batch, **{**SEARCH, "mode": "one prompt for all"})
+    assert [len(output.args[0]) for output in (each, both)] == [2, 1]
+
+
+def test_banned_words_do_not_occur(world: World, fox: torch.Tensor) -> None:
+    output = module("invert").ImageToPrompt.execute(
+        prompt_model=emoji_model(), image=fox, **{**SEARCH, "banned": "fox"}
+    )
+    assert "fox" not in output.args[1][0]
+
+
+def test_the_features_of_clip_vision_stand_for_an_image(world: World, fox: torch.Tensor) -> None:
+    model = emoji_model()
+    with model.opened() as backend:
+        features = backend.encode_images(module("bridge").to_images(fox))
+    with torch.inference_mode():
+        given = {"image_embeds": features.clone()}
+    output = module("invert").ImageToPrompt.execute(prompt_model=model, clip_vision_output=given, **SEARCH)
+    assert "fox" in output.args[1][0]
+
+
+def test_image_and_clip_vision_exclude_each_other(world: World, fox: torch.Tensor) -> None:
+    node = module("invert").ImageToPrompt
+    for given in ({}, {"image": fox, "clip_vision_output": {"image_embeds": torch.zeros(1, 4)}}):
+        with pytest.raises(ValueError, match="either image or clip_vision_output"):
+            node.execute(prompt_model=None, **SEARCH, **given)
+
+
+def test_an_interrupt_goes_through_within_one_step_and_unloads_if_asked(world: World, fox: torch.Tensor) -> None:
+    world.interrupt_at = 3
+    model = emoji_model()
+    with pytest.raises(InterruptProcessingException):
+        module("invert").ImageToPrompt.execute(
+            prompt_model=model, image=fox, keep_loaded=False, **{**SEARCH, "max_steps": 1000}
+        )
+    assert len(world.progress) == 2 and not model.is_open
+
+
+# --- prompts ------------------------------------------------------------------------------
+
+PROMPT = HardPrompt("red (tiger)", (1, 2), 0.5, template="a photo of {}", model="emoji", tokens=("red", "(tiger)"))
+
+
+def test_show_prompt_gives_the_browser_data_and_no_markup(world: World) -> None:
+    output = module("prompts").ShowPrompt.execute(PROMPT, 4)
+    assert output.args == (r"a photo of red \(tiger\)", "a photo of red (tiger)")
+    shown = json.loads(json.dumps(output.ui["hardprompts"]))[0]
+    assert (shown["before"], shown["tokens"], shown["after"]) == ("a photo of ", ["red", "(tiger)"], "")
+
+
+def test_prompts_are_saved_numbered_and_loaded(world: World) -> None:
+    prompts = module("prompts")
+    for expected in ("x/y", "x/y_2"):
+        path = Path(prompts.SavePrompt.execute(PROMPT, "x/y", False).args[0])
+        assert path == world.folder / "output" / "hardprompts" / expected / "prompt.json"
+    assert prompts.saved_prompts() == ["x/y", "x/y_2"]
+    assert prompts.LoadPrompt.execute("x/y").args[3] == PROMPT
+    assert prompts.LoadPrompt.fingerprint_inputs("x/y") != prompts.LoadPrompt.fingerprint_inputs("gone")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../../x"])
+def test_paths_that_leave_the_folders_are_refused(world: World, name: str) -> None:
+    with pytest.raises(ValueError, match="leads out"):
+        module("prompts").SavePrompt.execute(PROMPT, name, False)
+    with pytest.raises(ValueError, match="leads out"):
+        module("prompts").LoadPrompt.execute(name)
+    with pytest.raises(ValueError, match="leads out"):
+        module("captions").images_in(name if name.startswith("/") else f"../{name}")
+
+
+def test_combine_and_score(world: World, fox: torch.Tensor) -> None:
+    model, prompts = emoji_model(), module("prompts")
+    one, two = (HardPrompt(text, (), 0.0, model="emoji:emoji-clip") for text in ("fox", "violet"))
+    joined = prompts.CombinePrompts.execute(one, two, model, ", ").args
+    assert joined[1] == "fox, violet"
+    score = prompts.ScorePrompts.execute
+    assert score(model, "a fox", fox).args[0] > score(model, "a castle", fox).args[0]
+
+
+def test_distilling_tells_how_faithful_it_is(world: World) -> None:
+    options = {key: value for key, value in SEARCH.items() if key not in ("mode", "method")}
+    output = module("distill").DistillPrompt.execute(emoji_model(), "a big fox on violet, flat, a fox", **options).args
+    assert 0 < output[4] <= 1 and "faithfulness" in output[5]
+
+
+# --- folders ------------------------------------------------------------------------------
+
+
+def test_folder_to_captions(world: World) -> None:
+    captions, folder = module("captions"), world.folder / "input" / "cats"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg", "a.png"):
+        Image.new("RGB", (4, 3), "red").save(folder / name)
+    (folder / "notes.md").touch()
+    images, paths = captions.LoadImagesFromFolder.execute("cats", 0, 0).args
+    assert paths == ["cats/a.jpg", "cats/a.png", "cats/b.png"] and images[0].shape == (1, 3, 4, 3)
+    assert captions.LoadImagesFromFolder.execute("cats", 1, 1).args[1] == ["cats/a.png"]
+
+    def save(text: list[str], existing: str) -> None:
+        captions.SaveCaptions.execute(text=text, path=paths, before=["tok, "], existing=[existing])
+
+    save(["1", "2", "3"], "keep")
+    found = {file.name: file.read_text() for file in folder.glob("*.txt")}
+    assert found == {"a.jpg.txt": "tok, 1\n", "a.png.txt": "tok, 2\n", "b.txt": "tok, 3\n"}
+    save(["x", "y", "z"], "keep")
+    assert (folder / "b.txt").read_text() == "tok, 3\n"
+    save(["x", "y", "z"], "append")
+    assert (folder / "b.txt").read_text() == "tok, 3, tok, z\n"
+    save(["x", "y", "w"], "replace")
+    assert (folder / "b.txt").read_text() == "tok, w\n"
+    with pytest.raises(ValueError, match="2 texts for 3 images"):
+        save(["1", "2"], "keep")
+
+
+def test_folders_without_images_are_refused(world: World) -> None:
+    (world.folder / "input" / "empty").mkdir()
+    with pytest.raises(ImageError, match="no images"):
+        module("captions").LoadImagesFromFolder.execute("empty", 0, 0)
+    with pytest.raises(ValueError, match="there is no folder"):
+        module("captions").LoadImagesFromFolder.execute("nothing", 0, 0)
+
+
+# --- embeddings and the Hub ---------------------------------------------------------------
+
+
+def test_missing_embeddings_are_named(world: World) -> None:
+    with pytest.raises(ValueError, match="no embedding 'x.pt'"):
+        module("embeddings").InspectEmbedding.execute("x.pt")
+
+
+def test_an_embedding_is_inspected_without_a_clip(world: World) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"emb_params": torch.randn(2, 768)}, world.folder / "emb" / "tiny.safetensors")
+    text = module("embeddings").InspectEmbedding.execute("tiny.safetensors").args[0]
+    assert "2 tokens" in text and "SD 1.x" in text
+
+
+def test_nothing_is_pushed_unless_enabled_and_a_token_is_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    push = module("publish").PushPromptToHub.execute
+    assert push(PROMPT, "a/b", True, False).args == ("",)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(ValueError, match="HF_TOKEN"):
+        push(PROMPT, "a/b", True, True)

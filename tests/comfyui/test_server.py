@@ -1,0 +1,294 @@
+"""The nodes in a real ComfyUI: headless, on the CPU, driven as its browser drives it."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from server import ROOT, Run, Server, comfyui_path, comfyui_python, running
+
+pytestmark = pytest.mark.comfyui
+if comfyui_path() is None:
+    pytest.skip("COMFYUI_PATH does not name a ComfyUI checkout", allow_module_level=True)
+pytest.importorskip("aiohttp", reason="the websocket client of these tests; ComfyUI's Python has it")
+
+EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
+FOX, OWL, ROCKET = "fox-purple-flat.png", "owl-brown-night.png", "rocket-gray-pixel_art.png"
+
+
+#: A node that tells what is in memory.
+PROBE = """
+import gc
+import comfy.model_management as management
+
+class ProbeLoaded:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    IS_CHANGED = classmethod(lambda cls: float("NaN"))
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "tell", "probe", True
+    def tell(self):
+        gc.collect()
+        alive = [one for one in gc.get_objects() if type(one).__name__ == "CLIPModel"]
+        return {"ui": {"text": [str(len(management.current_loaded_models)), str(len(alive))]}}
+
+NODE_CLASS_MAPPINGS = {"ProbeLoaded": ProbeLoaded}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comfyui")
+    (folder / "custom_nodes").mkdir()
+    (folder / "input").mkdir()
+    (folder / "custom_nodes" / "hardprompts").symlink_to(ROOT, target_is_directory=True)
+    (folder / "custom_nodes" / "probe.py").write_text(PROBE)
+    for name in (FOX, OWL, ROCKET):
+        shutil.copy(EXAMPLES / name, folder / "input")
+    script = Path(__file__).with_name("make_checkpoint.py")
+    subprocess.run([comfyui_python(), str(script), str(comfyui_path()), str(folder / "models")], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(base: Path) -> Iterator[Server]:
+    with running(base) as started:
+        yield started
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def model() -> dict[str, Any]:
+    return node("HardPromptsLoadModel", model="emoji", dtype="float32", device="default", hub_model="")
+
+
+SEARCH = {"num_tokens": 4, "max_steps": 15, "restarts": 4, "seed": 0, "template": "{}", "banned": ""}
+
+
+def image_to_prompt(*images: str, **changed: Any) -> dict[str, Any]:
+    workflow = {"model": model(), "search": node(
+        "HardPromptsImageToPrompt", prompt_model=["model", 0], mode="one prompt per image",
+        **{**SEARCH, "method": "pez+refine", **changed},
+    )}  # fmt: skip
+    for place, image in enumerate(images):
+        workflow[f"image{place}"] = node("LoadImage", image=image)
+    last = "image0"
+    for place in range(1, len(images)):
+        workflow[f"batch{place}"] = node("ImageBatch", image1=[last, 0], image2=[f"image{place}", 0])
+        last = f"batch{place}"
+    workflow["search"]["inputs"]["image"] = [last, 0]
+    workflow["show"] = node("HardPromptsShow", hard_prompt=["search", 3], candidates=2)
+    return workflow
+
+
+def graph(lora: bool) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    workflow = {"load": node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors")}
+    if not lora:
+        return workflow, ["load", 0], ["load", 1]
+    workflow["lora"] = node(
+        "LoraLoader", model=["load", 0], clip=["load", 1], lora_name="tiny.safetensors", strength_model=1.0,
+        strength_clip=1.0,
+    )  # fmt: skip
+    return workflow, ["lora", 0], ["lora", 1]
+
+
+def picture(seed: int, lora: bool) -> dict[str, Any]:
+    workflow, unet, clip = graph(lora)
+    return workflow | {
+        "text": node("CLIPTextEncode", clip=clip, text="a cat"),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "sample": node(
+            "KSampler", model=unet, positive=["text", 0], negative=["text", 0], latent_image=["latent", 0], seed=seed,
+            steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="picture"),
+    }  # fmt: skip
+
+
+def pixels(run: Run, base: Path) -> str:
+    from PIL import Image
+
+    name = run.outputs["save"]["images"][0]["filename"]
+    return hashlib.sha256(Image.open(base / "output" / name).convert("RGB").tobytes()).hexdigest()
+
+
+def ok(run: Run) -> Run:
+    assert run.error is None and not run.interrupted, json.dumps(run.error, indent=1)[:3000]
+    return run
+
+
+def said(run: Run) -> str:
+    assert run.error is not None
+    return str(run.error["exception_message"])
+
+
+def test_every_node_is_there_with_its_help_page_and_translation(server: Server) -> None:
+    info = server.get("/object_info")
+    own = [name for name in info if name.startswith("HardPrompts")]
+    assert len(own) == 14
+    import urllib.request
+
+    for name in own:
+        with urllib.request.urlopen(f"{server.url}/extensions/hardprompts/docs/{name}.md") as page:
+            assert page.read().startswith(b"# ")
+    assert server.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
+    assert "image_to_prompt" in server.get("/workflow_templates")["hardprompts"]
+
+
+def test_an_image_becomes_a_prompt_with_progress_and_live_text(server: Server) -> None:
+    run = ok(server.run(image_to_prompt(FOX)))
+    assert "fox" in run.outputs["show"]["text"][0]
+    steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
+    assert steps == sorted(steps) and len(steps) >= 10
+    assert run.outputs["show"]["text"][0] in run.texts()[-1]
+
+
+def test_the_same_again_comes_from_the_cache(server: Server) -> None:
+    ok(server.run(image_to_prompt(OWL)))
+    assert "search" not in ok(server.run(image_to_prompt(OWL))).executed
+    assert "search" in ok(server.run(image_to_prompt(OWL, seed=1))).executed
+
+
+def test_three_images_become_three_prompts(server: Server) -> None:
+    texts = ok(server.run(image_to_prompt(FOX, OWL, ROCKET))).outputs["show"]["text"]
+    for words, text in zip((("fox",), ("owl", "wise"), ("rocket",)), texts, strict=True):
+        assert any(word in text for word in words), text
+
+
+def test_an_interrupt_stops_within_a_step_and_the_server_goes_on(server: Server) -> None:
+    slow = image_to_prompt(FOX, seed=7, max_steps=5000, restarts=64, num_tokens=16, method="pez")
+    run = server.run(slow, interrupt_after=3)
+    assert run.interrupted
+    steps = [data["value"] for kind, data in run.messages if kind == "progress"]
+    assert len(steps) <= 5 and server.ended_at - server.interrupted_at < 10
+    ok(server.run(image_to_prompt(FOX, seed=8)))
+
+
+def test_two_runs_queued_at_once_both_end(server: Server) -> None:
+    ids = [server.post("/prompt", {"prompt": image_to_prompt(FOX, seed=seed)})["prompt_id"] for seed in (21, 22)]
+    end = time.monotonic() + 120
+    while any(one not in (history := server.get("/history")) for one in ids):
+        assert time.monotonic() < end
+        time.sleep(0.3)
+    assert {history[one]["status"]["status_str"] for one in ids} == {"success"}
+
+
+def networks(server: Server, workflow: dict[str, Any]) -> tuple[int, int]:
+    """How many networks ComfyUI holds as loaded, and how many of the emoji model's kind are alive at all."""
+    loaded, alive = ok(server.run(workflow | {"probe": node("ProbeLoaded")})).outputs["probe"]["text"]
+    return int(loaded), int(alive)
+
+
+def test_unloading_frees_the_memory(server: Server) -> None:
+    workflow = image_to_prompt(FOX, seed=31)
+    ok(server.run(workflow))
+    assert networks(server, workflow) == (1, 1)  # the search itself comes from the cache
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(3)
+    assert networks(server, {}) == (0, 0)
+    ok(server.run(image_to_prompt(FOX, seed=32)))
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora"])
+def test_ph2p_on_the_graphs_own_models_changes_nothing(server: Server, base: Path, lora: bool) -> None:
+    before = pixels(ok(server.run(picture(5, lora))), base)
+    workflow, unet, clip = graph(lora)
+    found = ok(server.run(workflow | {
+        "image": node("LoadImage", image=FOX),
+        "search": node(
+            "HardPromptsImageToPromptDiffusion", model=unet, clip=clip, vae=["load", 2], image=["image", 0],
+            mode="one prompt per image", method="ph2p", width=64, height=64, num_noises=2, noises_per_step=1,
+            **{**SEARCH, "num_tokens": 3, "max_steps": 2, "restarts": 1},
+        ),
+        "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
+    }))  # fmt: skip
+    assert len(found.outputs["show"]["hardprompts"][0]["tokens"]) == 3
+    assert pixels(ok(server.run(picture(6, lora))), base) != before
+    assert pixels(ok(server.run(picture(5, lora))), base) == before
+
+
+def test_an_embedding_becomes_words_by_the_graphs_clip(server: Server) -> None:
+    workflow, _, clip = graph(lora=False)
+    run = ok(server.run(workflow | {
+        "inspect": node("HardPromptsInspectEmbedding", embedding="tiny.safetensors", clip=clip),
+        "search": node(
+            "HardPromptsEmbeddingToPrompt", embedding="tiny.safetensors", clip=clip,
+            **{**SEARCH, "num_tokens": 2, "max_steps": 2, "restarts": 1},
+        ),
+        "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
+        "report": node("PreviewAny", source=["search", 5]),
+    }))  # fmt: skip
+    # The embedding is "cat" and "a", a little longer: words say all of it.
+    assert run.outputs["show"]["text"][0] == "cat a"
+    assert "nearest words: 'cat a'" in run.outputs["inspect"]["text"][0]
+    assert "faithfulness" in run.outputs["report"]["text"][0]
+
+
+def test_folders_are_captioned(server: Server, base: Path) -> None:
+    (base / "input" / "many").mkdir()
+    for name in (FOX, ROCKET):
+        shutil.copy(EXAMPLES / name, base / "input" / "many")
+    workflow = image_to_prompt(FOX)
+    workflow["folder"] = node("HardPromptsLoadImages", folder="many", start=0, limit=0)
+    workflow["search"]["inputs"]["image"] = ["folder", 0]
+    workflow["captions"] = node(
+        "HardPromptsSaveCaptions", text=["search", 1], path=["folder", 1], before="", existing="keep"
+    )
+    ok(server.run(workflow))
+    for name, word in ((FOX, "fox"), (ROCKET, "rocket")):
+        assert word in (base / "input" / "many" / name).with_suffix(".txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"template": "no slot"}, "exactly once"),
+        ({"num_tokens": 75}, "room"),
+    ],
+)
+def test_errors_say_what_to_do(server: Server, changed: dict[str, Any], message: str) -> None:
+    assert message in said(server.run(image_to_prompt(FOX, **changed)))
+
+
+def test_a_clip_cannot_be_taken_for_a_prompt_model(server: Server) -> None:
+    workflow = image_to_prompt(FOX)
+    workflow["load"] = node("CheckpointLoaderSimple", ckpt_name="tiny.safetensors")
+    workflow["search"]["inputs"]["prompt_model"] = ["load", 1]
+    run = server.run(workflow)
+    assert run.error is not None and "node_errors" in run.error
+    assert "mismatch" in json.dumps(run.error)
+
+
+def test_escaped_text_is_read_as_the_raw_tokens_by_comfyuis_own_tokenizer(base: Path) -> None:
+    code = """
+import sys; sys.path.insert(0, sys.argv[1]); sys.argv = ["x", "--cpu"]
+import comfy.options; comfy.options.enable_args_parsing()
+import importlib.util, pathlib, types
+from comfy.sd1_clip import SDTokenizer
+import comfy_api.latest
+sys.path[:0] = [ROOT + '/sdk', ROOT]
+from functools import partial
+from hardprompts import prompts
+escape = partial(prompts.escape, syntax='comfyui')
+tokenizer = SDTokenizer(embedding_directory=["/nowhere"])
+for text in ["a (b) c", "((x", "y))", "a \\\\ b", "a \\\\( b", "embedding:cat (:)", "x embedding:y, (z:1.5)", "q\\\\"]:
+    (chunk,) = tokenizer.tokenize_with_weights(escape(text))
+    assert all(weight == 1.0 for _, weight in chunk), text
+    ids = [i for i, _ in chunk]
+    raw = tokenizer.tokenizer(text)["input_ids"]
+    assert ids[: len(raw)] == raw, (text, escape(text), ids[:20], raw)
+print("all the same")
+""".replace("ROOT", repr(str(ROOT)))
+    run = subprocess.run(
+        [comfyui_python(), "-c", code, str(comfyui_path())], capture_output=True, text=True, cwd=base, check=False
+    )
+    assert "all the same" in run.stdout, run.stderr[-2000:]
