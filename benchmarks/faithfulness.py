@@ -21,7 +21,7 @@ from hardprompts_emoji import path, scenes
 
 #: The ways, by the names of the distiller's methods; the last is the product's.
 METHODS = ("nearest", "nearest-l2", "pez", "refine", "pez+refine")
-FIRST_SEED = scenes.HELD_OUT_SEED + 4_000_000
+FIRST_SEED = scenes.HELD_OUT_SEED + 4_500_000
 #: Soft prompts are learned and matched in these; held out are the distiller's own templates.
 TEMPLATES = ("{}",)
 

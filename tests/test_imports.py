@@ -29,7 +29,7 @@ ORDER = (
     {"hub"},
     {"inverter", "denoising"},
     {"distiller", "conditioning", "learning"},
-    {"evaluation", "applications", "portability"},
+    {"evaluation", "applications", "portability", "classification", "classifier"},
     {"testing"},
     {"cli"},
     {"__main__"},

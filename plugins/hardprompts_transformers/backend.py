@@ -67,16 +67,25 @@ def open_model(
         BackendError: no such folder or hub id, no network, a file that is missing or damaged,
             or a model of another architecture.
     """
+    from hardprompts_transformers import language_models
+
     place = _resolve(location)
     with _quiet():
         config = _load(place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place))
         kind = str(getattr(config, "model_type", ""))
-        if kind not in ARCHITECTURES:
+        language_model = None if kind in ARCHITECTURES else language_models.kind_of(config)
+        if kind not in ARCHITECTURES and language_model is None:
             raise BackendError(
                 f"{place} holds a model of type {kind!r}, which has no text and image tower in one space that "
-                f"this plugin knows; supported are {_supported()}"
+                f"this plugin knows and is no language model; supported are {_supported()}, and causal, masked and "
+                "seq2seq language models"
             )
         tokenizer = _load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
+        if language_model is not None:
+            loaded = _load(
+                place, "the weights", lambda: _complete(place, language_models.load(place, language_model, dtype))
+            )
+            return language_models.from_language_model(loaded.to(device), tokenizer, name=name, note=note)
         processor = _load(
             place,
             "preprocessor_config.json",
@@ -165,6 +174,12 @@ def _load_weights(place: str, kind: str, dtype: torch.dtype) -> Any:
     model, info = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
         place, dtype=dtype, use_safetensors=None, output_loading_info=True
     )
+    return _complete(place, (model, info))
+
+
+def _complete(place: str, loaded: tuple[Any, dict[str, Any]]) -> Any:
+    """The model that was loaded, if nothing of it is missing."""
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would go on with random numbers in their place
         raise BackendError(
@@ -332,20 +347,8 @@ class TransformersTextEncoder:
         Raises:
             ValueError: more tokens than `max_tokens`.
         """
+        states, attended = self._input(embeddings, 0 if self.causal else self.max_tokens - embeddings.shape[1])
         tower = self.model.text_model
-        batch, tokens = embeddings.shape[:2]
-        if tokens > self.max_tokens:
-            raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the text tower has room for")
-        room = 0 if self.causal else self.max_tokens - tokens
-        parts = [self.before, embeddings.to(self.before.dtype), self.after]
-        parts.insert(0 if self.pads_left else 3, self.padding.expand(room, -1))
-        states = torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)  # (batch, length, dim)
-        length = states.shape[1]
-        states = states + tower.embeddings.position_embedding.weight[:length]
-        attended = None
-        if room and self.masks_padding:
-            positions = torch.arange(length, device=states.device).unsqueeze(0)
-            attended = positions >= room if self.pads_left else positions < length - room
         layers = tower.encoder.layers
         for layer in layers[:-1]:
             states = _layer(layer, states, attended, causal=self.causal)
@@ -353,6 +356,37 @@ class TransformersTextEncoder:
         pooled = tower.final_layer_norm(states[:, -1])
         features: Tensor = self.model.text_projection(pooled) if self.causal else tower.head(pooled)
         return features
+
+    def encode_states(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch places states"]:
+        """The states at every place of the padded context behind the final norm, as denoisers take them.
+
+        Raises:
+            ValueError: more tokens than `max_tokens`.
+        """
+        states, attended = self._input(embeddings, self.max_tokens - embeddings.shape[1])
+        tower = self.model.text_model
+        for layer in tower.encoder.layers:
+            states = _layer(layer, states, attended, causal=self.causal)
+        normed: Tensor = tower.final_layer_norm(states)
+        return normed
+
+    def _input(
+        self, embeddings: Float[Tensor, "batch tokens dim"], room: int
+    ) -> tuple[Float[Tensor, "batch length dim"], Tensor | None]:
+        """The first layer's input with `room` places of padding, and which places are attended to (None: all)."""
+        tower = self.model.text_model
+        batch, tokens = embeddings.shape[:2]
+        if tokens > self.max_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the text tower has room for")
+        parts = [self.before, embeddings.to(self.before.dtype), self.after]
+        parts.insert(0 if self.pads_left else 3, self.padding.expand(room, -1))
+        states = torch.cat([part.expand(batch, -1, -1) for part in parts], dim=1)  # (batch, length, dim)
+        length = states.shape[1]
+        states = states + tower.embeddings.position_embedding.weight[:length]
+        if not room or not self.masks_padding or self.causal:
+            return states, None  # CLIP's padding stands behind the text, and denoisers are given it unmasked
+        positions = torch.arange(length, device=states.device).unsqueeze(0)
+        return states, positions >= room if self.pads_left else positions < length - room
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:

@@ -1,10 +1,13 @@
 # The public names of hardprompts. `__init__.py` imports each from here on first use, so that
 # `import hardprompts` and `hardprompts --help` do not wait for torch.
+from .distiller import PromptDistiller
+from .classifier import ClassifierPromptTuner
 from .encoders import Backend, join_backends, load_backend
 from .errors import (
     BackendError,
     FileFormatError,
     HardPromptsError,
+    HubError,
     ImageError,
     MissingExtra,
     NonFiniteError,
@@ -19,7 +22,7 @@ from .inverter import PromptInverter
 from .plugins import backends, search_methods, soft_prompt_formats
 from .prompts import Candidate, HardPrompt, PromptTemplate
 from .search import run_search
-from .softprompts import SoftPrompt
+from .softprompts import DistilledPrompt, SoftPrompt
 
 __version__: str
 
@@ -27,13 +30,17 @@ __all__ = [
     "Backend",
     "BackendError",
     "Candidate",
+    "ClassifierPromptTuner",
+    "DistilledPrompt",
     "FileFormatError",
     "HardPrompt",
     "HardPromptsError",
+    "HubError",
     "ImageError",
     "MissingExtra",
     "NonFiniteError",
     "PluginError",
+    "PromptDistiller",
     "PromptInverter",
     "PromptTemplate",
     "SearchError",

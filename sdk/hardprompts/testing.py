@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from hardprompts.encoders import Backend, normalize
+from hardprompts.encoders import Backend, LanguageModelKind, normalize
 from hardprompts.errors import FileFormatError
 from hardprompts.files import Match, SoftPromptFormat, open_file, write_files_atomically
 from hardprompts.inverter import PromptInverter
@@ -107,6 +107,86 @@ def toy_backend(name: str = "", *, device: torch.device | str = "cpu", dtype: to
     """A model of a hundred words that needs no file and answers at once."""
     encoder = ToyEncoder(device)
     return Backend("toy", encoder, encoder, torch.device(device), dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ToyLanguageModel:
+    """A language model with seeded random weights on the toy words, and a token for "mask".
+
+    Each place sees all places before it (as a seq2seq or masked model, all places), mixed with weights that
+    depend on what stands there, so that the order and the company of words matter.
+
+    Attributes: those of `hardprompts.encoders.LanguageModel`.
+    """
+
+    vocabulary: Vocabulary
+    query: Float[Tensor, "dim dim"]
+    value: Float[Tensor, "dim dim"]
+    position: Float[Tensor, "places dim"]
+    kind: LanguageModelKind = "causal"
+    name: str = "toy-lm"
+
+    output_scale = 1.0
+    max_tokens = 64
+
+    @classmethod
+    def create(cls, kind: LanguageModelKind = "causal", *, width: int = 24, seed: int = 0) -> "ToyLanguageModel":
+        """A toy of one kind; the same seed gives the same weights."""
+        draw = torch.Generator().manual_seed(seed)
+        tokenizer = WordTokenizer()
+        size = len(tokenizer.tokens)
+
+        def weights(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=draw)
+
+        vocabulary = Vocabulary.create(weights(size, width), tokenizer, [size - 1])
+        position = weights(cls.max_tokens, width) * 0.5
+        return cls(vocabulary, weights(width, width) / 2, weights(width, width) / width**0.5, position, kind)
+
+    @property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The end token stands before every text, and behind it where the whole text is seen."""
+        end = len(self.vocabulary) - 1
+        return (end,), () if self.kind == "causal" else (end,)
+
+    @property
+    def mask_id(self) -> int | None:
+        """A piece that no text has."""
+        return None if self.kind == "causal" else len(self.vocabulary) - 2
+
+    def states(
+        self,
+        embeddings: Float[Tensor, "rows tokens dim"],
+        mask: Bool[Tensor, "rows tokens"],
+        decoder_ids: Int[Tensor, "rows decoded"] | None = None,
+    ) -> Float[Tensor, "rows places dim"]:
+        """One layer of attention over the tokens that are not padding."""
+        if self.kind == "seq2seq":
+            start = torch.full((len(embeddings), 1), len(self.vocabulary) - 1)
+            written = start if decoder_ids is None else torch.cat([start, decoder_ids], dim=1)
+            length = written.shape[1]
+            embeddings = torch.cat([embeddings, self.vocabulary.embed(written)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), length)], dim=1)
+        places = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        inputs = embeddings + self.position[places]
+        attention = (inputs @ self.query) @ inputs.transpose(1, 2) / inputs.shape[-1]
+        seen = mask.unsqueeze(1).expand_as(attention)
+        if self.kind != "masked":
+            seen = seen & torch.ones(attention.shape[1:], dtype=torch.bool).tril()
+        # A finite bound, so that a row that sees nothing, as padding at the front does, stays a number.
+        mixed = attention.masked_fill(~seen, -1e9).softmax(dim=-1) @ inputs
+        states = torch.tanh(mixed @ self.value + inputs)
+        return states[:, -length:] if self.kind == "seq2seq" else states
+
+    def logits(self, states: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+        """The products with the embeddings."""
+        return states @ self.vocabulary.table.T
+
+
+def toy_language_model(kind: LanguageModelKind = "causal", *, seed: int = 0) -> Backend:
+    """A language model of a hundred words that needs no file and answers at once."""
+    model = ToyLanguageModel.create(kind, seed=seed)
+    return Backend.of_language_model(model, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near the river", "old boat")) -> None:

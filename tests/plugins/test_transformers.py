@@ -403,8 +403,8 @@ def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_another_architecture(broken: Path) -> None:
     shutil.copy(broken / "tokenizer.json", broken / "kept.json")
-    transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=16).save_pretrained(broken)
-    with pytest.raises(BackendError, match=r"'gpt2'.*CLIPModel, SiglipModel, Siglip2Model"):
+    transformers.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(broken)
+    with pytest.raises(BackendError, match=r"'vit'.*CLIPModel, SiglipModel, Siglip2Model"):
         opened(broken)
     (broken / "config.json").write_text('{"model_type": "no-such-type"}')
     with pytest.raises(BackendError, match=r"config\.json"):

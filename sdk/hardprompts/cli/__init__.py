@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hardprompts.cli import screen
+from hardprompts.cli import classify, comfyui, distill, hub, screen
 from hardprompts.cli.screen import clear_errors, err, fail, out, say
 
 if TYPE_CHECKING:
@@ -268,27 +268,63 @@ def inspect_file(
         typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Compare with the tokens of this model."),
     ] = None,
     device: Device = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write one page with plots: audit.html, say.")
+    ] = None,
+    ban_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Warn of these words, one a line, where it decodes to them.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also search for words that make the model do the same (needs --model).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Tell what a soft-prompt file is, for which models, and which words are near. Nothing in it is run."""
     with clear_errors():
-        from hardprompts.cli.audit import Audit
-        from hardprompts.files import read_soft_prompts
+        from hardprompts.cli import audit
+        from hardprompts.errors import FileFormatError
+        from hardprompts.prompts import write_text_atomically
+        from hardprompts.softprompts.audit import FileFacts, read_ban_list
+        from hardprompts.softprompts.report import render_refusal, render_report
 
+        if decode and model is None:
+            fail("--decode needs --model: words are found by what a model makes of them")
+        if report is not None and (report.is_dir() or (report.exists() and report.samefile(file))):
+            fail(f"--report needs a file of its own to write, and {report} is none")
+        banned = () if ban_list is None else read_ban_list(ban_list)
         with _stdout_kept():
-            prompts = read_soft_prompts(file)
-            vocabulary = None
+            backend = None
             if model is not None:
                 from hardprompts.encoders import load_backend
 
-                vocabulary = load_backend(model, device=device).vocabulary
-            audits = [Audit.of(prompt, vocabulary) for prompt in prompts]
+                backend = load_backend(model, device=device)
+            try:
+                audits = audit.audits_of(file, backend, ban_list=banned, plots=report is not None, decode=decode)
+            except FileFormatError as error:
+                if report is not None and file.exists():
+                    reason = str(error).replace(str(file), file.name)
+                    write_text_atomically(report, render_refusal(FileFacts.of(file), reason))
+                raise
+        if report is not None:
+            write_text_atomically(report, render_report(FileFacts.of(file), audits))
         if as_json:
-            typer.echo(json.dumps([audit.to_dict() for audit in audits], ensure_ascii=False, indent=2))
+            typer.echo(json.dumps([each.to_dict() for each in audits], ensure_ascii=False, indent=2))
         else:
-            for audit in audits:
-                for line in audit.lines():
+            for each in audits:
+                for line in audit.lines(each):
                     say(line, console=out)
+        if report is not None:
+            say(f"wrote {report}", "dim")
+
+
+app.command()(distill.distill)
+app.command()(hub.push)
+app.command()(hub.pull)
+app.add_typer(comfyui.app, name="comfyui")
+
+
+app.command()(classify.tune)
+app.command()(classify.classify)
 
 
 @app.command()

@@ -1,12 +1,14 @@
 """PEZ: gradient steps on a soft prompt, with gradients taken at its projection onto the vocabulary."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hardprompts.methods.adafactor import Adafactor
 from hardprompts.search import BoundObjective, Candidates, filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
@@ -16,25 +18,39 @@ class PEZ:
     """Hard prompts made easy, as in the paper.
 
     Every step projects the soft prompt to the nearest tokens, takes the gradient of the loss
-    there, and applies it to the soft prompt with AdamW.
+    there, and applies it to the soft prompt. The soft prompt itself is never projected.
 
     Attributes:
-        learning_rate: of AdamW.
+        learning_rate: of the optimizer.
         weight_decay: of AdamW, on the soft prompt.
         metric: of the projection.
         token_dropout: tokens left out of the prompt at random at every step, the same place for
             all restarts, so that each must carry its own weight; 0 in the paper.
+        optimizer: "adamw" for images, "adafactor" for language models, as in the paper's experiments; "sgd" is
+            the algorithm as it is printed.
 
     Source: Wen et al. 2023, arXiv 2302.03668, algorithm 1;
     https://github.com/YuxinWenRick/hard-prompts-made-easy, `optimize_prompt_loop`.
     Deviations: one forward pass serves both the gradient and the score; the loss is summed over
-    the restarts, not averaged, so that a restart does not depend on how many there are.
+    the restarts, not averaged, so that a restart does not depend on how many there are. The latest
+    `prompt_lm` of the reference projects the soft prompt at the end of every step too, which makes it
+    another method (`AutoPromptSGD`); this is the algorithm of the paper and of the first `prompt_lm`.
     """
 
     learning_rate: float = 0.1
     weight_decay: float = 0.1
     metric: Metric = "cosine"
     token_dropout: int = 0
+    optimizer: Literal["adamw", "adafactor", "sgd"] = "adamw"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adamw", "adafactor", "sgd"):
+            raise ValueError(f"optimizer must be adamw, adafactor or sgd, got {self.optimizer!r}")
+
+    @classmethod
+    def for_language_models(cls) -> "PEZ":
+        """The settings of the paper's section 5: Adafactor with a rate of 0.3; the paper also tried 0.1 and 0.5."""
+        return cls(learning_rate=0.3, weight_decay=0.0, optimizer="adafactor")
 
     def steps(
         self,
@@ -46,7 +62,7 @@ class PEZ:
         """Proposes the projection of every restart, without end."""
         ids = filled(initial_ids, vocabulary, generator)
         soft = vocabulary.embed(ids).float().clone()  # (rows, tokens, dim)
-        optimizer = torch.optim.AdamW([soft], lr=self.learning_rate, weight_decay=self.weight_decay)
+        step = self._optimizer(soft)
         while True:
             ids = vocabulary.nearest(soft, self.metric)
             hard = vocabulary.embed(ids)
@@ -54,11 +70,26 @@ class PEZ:
                 order = torch.randperm(ids.shape[1], generator=generator)[self.token_dropout :]
                 kept = order.sort().values.to(ids.device)
                 _, grad = objective.value_and_grad(hard[:, kept])
-                soft.grad = torch.zeros_like(soft).index_copy_(1, kept, grad.float())
+                grad = torch.zeros_like(soft).index_copy_(1, kept, grad.float())
                 scores = None
             else:
                 evaluation, grad = objective.value_and_grad(hard)
-                soft.grad = grad.float()
                 scores = evaluation.score
-            optimizer.step()
+            step(grad.float())
             yield Candidates(ids, scores)
+
+    def _optimizer(self, soft: Tensor) -> Callable[[Tensor], None]:
+        """What applies a gradient to the soft prompt, in place."""
+        if self.optimizer == "adafactor":
+            return Adafactor(soft, self.learning_rate).step
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD([soft], lr=self.learning_rate)
+            if self.optimizer == "sgd"
+            else torch.optim.AdamW([soft], lr=self.learning_rate, weight_decay=self.weight_decay)
+        )
+
+        def step(grad: Tensor) -> None:
+            soft.grad = grad
+            optimizer.step()
+
+        return step

@@ -38,6 +38,11 @@ class PEZRefine:
                 f"explore_steps must not be negative and refined at least 1, got {self.explore_steps}, {self.refined}"
             )
 
+    @classmethod
+    def for_language_models(cls) -> "PEZRefine":
+        """PEZ with its settings for language models; few candidates, since each is scored on many examples."""
+        return cls(PEZ.for_language_models(), 60, Refine(candidates_per_slot=16), 1)
+
     def steps(
         self,
         objective: BoundObjective,

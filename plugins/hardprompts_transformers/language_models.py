@@ -1,0 +1,194 @@
+"""Backends over transformers' language models: causal (GPT-2, OPT, Llama, Qwen, ...), masked (BERT, RoBERTa), T5."""
+
+import dataclasses
+from typing import Any
+
+import torch
+import transformers
+
+from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
+from hardprompts.errors import BackendError
+from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers.backend import adapt
+
+#: Contexts that a tokenizer or config states although it has none ("very large") are not believed.
+BELIEVABLE_CONTEXT = 1_000_000
+
+#: Of a model that states no context at all (T5's positions are relative): what T5 was trained with.
+DEFAULT_CONTEXT = 512
+
+
+def kind_of(config: Any, architecture: str | None = None) -> LanguageModelKind | None:
+    """What a model of this config predicts where; None if it is no language model.
+
+    Args:
+        architecture: the name of its class; None: as the config says, if it does.
+    """
+    names = transformers.models.auto.modeling_auto
+    model_type = str(getattr(config, "model_type", ""))
+    architecture = architecture or next(iter(getattr(config, "architectures", None) or ()), "")
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq" if model_type in names.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES else None
+    masked = model_type in names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if masked and architecture.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "masked"
+    if model_type in names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not (masked and not architecture):
+        return "causal"
+    return "masked" if masked else None
+
+
+def load(place: str, kind: LanguageModelKind, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder or hub id with its language-model head, and what loading it told."""
+    auto = {
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+        "seq2seq": transformers.AutoModelForSeq2SeqLM,
+    }[kind]
+    model, info = auto.from_pretrained(place, dtype=dtype, use_safetensors=None, output_loading_info=True)
+    return model, info
+
+
+def from_language_model(model: Any, tokenizer: Any, *, name: str, note: str = "") -> Backend:
+    """A backend over a language model in memory, on the device and in the dtype that it has.
+
+    The model is put into evaluation mode and its parameters are frozen. No token for padding is
+    needed, nor one for the beginning.
+
+    Args:
+        model: with its language-model head: a `GPT2LMHeadModel`, `LlamaForCausalLM`, `BertForMaskedLM`,
+            `T5ForConditionalGeneration` and the like.
+        tokenizer: its tokenizer.
+        name: what the backend is called.
+
+    Raises:
+        BackendError: a model without such a head, a tokenizer that does not belong to it, or logits
+            from token embeddings that differ from the model's own.
+    """
+    kind = kind_of(model.config, type(model).__name__)
+    if kind is None or model.get_output_embeddings() is None:
+        raise BackendError(f"{name}: a {type(model).__name__} predicts no tokens; pass a model with its head")
+    model.eval().requires_grad_(False)
+    adapted = _adapter(kind, model, _Parts.of(model, tokenizer, kind, name))
+    _check_forward(adapted, model)
+    table = adapted.vocabulary.table
+    return Backend.of_language_model(adapted, device=table.device, dtype=table.dtype, note=note)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Parts:
+    """What every adapter knows of its model; see `hardprompts.encoders.LanguageModel`."""
+
+    name: str
+    vocabulary: Vocabulary
+    max_tokens: int
+    frame: tuple[tuple[int, ...], tuple[int, ...]]
+    mask_id: int | None
+    output_scale: float | None
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> "_Parts":
+        embedding = model.get_input_embeddings()
+        count = embedding.weight.shape[0]
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        if max(tokenizer("a")["input_ids"], default=0) >= count:
+            raise BackendError(
+                f"{name}: the tokenizer has ids beyond the model's {count} embeddings; use the tokenizer that "
+                "belongs to the model"
+            )
+        table = embedding(torch.arange(count, device=embedding.weight.device))
+        vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
+        if not len(vocabulary.allowed_ids):
+            raise BackendError(f"{name}: none of the tokenizer's tokens is text that encodes to that token")
+        before, behind = _frame(tokenizer, vocabulary)
+        mask_id = tokenizer.mask_token_id
+        if kind == "seq2seq":
+            sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+            mask_id = sentinel if sentinel is not None and sentinel != tokenizer.unk_token_id else None
+        return cls(
+            name, vocabulary, _context(model, tokenizer), (before, () if kind == "causal" else behind), mask_id,
+            _output_scale(model, table),
+        )  # fmt: skip
+
+
+def _adapter(kind: LanguageModelKind, model: Any, parts: _Parts) -> LanguageModel:
+    from hardprompts_transformers.causal import CausalLanguageModel
+    from hardprompts_transformers.masked import MaskedLanguageModel
+    from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel
+
+    adapter: type[Any] = {
+        "causal": CausalLanguageModel, "masked": MaskedLanguageModel, "seq2seq": Seq2SeqLanguageModel
+    }[kind]  # fmt: skip
+    adapted: LanguageModel = adapter(model, **{field.name: getattr(parts, field.name) for field in _FIELDS})
+    return adapted
+
+
+_FIELDS = dataclasses.fields(_Parts)
+
+
+def _frame(tokenizer: Any, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that the tokenizer puts before and behind a text."""
+    content, whole = vocabulary.encode("a"), list(tokenizer("a")["input_ids"])
+    for start in range(len(whole) - len(content) + 1):
+        if whole[start : start + len(content)] == content:
+            return tuple(whole[:start]), tuple(whole[start + len(content) :])
+    return (), ()
+
+
+def _context(model: Any, tokenizer: Any) -> int:
+    config = model.config
+    stated = [
+        getattr(config, field, None) for field in ("max_position_embeddings", "n_positions", "max_sequence_length")
+    ]
+    found = [int(value) for value in stated if value is not None and 0 < value < BELIEVABLE_CONTEXT]
+    if tokenizer.model_max_length < BELIEVABLE_CONTEXT:
+        found.append(int(tokenizer.model_max_length))
+    # RoBERTa's positions begin behind the padding index.
+    offset = config.pad_token_id + 1 if getattr(config, "model_type", "") in _OFFSET_POSITIONS else 0
+    return min(found) - (offset if found[0] == min(found) else 0) if found else DEFAULT_CONTEXT
+
+
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
+
+
+def _output_scale(model: Any, table: torch.Tensor) -> float | None:
+    """See `LanguageModel.output_scale`: found by comparing the two ends."""
+    head, config = model.get_output_embeddings(), model.config
+    if getattr(head, "bias", None) is not None or getattr(config, "final_logit_softcapping", None):
+        return None
+    if getattr(config, "logit_scale", None) or getattr(config, "logits_scaling", None):
+        return None
+    weight = head.weight
+    if weight.shape != table.shape:
+        return None
+    scale = float((weight.float() * table.float()).sum() / table.float().square().sum())
+    return scale if torch.allclose(weight.float(), scale * table.float(), rtol=1e-2, atol=1e-3) else None
+
+
+def _check_forward(adapted: LanguageModel, model: Any) -> None:
+    """Compares logits from token embeddings, of a batch that is padded, with the model's own from ids alone."""
+    vocabulary, device = adapted.vocabulary, adapted.vocabulary.table.device
+    words = vocabulary.allowed_ids[:: len(vocabulary.allowed_ids) // 6 + 1].tolist()
+    before, behind = adapted.frame
+    longer, shorter = [*before, *words, *behind], [*before, *words[:3], *behind]
+    pad = len(longer) - len(shorter)
+    ids = torch.tensor([longer, [*shorter, *[0] * pad]], device=device)
+    mask = torch.tensor([[True] * len(longer), [True] * len(shorter) + [False] * pad], device=device)
+    written = ids[:, :2] if adapted.kind == "seq2seq" else None
+    with torch.no_grad():
+        found = adapted.logits(adapted.states(vocabulary.embed(ids), mask, written)).float()
+        for row, own in enumerate((longer, shorter)):
+            inputs = {"input_ids": torch.tensor([own], device=device)}
+            length = len(own)
+            if written is not None:
+                start = torch.tensor([[model.config.decoder_start_token_id]], device=device)
+                inputs["decoder_input_ids"] = torch.cat([start, written[row : row + 1]], dim=1)
+                length = 3
+            expected = model(**inputs).logits[0].float()
+            difference = float((found[row, :length] - expected).norm() / expected.norm())
+            tolerance = 1e-3 if vocabulary.table.dtype.itemsize > 2 else 5e-2
+            if not difference <= tolerance:  # also when it is NaN
+                raise BackendError(
+                    f"{adapted.name}: logits from token embeddings differ from the model's own by {difference:.2g} "
+                    f"(more than {tolerance:g}); the weights are not finite, or transformers "
+                    f"{transformers.__version__} computes a {type(model).__name__} in a way that is not known here"
+                )

@@ -1,0 +1,60 @@
+"""Sequence-to-sequence language models of transformers, whose encoder is driven from token embeddings."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hardprompts.encoders import LanguageModelKind
+from hardprompts.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seq2SeqLanguageModel:
+    """T5 and its kin: the encoder reads the prompt and the text, the decoder writes the label.
+
+    Attributes:
+        model: transformers' model with its head, frozen.
+
+    The others are those of `hardprompts.encoders.LanguageModel`.
+    """
+
+    model: Any
+    name: str
+    vocabulary: Vocabulary
+    max_tokens: int
+    frame: tuple[tuple[int, ...], tuple[int, ...]]
+    mask_id: int | None
+    output_scale: float | None
+
+    @property
+    def kind(self) -> LanguageModelKind:
+        """What is predicted where: the next token of the decoder."""
+        return "seq2seq"
+
+    def states(
+        self,
+        embeddings: Float[Tensor, "rows tokens dim"],
+        mask: Bool[Tensor, "rows tokens"],
+        decoder_ids: Int[Tensor, "rows decoded"] | None = None,
+    ) -> Float[Tensor, "rows places width"]:
+        """The decoder's last hidden states behind its start token and `decoder_ids`."""
+        attended = mask.long()
+        read = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=attended).last_hidden_state
+        start = torch.full((len(embeddings), 1), self.model.config.decoder_start_token_id, device=embeddings.device)
+        written = start if decoder_ids is None else torch.cat([start, decoder_ids], dim=1)
+        output = self.model.get_decoder()(
+            input_ids=written, encoder_hidden_states=read, encoder_attention_mask=attended, use_cache=False
+        )
+        states: Tensor = output.last_hidden_state
+        # T5 scales what the decoder gives where its two ends are tied.
+        scaled = getattr(self.model.config, "scale_decoder_outputs", False)
+        return states * self.model.config.d_model**-0.5 if scaled else states
+
+    def logits(self, states: Float[Tensor, "... width"]) -> Float[Tensor, "... vocab"]:
+        """The head."""
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        bias = getattr(self.model, "final_logits_bias", None)  # BART
+        return logits if bias is None else logits + bias.reshape(-1)

@@ -1,0 +1,15 @@
+"""What turns a language model into a classifier: templates, label words, the likelihood of labels, transfer."""
+
+from hardprompts.classification.objective import LabelLikelihood
+from hardprompts.classification.template import ClassificationTemplate
+from hardprompts.classification.transfer import TransferReport, evaluate_transfer
+from hardprompts.classification.verbalizer import Verbalizer, suggest_verbalizer
+
+__all__ = [
+    "ClassificationTemplate",
+    "LabelLikelihood",
+    "TransferReport",
+    "Verbalizer",
+    "evaluate_transfer",
+    "suggest_verbalizer",
+]

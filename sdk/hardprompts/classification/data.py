@@ -1,0 +1,147 @@
+"""Labelled texts from whatever holds them, and a holdout that shares nothing with the rest."""
+
+import enum
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def as_texts(X: Iterable[Any]) -> list[str]:
+    """The texts of a list, an array, a Series, or a table of one column.
+
+    Raises:
+        ValueError: one is no text, or there is a single text instead of several.
+    """
+    if isinstance(X, str | bytes):
+        raise ValueError(f"X must be a sequence of texts, got one text {X[:40]!r}; put it into a list")
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) == 2 and shape[1] == 1:
+        X = np.asarray(X)[:, 0]
+    texts = list(np.asarray(X, dtype=object)) if shape is not None else list(X)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"X[{place}] is {text!r}, which is no text; fill in what is missing, or leave the example out"
+            )
+    return [str(text) for text in texts]
+
+
+def as_labels(y: Iterable[Any], count: int) -> list[Hashable]:
+    """The labels of a list, an array or a Series, as plain Python values; enums stay as they are.
+
+    Raises:
+        ValueError: there are not `count`, or one is missing.
+    """
+    shape = getattr(y, "shape", None)
+    if shape is not None and len(shape) == 2 and shape[1] == 1:
+        y = np.asarray(y)[:, 0]
+    labels = [label.item() if isinstance(label, np.generic) else label for label in y]
+    if len(labels) != count:
+        raise ValueError(f"{count} texts need as many labels, got {len(labels)}")
+    for place, label in enumerate(labels):
+        if label is None or (isinstance(label, float) and math.isnan(label)):  # as tables mark what is missing
+            raise ValueError(f"y[{place}] is {label!r}, which is no label; leave the example out")
+    return labels
+
+
+def sorted_classes(labels: Iterable[Hashable]) -> list[Any]:
+    """The distinct labels in order; as they first occur, where they have no order (enums)."""
+    distinct = list(dict.fromkeys(labels))
+    try:
+        return sorted(distinct)  # type: ignore[type-var]
+    except TypeError:
+        order = {
+            member: place
+            for label in distinct
+            if isinstance(label, enum.Enum)
+            for place, member in enumerate(type(label))
+        }
+        return sorted(distinct, key=lambda label: order.get(label, len(order))) if order else distinct
+
+
+def as_array(labels: Sequence[Any]) -> npt.NDArray[Any]:
+    """The labels as numpy has them: numbers and strings in their own kind, all else as objects."""
+    if all(isinstance(label, enum.Enum) or not isinstance(label, str | int | float) for label in labels):
+        array = np.empty(len(labels), dtype=object)
+        array[:] = labels
+        return array
+    return np.asarray(labels)
+
+
+def holdout_split(
+    texts: Sequence[str],
+    targets: Sequence[int],
+    share: float,
+    generator: torch.Generator,
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[list[int], list[int]]:
+    """The places of the examples to learn from and of those to choose by: about `share` of each class.
+
+    Texts that differ in case and white space only stay on one side, and so do those of one group.
+    Each class keeps at least one example on the learning side, and gives one where it has two groups.
+
+    Args:
+        share: in [0, 1); with 0 nothing is held out.
+
+    Raises:
+        ValueError: `share` is out of range, or there are not as many groups as texts.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"holdout must be in [0, 1), got {share}")
+    if groups is not None and len(groups) != len(texts):
+        raise ValueError(f"{len(texts)} texts need as many groups, got {len(groups)}")
+    clusters = _clusters([" ".join(text.casefold().split()) for text in texts], groups)
+    held: list[int] = []
+    for number in sorted(set(targets)):
+        # A cluster belongs to the class of its first text.
+        own = [cluster for cluster in clusters if targets[cluster[0]] == number]
+        wanted = share * sum(map(len, own))
+        taken = 0
+        order = torch.randperm(len(own), generator=generator).tolist()
+        for place in order[:-1] if len(own) > 1 else []:
+            if taken >= wanted:
+                break
+            held.extend(own[place])
+            taken += len(own[place])
+    chosen = set(held)
+    return [i for i in range(len(texts)) if i not in chosen], sorted(held)
+
+
+def _clusters(keys: Sequence[str], groups: Sequence[Hashable] | None) -> list[list[int]]:
+    """The places that belong together, because they have a key or a group in common, however indirectly."""
+    parent = list(range(len(keys)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for values in (keys, groups or ()):
+        first: dict[Hashable, int] = {}
+        for i, value in enumerate(values):
+            parent[root(i)] = root(first.setdefault(value, i))
+    found: dict[int, list[int]] = {}
+    for i in range(len(keys)):
+        found.setdefault(root(i), []).append(i)
+    return list(found.values())
+
+
+def stratified(targets: Sequence[int], count: int, generator: torch.Generator) -> list[int]:
+    """`count` places, or all if there are fewer, drawn in turn from each class."""
+    if count >= len(targets):
+        return list(range(len(targets)))
+    queues = []
+    for number in sorted(set(targets)):
+        own = [i for i, target in enumerate(targets) if target == number]
+        queues.append([own[j] for j in torch.randperm(len(own), generator=generator).tolist()])
+    chosen: list[int] = []
+    while len(chosen) < count:
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop())
+    return sorted(chosen)

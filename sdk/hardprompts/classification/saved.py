@@ -1,0 +1,139 @@
+"""Tuners and searches as files: JSON, written in one go."""
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hardprompts.classification.verbalizer import Verbalizer
+from hardprompts.errors import FileFormatError, HardPromptsError
+from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint, write_text_atomically
+from hardprompts.search import SearchResult
+
+FILE_NAME = "tuner.json"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedTuner:
+    """What is kept of a fitted tuner: all but the model.
+
+    Attributes:
+        model: the name that `load_backend` opens.
+        parameters: arguments of the constructor, JSON values.
+    """
+
+    model: str
+    parameters: Mapping[str, Any]
+    verbalizer: Verbalizer
+    prompt: HardPrompt
+    report: Mapping[str, Any]
+
+    def write(self, folder: Path) -> Path:
+        """Writes tuner.json into a folder, which is made if need be; returns the file's path.
+
+        Raises:
+            HardPromptsError: a label is neither a number, a string nor an enum.
+        """
+        values = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "parameters": dict(self.parameters),
+            "classes": [_written(label) for label in self.verbalizer.classes],
+            "words": [list(words) for words in self.verbalizer.words],
+            "report": dict(self.report),
+            "prompt": self.prompt.to_dict(),
+        }
+        return write_text_atomically(folder / FILE_NAME, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "SavedTuner":
+        """The tuner that `write` wrote.
+
+        Raises:
+            FileFormatError: there is none in that folder, or it is damaged.
+        """
+        path = folder / FILE_NAME
+        values = _read(path)
+        version = values.get("format_version")
+        if version != FORMAT_VERSION:
+            raise FileFormatError(f"{path}: format version {version!r}; this release reads version {FORMAT_VERSION}")
+        try:
+            classes = tuple(_labelled(label) for label in values["classes"])
+            words = tuple(tuple(map(str, own)) for own in values["words"])
+            return cls(
+                str(values["model"]), dict(values["parameters"]), Verbalizer(classes, words),
+                HardPrompt.from_dict(values["prompt"]), dict(values["report"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"{path} does not describe a tuner: {error!r}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedSearch:
+    """One search of a fit, in a folder of checkpoints.
+
+    Attributes:
+        mark: what the search depends on, as a hash; one of other data or settings is not taken.
+    """
+
+    folder: Path
+    seed: int
+    mark: str
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.folder / f"search-{self.seed}.json"
+
+    def read(self) -> SearchResult | None:
+        """What the search found; None if it was not written, or is of other data or settings.
+
+        Raises:
+            FileFormatError: the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        values = _read(self.path)
+        if values.get("mark") != self.mark:
+            return None
+        try:
+            return SearchResult(
+                tuple(Candidate(c["text"], tuple(c["token_ids"]), c["score"]) for c in values["candidates"]),
+                tuple(HistoryPoint(**point) for point in values["history"]),
+                values["seed"], values["stop_reason"], values["steps"], values["seconds"], values["evaluations"],
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(f"{self.path} does not describe a search: {error!r}; remove it") from error
+
+    def write(self, result: SearchResult) -> None:
+        """Writes what the search found."""
+        values = {"mark": self.mark, **dataclasses.asdict(result)}
+        write_text_atomically(self.path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileFormatError(f"no {path.name} in {str(path.parent)!r}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise FileFormatError(f"{path} holds {type(values).__name__} instead of named fields")
+    return values
+
+
+def _written(label: Any) -> Any:
+    if isinstance(label, enum.Enum):
+        return {"enum": type(label).__name__, "name": label.name}
+    if isinstance(label, str | int | float):
+        return label
+    raise HardPromptsError(f"the label {label!r} cannot be written; use numbers, strings or enums")
+
+
+def _labelled(label: Any) -> Any:
+    """An enum comes back as the name of its member: its class is the user's own."""
+    return str(label["name"]) if isinstance(label, dict) else label
