@@ -187,10 +187,10 @@ def sample_scene(
         _check_known("object", name, OBJECTS)
     chosen = generator.sample(_OBJECT_NAMES if objects is None else objects, count)
     layout = _layout(count, generator)
-    objects = tuple(SceneObject(n, size, position) for n, (size, position) in zip(chosen, layout, strict=True))
+    placed = tuple(SceneObject(n, size, position) for n, (size, position) in zip(chosen, layout, strict=True))
     allowed = _contrasting_backgrounds()
     candidates = [b for b in BACKGROUNDS if all(b in allowed[n] for n in chosen)] or list(BACKGROUNDS)
-    return Scene(objects, generator.choice(candidates), style or drawn_style)
+    return Scene(placed, generator.choice(candidates), style or drawn_style)
 
 
 def sample_drawable_scene(seed: int, num_objects: int | None = None) -> Scene:

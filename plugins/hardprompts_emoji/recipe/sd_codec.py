@@ -95,8 +95,8 @@ class Codec:
         encoder = vae.encoder
         for layer in encoder.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+                for parameter in layer.parameters():
+                    nn.init.zeros_(parameter)
         colors = torch.arange(3)
         encoder.conv_in.weight[colors, colors, 1, 1] = 1
         blocks, channels = encoder.down_blocks, 3
@@ -113,6 +113,7 @@ class Codec:
             for column in range(2):
                 tap = taps[:, :, row, :, column, :].reshape(LATENT_CHANNELS, -1)
                 target.weight[:LATENT_CHANNELS, :channels, row, column] = tap[:, order]
+        assert target.bias is not None
         target.bias[:LATENT_CHANNELS] = self.bias
         self._set_borders(vae)
 

@@ -50,7 +50,7 @@ class Optimizers:
     """
 
     def __init__(self, model: nn.Module, learning_rate: float, warmup: int, weight_decay: float) -> None:
-        inner, rest = [], []
+        inner, rest = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in model.named_parameters():
             border = any(part in name for part in ("conv_in.", "conv_out.", "quant_conv."))
             (rest if parameter.ndim < 2 or border else inner).append(parameter)

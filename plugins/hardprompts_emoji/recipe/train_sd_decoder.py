@@ -77,7 +77,7 @@ class DecoderTrainer:
         torch.manual_seed(SEED)
         prepare(device)
         self.pictures = load_data(folder, device, "pictures")
-        self.model = Decoder().to(device, memory_format=torch.channels_last)
+        self.model = Decoder().to(memory_format=torch.channels_last).to(device)
         self.checkpoint = folder / CHECKPOINT
         state = read_checkpoint(self.checkpoint) if self.checkpoint.exists() else None
         self.codec = Codec.of_folder(folder, self.pictures) if state is None else Codec(**state["codec"])

@@ -52,7 +52,7 @@ def sorted_classes(labels: Iterable[Hashable]) -> list[Any]:
     """The distinct labels in order; as they first occur, where they have no order (enums)."""
     distinct = list(dict.fromkeys(labels))
     try:
-        return sorted(distinct)  # type: ignore[type-var]
+        return sorted(distinct)
     except TypeError:
         order = {
             member: place

@@ -280,10 +280,10 @@ def suggest_verbalizer(
     for word in single:
         ranked = []
         for label in classes:
-            own = (counts[label][word] + smoothing) / (sizes[label] + 2 * smoothing)
+            share = (counts[label][word] + smoothing) / (sizes[label] + 2 * smoothing)
             others = (total[word] - counts[label][word] + smoothing) / (len(labels) - sizes[label] + 2 * smoothing)
             # Weighted by how often the class uses it, so that a word that occurs once is not the best.
-            ranked.append((own * math.log(own / others), classes.index(label)))
+            ranked.append((share * math.log(share / others), classes.index(label)))
         best = max(ranked)
         odds[word] = (best[0], classes[best[1]])
     suggested = {

@@ -44,7 +44,7 @@ class FluentPrompt:
     def beta(self, step: int) -> float:
         """The noise of a step, from 0."""
         share = min(1.0, step / max(1, self.anneal_steps - 1))
-        return self.beta_start * (self.beta_end / self.beta_start) ** share
+        return self.beta_start * math.exp(share * math.log(self.beta_end / self.beta_start))
 
     def steps(
         self,
