@@ -71,7 +71,7 @@ class Setting:
     noises: int = 16
     noises_per_step: int = 4
     steps: int = 20
-    guidance_scale: float = 5.0
+    guidance_scale: float = 3.0
     pictures: int = 1
     device: str = ""
 

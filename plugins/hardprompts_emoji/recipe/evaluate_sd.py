@@ -34,7 +34,7 @@ from hardprompts_emoji.scenes import (
 
 SCENES = 1000
 SWEEP_SCENES = 300
-SWEEP = ((20, 3.0), (20, 5.0), (25, 3.0), (25, 4.0), (25, 5.0), (25, 7.5), (50, 7.5))
+SWEEP = ((10, 3.0), (20, 1.5), (20, 2.0), (20, 3.0), (20, 5.0), (50, 7.5))
 """Pairs of steps and guidance scale; the last is the default of the pipeline."""
 FIRST_SEED = HELD_OUT_SEED + 7_000_000
 CANDIDATES = 100

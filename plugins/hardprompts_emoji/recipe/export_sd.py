@@ -38,8 +38,8 @@ from hardprompts_emoji.recipe.train_sd_decoder import CHECKPOINT as DECODER_CHEC
 from hardprompts_emoji.recipe.train_sd_decoder import Decoder
 from hardprompts_emoji.recipe.train_sd_unet import CHECKPOINT
 
-STEPS = 25
-GUIDANCE_SCALE = 5.0
+STEPS = 20
+GUIDANCE_SCALE = 3.0
 GRID_PROMPTS = (
     "a plain fox on a lavender background",
     "a neon guitar on a black background",
@@ -158,7 +158,8 @@ def export(folder: Path, output: Path, device: torch.device, report: dict[str, A
         _load_in_fp32(temporary / "text_encoder" / "config.json")
         # The sample picture comes from what was written, not from the weights in memory.
         written = StableDiffusionPipeline.from_pretrained(temporary).to(device)
-        grid(written).save(temporary / "grid.png", optimize=True)
+        palette = grid(written).quantize(256, dither=Image.Dither.NONE)
+        palette.save(temporary / "grid.png", optimize=True)
         (temporary / "README.md").write_text(sd_card(settings, report), encoding="utf-8")
         training = json.dumps(settings["training"], indent=2)
         (temporary / "training.json").write_text(training + "\n", encoding="utf-8")
