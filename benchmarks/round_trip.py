@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--length-methods", nargs="*", default=list(BY_LENGTH), choices=list(METHODS), metavar="METHOD")
     parser.add_argument("--diffusion-targets", type=int, help="fewer, for the methods that follow the denoiser")
     parser.add_argument("--diffusion-seeds", type=int, help="likewise; a pass costs them many times more")
+    parser.add_argument("--length-seeds", type=int, help="fewer runs of each target, for the second table")
     parser.add_argument("--output", type=Path, default=RESULTS / "round_trip.json")
     arguments = parser.parse_args()
     setting = setting_of(arguments)
@@ -92,8 +93,9 @@ def main() -> None:
     main_units = [unit for seed in seeds for name in methods for unit in units(name, arguments.num_tokens, seed)]
     by_length = [name for name in methods if name in arguments.length_methods]
     other_lengths = [length for length in lengths if length != arguments.num_tokens]
+    length_seeds = seeds if arguments.length_seeds is None else range(arguments.length_seeds)
     length_units = [
-        unit for seed in seeds for name in by_length for length in other_lengths for unit in units(name, length, seed)
+        unit for seed in length_seeds for name in by_length for length in other_lengths for unit in units(name, length, seed)
     ]
     keep = str(arguments.output.with_suffix("")) + "_pictures"
     records = run([*main_units, *length_units], METHODS, setting, arguments.output, arguments.workers, keep)

@@ -85,7 +85,7 @@ def sd_card(settings: Mapping[str, Any], report: Mapping[str, Any] | None) -> st
     decoder, runs = settings["training"]["decoder"], settings["training"]["unet"]
     denoiser = ", then ".join(
         f"{run['step']:,} steps of {run['batch_size']} latents of {run['scenes']:,} scenes of {run['objects']} "
-        f"drawings in {run['spent'] / 60:.1f} minutes"
+        f"drawings{run.get('note', '')} in {run['spent'] / 60:.1f} minutes"
         for run in runs
     )
     training = (
