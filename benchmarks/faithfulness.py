@@ -67,11 +67,7 @@ def report(name: str, found: Mapping[str, Sequence[DistilledPrompt]], settings: 
     for place, prompt in enumerate(next(iter(found.values()))[:8]):
         examples.append([str(prompt.provenance["original"]), *(prompts[place].text for prompts in found.values())])
     print("\n" + markdown_table(examples))
-    texts = {method: [prompt.to_dict() for prompt in prompts] for method, prompts in found.items()}
-    for prompts in texts.values():
-        for prompt in prompts:
-            for field in ("candidates", "history"):
-                prompt.pop(field)
+    texts = {method: [prompt.text for prompt in prompts] for method, prompts in found.items()}
     return save(f"faithfulness_{name}", {"settings": dict(settings), "shares": rows, "prompts": texts})
 
 
