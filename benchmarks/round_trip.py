@@ -95,7 +95,11 @@ def main() -> None:
     other_lengths = [length for length in lengths if length != arguments.num_tokens]
     length_seeds = seeds if arguments.length_seeds is None else range(arguments.length_seeds)
     length_units = [
-        unit for seed in length_seeds for name in by_length for length in other_lengths for unit in units(name, length, seed)
+        unit
+        for seed in length_seeds
+        for name in by_length
+        for length in other_lengths
+        for unit in units(name, length, seed)
     ]
     keep = str(arguments.output.with_suffix("")) + "_pictures"
     records = run([*main_units, *length_units], METHODS, setting, arguments.output, arguments.workers, keep)
@@ -227,6 +231,7 @@ def render(
         folder / f"{name}_pictures.png"
     )
     setting = facts["setting"]
+    by_length_section = f"\n## By length\n\n{second}\n" if by_length else ""
     page = f"""# Image to prompt to image
 
 ```console
@@ -241,12 +246,8 @@ costs more than one through the text encoder, so seconds stand beside the passes
 
 {table}
 
-![Image similarity by method and by length]({name}.png)
-
-## By length
-
-{second}
-
+![Image similarity by method{" and by length" if by_length else ""}]({name}.png)
+{by_length_section}
 ## What they draw
 
 The first targets, and the pictures of their prompts with seed 0.
@@ -269,7 +270,10 @@ def plot(facts: Mapping[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.2, 1), layout="constrained")
+    if facts["lengths"]:
+        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.2, 1), layout="constrained")
+    else:
+        (figure, left), right = pyplot.subplots(figsize=(6.5, 4.2), layout="constrained"), None
     names = list(facts["methods"])[::-1]
     values = [facts["methods"][name]["similarity"] for name in names]
     errors = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
@@ -279,17 +283,19 @@ def plot(facts: Mapping[str, Any], path: Path) -> None:
     left.barh(names, [v[0] for v in values], xerr=errors, color=colours, capsize=3)
     left.set_xlim(max(0.0, min(v[1] for v in values) - 0.1), min(1.0, max(v[2] for v in values) + 0.05))
     left.set_xlabel("image similarity, 95 % interval")
-    for name, curve in facts["lengths"].items():
-        ordered = sorted(curve.items())
-        low, high = ([v[0] - v[1] for _, v in ordered], [v[2] - v[0] for _, v in ordered])
-        right.errorbar(
-            [n for n, _ in ordered], [v[0] for _, v in ordered], yerr=[low, high], marker="o", capsize=3, label=name
+    if right is not None:
+        for name, curve in facts["lengths"].items():
+            ordered = sorted(curve.items())
+            low, high = ([v[0] - v[1] for _, v in ordered], [v[2] - v[0] for _, v in ordered])
+            right.errorbar(
+                [n for n, _ in ordered], [v[0] for _, v in ordered], yerr=[low, high], marker="o", capsize=3, label=name
+            )
+        right.set_xscale("log", base=2)
+        right.set_xticks(
+            ticks := sorted({n for curve in facts["lengths"].values() for n in curve}), list(map(str, ticks))
         )
-    right.set_xscale("log", base=2)
-    right.set_xticks(ticks := sorted({n for curve in facts["lengths"].values() for n in curve}), list(map(str, ticks)))
-    right.set_xlabel("tokens")
-    right.set_ylabel("image similarity")
-    if facts["lengths"]:
+        right.set_xlabel("tokens")
+        right.set_ylabel("image similarity")
         right.legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
