@@ -1,7 +1,7 @@
 # The public names of hardprompts. `__init__.py` imports each from here on first use, so that
 # `import hardprompts` and `hardprompts --help` do not wait for torch.
-from .distiller import PromptDistiller
 from .classifier import ClassifierPromptTuner
+from .distiller import PromptDistiller
 from .encoders import Backend, join_backends, load_backend
 from .errors import (
     BackendError,

@@ -373,7 +373,7 @@ def _facts(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the place may be an embedding file itself
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise FileFormatError(f"{os.fspath(path)!r} is not JSON that describes a soft prompt: {error}") from error

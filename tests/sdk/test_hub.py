@@ -433,8 +433,16 @@ def test_a_hub_that_is_not_there(hub: LoopbackHub, monkeypatch: pytest.MonkeyPat
             kind.from_pretrained("alice/tiger")
 
 
+def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(FileFormatError, match="empty"):
+        SoftPrompt.from_pretrained(tmp_path / "x")
+
+
 @pytest.mark.parametrize("repo_id", ["tiger", "a/b/c", "a b/c", "../x", "alice/", "a/b..c", "https://x/y", "a/b\n"])
-def test_what_is_no_repository(repo_id: str, hub: LoopbackHub) -> None:
+def test_what_is_no_repository(repo_id: str, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # so that "../x" is nothing
     with pytest.raises(HubError, match="no repository; write it as user/name"):
         PROMPT.push_to_hub(repo_id)
     with pytest.raises(FileFormatError, match=r"no prompt\.json in"):
