@@ -401,7 +401,7 @@ def batches(count: int, size: int) -> list[tuple[int, ...]]:
 
 def command() -> str:
     """What was typed to start this program."""
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -238,7 +238,7 @@ def render(
 {command()}
 ```
 
-{len(images)} targets, {facts["seeds"]} seeds, prompts of {facts["num_tokens"]} tokens, about {setting["evaluations"]}
+{len(images)} targets, {facts["seeds"]} seed{"s" * (facts["seeds"] > 1)}, prompts of {facts["num_tokens"]} tokens, about {setting["evaluations"]}
 passes for each. Pictures by `{setting["generator"]}`, {setting["steps"]} steps, guidance {setting["guidance_scale"]}.
 Image similarity is the cosine, by `{setting["judge"]}`, of the picture that a prompt makes with the target; no method
 follows this judge. Intervals are 95 %; differences are paired over the targets. A pass of a prompt through the denoiser
@@ -281,7 +281,7 @@ def plot(facts: Mapping[str, Any], path: Path) -> None:
         "#d0791f" if name == DEFAULT else "#6c8ebf" if name not in (CAPTION, EMPTY) else "#999999" for name in names
     ]
     left.barh(names, [v[0] for v in values], xerr=errors, color=colours, capsize=3)
-    left.set_xlim(max(0.0, min(v[1] for v in values) - 0.1), min(1.0, max(v[2] for v in values) + 0.05))
+    left.set_xlim(0.0, min(1.0, max(v[2] for v in values) + 0.05))
     left.set_xlabel("image similarity, 95 % interval")
     if right is not None:
         for name, curve in facts["lengths"].items():
