@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence

@@ -238,7 +238,7 @@ def render(
 {command()}
 ```
 
-{len(images)} targets, {facts["seeds"]} seed{"s" * (facts["seeds"] > 1)}, prompts of {facts["num_tokens"]} tokens, about {setting["evaluations"]}
+{len(images)} targets, seeds: {facts["seeds"]}; prompts of {facts["num_tokens"]} tokens, about {setting["evaluations"]}
 passes for each. Pictures by `{setting["generator"]}`, {setting["steps"]} steps, guidance {setting["guidance_scale"]}.
 Image similarity is the cosine, by `{setting["judge"]}`, of the picture that a prompt makes with the target; no method
 follows this judge. Intervals are 95 %; differences are paired over the targets. A pass of a prompt through the denoiser
