@@ -116,7 +116,7 @@ def main() -> None:
 {command()}
 ```
 
-{len(base.values)} targets, {arguments.seeds} seeds, prompts of {arguments.num_tokens} tokens, about
+{len(base.values)} targets, seeds: {arguments.seeds}; prompts of {arguments.num_tokens} tokens, about
 {setting.evaluations} passes for each. The base is `PH2P()` on the noise levels above 0.618, the later half of Stable
 Diffusion's timesteps; every other row changes one thing of it. Image similarity is the cosine, by `{setting.judge}`,
 of the picture that a prompt makes with the target. The own score is the share of the empty prompt's denoising error
