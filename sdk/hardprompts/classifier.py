@@ -29,7 +29,7 @@ from hardprompts.encoders import Backend, LanguageModel, load_backend
 from hardprompts.errors import FileFormatError, NonFiniteError, SearchError
 from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint
-from hardprompts.search import Callback, Search, SearchProgress, SearchResult, random_starts, run_search
+from hardprompts.search import Callback, Search, SearchResult, on_bar, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
 
 #: Steps of a method that would never stop by itself.
@@ -396,7 +396,7 @@ class ClassifierPromptTuner:
                 patience=self.patience,
                 top_k=self.top_k,
                 seed=seed,
-                callback=_with_bar(self.callback, bar),
+                callback=on_bar(self.callback, bar),
             )
         return result
 
@@ -653,15 +653,3 @@ class _Data:
         cut = [prompted.encoder.cut(text) for text in texts]
         rows = [prompted.encoder.row(text) for text in cut]
         return cls(cut, list(targets), rows, list(learn), list(held), list(prompted.labels.ids))
-
-
-def _with_bar(callback: Callback | None, bar: "tqdm[Any]") -> Callback:
-    def report(progress: SearchProgress) -> bool | None:
-        bar.total = progress.max_steps
-        best = next((candidate for candidate in progress.best if candidate is not None), None)
-        if best is not None:
-            bar.set_postfix_str(f"{best.score:.3f} {best.text}", refresh=False)
-        bar.update(progress.step - bar.n)
-        return None if callback is None else callback(progress)
-
-    return report

@@ -12,7 +12,7 @@ from hardprompts.denoising import backend_of
 from hardprompts.encoders import Backend, NoisePredictor, join_backends, load_backend, normalize
 from hardprompts.errors import BackendError, SearchError, TemplateError, VocabularyError
 from hardprompts.images import ImageInput, load_images
-from hardprompts.inverter import DEFAULT_MAX_STEPS, _with_bar
+from hardprompts.inverter import DEFAULT_MAX_STEPS
 from hardprompts.matching import (
     ContextStates,
     Match,
@@ -32,7 +32,7 @@ from hardprompts.objectives import check_length
 from hardprompts.originals import Original, Teacher, phrases_of, without_phrase, words_of
 from hardprompts.plugins import search_method
 from hardprompts.prompts import SLOT, Candidate, PromptTemplate
-from hardprompts.search import NO_TOKEN, Callback, Search, SearchResult, pack, random_starts, run_search
+from hardprompts.search import NO_TOKEN, Callback, Search, SearchResult, on_bar, pack, random_starts, run_search
 from hardprompts.softprompts import decode_nearest
 from hardprompts.softprompts.faithfulness import DistilledPrompt, Faithfulness, LostPhrase, Share
 from hardprompts.vocabulary import Vocabulary
@@ -411,7 +411,7 @@ class PromptDistiller:
         cost = share * self._spread(matches, len(teachers)) if share and self.search is not None else 0.0
         options = dataclasses.replace(options, token_cost=cost)
         with tqdm(disable=None if options.progress else True, desc=self.method, unit="step", leave=False) as bar:
-            shown = dataclasses.replace(options, callback=_with_bar(options.callback, bar))
+            shown = dataclasses.replace(options, callback=on_bar(options.callback, bar))
             chosen, shown = self._selected(teachers, words, matches, shown, num_tokens, seed)
             starts = [
                 self._starts(teacher, own, words, template, options, num_tokens, seed + task)

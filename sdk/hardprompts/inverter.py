@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from hardprompts.methods import Refine
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
 from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search import Callback, Search, SearchProgress, SearchResult, random_starts, run_search
+from hardprompts.search import Callback, Search, SearchResult, on_bar, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
 
 #: Steps of a method that would never stop by itself.
@@ -258,7 +258,7 @@ class PromptInverter:
                 token_cost=options.token_cost * _spread(objective, words, options.num_tokens, seed),
                 top_k=options.top_k,
                 seed=seed,
-                callback=_with_bar(options.callback, bar),
+                callback=on_bar(options.callback, bar),
             )
         prompts = []
         plain = seen if options.views == 1 else self._targets(self.backend, tasks, options, views=1)
@@ -388,15 +388,3 @@ def _checked_weights(weights: Sequence[float] | None, count: int) -> Tensor:
     if len(checked) != count or not bool((checked > 0).all()) or not bool(checked.isfinite().all()):
         raise ValueError(f"weights must be {count} positive numbers, one for each image, got {weights}")
     return checked
-
-
-def _with_bar(callback: Callback | None, bar: "tqdm[Any]") -> Callable[[SearchProgress], bool | None]:
-    def report(progress: SearchProgress) -> bool | None:
-        bar.total = progress.max_steps
-        best = next((candidate for candidate in progress.best if candidate is not None), None)
-        if best is not None:
-            bar.set_postfix_str(f"{best.score:.3f} {best.text}", refresh=False)
-        bar.update(progress.step - bar.n)
-        return None if callback is None else callback(progress)
-
-    return report

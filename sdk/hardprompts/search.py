@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,9 @@ from hardprompts.leaderboard import Leaderboard, admissible
 from hardprompts.objectives import Evaluation, Objective, Score, Stochastic
 from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
 from hardprompts.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 #: Stands behind the last token of a row that is shorter than its batch.
 NO_TOKEN = -1
@@ -476,3 +479,17 @@ def pack(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> I
     """Rows of ids of any length as one tensor, with NO_TOKEN behind the shorter ones."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[NO_TOKEN] * (width - len(row))] for row in rows], device=device)
+
+
+def on_bar(callback: Callback | None, bar: "tqdm[Any]") -> Callback:
+    """A callback that shows the best so far on a progress bar, then calls `callback`, which may stop the run."""
+
+    def report(progress: SearchProgress) -> bool | None:
+        bar.total = progress.max_steps
+        best = next((candidate for candidate in progress.best if candidate is not None), None)
+        if best is not None:
+            bar.set_postfix_str(f"{best.score:.3f} {best.text}", refresh=False)
+        bar.update(progress.step - bar.n)
+        return None if callback is None else callback(progress)
+
+    return report
