@@ -1,14 +1,11 @@
 """Causal language models of transformers, driven from token embeddings."""
 
-import dataclasses
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hardprompts.encoders import LanguageModelKind
-from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers.adapter import Adapter
 
 
 def positions(mask: Bool[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:
@@ -16,23 +13,8 @@ def positions(mask: Bool[Tensor, "rows tokens"]) -> Int[Tensor, "rows tokens"]:
     return (mask.long().cumsum(dim=1) - 1).clamp_min(0)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CausalLanguageModel:
-    """A model with a left-to-right head: GPT-2, OPT, Llama, Qwen, Gemma and others of the same build.
-
-    Attributes:
-        model: transformers' model with its head, frozen.
-
-    The others are those of `hardprompts.encoders.LanguageModel`.
-    """
-
-    model: Any
-    name: str
-    vocabulary: Vocabulary
-    max_tokens: int
-    frame: tuple[tuple[int, ...], tuple[int, ...]]
-    mask_id: int | None
-    output_scale: float | None
+class CausalLanguageModel(Adapter):
+    """A model with a left-to-right head: GPT-2, OPT, Llama, Qwen, Gemma and others of the same build."""
 
     @property
     def kind(self) -> LanguageModelKind:

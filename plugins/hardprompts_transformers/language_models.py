@@ -1,6 +1,6 @@
 """Backends over transformers' language models: causal (GPT-2, OPT, Llama, Qwen, ...), masked (BERT, RoBERTa), T5."""
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +10,9 @@ from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
 from hardprompts.errors import BackendError
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.backend import adapt
+from hardprompts_transformers.causal import CausalLanguageModel
+from hardprompts_transformers.masked import MaskedLanguageModel
+from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel
 
 #: Contexts that a tokenizer or config states although it has none ("very large") are not believed.
 BELIEVABLE_CONTEXT = 1_000_000
@@ -68,61 +71,44 @@ def from_language_model(model: Any, tokenizer: Any, *, name: str, note: str = ""
     if kind is None or model.get_output_embeddings() is None:
         raise BackendError(f"{name}: a {type(model).__name__} predicts no tokens; pass a model with its head")
     model.eval().requires_grad_(False)
-    adapted = _adapter(kind, model, _Parts.of(model, tokenizer, kind, name))
+    adapted = _adapted(model, tokenizer, kind, name)
     _check_forward(adapted, model)
     table = adapted.vocabulary.table
     return Backend.of_language_model(adapted, device=table.device, dtype=table.dtype, note=note)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Parts:
-    """What every adapter knows of its model; see `hardprompts.encoders.LanguageModel`."""
-
-    name: str
-    vocabulary: Vocabulary
-    max_tokens: int
-    frame: tuple[tuple[int, ...], tuple[int, ...]]
-    mask_id: int | None
-    output_scale: float | None
-
-    @classmethod
-    def of(cls, model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> "_Parts":
-        embedding = model.get_input_embeddings()
-        count = embedding.weight.shape[0]
-        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        if max(tokenizer("a")["input_ids"], default=0) >= count:
-            raise BackendError(
-                f"{name}: the tokenizer has ids beyond the model's {count} embeddings; use the tokenizer that "
-                "belongs to the model"
-            )
-        table = embedding(torch.arange(count, device=embedding.weight.device))
-        vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
-        if not len(vocabulary.allowed_ids):
-            raise BackendError(f"{name}: none of the tokenizer's tokens is text that encodes to that token")
-        before, behind = _frame(tokenizer, vocabulary)
-        mask_id = tokenizer.mask_token_id
-        if kind == "seq2seq":
-            sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
-            mask_id = sentinel if sentinel is not None and sentinel != tokenizer.unk_token_id else None
-        return cls(
-            name, vocabulary, _context(model, tokenizer), (before, () if kind == "causal" else behind), mask_id,
-            _output_scale(model, table),
-        )  # fmt: skip
-
-
-def _adapter(kind: LanguageModelKind, model: Any, parts: _Parts) -> LanguageModel:
-    from hardprompts_transformers.causal import CausalLanguageModel
-    from hardprompts_transformers.masked import MaskedLanguageModel
-    from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel
-
-    adapter: type[Any] = {
-        "causal": CausalLanguageModel, "masked": MaskedLanguageModel, "seq2seq": Seq2SeqLanguageModel
-    }[kind]  # fmt: skip
-    adapted: LanguageModel = adapter(model, **{field.name: getattr(parts, field.name) for field in _FIELDS})
-    return adapted
-
-
-_FIELDS = dataclasses.fields(_Parts)
+def _adapted(model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> LanguageModel:
+    embedding = model.get_input_embeddings()
+    count = embedding.weight.shape[0]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    if max(tokenizer("a")["input_ids"], default=0) >= count:
+        raise BackendError(
+            f"{name}: the tokenizer has ids beyond the model's {count} embeddings; use the tokenizer that "
+            "belongs to the model"
+        )
+    table = embedding(torch.arange(count, device=embedding.weight.device))
+    vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
+    if not len(vocabulary.allowed_ids):
+        raise BackendError(f"{name}: none of the tokenizer's tokens is text that encodes to that token")
+    before, behind = _frame(tokenizer, vocabulary)
+    mask_id = tokenizer.mask_token_id
+    if kind == "seq2seq":
+        sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+        mask_id = sentinel if sentinel is not None and sentinel != tokenizer.unk_token_id else None
+    adapter: Callable[..., LanguageModel] = {
+        "causal": CausalLanguageModel,
+        "masked": MaskedLanguageModel,
+        "seq2seq": Seq2SeqLanguageModel,
+    }[kind]
+    return adapter(
+        model,
+        name,
+        vocabulary,
+        _context(model, tokenizer),
+        (before, () if kind == "causal" else behind),
+        mask_id,
+        _output_scale(model, table),
+    )
 
 
 def _frame(tokenizer: Any, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,33 +1,15 @@
 """Masked language models of transformers, driven from token embeddings."""
 
-import dataclasses
-from typing import Any
-
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hardprompts.encoders import LanguageModelKind
-from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers.adapter import Adapter
 from hardprompts_transformers.causal import positions
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MaskedLanguageModel:
-    """A model that fills in masks: BERT, RoBERTa and XLM-R.
-
-    Attributes:
-        model: transformers' model with its head, frozen.
-
-    The others are those of `hardprompts.encoders.LanguageModel`.
-    """
-
-    model: Any
-    name: str
-    vocabulary: Vocabulary
-    max_tokens: int
-    frame: tuple[tuple[int, ...], tuple[int, ...]]
-    mask_id: int | None
-    output_scale: float | None
+class MaskedLanguageModel(Adapter):
+    """A model that fills in masks: BERT, RoBERTa and XLM-R."""
 
     @property
     def kind(self) -> LanguageModelKind:

@@ -1,33 +1,15 @@
 """Sequence-to-sequence language models of transformers, whose encoder is driven from token embeddings."""
 
-import dataclasses
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hardprompts.encoders import LanguageModelKind
-from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers.adapter import Adapter
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Seq2SeqLanguageModel:
-    """T5 and its kin: the encoder reads the prompt and the text, the decoder writes the label.
-
-    Attributes:
-        model: transformers' model with its head, frozen.
-
-    The others are those of `hardprompts.encoders.LanguageModel`.
-    """
-
-    model: Any
-    name: str
-    vocabulary: Vocabulary
-    max_tokens: int
-    frame: tuple[tuple[int, ...], tuple[int, ...]]
-    mask_id: int | None
-    output_scale: float | None
+class Seq2SeqLanguageModel(Adapter):
+    """T5 and its kin: the encoder reads the prompt and the text, the decoder writes the label."""
 
     @property
     def kind(self) -> LanguageModelKind:
