@@ -20,6 +20,12 @@ BELIEVABLE_CONTEXT = 1_000_000
 #: Of a model that states no context at all (T5's positions are relative): what T5 was trained with.
 DEFAULT_CONTEXT = 512
 
+ADAPTERS: dict[LanguageModelKind, Callable[..., LanguageModel]] = {
+    "causal": CausalLanguageModel,
+    "masked": MaskedLanguageModel,
+    "seq2seq": Seq2SeqLanguageModel,
+}
+
 
 def kind_of(config: Any, architecture: str | None = None) -> LanguageModelKind | None:
     """What a model of this config predicts where; None if it is no language model.
@@ -95,12 +101,7 @@ def _adapted(model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> 
     if kind == "seq2seq":
         sentinel = tokenizer.convert_tokens_to_ids("<extra_id_0>")
         mask_id = sentinel if sentinel is not None and sentinel != tokenizer.unk_token_id else None
-    adapter: Callable[..., LanguageModel] = {
-        "causal": CausalLanguageModel,
-        "masked": MaskedLanguageModel,
-        "seq2seq": Seq2SeqLanguageModel,
-    }[kind]
-    return adapter(
+    return ADAPTERS[kind](
         model,
         name,
         vocabulary,
