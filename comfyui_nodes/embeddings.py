@@ -89,20 +89,9 @@ def joined(prompt: Any, vocabulary: Any) -> Any:
     Raises:
         BackendError: it was made for other encoders.
     """
-    import torch
+    from hardprompts.originals import Teacher
 
-    from hardprompts import BackendError
-
-    parts = []
-    for width in vocabulary.widths:
-        of_width = [values for values in prompt.embeddings.values() if values.shape[1] == width]
-        if not of_width:
-            raise BackendError(
-                f"the embedding is for {' or '.join(prompt.families)}, and this CLIP has tokens of width "
-                f"{' and '.join(map(str, vocabulary.widths))}; connect the CLIP of a model that it was made for"
-            )
-        parts.append(of_width[0].to(vocabulary.table.device))
-    return torch.cat(parts, dim=1)
+    return Teacher.of(prompt, vocabulary, "this CLIP").embeddings
 
 
 class EmbeddingToPrompt(io.ComfyNode):

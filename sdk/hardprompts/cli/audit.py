@@ -65,6 +65,7 @@ def stored_dtypes(file: Path) -> tuple[str, ...]:
 def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode: bool) -> "Audit":
     import torch
 
+    from hardprompts.originals import encoders_for
     from hardprompts.softprompts.audit import Audit
     from hardprompts.softprompts.geometry import analyze
     from hardprompts.softprompts.nearest import decode_nearest
@@ -73,14 +74,7 @@ def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode:
     if backend is None:
         return Audit(prompt)
     vocabulary = backend.vocabulary
-    width = vocabulary.table.shape[1]
-    encoder = next((name for name, values in prompt.embeddings.items() if values.shape[1] == width), "")
-    if not encoder:
-        widths = ", ".join(f"{name} {size}" for name, size in zip(prompt.encoders, prompt.widths, strict=True))
-        raise BackendError(
-            f"the model's token embeddings are {width} wide and the file's are not ({widths}); "
-            f"pass a model that it was made for: {' or '.join(prompt.families)}"
-        )
+    (encoder,) = encoders_for(prompt, vocabulary.table.shape[1:], backend.name)
     embeddings = prompt.embeddings[encoder].to(vocabulary.table.device)
     notes: list[str] = []
     robust = None
