@@ -242,7 +242,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trainer.save()
         resumed = train_lm.Trainer(trainer.sizes, stream, stream, trainer.folder, trainer.device)
         resumed.resume()
-    assert (resumed.steps, resumed.seen, resumed.best) == (30, 30 * 4 * 192, trainer.best)
+    assert (resumed.steps, resumed.seen, resumed.best) == (30, 30 * 4 * 128, trainer.best)
     for ours, theirs in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     return work_dir

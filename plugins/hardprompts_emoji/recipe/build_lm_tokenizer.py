@@ -19,7 +19,7 @@ from hardprompts_emoji.recipe.build_glosses import read_corpus
 from hardprompts_emoji.recipe.lm_texts import NEUTRAL, RELIABILITY, TOPICS, texts
 
 VOCABULARY_SIZE = 5120
-CONTEXT_LENGTH = 192
+CONTEXT_LENGTH = 128
 MERGES = Path(__file__).with_name("lm_merges.txt")
 END = "<|endoftext|>"
 

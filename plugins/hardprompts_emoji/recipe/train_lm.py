@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from hardprompts_emoji.recipe import build_lm_tokenizer, lm_texts
 from hardprompts_emoji.recipe.build_glosses import read_corpus
 from hardprompts_emoji.recipe.build_lm_tokenizer import CONTEXT_LENGTH
+from hardprompts_emoji.recipe.loop import REPORT_SECONDS, SAVE_SECONDS, Optimizers, mixed_precision
 
 #: The synsets are put into words this many times, each time differently.
 WORDINGS = 6
@@ -52,10 +52,13 @@ class ModelSizes:
     passes: float
 
 
+#: Small enough for an hour each of one processor core, in which no text is read often enough to need dropout.
 MODELS = {
-    "emoji-lm": ModelSizes(3, 256, 6, 4, 0.1, 2e-3, 24),
-    "emoji-lm-large": ModelSizes(4, 384, 9, 6, 0.2, 1.2e-3, 20),
+    "emoji-lm": ModelSizes(3, 192, 4, 3, 0.0, 2e-2, 12),
+    "emoji-lm-large": ModelSizes(4, 256, 6, 4, 0.0, 2e-2, 12),
 }
+WARMUP_STEPS = 100
+WEIGHT_DECAY = 0.1
 
 
 def build_model(sizes: ModelSizes) -> GPT2LMHeadModel:
@@ -71,10 +74,11 @@ def build_model(sizes: ModelSizes) -> GPT2LMHeadModel:
         resid_pdrop=sizes.dropout,
         embd_pdrop=sizes.dropout,
         attn_pdrop=sizes.dropout,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's own formula, in one pass
         bos_token_id=end,
         eos_token_id=end,
     )
-    return GPT2LMHeadModel(config)
+    return GPT2LMHeadModel._from_config(config, attn_implementation="eager")  # the faster one on CPUs
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,9 @@ def save_state(path: Path, **state: Any) -> None:
     temporary.replace(path)
 
 
-def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return bf16 autocast on CUDA, nothing elsewhere."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
 def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss in nats of predicting each of ``targets`` (-100: none) from the ``ids`` before it."""
-    with precision(ids.device):
+    with mixed_precision(ids.device):
         logits = model(input_ids=ids, use_cache=False).logits
     loss: Tensor = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten())
     return loss
@@ -193,10 +192,7 @@ class Trainer:
         self.sizes, self.folder, self.device = sizes, folder, device
         self.training, self.validation = training.to(device), validation.to(device)
         self.model = build_model(sizes).to(device).train()
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        rest = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=device.type == "cuda")
+        self.optimizers = Optimizers(self.model, sizes.learning_rate, WARMUP_STEPS, WEIGHT_DECAY)
         self.generator = torch.Generator().manual_seed(sizes.seed * 104729)
         self.steps, self.seen, self.spent, self.best = 0, 0, 0.0, math.inf
 
@@ -206,14 +202,13 @@ class Trainer:
         if path.exists():
             state = torch.load(path, weights_only=True, map_location=self.device)
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizers.load_state_dict(state["optimizer"])
             self.steps, self.seen, self.spent, self.best = (state[k] for k in ("steps", "seen", "spent", "best"))
             self.generator.manual_seed(self.sizes.seed * 104729 + self.steps)
 
-    def step(self, batch_size: int, rate: float) -> Tensor:
+    def step(self, batch_size: int, progress: float) -> Tensor:
         """Take one step on ``batch_size`` windows; return its loss, on the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizers.set_rates(self.steps, progress)
         count = len(self.training.starts)
         chosen = torch.randint(count, (batch_size,), generator=self.generator).to(self.device, non_blocking=True)
         bare = (torch.rand(batch_size, generator=self.generator) < 0.5).to(self.device, non_blocking=True)
@@ -221,16 +216,10 @@ class Trainer:
         loss = next_token_loss(self.model, ids, ids)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.step()
         self.steps += 1
         self.seen += ids.numel()
         return loss.detach()
-
-    def learning_rate(self, progress: float, warmup: int = 200) -> float:
-        """Return the rate: warm-up over the first steps, then a half cosine down to 2 % of the base rate."""
-        decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return self.sizes.learning_rate * decay * min(1.0, (self.steps + 1) / warmup)
 
     def validate(self, num_windows: int) -> float:
         """Return the validation loss, and keep the weights if they are the best so far."""
@@ -250,7 +239,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint that training goes on from."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizers.state_dict()}
         save_state(self.folder / "lm_last.pt", **state, **self.place())
 
     def run(self, minutes: float, batch_size: int, num_windows: int) -> None:
@@ -264,8 +253,8 @@ class Trainer:
             self.spent = time.monotonic() - started
             progress = max(self.spent / (60 * minutes), self.seen / (one_wording * self.sizes.passes))
             finished = progress >= 1
-            losses.append(self.step(batch_size, self.learning_rate(progress)))
-            if finished or self.spent - reported_at > 20:
+            losses.append(self.step(batch_size, progress))
+            if finished or self.spent - reported_at > REPORT_SECONDS:
                 reported_at = self.spent
                 training = float(torch.stack(losses).mean())
                 losses.clear()
@@ -277,7 +266,7 @@ class Trainer:
                     f"training {training:.3f} validation {validation:.3f} best {self.best:.3f}",
                     flush=True,
                 )
-            if finished or self.spent - saved_at > 60:
+            if finished or self.spent - saved_at > SAVE_SECONDS:
                 saved_at = self.spent
                 self.save()
 
@@ -287,8 +276,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--minutes", type=float, default=2.5)
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--minutes", type=float, default=50)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
     parser.add_argument("--passes", type=float, help="instead of the model's own number")
     parser.add_argument("--dropout", type=float, help="instead of the model's own")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.loop import Average, Journal, Optimizers, mixed_precision, prepare, save_checkpoint
 from hardprompts_emoji.recipe.sd_codec import Codec, to_pixels
 from hardprompts_emoji.recipe.sd_data import FOLDER, load_data
-from hardprompts_emoji.recipe.sd_loop import Average, Journal, Optimizers, mixed_precision, prepare, save_checkpoint
 from hardprompts_emoji.recipe.sd_models import build_vae, read_checkpoint
 
 CHECKPOINT = "decoder.pt"

@@ -18,9 +18,7 @@ from torch.nn import functional
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH
 from hardprompts_emoji.recipe.clock import Clock
-from hardprompts_emoji.recipe.sd_codec import Codec
-from hardprompts_emoji.recipe.sd_data import FOLDER, about_data, load_data
-from hardprompts_emoji.recipe.sd_loop import (
+from hardprompts_emoji.recipe.loop import (
     Average,
     Journal,
     Optimizers,
@@ -28,6 +26,8 @@ from hardprompts_emoji.recipe.sd_loop import (
     prepare,
     save_checkpoint,
 )
+from hardprompts_emoji.recipe.sd_codec import Codec
+from hardprompts_emoji.recipe.sd_data import FOLDER, about_data, load_data
 from hardprompts_emoji.recipe.sd_models import (
     LATENT_CHANNELS,
     LATENT_SIZE,

@@ -1,4 +1,4 @@
-"""What both training stages of ``emoji-sd`` share: averaged weights, learning rate, reports, checkpoints."""
+"""What the trainings share: averaged weights, learning rate, reports, checkpoints."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ REPORT_SECONDS = 20
 SAVE_SECONDS = 60
 AVERAGE_EVERY = 4
 ADAM_SHARE = 0.1
+BORDERS = ("conv_in.", "conv_out.", "quant_conv.", "wte.", "wpe.", "lm_head.")
+"""Parts of the names of layers that touch pixels or tokens: Muon is for what lies between them."""
 
 
 class Average:
@@ -43,7 +45,7 @@ class Optimizers:
     The rates are tensors on CUDA, so that a recorded graph can follow them.
 
     Args:
-        model: Network to train; ``conv_in``, ``conv_out`` and what has one dimension are AdamW's.
+        model: Network to train; its first and last layers (``BORDERS``) and what has one dimension are AdamW's.
         learning_rate: Highest rate of Muon; AdamW's is ``ADAM_SHARE`` of it.
         warmup: Steps over which the rates rise.
         weight_decay: Of both, per step and rate.
@@ -52,7 +54,7 @@ class Optimizers:
     def __init__(self, model: nn.Module, learning_rate: float, warmup: int, weight_decay: float) -> None:
         inner, rest = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in model.named_parameters():
-            border = any(part in name for part in ("conv_in.", "conv_out.", "quant_conv."))
+            border = any(part in name for part in BORDERS)
             (rest if parameter.ndim < 2 or border else inner).append(parameter)
         on_cuda = rest[0].device.type == "cuda"
         zero = torch.zeros((), device=rest[0].device) if on_cuda else 0.0
