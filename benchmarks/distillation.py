@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from common import held_out_scenes, save
+from common import save
 from generation import Setting, draw, open_models, picture_seeds
 
 from hardprompts import DistilledPrompt, PromptDistiller, load_backend
@@ -24,8 +24,8 @@ FIRST_SEED = scenes.HELD_OUT_SEED + 5_000_000
 
 
 def captions(count: int) -> list[str]:
-    """Captions of scenes with three objects: the longest that there are."""
-    return [scenes.caption(held_out_scenes(1, 3, FIRST_SEED + place)[0]) for place in range(count)]
+    """Captions of scenes that the diffusion model can draw, with one and two objects in turn."""
+    return [scenes.caption(scenes.sample_drawable_scene(FIRST_SEED + place, 1 + place % 2)) for place in range(count)]
 
 
 def drawable() -> bool:

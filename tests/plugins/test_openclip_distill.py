@@ -1,5 +1,6 @@
 """Long prompts and soft prompts with CLIP's real tokens: whatever is returned is read as it was scored."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -26,23 +27,27 @@ PROMPTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A CLIP of random weights with CLIP's tokenizer and context."""
-    folder = tmp_path_factory.mktemp("clip")
+def random_clip(folder: Path, width: int, heads: int, layers: int) -> Any:
+    """A CLIP of random weights, with CLIP's tokenizer and context, a text tower of these sizes and hardly any other."""
     config = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": width, "heads": heads, "layers": layers},
     }
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.create_model(f"local-dir:{folder}")
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=0.3 if width < 100 else 0.03)
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
     return load_backend(f"open_clip:local-dir:{folder}", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A small one."""
+    return random_clip(tmp_path_factory.mktemp("clip"), width=32, heads=2, layers=1)
 
 
 def survives(prompt: DistilledPrompt, backend: Any, num_tokens: int, *templates: str) -> bool:
@@ -78,14 +83,19 @@ def test_a_prompt_over_77_tokens_loses_no_token_to_its_windows(clip: Any) -> Non
 
 
 @pytest.mark.slow
-def test_real_prompts_of_people_survive(clip: Any) -> None:
+@pytest.mark.parametrize("size", ["small", "ViT-L"])
+def test_real_prompts_of_people_survive(size: str, clip: Any, tmp_path: Path) -> None:
     folder = os.environ.get("HARDPROMPTS_SHARED_DATA")
     if not folder:
-        pytest.skip("HARDPROMPTS_SHARED_DATA names no folder with prompts/krea_prompts_only.txt")
-    prompts = (Path(folder) / "prompts" / "krea_prompts_only.txt").read_text(encoding="utf-8").splitlines()[:1000]
-    distiller = PromptDistiller(clip)
-    for prompt in filter(str.strip, prompts):
-        room = clip.text_encoder.max_tokens
-        num_tokens = min(room, max(1, round(0.3 * len(clip.vocabulary.encode(prompt)))))
-        found = distiller.distill(prompt, num_tokens=num_tokens, progress=False, seed=0, restarts=1, max_steps=1)
-        assert survives(found, clip, num_tokens), prompt
+        pytest.skip("HARDPROMPTS_SHARED_DATA names no folder with prompts/krea_open_prompts_1k.csv")
+    with open(Path(folder) / "prompts" / "krea_open_prompts_1k.csv", encoding="utf-8", newline="") as file:
+        prompts = [row["prompt"] for row in csv.DictReader(file) if row["prompt"].strip()]
+    assert len(prompts) > 900
+    backend, limit = (clip, None) if size == "small" else (random_clip(tmp_path, 768, 12, 12), 12)
+    distiller, room = PromptDistiller(backend), backend.text_encoder.max_tokens
+    for prompt in prompts:
+        num_tokens = min(room, max(1, round(0.3 * len(backend.vocabulary.encode(prompt)))))
+        found = distiller.distill(
+            prompt, num_tokens=num_tokens, progress=False, seed=0, restarts=1, max_steps=1, max_evaluations=limit
+        )
+        assert survives(found, backend, num_tokens), prompt

@@ -2,7 +2,7 @@
 
 Run ``python -m hardprompts_emoji.recipe.train_lm --model emoji-lm --device cuda`` after ``build_glosses``; needs
 only ``corpus.jsonl.gz`` of the work directory. The tokens are made once for all models, in ``lm_tokens.pt``. Stopped
-and run again with the same budget, it goes on from its last checkpoint; ``lm.pt`` holds the weights
+and run again with the same budget or a larger one, it goes on from its last checkpoint; ``lm.pt`` holds the weights
 of the lowest validation loss so far, in fp16 as they are published.
 """
 
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from hardprompts_emoji.glosses import LABELS
 from hardprompts_emoji.recipe import build_lm_tokenizer, lm_texts
 from hardprompts_emoji.recipe.build_glosses import read_corpus
 from hardprompts_emoji.recipe.build_lm_tokenizer import CONTEXT_LENGTH
@@ -58,6 +59,9 @@ MODELS = {
     "emoji-lm-large": ModelSizes(4, 256, 6, 4, 0.0, 2e-2, 12),
 }
 WARMUP_STEPS = 100
+LABEL_WEIGHT = 8.0
+"""What a word that names a class counts in the loss, where any other token counts 1: one token in thirty is such a
+word, and what prompts do to a classifier is learned from it alone."""
 WEIGHT_DECAY = 0.1
 
 
@@ -151,16 +155,26 @@ def save_state(path: Path, **state: Any) -> None:
     temporary.replace(path)
 
 
-def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, targets: Tensor) -> Tensor:
+def token_weights(device: torch.device) -> Tensor:
+    """Return (vocabulary,) what each token counts in the training loss."""
+    tokenizer = build_lm_tokenizer.build()
+    weights = torch.ones(len(tokenizer), device=device)
+    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = LABEL_WEIGHT
+    return weights
+
+
+def next_token_loss(model: GPT2LMHeadModel, ids: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean loss in nats of predicting each of ``targets`` (-100: none) from the ``ids`` before it."""
     with mixed_precision(ids.device):
         logits = model(input_ids=ids, use_cache=False).logits
-    loss: Tensor = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten())
+    loss: Tensor = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), weights)
     return loss
 
 
 @torch.no_grad()
-def validation_loss(model: GPT2LMHeadModel, stream: TokenStream, num_windows: int) -> float:
+def validation_loss(
+    model: GPT2LMHeadModel, stream: TokenStream, num_windows: int, weights: Tensor | None = None
+) -> float:
     """Return the mean loss in nats a token of windows spread evenly over the validation texts."""
     places = torch.linspace(0, len(stream.starts) - 1, min(num_windows, len(stream.starts)))
     chosen = places.long().to(stream.starts.device)
@@ -172,8 +186,9 @@ def validation_loss(model: GPT2LMHeadModel, stream: TokenStream, num_windows: in
         # The last texts run into the padding after the stream, which is nothing to be judged by.
         ends = ids == build_lm_tokenizer.VOCABULARY_SIZE - 1
         targets = ids.masked_fill(ends & ends.roll(1, 1), -100)
-        count = (targets[:, 1:] != -100).sum()
-        total, tokens = total + next_token_loss(model, ids, targets) * count, tokens + count
+        counted = targets[:, 1:][targets[:, 1:] != -100]
+        count = torch.tensor(float(len(counted))) if weights is None else weights[counted].sum()
+        total, tokens = total + next_token_loss(model, ids, targets, weights) * count, tokens + count
     model.train(training)
     return float(total / tokens)
 
@@ -193,6 +208,7 @@ class Trainer:
         self.training, self.validation = training.to(device), validation.to(device)
         self.model = build_model(sizes).to(device).train()
         self.optimizers = Optimizers(self.model, sizes.learning_rate, WARMUP_STEPS, WEIGHT_DECAY)
+        self.weights = token_weights(device)
         self.generator = torch.Generator().manual_seed(sizes.seed * 104729)
         self.steps, self.seen, self.spent, self.best = 0, 0, 0.0, math.inf
 
@@ -213,7 +229,7 @@ class Trainer:
         chosen = torch.randint(count, (batch_size,), generator=self.generator).to(self.device, non_blocking=True)
         bare = (torch.rand(batch_size, generator=self.generator) < 0.5).to(self.device, non_blocking=True)
         ids = self.training.windows(chosen, bare)
-        loss = next_token_loss(self.model, ids, ids)
+        loss = next_token_loss(self.model, ids, ids, self.weights)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step()
@@ -222,8 +238,8 @@ class Trainer:
         return loss.detach()
 
     def validate(self, num_windows: int) -> float:
-        """Return the validation loss, and keep the weights if they are the best so far."""
-        loss = validation_loss(self.model, self.validation, num_windows)
+        """Return the weighted validation loss, and keep the model if it is the best so far."""
+        loss = validation_loss(self.model, self.validation, num_windows, self.weights)
         if loss < self.best:
             self.best = loss
             sizes = {"dropout": self.sizes.dropout, "learning_rate": self.sizes.learning_rate}

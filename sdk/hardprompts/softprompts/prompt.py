@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from hardprompts.encoders import Backend
     from hardprompts.hub import Pushed
+    from hardprompts.softprompts.faithfulness import DistilledPrompt
 
 #: The text encoders that soft prompts are shared for, by the names that UIs store them under, and the
 #: widths of their token embeddings. Any other name may be used too, with any width.
@@ -159,6 +161,23 @@ class SoftPrompt:
         if self.source_format:
             parts.append(f"from {self.source_format}")
         return f"SoftPrompt({self.name!r}: {', '.join(parts)})"
+
+    # --- text -----------------------------------------------------------------------------
+
+    def to_hard(self, model: "str | Backend", num_tokens: int | None = None, **options: Any) -> "DistilledPrompt":
+        """The text that makes a model do what this soft prompt makes it do, and how faithfully.
+
+        Args:
+            model: a model that the soft prompt was made for, or its name for `load_backend`.
+            num_tokens: the most tokens of the text; default: 8, or as many as the soft prompt has if these are more.
+            options: `method` of `PromptDistiller` (default "pez+refine"), and whatever `PromptDistiller.distill` takes.
+
+        Raises: as `PromptDistiller` and its `distill`.
+        """
+        from hardprompts.distiller import PromptDistiller
+
+        method = options.pop("method", "pez+refine")
+        return PromptDistiller(model, method).distill(self, num_tokens, **options)
 
     # --- files ----------------------------------------------------------------------------
 

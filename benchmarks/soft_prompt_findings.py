@@ -1,0 +1,150 @@
+"""Where soft prompts live, what shrinking and turning does to them, and what their nearest words keep.
+
+    python benchmarks/soft_prompt_findings.py            # 50 soft prompts of the embedded dual encoder
+    python benchmarks/soft_prompt_findings.py --quick    # 8
+
+The three findings of Bailey et al. 2023, "Soft prompting might be a bug, not a feature", drawn as they draw them, with
+the share of a prompt's effect on the text features where they have the accuracy of a language model on a task.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import save
+from faithfulness import learned
+
+from hardprompts import PromptDistiller, SoftPrompt, load_backend
+from hardprompts.evaluation import Measurement, markdown_table
+from hardprompts.softprompts.geometry import angles, natural_ids
+from hardprompts.softprompts.robustness import robustness
+
+PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts.png"
+#: Beyond this angle from their nearest word, soft prompts were found to lose what they do.
+CONE_DEGREES = 30.0
+
+
+def geometry(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, list[float]]:
+    """Lengths, and degrees to the nearest (other) token, of soft tokens and of natural ones."""
+    vocabulary = backend.vocabulary
+    soft = torch.cat([torch.cat(list(prompt.embeddings.values()), dim=1) for prompt in prompts])
+    ids = natural_ids(vocabulary, 1000)
+    natural = vocabulary.embed(ids).float()
+    return {
+        "soft lengths": soft.norm(dim=1).tolist(),
+        "natural lengths": vocabulary.allowed_table.norm(dim=1).tolist(),
+        "soft degrees": angles(soft, vocabulary.embed(vocabulary.nearest(soft)).float()).tolist(),
+        "natural degrees": angles(natural, vocabulary.embed(vocabulary.neighbours(ids, 1)[:, 0]).float()).tolist(),
+    }
+
+
+def paths(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, Any]:
+    """What is left of each prompt's effect where it is shrunk, and where it is turned towards its nearest words."""
+    reports = [
+        robustness(
+            torch.cat(list(prompt.embeddings.values()), dim=1), backend.vocabulary, backend.text_encoder.encode,
+            backend.text_encoder.max_tokens,
+        )
+        for prompt in prompts
+    ]  # fmt: skip
+    found: dict[str, Any] = {"nearest words keep": [report.nearest_kept for report in reports]}
+    for name in ("shrunk", "rotated"):
+        curves = [getattr(report, name) for report in reports]
+        found[name] = {
+            "positions": curves[0].positions,
+            "soft": [curve.soft for curve in curves],
+            "natural": [curve.natural_median for curve in curves],
+        }
+    return found
+
+
+def decodings(prompts: Sequence[SoftPrompt], backend: Any, evaluations: int) -> dict[str, list[float]]:
+    """The share of the effect that decoded prompts keep, where they were searched."""
+    shares = {}
+    for name, method in (("nearest, cosine", "nearest"), ("nearest, L2", "nearest-l2"), ("by behaviour", "pez+refine")):
+        found = PromptDistiller(backend, method).distill_each(
+            prompts, num_tokens=8, seed=0, progress=False, max_evaluations=evaluations * len(prompts)
+        )
+        shares[name] = [prompt.faithfulness.matched.value for prompt in found if prompt.faithfulness is not None]
+    return shares
+
+
+def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, list[float]]) -> None:
+    """The picture of all of it."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    soft, natural = "#c2410c", "#1d4ed8"
+    figure, axes = pyplot.subplots(1, 5, figsize=(17, 3.2), layout="constrained")
+    for axis, quantity, label in ((axes[0], "lengths", "length of a token's embedding"),
+                                  (axes[1], "degrees", "degrees to the nearest other token")):  # fmt: skip
+        for name, colour in (("natural", natural), ("soft", soft)):
+            values = where[f"{name} {quantity}"]
+            share = [1 / len(values)] * len(values)
+            axis.hist(values, bins=30, weights=share, color=colour, alpha=0.6, label=f"{name} tokens")
+        axis.set(xlabel=label, ylabel="share of the tokens")
+    axes[1].axvline(CONE_DEGREES, color="grey", linestyle=":")
+    axes[0].legend(frameon=False)
+    for axis, name, label in ((axes[2], "shrunk", "lengths divided by"),
+                              (axes[3], "rotated", "degrees towards the nearest word")):  # fmt: skip
+        positions = moved[name]["positions"]
+        for kind, colour in (("natural", natural), ("soft", soft)):
+            values = torch.tensor(moved[name][kind])
+            low, middle, high = (values.quantile(q, dim=0) for q in (0.1, 0.5, 0.9))
+            axis.fill_between(positions, low.clamp(-0.5, 1.1), high.clamp(-0.5, 1.1), color=colour, alpha=0.15, lw=0)
+            axis.plot(positions, middle.clamp(-0.5, 1.1), color=colour, marker=".", label=f"{kind} prompts")
+        axis.set(xlabel=label, ylabel="share of the effect left", ylim=(-0.5, 1.1))
+    axes[2].set_xscale("log")
+    axes[2].set_xticks([1, 2, 3, 5, 10, 20], ["1", "2", "3", "5", "10", "20"])
+    axes[3].axvline(CONE_DEGREES, color="grey", linestyle=":")
+    intervals = [Measurement(name, tuple(values)).interval() for name, values in kept.items()]
+    axes[4].bar(list(kept), [one.mean for one in intervals], yerr=[one.half_width for one in intervals],
+                color=["#a8a29e", "#a8a29e", "#15803d"])  # fmt: skip
+    axes[4].set(ylabel="share of the effect kept", ylim=(0, 1))
+    axes[4].tick_params(axis="x", labelrotation=15)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="8 soft prompts; no picture")
+    parser.add_argument("--count", type=int, help="soft prompts (default 50)")
+    parser.add_argument("--soft-tokens", type=int, default=2, help="tokens of a soft prompt")
+    parser.add_argument("--evaluations", type=int, default=4000, help="passes for each soft prompt decoded")
+    arguments = parser.parse_args()
+    count = arguments.count or (8 if arguments.quick else 50)
+    backend = load_backend("emoji")
+    prompts = learned(count, arguments.soft_tokens, ["{}"], 500, 0.1)
+    where, moved = geometry(prompts, backend), paths(prompts, backend)
+    kept = decodings(prompts, backend, arguments.evaluations)
+
+    def within(name: str) -> str:
+        degrees = where[f"{name} degrees"]
+        return f"{100 * sum(angle <= CONE_DEGREES for angle in degrees) / len(degrees):.1f} %"
+
+    def median(values: Sequence[float]) -> float:
+        return float(torch.tensor(values).median())
+
+    rows = [["", "soft", "natural"]]
+    rows.append(["median length", *(f"{median(where[f'{name} lengths']):.2f}" for name in ("soft", "natural"))])
+    rows.append(["within 30 degrees of another token", within("soft"), within("natural")])
+    for name, place, words in (("shrunk", 3, "a third of the length"), ("rotated", 3, "turned by 30 degrees")):
+        kinds = [median([curve[place] for curve in moved[name][kind]]) for kind in ("soft", "natural")]
+        rows.append([f"effect left, {words}", *(f"{value:.2f}" for value in kinds)])
+    for way, values in kept.items():
+        rows.append([f"effect kept, decoded: {way}", str(Measurement(way, tuple(values)).interval()), ""])
+    print(markdown_table(rows))
+    if not arguments.quick:
+        drawn(where, moved, kept)
+        save("soft_prompt_findings", {"settings": {**vars(arguments), "count": count}, "geometry": where,
+                                      "paths": moved, "kept": kept})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
