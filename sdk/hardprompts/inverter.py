@@ -2,26 +2,44 @@
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from hardprompts.encoders import Backend, join_backends, load_backend, normalize
-from hardprompts.errors import ImageError, NonFiniteError
+from hardprompts.errors import ImageError, NonFiniteError, SearchError, VocabularyError
 from hardprompts.images import ImageInput, augmented_views, load_images
 from hardprompts.methods import Refine
+from hardprompts.methods.banks import encode_beginning
+from hardprompts.methods.phrase_bank import Prepared
+from hardprompts.methods.readable import (
+    ReadableScore,
+    TextLikelihood,
+    TradeOff,
+    open_likelihood,
+    pareto_front,
+    real_words,
+)
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
 from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search import Callback, Search, SearchResult, on_bar, random_starts, run_search
+from hardprompts.search import NO_TOKEN, Callback, Search, SearchResult, on_bar, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
+
+#: Any image-to-text model: RGB images become one caption each.
+Captioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 
 #: Steps of a method that would never stop by itself.
 DEFAULT_MAX_STEPS = 1000
+
+#: Candidates of a search that similarity, length and fluency are weighed among.
+PARETO_POOL = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +52,66 @@ class _Target:
     @property
     def mean(self) -> Float[Tensor, " features"]:
         return self.weights @ self.features
+
+    @property
+    def opposite(self) -> "_Target":
+        """What a prompt is to avoid that this one is to resemble."""
+        return _Target(self.features, -self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Required:
+    """Words that every prompt begins with: they stand in the template while the rest is searched for."""
+
+    token_ids: tuple[int, ...]
+    template: PromptTemplate
+
+    @classmethod
+    def create(cls, required: Sequence[str], vocabulary: Vocabulary, slot: PromptTemplate) -> "_Required":
+        """The template with the words before its slot.
+
+        Raises:
+            VocabularyError: the model has no tokens for one of them, or it is banned.
+        """
+        if not required:
+            return cls((), slot)
+        text = " ".join(" ".join(word.split()) for word in required)
+        template = PromptTemplate(f"{slot.prefix}{text} {{}}{slot.suffix}")
+        before, outside = vocabulary.template_ids(template)[0], vocabulary.template_ids(slot)[0]
+        ids = tuple(before[len(outside) :])
+        said = vocabulary.decode(ids).lower() if before[: len(outside)] == outside else ""
+        missing = [word for word in required if "".join(word.lower().split()) not in "".join(said.split())]
+        if missing or not vocabulary.survives_round_trip(ids, slot):
+            raise VocabularyError(
+                f"the required words {', '.join(map(repr, missing or required))} cannot stand in {slot.text!r}: this "
+                "model's tokens do not spell them there; use other words"
+            )
+        if vocabulary.spells_banned(ids, slot):
+            raise VocabularyError(f"the required words {text!r} contain something banned; require or ban it, not both")
+        return cls(ids, template)
+
+    def whole(
+        self, candidates: Sequence[Candidate], vocabulary: Vocabulary, slot: PromptTemplate
+    ) -> tuple[Candidate, ...]:
+        """The candidates with the required words in them.
+
+        Raises:
+            SearchError: none survives the round trip then.
+        """
+        if not self.token_ids:
+            return tuple(candidates)
+        ids = [self.token_ids + candidate.token_ids for candidate in candidates]
+        kept = tuple(
+            Candidate(vocabulary.decode(own), own, candidate.score)
+            for own, candidate in zip(ids, candidates, strict=True)
+            if vocabulary.survives_round_trip(own, slot)
+        )
+        if not kept:
+            raise SearchError(
+                f"none of the {len(candidates)} prompts found survives the round trip behind the required words in "
+                f"{slot.text!r}; require other words"
+            )
+        return kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +130,13 @@ class _Options:
     unlike_weight: float = 0.5
     views: int = 8
     shortest: float | None = None
+    words: bool | Sequence[str] = False
+    required: Sequence[str] = ()
+    penalties: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    repetition_penalty: float = 0.0
+    prior_weight: float = 0.1
+    caption: str | None = None
+    pareto: bool = False
     restarts: int = 16
     max_steps: int | None = None
     max_evaluations: int | None = None
@@ -64,6 +149,17 @@ class _Options:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("required", "words"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} takes a list of words, got the text {getattr(self, name)!r}")
+        if not all(word.strip() for word in (*self.required, *self.penalties)):
+            raise ValueError("a required word, or a key of penalties, is empty; remove it")
+        if not all(math.isfinite(cost) for cost in (*self.penalties.values(), self.repetition_penalty)):
+            raise ValueError(f"penalties must be finite, got {dict(self.penalties)}, {self.repetition_penalty}")
+        if not 0 <= self.prior_weight < math.inf:
+            raise ValueError(f"prior_weight must be finite and not negative, got {self.prior_weight}")
+        if self.initial_prompt is not None and self.caption is not None:
+            raise ValueError("give an initial_prompt, which all restarts begin with, or a caption, not both")
         if self.token_cost < 0:
             raise ValueError(f"token_cost must not be negative, got {self.token_cost}")
         for name in ("num_tokens", "views", "restarts", "top_k"):
@@ -88,9 +184,14 @@ class PromptInverter:
         device, dtype: for models that are given by name; see `load_backend`.
         judge: a second model that picks the winner among what the search meets, so that the
             prompt does not overfit the first. Any tokenizer.
+        prior: a causal language model, by name or open, or any function of texts that returns their
+            log-likelihoods: prompts that it finds likely are preferred, see `prior_weight`. It reads text, so its
+            tokenizer may be any, and it is asked for every prompt that is scored: a small one will do.
+        captioner: a function from RGB images to a caption each, which half of the restarts begin with. Of
+            several images that share a prompt, the first is captioned.
 
     Raises:
-        UnknownName, BackendError: see `load_backend`.
+        UnknownName, BackendError: see `load_backend`; or the prior is no causal language model.
 
     Source: PEZ, arXiv 2302.03668, section 4.
     """
@@ -102,6 +203,8 @@ class PromptInverter:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         judge: "str | Backend | None" = None,
+        prior: "str | Backend | TextLikelihood | None" = None,
+        captioner: Captioner | None = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
             return load_backend(model, device=device, dtype=dtype) if isinstance(model, str) else model
@@ -109,6 +212,8 @@ class PromptInverter:
         models = [backend] if isinstance(backend, str | Backend) else list(backend)
         self.backend = join_backends([opened(model) for model in models])
         self.judge = None if judge is None else opened(judge)
+        self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
+        self.captioner = captioner
         self.search = search_method(method)
         self.method = method if isinstance(method, str) else repr(method)
 
@@ -128,6 +233,13 @@ class PromptInverter:
         unlike_weight: float = 0.5,
         views: int = 8,
         shortest: float | None = None,
+        words: bool | Sequence[str] = False,
+        required: Sequence[str] = (),
+        penalties: Mapping[str, float] | None = None,
+        repetition_penalty: float = 0.0,
+        prior_weight: float = 0.1,
+        caption: str | None = None,
+        pareto: bool = False,
         restarts: int = 16,
         max_steps: int | None = None,
         max_evaluations: int | None = None,
@@ -160,6 +272,17 @@ class PromptInverter:
                 exact picture only is then not worth a word. 1 takes the image as it is.
             shortest: return the shortest prompt that reaches this share, in (0, 1], of the best
                 similarity; `candidates` then shows similarity against length.
+            words: True: only tokens that are made of letters alone; or a list of real words, and only
+                tokens that are one of them.
+            required: words that the prompt begins with, in this order; the search fills the rest.
+            penalties: strings, and what each occurrence of one costs, as a share of the spread (see
+                `token_cost`); below 0 it is a reward. Words that must not occur at all are `banned`.
+            repetition_penalty: what each word costs that stands in the prompt already, likewise.
+            prior_weight: what a nat of the prior's log-likelihood for each word is worth, likewise.
+            caption: text that half of the restarts begin with, as far as it fits, and that phrase banks continue;
+                default: what the captioner says, if there is one.
+            pareto: `candidates` are then the prompts that no other betters in similarity, length and, with
+                a prior, fluency at once, most similar first behind the best; `provenance["pareto"]` has the numbers.
             restarts: random starts, searched in one batch.
             token_cost: what a token must add to be worth its place, as a share of the spread (standard
                 deviation) of the similarity of random prompts. It drops tokens that say more of the
@@ -174,14 +297,16 @@ class PromptInverter:
         Raises:
             ImageError: an image is unreadable, or there is none.
             TemplateError: the template has no slot, or several, or leaves too little room.
-            VocabularyError: no token is left to search over.
+            VocabularyError: no token is left to search over, or the model has no tokens for a required word.
             SearchError: no prompt survives the round trip.
-            NonFiniteError: the features are NaN or infinite.
+            NonFiniteError: the features, or the likelihoods of the prior, are NaN or infinite.
         """
         options = _Options(
             num_tokens=num_tokens, template=template, initial_prompt=initial_prompt, unlike=unlike, banned=banned,
             vocabulary=vocabulary, text=text, weights=weights, text_weight=text_weight, unlike_weight=unlike_weight,
-            views=views, shortest=shortest, restarts=restarts, max_steps=max_steps, max_evaluations=max_evaluations,
+            views=views, shortest=shortest, words=words, required=required, penalties=dict(penalties or {}),
+            repetition_penalty=repetition_penalty, prior_weight=prior_weight, caption=caption, pareto=pareto,
+            restarts=restarts, max_steps=max_steps, max_evaluations=max_evaluations,
             deadline=deadline, patience=patience, token_cost=token_cost, top_k=top_k, seed=seed, callback=callback,
             progress=progress,
         )  # fmt: skip
@@ -234,41 +359,115 @@ class PromptInverter:
         """One prompt for each task, all searched in one batch."""
         slot = PromptTemplate(options.template)
         words = self.backend.vocabulary.narrowed(options.vocabulary, options.banned)
+        if options.words:
+            words = words.words() if options.words is True else real_words(words, options.words)
+        required = _Required.create(options.required, words, slot)
         seen = self._targets(self.backend, tasks, options, options.views)
-        objective = self._objective(seen, slot)
-        check_length(options.num_tokens, objective.free_tokens(), slot, self.backend.name)
+        plain = seen if options.views == 1 else self._targets(self.backend, tasks, options, views=1)
+        if self._opposed:
+            seen = [target.opposite for target in seen]
+        objective = self._objective(seen, required.template)
+        num_tokens = options.num_tokens - len(required.token_ids)
+        if required.token_ids and num_tokens < 1:
+            raise ValueError(
+                f"the required words have {len(required.token_ids)} tokens, which leaves nothing to search for in a "
+                f"prompt of num_tokens = {options.num_tokens}; use more tokens"
+            )
+        check_length(num_tokens, objective.free_tokens(), required.template, self.backend.name)
         seed = torch.seed() % 2**31 if options.seed is None else options.seed
+        captions = self._captions(tasks, options)
         rows = len(tasks) * options.restarts
-        initial = random_starts(words, rows, options.num_tokens, seed, options.initial_prompt)
+        initial = random_starts(words, rows, num_tokens, seed, options.initial_prompt)
+        _begin_with(captions, initial, words, options.restarts)
         groups = torch.arange(len(tasks), device=initial.device).repeat_interleave(options.restarts)
         limits = (options.max_steps, options.max_evaluations, options.deadline, options.patience)
+        spread = _spread(objective, words, num_tokens, seed)
+        score = self._score(objective, tasks, options, required.template)
         with tqdm(disable=None if options.progress else True, desc=self.method, unit="step", leave=False) as bar:
             results = run_search(
-                self.search,
+                self._prepared(objective, required.template, captions),
                 objective,
-                self._score(objective, tasks, options, slot),
+                self._readable(score, words, required.template, options, spread),
                 words,
                 initial,
                 groups=groups,
-                template=slot,
+                template=required.template,
                 max_steps=DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else options.max_steps,
                 max_evaluations=options.max_evaluations,
                 deadline=options.deadline,
                 patience=options.patience,
-                token_cost=options.token_cost * _spread(objective, words, options.num_tokens, seed),
-                top_k=options.top_k,
+                token_cost=options.token_cost * spread,
+                top_k=max(options.top_k, PARETO_POOL) if options.pareto else options.top_k,
                 seed=seed,
                 callback=on_bar(options.callback, bar),
             )
         prompts = []
-        plain = seen if options.views == 1 else self._targets(self.backend, tasks, options, views=1)
         for own, shown, result in zip(plain, seen, results, strict=True):
             candidates = result.candidates
-            if options.shortest is not None:
-                candidates = self._by_length(result, shown, words, slot, options.shortest, seed)
-            settings = {"views": options.views, "restarts": options.restarts}
+            settings: dict[str, Any] = {"views": options.views, "restarts": options.restarts}
+            if options.shortest is not None or options.pareto:
+                by_length = self._by_length(result, shown, words, required.template, options.shortest, seed)
+                candidates = by_length if options.shortest is not None else (*candidates, *by_length)
+            candidates = required.whole(candidates, self.backend.vocabulary, slot)
+            if options.pareto:
+                candidates, settings["pareto"] = self._weighed(candidates, own, slot)
             prompts.append(self._prompt(own, candidates, result, slot, settings))
         return prompts
+
+    @property
+    def _opposed(self) -> bool:
+        """Whether the method looks for what fits least."""
+        return isinstance(self.search, Prepared) and self.search.opposed
+
+    def _captions(self, tasks: Sequence[Any], options: _Options) -> list[str | None]:
+        """What each task's restarts begin with, if anything."""
+        if options.caption is not None or self.captioner is None or options.initial_prompt is not None:
+            return [options.caption] * len(tasks)
+        if any(isinstance(task, Tensor) and task.ndim <= 2 for task in tasks):
+            raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
+        pictures = [load_images(task)[0] for task in tasks]
+        captions = list(self.captioner(pictures))
+        if len(captions) != len(pictures):
+            raise ValueError(
+                f"the captioner gave {len(captions)} captions for {len(pictures)} images; it must give one each"
+            )
+        return [*captions]
+
+    def _prepared(
+        self, objective: FeatureSimilarity, template: PromptTemplate, captions: Sequence[str | None]
+    ) -> Search:
+        if not isinstance(self.search, Prepared):
+            return self.search
+        return self.search.prepared(self.backend, objective.mean_targets, template, captions)
+
+    def _readable(
+        self, score: Score, words: Vocabulary, template: PromptTemplate, options: _Options, spread: float
+    ) -> Score:
+        """The score with what is asked of the text; the score itself if nothing is."""
+        weight = options.prior_weight if self.prior is not None else 0.0
+        if not weight and not options.penalties and not options.repetition_penalty:
+            return score
+        penalties = tuple(
+            (" ".join(string.lower().split()), cost * spread) for string, cost in options.penalties.items()
+        )
+        return ReadableScore(
+            score, words, template, self.prior, weight * spread, penalties, options.repetition_penalty * spread
+        )
+
+    def _weighed(
+        self, candidates: Sequence[Candidate], target: _Target, template: PromptTemplate
+    ) -> tuple[tuple[Candidate, ...], list[dict[str, Any]]]:
+        """The best, then what no other candidate betters, and the numbers of these."""
+        sign = -1.0 if self._opposed else 1.0
+        scores = [sign * score for score in self._text_scores([c.text for c in candidates], target, template)]
+        scored = [dataclasses.replace(c, score=score) for c, score in zip(candidates, scores, strict=True)]
+        front: list[TradeOff] = list(pareto_front(scored, self.prior, template))
+        numbers = [
+            {"text": t.candidate.text, "similarity": sign * t.similarity, "tokens": t.tokens, "fluency": t.fluency}
+            for t in front
+        ]
+        others = [trade.candidate for trade in front if trade.candidate.text != scored[0].text]
+        return (scored[0], *others), numbers
 
     def _objective(self, targets: Sequence[_Target], template: PromptTemplate) -> FeatureSimilarity:
         """The similarity with each task's weighted mean target, which equals the weighted mean similarity."""
@@ -282,6 +481,8 @@ class PromptInverter:
         if self.judge is None:
             return objective
         targets = self._targets(self.judge, tasks, options, options.views)
+        if self._opposed:
+            targets = [target.opposite for target in targets]
         return JudgedSimilarity(self.judge, self.backend, torch.stack([target.mean for target in targets]), template)
 
     def _by_length(
@@ -290,21 +491,25 @@ class PromptInverter:
         target: _Target,
         vocabulary: Vocabulary,
         template: PromptTemplate,
-        share: float,
+        share: float | None,
         seed: int,
     ) -> tuple[Candidate, ...]:
-        """The best prompt of each length, shortest first as far as it reaches `share` of the best score."""
+        """The best prompt of each length, shortest first as far as it reaches `share` of the best score; None: all."""
         objective = self._objective([target], template)
-        found = [result.best]
+        # By similarity alone, also where something else had a say in the search.
+        best = torch.tensor([result.best.token_ids], device=vocabulary.table.device)
+        similarity = float(objective.score(best, torch.zeros(1, dtype=torch.long, device=best.device)))
+        found = [dataclasses.replace(result.best, score=similarity)]
         same_length = Refine(insert=False, delete=False)
-        while len(found[-1].token_ids) > 1 and found[-1].score >= share * found[0].score:
+        least = -math.inf if share is None else share * found[0].score
+        while len(found[-1].token_ids) > 1 and found[-1].score >= least:
             ids = found[-1].token_ids
             shorter = torch.tensor([ids[:i] + ids[i + 1 :] for i in range(len(ids))])
             (next_result,) = run_search(
                 same_length, objective, objective, vocabulary, shorter, template=template, max_steps=200, seed=seed
             )
             found.append(next_result.best)
-        reaching = [c for c in reversed(found) if c.score >= share * found[0].score]
+        reaching = [c for c in reversed(found) if c.score >= least]
         return (*reaching, *(c for c in found if c not in reaching))
 
     def _prompt(
@@ -372,6 +577,19 @@ def _features(backend: Backend, images: Any, views: int, seed: int | None) -> Fl
     if not features.isfinite().all():
         raise NonFiniteError("the image features are NaN or infinite; check the image, or use dtype=torch.float32")
     return features
+
+
+def _begin_with(
+    captions: Sequence[str | None], initial: Int[Tensor, "rows tokens"], vocabulary: Vocabulary, restarts: int
+) -> None:
+    """Lets half of each task's restarts begin with its caption; the first is nothing else."""
+    for task, caption in enumerate(captions):
+        ids = encode_beginning(caption or "", vocabulary, initial.shape[1])
+        if not ids:
+            continue
+        first = task * restarts
+        initial[first : first + max(1, restarts // 2), : len(ids)] = torch.tensor(ids, device=initial.device)
+        initial[first, len(ids) :] = NO_TOKEN
 
 
 def _spread(objective: FeatureSimilarity, vocabulary: Vocabulary, num_tokens: int, seed: int) -> float:

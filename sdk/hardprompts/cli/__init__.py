@@ -21,6 +21,7 @@ from hardprompts.cli.screen import clear_errors, err, fail, out, say
 
 if TYPE_CHECKING:
     from hardprompts.inverter import PromptInverter
+    from hardprompts.search import Search
 
 #: What knows images when nobody names a model: it is part of the installation.
 DEFAULT_MODEL = "emoji"
@@ -52,6 +53,20 @@ VocabularyFile = Annotated[
     Path | None,
     typer.Option("--vocabulary", metavar="FILE", help="Use only the words of this file, one phrase a line."),
 ]
+Words = Annotated[bool, typer.Option("--words", help="Use only tokens that are made of letters.")]
+Required = Annotated[
+    list[str] | None, typer.Option("--require", metavar="WORD", help="The prompt begins with it; may be repeated.")
+]
+Caption = Annotated[str | None, typer.Option(help="A description to start from, and for banks of phrases to go on.")]
+Bank = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(metavar="SCHEME:NAME", help="A causal language model that likely prompts are preferred by."),
+]
+PriorWeight = Annotated[float | None, typer.Option(help="How much the prior counts beside similarity (default: 0.1).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")]
 DtypeName = Annotated[
     Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Numbers that the model computes with.")
@@ -79,14 +94,20 @@ class Request:
     vocabulary: Path | None = None
     device: str | None = None
     dtype: str = "float32"
+    words: bool = False
+    required: tuple[str, ...] = ()
+    caption: str | None = None
+    bank: Path | None = None
+    prior: str | None = None
+    prior_weight: float | None = None
 
     def __post_init__(self) -> None:
-        from hardprompts.plugins import search_method
         from hardprompts.prompts import PromptTemplate
 
         PromptTemplate(self.template)
-        if self.method is not None:
-            search_method(self.method)
+        self._search()
+        if self.prior_weight is not None and self.prior is None:
+            raise ValueError("--prior-weight needs --prior, the language model that it is the weight of")
         for name, value, least in (
             ("--tokens", self.tokens, 1),
             ("--steps", self.steps, 0),
@@ -109,6 +130,29 @@ class Request:
             raise ValueError(f"{self.vocabulary} has no phrases; write one on each line")
         return phrases
 
+    def _search(self) -> "str | Search | None":
+        """The method by name, or with the bank that was given; None for the default.
+
+        Raises:
+            UnknownName: there is no such method.
+            ValueError: it is not one that has a bank.
+            FileFormatError, OSError: the bank cannot be read.
+        """
+        from hardprompts.methods import PEZBank, PhraseBank, read_bank
+        from hardprompts.methods.banks import cache_folder
+        from hardprompts.plugins import search_method
+
+        if self.bank is None:
+            if self.method is not None:
+                search_method(self.method)
+            return self.method
+        search = search_method(self.method or "phrase-bank")
+        if isinstance(search, PhraseBank):
+            return dataclasses.replace(search, tables=read_bank(self.bank), cache=cache_folder())
+        if isinstance(search, PEZBank):
+            return dataclasses.replace(search, tables=read_bank(self.bank))
+        raise ValueError(f"--bank is for --method phrase-bank, its variants and pez+bank, not for {self.method}")
+
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `PromptInverter.invert`: those that were given, so that its own defaults hold."""
         given = {
@@ -121,6 +165,10 @@ class Request:
             "banned": self.banned or None,
             "unlike": list(self.unlike) or None,
             "vocabulary": None if self.vocabulary is None else self._phrases(),
+            "words": self.words or None,
+            "required": self.required or None,
+            "caption": self.caption,
+            "prior_weight": self.prior_weight,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -130,10 +178,13 @@ class Request:
 
         from hardprompts.inverter import PromptInverter
 
-        method = {} if self.method is None else {"method": self.method}
+        search = self._search()
+        method: dict[str, Any] = {} if search is None else {"method": search}
         model = DEFAULT_MODEL if self.model is None else self.model
         with err.status(f"opening {model}") if err.is_terminal else contextlib.nullcontext():
-            inverter = PromptInverter(model, device=self.device, dtype=getattr(torch, self.dtype), **method)
+            inverter = PromptInverter(
+                model, device=self.device, dtype=getattr(torch, self.dtype), prior=self.prior, **method
+            )
         if self.model is None and inverter.backend.note:
             say(" ".join(inverter.backend.note.split()), "dim")
         return inverter
@@ -153,6 +204,12 @@ def invert(
     banned: Banned = None,
     unlike: Unlike = None,
     vocabulary: VocabularyFile = None,
+    words: Words = False,
+    require: Required = None,
+    caption: Caption = None,
+    bank: Bank = None,
+    prior: Prior = None,
+    prior_weight: PriorWeight = None,
     device: Device = None,
     dtype: DtypeName = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything about the prompt as JSON.")] = False,
@@ -168,7 +225,8 @@ def invert(
         with _stdout_kept():
             request = Request(
                 model, tokens, template, method, steps, restarts, deadline, seed, tuple(banned or ()),
-                tuple(unlike or ()), vocabulary, device, dtype,
+                tuple(unlike or ()), vocabulary, device, dtype, words, tuple(require or ()), caption, bank, prior,
+                prior_weight,
             )  # fmt: skip
             inverter = request.open()
             with screen.LiveSearch() as live:
@@ -348,7 +406,7 @@ def methods() -> None:
 
         default = inspect.signature(PromptInverter).parameters["method"].default
         for name, method in sorted(search_methods().items()):
-            say(f"{name:<14}{_first_line(method)}{' [default]' if name == default else ''}", console=out)
+            say(f"{name:<22}{_first_line(method)}{' [default]' if name == default else ''}", console=out)
 
 
 @app.command()

@@ -1,14 +1,17 @@
 """GCG: swaps at random places, drawn from the tokens of steepest descent, the best of which is taken."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.search import BoundObjective, Candidates, filled
 from hardprompts.vocabulary import Vocabulary
+
+#: What is done to the slopes of a step before tokens are chosen by them.
+Slopes = Callable[[Float[Tensor, "rows tokens allowed"]], Float[Tensor, "rows tokens allowed"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +24,26 @@ class GCG:
     Attributes:
         search_width: swaps of each restart in a step; 512 in the paper.
         top_k: tokens of each place that swaps are drawn from; 256 in the paper.
+        filter_ids: go on only from swaps that survive the round trip; a restart without any stays where it is.
+        buffer_size: prompts that each restart remembers: a step goes on from the best of them, and what it finds
+            takes the place of the worst if it is better than that. 0: none, as in the paper.
 
-    Source: Zou et al. 2023, arXiv 2307.15043, algorithm 1. Deviations: restarts in one batch, scores of the whole
-    objective, and prompts that do not survive the round trip are kept out of the result, not of the walk.
+    Source: Zou et al. 2023, arXiv 2307.15043, algorithm 1, and its filter of candidates; the buffer is that of
+    nanoGCG, https://github.com/GraySwanAI/nanoGCG. Deviations: restarts in one batch, scores of the whole
+    objective, and the filter goes from the best swap downwards after the scores are known, so that few texts
+    have to be read back.
     """
 
     search_width: int = 32
     top_k: int = 64
+    filter_ids: bool = True
+    buffer_size: int = 0
 
     def __post_init__(self) -> None:
         if self.search_width < 1 or self.top_k < 1:
             raise ValueError(f"search_width and top_k must be at least 1, got {self.search_width}, {self.top_k}")
+        if self.buffer_size < 0:
+            raise ValueError(f"buffer_size must not be negative, got {self.buffer_size}")
 
     def steps(
         self,
@@ -41,12 +53,26 @@ class GCG:
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
         """Proposes the swaps of every restart, without end."""
+        return self.steps_along(lambda slopes: slopes, objective, vocabulary, initial_ids, generator)
+
+    def steps_along(
+        self,
+        direction: Slopes,
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """The same, where tokens are chosen by what `direction` makes of the slopes."""
         ids = filled(initial_ids, vocabulary, generator).clone()
         count, width = min(self.top_k, len(vocabulary.allowed_ids)), self.search_width
         numbers = torch.arange(len(ids), device=ids.device)
+        buffer = self._buffer(ids, objective, vocabulary, generator) if self.buffer_size else None
         while True:
+            if buffer is not None:
+                ids = buffer.best()
             _, grad = objective.value_and_grad(vocabulary.embed(ids))
-            slope = grad.float() @ vocabulary.allowed_table.T  # (rows, tokens, allowed)
+            slope = direction(grad.float() @ vocabulary.allowed_table.T)  # (rows, tokens, allowed)
             best = vocabulary.allowed_ids[slope.topk(count, dim=2, largest=False).indices]
             slots = torch.randint(ids.shape[1], (len(ids), width), generator=generator).to(ids.device)
             choice = torch.randint(count, (len(ids), width), generator=generator).to(ids.device)
@@ -56,4 +82,53 @@ class GCG:
             rows = numbers.repeat_interleave(width)
             scores = objective.score(tried.flatten(0, 1), rows)
             yield Candidates(tried.flatten(0, 1), scores, rows)
-            ids = tried[numbers, scores.nan_to_num(nan=-torch.inf).reshape(len(ids), width).argmax(dim=1)]
+            scores = scores.nan_to_num(nan=-torch.inf).reshape(len(ids), width)
+            place, found = self._chosen(tried, scores, objective)
+            if buffer is not None:
+                buffer.offer(tried[numbers, place], scores[numbers, place].masked_fill(~found, -torch.inf))
+            ids = torch.where(found.unsqueeze(1), tried[numbers, place], ids)
+
+    def _chosen(
+        self, tried: Int[Tensor, "rows width tokens"], scores: Float[Tensor, "rows width"], objective: BoundObjective
+    ) -> tuple[Int[Tensor, " rows"], Tensor]:
+        """The place of the best swap of every restart that may be gone on from, and whether there is any."""
+        if not self.filter_ids:
+            return scores.argmax(dim=1), torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+        limit = tried.shape[2]
+        places: list[int] = []
+        for prompts, order in zip(tried.tolist(), scores.argsort(dim=1, descending=True).tolist(), strict=True):
+            surviving = (i for i in order if objective.admissible(prompts[i], limit) == tuple(prompts[i]))
+            places.append(next(surviving, -1))
+        place = torch.tensor(places, device=scores.device)
+        return place.clamp_min(0), place >= 0
+
+    def _buffer(
+        self,
+        ids: Int[Tensor, "rows tokens"],
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        generator: torch.Generator,
+    ) -> "_Buffer":
+        """Filled with what each restart begins with, and random prompts."""
+        others = vocabulary.sample((len(ids), self.buffer_size - 1, ids.shape[1]), generator)
+        prompts = torch.cat([ids.unsqueeze(1), others], dim=1)
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(self.buffer_size)
+        scores = objective.score(prompts.flatten(0, 1), rows)
+        return _Buffer(prompts, scores.nan_to_num(nan=-torch.inf).reshape(len(ids), -1))
+
+
+@dataclasses.dataclass
+class _Buffer:
+    """The prompts that the restarts remember, (rows, size, tokens), and their scores, (rows, size)."""
+
+    prompts: Tensor
+    scores: Tensor
+
+    def best(self) -> Tensor:
+        return self.prompts[torch.arange(len(self.prompts)), self.scores.argmax(dim=1)]
+
+    def offer(self, prompts: Tensor, scores: Tensor) -> None:
+        worst, place = self.scores.min(dim=1)
+        better = (scores > worst).nonzero().squeeze(1)
+        self.prompts[better, place[better]] = prompts[better]
+        self.scores[better, place[better]] = scores[better]

@@ -1,0 +1,239 @@
+"""Phrase banks: plain text files with a phrase on each line, and what a model makes of them, kept for the next time."""
+
+import codecs
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts.encoders import Backend
+from hardprompts.errors import FileFormatError
+from hardprompts.files import write_files_atomically
+from hardprompts.prompts import PromptTemplate
+from hardprompts.vocabulary import BatchTokenizer, Vocabulary, round_trip_mask
+
+#: Where features of banks are kept, if this is set; else in the user's cache folder.
+CACHE_VARIABLE = "HARDPROMPTS_CACHE"
+
+#: Phrases that are encoded at once.
+CHUNK = 4096
+
+#: Any word that a tokenizer is likely to know.
+_WORD = "a"
+
+#: How files that are not UTF-8 say so, the longer marks before those that they begin with.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PhraseTable:
+    """Phrases of one kind, in order, without duplicates.
+
+    Attributes:
+        name: of the kind: "styles".
+        phrases: none is empty, and white space within them is single.
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+
+    @classmethod
+    def create(cls, name: str, phrases: Sequence[str]) -> "PhraseTable":
+        """The phrases without empty ones and without what is repeated."""
+        tidy = (" ".join(phrase.split()) for phrase in phrases)
+        return cls(name, tuple(dict.fromkeys(phrase for phrase in tidy if phrase)))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], encoding: str | None = None) -> "PhraseTable":
+        """The phrases of a text file, one on each line; empty lines and repeated ones are passed over.
+
+        Args:
+            encoding: of the file. Default: UTF-8, or what the mark at its beginning says.
+
+        Raises:
+            FileFormatError: it is no text in that encoding, or has no phrase.
+            OSError: it cannot be read.
+        """
+        place = Path(path)
+        content = place.read_bytes()
+        chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+        try:
+            text = content.decode(chosen)
+        except (UnicodeError, LookupError) as error:
+            raise FileFormatError(
+                f"{place} is not a text in {chosen}: {error}; save it as UTF-8, or name its encoding: "
+                f"PhraseTable.from_file({place.name!r}, encoding='cp1252')"
+            ) from error
+        if "\0" in text:
+            raise FileFormatError(
+                f"{place} has NUL characters, so it is no text file; a bank has a phrase on each line"
+            )
+        table = cls.create(place.stem, text.splitlines())
+        if not table.phrases:
+            raise FileFormatError(f"{place} has no phrases; write one on each line")
+        return table
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+    def __repr__(self) -> str:
+        # A bank may have a million phrases, and stands in what is recorded of a method.
+        return f"PhraseTable({self.name!r}, {len(self)} phrases, sha256={content_hash([self])[:12]})"
+
+
+def read_bank(path: str | os.PathLike[str], encoding: str | None = None) -> tuple[PhraseTable, ...]:
+    """The tables of a bank: a file is one; of a folder, each `.txt` file in it, in the order of their names.
+
+    Raises:
+        FileFormatError: the folder has no such file; or see `PhraseTable.from_file`.
+        OSError: it cannot be read.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        return (PhraseTable.from_file(place, encoding),)
+    files = sorted(file for file in place.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
+    if not files:
+        raise FileFormatError(f"{place} has no .txt files; a bank is a text file, or a folder of them")
+    return tuple(PhraseTable.from_file(file, encoding) for file in files)
+
+
+@functools.cache
+def default_bank() -> tuple[PhraseTable, ...]:
+    """The small bank that comes with hardprompts: subjects, media, movements, colours and details, in plain words."""
+    return read_bank(Path(__file__).parent / "phrases")
+
+
+def content_hash(tables: Sequence[PhraseTable]) -> str:
+    """The SHA-256 of the phrases, in order and table by table."""
+    digest = hashlib.sha256()
+    for table in tables:
+        for phrase in table.phrases:
+            digest.update(phrase.encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+# --- phrases as tokens --------------------------------------------------------------------
+
+
+def encode_phrases(phrases: Sequence[str], vocabulary: Vocabulary, max_tokens: int) -> list[tuple[int, ...] | None]:
+    """The ids of each phrase; None where a search may not use it.
+
+    That is, where it has no tokens or more than `max_tokens`, spells something banned, or has a token that the
+    vocabulary was narrowed by. Tokens that only spell something together are fine in a phrase. The ids are those
+    behind another word, as the tokens of a vocabulary are judged, since some tokenizers write the first word of a
+    text with others.
+    """
+    typeable = round_trip_mask(vocabulary.tokenizer, len(vocabulary.table)).to(vocabulary.allowed.device)
+    taken_away = set((typeable & ~vocabulary.allowed).nonzero().flatten().tolist())
+    tokenizer, before = vocabulary.tokenizer, len(vocabulary.encode(_WORD))
+    found: list[tuple[int, ...] | None] = []
+    for start in range(0, len(phrases), CHUNK):
+        part = phrases[start : start + CHUNK]
+        texts = [f"{_WORD} {phrase}" for phrase in part]
+        encoded = (
+            tokenizer.encode_batch(texts)
+            if isinstance(tokenizer, BatchTokenizer)
+            else [tokenizer.encode(text) for text in texts]
+        )
+        for phrase, ids in zip(part, (whole[before:] for whole in encoded), strict=True):
+            fits = 0 < len(ids) <= max_tokens and taken_away.isdisjoint(ids)
+            spells = fits and any(word in phrase.lower() for word in vocabulary.banned)
+            found.append(tuple(ids) if fits and not spells else None)
+    return found
+
+
+def encode_beginning(text: str, vocabulary: Vocabulary, max_tokens: int) -> tuple[int, ...]:
+    """The ids of a text, or of as many words from its beginning as a search may use; () if that is none."""
+    words = text.split()
+    while words:
+        (ids,) = encode_phrases([" ".join(words)], vocabulary, max_tokens)
+        if ids is not None:
+            return ids
+        words.pop()
+    return ()
+
+
+# --- features, and where they are kept ----------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """The folder of HARDPROMPTS_CACHE, or `hardprompts` in the user's cache folder; it need not exist."""
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "hardprompts"
+
+
+def phrase_features(
+    tables: Sequence[PhraseTable],
+    backend: Backend,
+    template: PromptTemplate = PromptTemplate(),
+    folder: Path | None = None,
+) -> Float[Tensor, "phrases features"]:
+    """Unit features, in half precision and on the CPU, of every phrase in the template, table behind table.
+
+    They are read from a file of the folder if there is one for exactly these phrases, this template and this
+    model; else they are computed, and the file is written in one go. A file is only believed after the model
+    has been asked for the features of a few of its phrases again; one that is damaged is made anew.
+
+    Args:
+        folder: default: `cache_folder()`.
+    """
+    phrases = [template.fill(phrase) for table in tables for phrase in table.phrases]
+    name = "\n".join((backend.name, str(backend.dtype), template.text, content_hash(tables)))
+    path = (folder or cache_folder()) / "phrases" / f"{hashlib.sha256(name.encode()).hexdigest()}.safetensors"
+    kept = _read(path, phrases, backend)
+    if kept is not None:
+        return kept
+    parts = [backend.encode_texts(part).half().cpu() for part in _chunks(phrases)]
+    features = torch.cat(parts)
+    try:
+        write_files_atomically({path: safetensors.torch.save({"features": features})})
+    except OSError as error:
+        warnings.warn(
+            f"the features of {len(phrases)} phrases are not kept for the next time: {error}; set {CACHE_VARIABLE} "
+            "to a folder with room",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return features
+
+
+def _read(path: Path, phrases: Sequence[str], backend: Backend) -> Float[Tensor, "phrases features"] | None:
+    """The features of a file; None if there is none, it is damaged, or the model says otherwise of some phrases."""
+    try:
+        features = safetensors.torch.load_file(path)["features"]
+    except (OSError, KeyError, safetensors.SafetensorError):
+        return None
+    places = sorted({0, len(phrases) // 3, len(phrases) // 2, len(phrases) - 1})
+    own = backend.encode_texts([phrases[place] for place in places]).cpu()
+    if features.shape != (len(phrases), own.shape[1]) or features.dtype != torch.float16:
+        return None
+    tolerance = 3e-3 if backend.dtype == torch.float32 else 2e-2
+    return features if torch.allclose(features[places].float(), own, atol=tolerance) else None
+
+
+def _chunks(phrases: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (phrases[start : start + CHUNK] for start in range(0, len(phrases), CHUNK))

@@ -1,0 +1,121 @@
+"""Captioners of transformers, from tiny models with random weights; and one that has learnt what two pictures show."""
+
+import pytest
+import torch
+from PIL import Image
+
+from hardprompts import BackendError, PromptInverter
+from hardprompts.testing import toy_backend
+
+transformers = pytest.importorskip("transformers")
+
+import tokenizers  # noqa: E402
+from tokenizers import models, pre_tokenizers, processors  # noqa: E402
+
+from hardprompts_transformers.captions import ImageCaptioner  # noqa: E402
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "house", "old", "boat", "on", "the", "river", "a")
+PICTURES = [
+    Image.linear_gradient("L").convert("RGB"),
+    Image.new("RGB", (40, 30), "red"),
+    Image.new("RGB", (1, 3), "navy"),
+    Image.radial_gradient("L").convert("RGB"),
+]
+
+
+def words():
+    raw = tokenizers.Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+
+
+def build(family: str):
+    """(model, image processor, tokenizer) with random weights."""
+    torch.manual_seed(0)
+    t = transformers
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    sight = {**shape, "image_size": 16, "patch_size": 8}
+    text = {
+        **shape, "vocab_size": len(WORDS), "max_position_embeddings": 64,
+        "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0,
+    }  # fmt: skip
+    size = {"height": 16, "width": 16}
+    if family == "blip":
+        config = t.BlipConfig(
+            vision_config=sight,
+            text_config={**text, "encoder_hidden_size": 32, "sep_token_id": 3},
+            projection_dim=16,
+            image_text_hidden_size=16,
+        )
+        return t.BlipForConditionalGeneration(config), t.BlipImageProcessorPil(size=size), words()
+    if family == "git":
+        processor = t.CLIPImageProcessorPil(size=size, do_center_crop=False)
+        return t.GitForCausalLM(t.GitConfig(vision_config=sight, **text)), processor, words()
+    decoder = t.GPT2Config(
+        n_embd=32, n_layer=2, n_head=2, n_positions=32, vocab_size=len(WORDS), add_cross_attention=True,
+        bos_token_id=2, eos_token_id=3, pad_token_id=0,
+    )  # fmt: skip
+    config = t.VisionEncoderDecoderConfig.from_encoder_decoder_configs(t.ViTConfig(**sight), decoder)
+    config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
+    model = t.VisionEncoderDecoderModel(config)
+    model.generation_config.update(decoder_start_token_id=2, pad_token_id=0, eos_token_id=3, bos_token_id=2)
+    return model, t.ViTImageProcessorPil(size=size), words()
+
+
+FAMILIES = ("blip", "git", "vit-gpt2")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_are_those_of_the_model_itself(family: str, tmp_path) -> None:
+    model, processor, tokenizer = build(family)
+    captioner = ImageCaptioner(model.eval(), processor, tokenizer, max_new_tokens=6, batch_size=3)
+    captions = captioner(PICTURES)
+    assert len(captions) == len(PICTURES) and captioner(PICTURES) == captions
+    for picture, caption in zip(PICTURES[:2], captions[:2], strict=True):
+        pixels = processor(images=[picture], return_tensors="pt")["pixel_values"]
+        ids = model.generate(pixel_values=pixels, max_new_tokens=6, num_beams=3, do_sample=False)
+        assert caption == tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    for part in (model, processor, tokenizer):
+        part.save_pretrained(tmp_path)
+    opened = ImageCaptioner.from_pretrained(tmp_path, max_new_tokens=6, device="cpu")
+    assert opened(PICTURES) == captions and not any(p.requires_grad for p in opened.model.parameters())
+
+
+def test_what_a_captioner_has_learnt_of_pictures_is_where_the_search_begins() -> None:
+    """A ViT with GPT-2 is taught two captions, which a search without steps then meets."""
+    texts, pictures = ["old boat on the river", "red house"], PICTURES[:2]
+    model, processor, tokenizer = build("vit-gpt2")
+    labels = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    labels = torch.cat([labels, torch.zeros(2, 1, dtype=torch.long)], dim=1)
+    labels[torch.arange(2), (labels != 0).sum(dim=1)] = 3
+    pixels = processor(images=pictures, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        loss = model(pixel_values=pixels, labels=labels.masked_fill(labels == 0, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    captioner = ImageCaptioner(model.eval(), processor, tokenizer)
+    assert captioner(pictures) == texts
+    prompts = PromptInverter(toy_backend(), "pez", captioner=captioner).invert_each(
+        pictures, num_tokens=5, max_steps=0, restarts=4, views=1, seed=0, progress=False
+    )
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert text in {candidate.text for candidate in prompt.candidates}
+
+
+def test_what_captions_no_images_is_refused(tmp_path) -> None:
+    with pytest.raises(BackendError, match="cannot be opened as an image-to-text model.*save_pretrained"):
+        ImageCaptioner.from_pretrained(tmp_path)
+    tower = transformers.ViTModel(transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1))
+    with pytest.raises(BackendError, match="ViTModel writes no text"):
+        ImageCaptioner(tower, None, None)
+    model, processor, tokenizer = build("blip")
+    with pytest.raises(ValueError, match="num_beams"):
+        ImageCaptioner(model, processor, tokenizer, num_beams=0)
+    for part in (tower, processor, tokenizer):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(BackendError, match="cannot be opened"):
+        ImageCaptioner.from_pretrained(tmp_path)
