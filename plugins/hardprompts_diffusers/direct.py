@@ -13,7 +13,7 @@ from torch import Tensor
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_diffusers.components import text_encoders, working
-from hardprompts_diffusers.embeddings import joint_vocabulary, soft_tokens, vocabulary_of
+from hardprompts_diffusers.embeddings import soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
 
@@ -53,7 +53,7 @@ class UNetPredictor:
         device = torch.device(pipe._execution_device)
         encoders = text_encoders(pipe)
         parts = [vocabulary_of(tokenizer, encoder, device) for tokenizer, encoder in encoders.values()]
-        vocabulary = joint_vocabulary(parts)
+        vocabulary = Vocabulary.joint(parts)
         room = min(tokenizer.model_max_length - len(tokenizer("")["input_ids"]) for tokenizer, _ in encoders.values())
         return cls(pipe, name, vocabulary, room, schedule, *size)
 

@@ -1,9 +1,7 @@
 """Text encoders driven from token embeddings, and the vocabularies that belong to them."""
 
 import contextlib
-import dataclasses
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,17 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hardprompts.errors import BackendError
+from hardprompts.tokenizers import tokenizer_of
 from hardprompts.vocabulary import Tokenizer, Vocabulary
-from hardprompts_transformers.backend import adapt
-
-_TOKENIZERS: "weakref.WeakKeyDictionary[Any, Tokenizer]" = weakref.WeakKeyDictionary()
-
-
-def tokenizer_of(tokenizer: Any) -> Tokenizer:
-    """A tokenizer of transformers as hardprompts' `Tokenizer`: the same object for the same tokenizer."""
-    if tokenizer not in _TOKENIZERS:
-        _TOKENIZERS[tokenizer] = adapt(tokenizer)
-    return _TOKENIZERS[tokenizer]
 
 
 def embedding_modules(encoder: nn.Module) -> list[nn.Embedding]:
@@ -57,23 +46,6 @@ def vocabulary_of(
             "token; its files are missing or damaged"
         )
     return vocabulary
-
-
-def joint_vocabulary(parts: Sequence[Vocabulary]) -> Vocabulary:
-    """One vocabulary for text encoders that share their ids, of the tokens that all of them take.
-
-    SDXL's second tokenizer pads with "!", and so reads that sign in a text as another token than the first.
-
-    Raises:
-        VocabularyError: the tokenizers disagree about other tokens too.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    size = min(len(part) for part in parts)
-    common = torch.stack([part.allowed[:size] for part in parts]).all(dim=0)
-    return Vocabulary.joint(
-        [dataclasses.replace(part, table=part.table[:size], allowed=common.to(part.table.device)) for part in parts]
-    )
 
 
 @contextlib.contextmanager

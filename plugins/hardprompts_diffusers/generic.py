@@ -17,15 +17,10 @@ from torch import Tensor
 
 from hardprompts.errors import BackendError
 from hardprompts.noise import Conditioning, NoiseSchedule
+from hardprompts.tokenizers import tokenizer_of
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_diffusers.components import denoiser_of, text_encoders, working
-from hardprompts_diffusers.embeddings import (
-    embedding_modules,
-    joint_vocabulary,
-    soft_tokens,
-    tokenizer_of,
-    vocabulary_of,
-)
+from hardprompts_diffusers.embeddings import embedding_modules, soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
 from hardprompts_diffusers.tokens import InContext, Recorded, recorded
@@ -130,7 +125,7 @@ class PipelinePredictor:
             kind, encoder = encoders[suffix]
             adapted = InContext.around(tokenizer_of(kind), *context[suffix]) if any(context[suffix]) else None
             parts.append(vocabulary_of(kind, encoder, device, adapted))
-        vocabulary = joint_vocabulary(parts)
+        vocabulary = Vocabulary.joint(parts)
         known = dataclasses.replace(probing, vocabulary=vocabulary)
         return dataclasses.replace(known, max_tokens=known._room())
 

@@ -8,8 +8,8 @@ import transformers
 
 from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
 from hardprompts.errors import BackendError
+from hardprompts.tokenizers import adapt
 from hardprompts.vocabulary import Vocabulary
-from hardprompts_transformers.backend import adapt
 from hardprompts_transformers.causal import CausalLanguageModel
 from hardprompts_transformers.masked import MaskedLanguageModel
 from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel

@@ -82,22 +82,29 @@ class Vocabulary:
 
     @classmethod
     def joint(cls, vocabularies: Sequence["Vocabulary"]) -> "Vocabulary":
-        """One vocabulary for several encoders that share their ids (SDXL's two text towers, say).
+        """One vocabulary for several encoders that share their ids, of the tokens that all of them take.
+
+        SDXL's second tokenizer, say, pads with "!", and so reads that sign in a text as another token than
+        the first does. A single vocabulary is given back as it is.
 
         Raises:
-            VocabularyError: the tokenizers disagree about the ids of some text.
+            VocabularyError: the tokenizers disagree about the ids of other tokens too.
         """
         first = vocabularies[0]
+        if len(vocabularies) == 1:
+            return first
         size = min(len(v.table) for v in vocabularies)
-        probe = [int(i) for i in first.allowed_ids[:: max(1, len(first.allowed_ids) // 257)]]
+        allowed = torch.stack([v.allowed[:size].to(first.allowed.device) for v in vocabularies]).all(0)
+        common = allowed.nonzero().flatten().tolist()
+        probe = common[:: max(1, len(common) // 257)]
         for other in vocabularies[1:]:
             text = first.decode(probe)
-            if other.encode(text) != first.encode(text):
+            if not common or other.encode(text) != first.encode(text):
                 raise VocabularyError("encoders can only be joined when their tokenizers give the same ids")
         return dataclasses.replace(
             first,
             table=torch.cat([v.table[:size] for v in vocabularies], dim=1),
-            allowed=torch.stack([v.allowed[:size] for v in vocabularies]).all(0),
+            allowed=allowed,
             widths=tuple(width for v in vocabularies for width in v.widths),
             banned=tuple(dict.fromkeys(word for v in vocabularies for word in v.banned)),
         )
@@ -256,7 +263,17 @@ class Vocabulary:
         if template.suffix[:1].isspace():
             # As it stands behind a word: some tokenizers write the first word of a text with other ids.
             after = self.encode(_WORD + template.suffix)[len(self.encode(_WORD)) :]
-        return self.encode(template.prefix.rstrip()), after
+        return self.ids_before(template.prefix), after
+
+    def ids_before(self, text: str) -> list[int]:
+        """The ids of a text that a word follows: a space at its end belongs to that word, a line break to the text."""
+        kept = text.rstrip()
+        if text[len(kept) :] in ("", " "):
+            return self.encode(kept)
+        # What two words have before them in common: how white space is read depends on what stands behind it.
+        first, second = (self.encode(f"{text}{word}") for word in (_WORD, _OTHER_WORD))
+        pairs = zip(first, second, strict=False)
+        return first[: next((place for place, (one, other) in enumerate(pairs) if one != other), len(first))]
 
     def respelled(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> tuple[int, ...] | None:
         """The ids that the text of `ids` is encoded to, filled into `template`.
@@ -318,8 +335,8 @@ def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
     return mask
 
 
-#: Any word that a tokenizer is likely to know.
-_WORD = "a"
+#: Any words that a tokenizer is likely to know.
+_WORD, _OTHER_WORD = "a", "the"
 
 
 def _encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

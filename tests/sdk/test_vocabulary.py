@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -68,6 +70,25 @@ def test_joint_refuses_other_tokenizers(vocabulary: Vocabulary) -> None:
         Vocabulary.joint([vocabulary, other])
 
 
+def test_a_token_that_one_tokenizer_reads_in_another_way_is_left_out(vocabulary: Vocabulary) -> None:
+    odd = vocabulary.encode("cat")[0]
+
+    class Padding:
+        """Reads one token as another, as SDXL's second tokenizer does with its padding."""
+
+        def encode(self, text: str) -> list[int]:
+            return [0 if i == odd else i for i in vocabulary.tokenizer.encode(text)]
+
+        decode = vocabulary.tokenizer.decode
+
+    other = Vocabulary.create(vocabulary.table, Padding())
+    joint = Vocabulary.joint([vocabulary, other])
+    assert set(vocabulary.allowed_ids.tolist()) - set(joint.allowed_ids.tolist()) == {odd}
+    assert Vocabulary.joint([vocabulary]) is vocabulary
+    with pytest.raises(VocabularyError, match="same ids"):
+        Vocabulary.joint([vocabulary, vocabulary.only(["cat"]), vocabulary.only(["dog"])])
+
+
 def test_banned_strings_leave_the_mask_and_the_decoded_text(vocabulary: Vocabulary) -> None:
     banned = vocabulary.without(["CAT"])
     assert vocabulary.encode("cat")[0] not in banned.allowed_ids.tolist()
@@ -126,3 +147,37 @@ def test_sampling_draws_allowed_ids_and_repeats_with_the_seed(vocabulary: Vocabu
     draw = vocabulary.sample((100, 8), torch.Generator().manual_seed(5))
     assert vocabulary.allowed[draw].all()
     assert torch.equal(draw, vocabulary.sample((100, 8), torch.Generator().manual_seed(5)))
+
+
+class LineTokenizer:
+    """Words with or without a space before them, and runs of line breaks, which are one token where they end a text."""
+
+    def __init__(self) -> None:
+        self.known: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        pieces = re.findall(r" ?\w+|\n+(?!\S)|\s", text)
+        self.known += [piece for piece in pieces if piece not in self.known]
+        return [self.known.index(piece) for piece in pieces]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.known[i] for i in ids).strip()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [("in", ["in"]), ("in ", ["in"]), ("in\n", ["in", "\n"]), ("in\n\n", ["in", "\n", "\n"]), ("in  ", ["in", " "]), ("", [])],
+)  # fmt: skip
+def test_line_breaks_before_the_slot_are_the_templates_own(prefix: str, expected: list[str]) -> None:
+    tokenizer = LineTokenizer()
+    vocabulary = Vocabulary(torch.zeros(99, 4), tokenizer, torch.ones(99, dtype=torch.bool), (4,))
+    template = PromptTemplate(f"{prefix}{{}} by night" if prefix else "{} by night")
+    assert [tokenizer.known[i] for i in vocabulary.ids_before(prefix)] == expected
+    text = "old boat"
+    found = vocabulary.respelled(tokenizer.encode(text), template)
+    if prefix == "in":  # the words run together
+        return
+    assert found is not None
+    assert vocabulary.decode(found) == text
+    assert vocabulary.survives_round_trip(found, template)
+    assert next(tokenizer.known[i] for i in found) == (" old" if prefix.endswith(" ") else "old")
