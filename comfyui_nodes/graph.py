@@ -41,12 +41,34 @@ def graph_predictor(model: Any, clip: Any, vae: Any, width: int, height: int) ->
     if width % multiple or height % multiple:
         raise ValueError(f"width and height must be multiples of {multiple} for this VAE, got {width} and {height}")
     text = graph_text_encoder(clip)
-    denoiser = wrapped(model.clone(), "MODEL")
+    denoiser = wrapped(whole(model, "MODEL"), "MODEL")
     return GraphPredictor(denoiser, text, vae, width, height, _schedule(denoiser))
 
 
+def whole(patcher: Any, kind: str) -> Any:
+    """A clone of a patcher, with its patches, whose weights stay where they are while a search runs.
+
+    Newer versions of ComfyUI load weights on a GPU as they are needed, into memory that they use again, which
+    is nothing to take gradients through: the file is then read once more, for the search alone.
+
+    Raises:
+        BackendError: whoever loaded the model does not say how to load it again.
+    """
+    if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
+        return patcher.clone()
+    if patcher.cached_patcher_init is None:
+        from hardprompts import BackendError
+
+        raise BackendError(
+            f"the {kind} is loaded piece by piece as it is needed, and the node that loaded it does not say how to "
+            "load it in full; load it with ComfyUI's own loaders, or start ComfyUI with --disable-dynamic-vram"
+        )
+    with torch.inference_mode():  # as ComfyUI itself reads them
+        return patcher.clone(disable_dynamic=True)
+
+
 def wrapped(patcher: Any, kind: str) -> Any:
-    """A clone of a patcher whose weights are private copies whenever a layer takes them.
+    """The patcher, whose weights are private copies from now on whenever a layer takes them.
 
     Raises:
         BackendError: quantised weights.
@@ -85,34 +107,31 @@ def graph_text_encoder(clip: Any) -> "GraphTextEncoder":
         BackendError: it is no CLIP, or quantised.
     """
     from hardprompts import BackendError
+    from hardprompts.tokenizers import tokenizer_of
     from hardprompts.vocabulary import Vocabulary
-    from hardprompts_diffusers.embeddings import joint_vocabulary, tokenizer_of
 
-    parts = {
-        name: part
-        for name, part in clip.cond_stage_model.named_children()
-        if type(getattr(part, "transformer", None)).__name__ == "CLIPTextModel"
-    }
-    others = [name for name, part in clip.cond_stage_model.named_children() if name not in parts]
-    if not parts or others:
+    parts = dict(clip.cond_stage_model.named_children())
+    kinds = {type(getattr(part, "transformer", None)).__name__ for part in parts.values()}
+    if kinds != {"CLIPTextModel"}:
         raise BackendError(
             f"the text encoder {type(clip.cond_stage_model).__name__} is not made of CLIPs alone; supported are those "
             "of Stable Diffusion 1.x, 2.x and SDXL. For other models use Image to Prompt with a prompt model"
         )
     own = clip.clone()
-    wrapped(own.patcher, "CLIP")
+    own.patcher = wrapped(whole(clip.patcher, "CLIP"), "CLIP")
+    own.cond_stage_model = own.patcher.model
     load([own.patcher])
     keys = own.tokenize("")
     vocabularies = []
     for key, part in zip(sorted(keys, key=_place), sorted(parts, key=_place), strict=True):
         tokenizer = getattr(own.tokenizer, f"clip_{key}").tokenizer
-        embedding = parts[part].transformer.get_input_embeddings()
+        embedding = getattr(own.cond_stage_model, part).transformer.get_input_embeddings()
         with torch.no_grad():
             ids = torch.arange(embedding.weight.shape[0], device=embedding.weight.device)
             table = embedding(ids, out_dtype=torch.float32)
         special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
         vocabularies.append(Vocabulary.create(table, tokenizer_of(tokenizer), special))
-    return GraphTextEncoder(own, tuple(sorted(keys, key=_place)), joint_vocabulary(vocabularies))
+    return GraphTextEncoder(own, tuple(sorted(keys, key=_place)), Vocabulary.joint(vocabularies))
 
 
 def _place(name: str) -> int:

@@ -72,23 +72,23 @@ _INVERT = {"mode": "one prompt per image", "method": "pez+refine", "prompt_model
 
 GRAPHS: dict[str, dict[str, Node]] = {
     "image_to_prompt": {
-        "1": Node("LoadImage", {"image": "example.png"}, (20, 220), (300, 330)),
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 270), (300, 330)),
         "2": _model((20, 20)),
         "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 20), (360, 530)),
         "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 4}, (760, 20), (440, 330)),
     },
     "one_prompt_per_image": {
-        "1": Node("LoadImage", {"image": "example.png"}, (20, 220), (220, 290)),
-        "5": Node("LoadImage", {"image": "owl.png"}, (20, 590), (220, 290)),
-        "6": Node("LoadImage", {"image": "rocket.png"}, (260, 590), (220, 290)),
-        "7": Node("ImageBatch", {"image1": ["1", 0], "image2": ["5", 0]}, (270, 240), (200, 60)),
-        "8": Node("ImageBatch", {"image1": ["7", 0], "image2": ["6", 0]}, (270, 370), (200, 60)),
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 270), (220, 290)),
+        "5": Node("LoadImage", {"image": "owl.png"}, (20, 620), (220, 290)),
+        "6": Node("LoadImage", {"image": "rocket.png"}, (260, 620), (220, 290)),
+        "7": Node("ImageBatch", {"image1": ["1", 0], "image2": ["5", 0]}, (270, 300), (210, 60)),
+        "8": Node("ImageBatch", {"image1": ["7", 0], "image2": ["6", 0]}, (270, 440), (210, 60)),
         "2": _model((20, 20)),
         "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["8", 0]}, (510, 20), (360, 530)),
         "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 2}, (910, 20), (440, 520)),
     },
     "captions_for_a_folder": {
-        "1": Node("HardPromptsLoadImages", {"folder": "captions", "start": 0, "limit": 0}, (20, 220), (300, 130)),
+        "1": Node("HardPromptsLoadImages", {"folder": "captions", "start": 0, "limit": 0}, (20, 270), (300, 130)),
         "2": _model((20, 20)),
         "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 20), (360, 530)),
         "4": Node(
@@ -97,12 +97,12 @@ GRAPHS: dict[str, dict[str, Node]] = {
         ),
     },
     "image_to_prompt_diffusion": {
-        "1": Node("LoadImage", {"image": "example.png"}, (20, 370), (300, 330)),
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 420), (330, 330)),
         "2": _checkpoint((20, 20)),
         "3": Node(
             "LoraLoader",
             {"model": ["2", 0], "clip": ["2", 1], "lora_name": "my_lora.safetensors", "strength_model": 1.0,
-             "strength_clip": 1.0}, (20, 180), (330, 130),
+             "strength_clip": 1.0}, (20, 210), (330, 130),
         ),
         "4": _search(
             "HardPromptsImageToPromptDiffusion",
@@ -111,22 +111,22 @@ GRAPHS: dict[str, dict[str, Node]] = {
             (390, 20), (360, 560), max_steps=100, restarts=4,
         ),
         "5": Node("HardPromptsShow", {"hard_prompt": ["4", 3], "candidates": 2}, (790, 20), (420, 270)),
-        "6": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ["4", 0]}, (790, 340), (220, 90)),
-        "7": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ""}, (790, 480), (220, 100)),
-        "8": Node("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, (790, 630), (220, 110)),
+        "6": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ["4", 0]}, (790, 340), (270, 90)),
+        "7": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ""}, (790, 490), (270, 100)),
+        "8": Node("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, (790, 660), (270, 110)),
         "9": Node(
             "KSampler",
             {"model": ["3", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["8", 0], "seed": 0,
              "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
-            (1050, 340), (260, 290),
+            (1100, 340), (280, 290),
         ),
-        "10": Node("VAEDecode", {"samples": ["9", 0], "vae": ["2", 2]}, (1350, 340), (200, 50)),
-        "11": Node("SaveImage", {"images": ["10", 0], "filename_prefix": "hardprompts"}, (1350, 450), (260, 290)),
+        "10": Node("VAEDecode", {"samples": ["9", 0], "vae": ["2", 2]}, (1420, 340), (270, 50)),
+        "11": Node("SaveImage", {"images": ["10", 0], "filename_prefix": "hardprompts"}, (1420, 460), (270, 290)),
     },
     "embedding_to_prompt": {
         "1": _checkpoint((20, 20)),
         "2": Node(
-            "HardPromptsInspectEmbedding", {"embedding": "my_style.safetensors", "clip": ["1", 1]}, (20, 170), (400, 320)
+            "HardPromptsInspectEmbedding", {"embedding": "my_style.safetensors", "clip": ["1", 1]}, (20, 200), (400, 320)
         ),
         "3": _search(
             "HardPromptsEmbeddingToPrompt", {"embedding": "my_style.safetensors", "clip": ["1", 1]}, (460, 20),
@@ -136,7 +136,7 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "5": Node("PreviewAny", {"source": ["3", 5]}, (840, 360), (420, 260)),
     },
     "shorten_join_score": {
-        "1": Node("LoadImage", {"image": "example.png"}, (20, 220), (300, 330)),
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 270), (300, 330)),
         "2": _model((20, 20)),
         "3": _search(
             "HardPromptsDistill",
@@ -144,7 +144,7 @@ GRAPHS: dict[str, dict[str, Node]] = {
              "a picture of one fox, violet everywhere"}, (360, 20), (360, 460),
         ),
         "4": _search(
-            "HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 520), (360, 500), num_tokens=3
+            "HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 560), (360, 530), num_tokens=3
         ),
         "5": Node(
             "HardPromptsCombine",
@@ -169,7 +169,7 @@ BUILD = """async ([api, places, name]) => {
   }
   return JSON.stringify(app.graph.serialize(), null, 1);
 }"""
-OPEN = """async ([graph, standIns]) => {
+OPEN = """async ([graph, standIns, name]) => {
   await app.loadGraphData(graph);
   for (const node of app.graph._nodes) {
     for (const widget of node.widgets ?? []) {
@@ -177,15 +177,18 @@ OPEN = """async ([graph, standIns]) => {
       if (widget.name in values) widget.value = values[widget.name];
     }
   }
+  // Once more, as newer frontends mark the nodes whose files were missing when a workflow was opened.
+  await app.loadGraphData(app.graph.serialize(), true, true, name);
 }"""
 FIT = """async () => {
   const boxes = app.graph._nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]);
   const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
   const right = Math.max(...boxes.map((b) => b[2])), bottom = Math.max(...boxes.map((b) => b[3]));
-  const width = window.innerWidth - 110, height = window.innerHeight - 110;
+  // Beside the bars of the frontends, old and new.
+  const width = window.innerWidth - 120, height = window.innerHeight - 150;
   const scale = Math.min(width / (right - left), height / (bottom - top), 1);
   app.canvas.ds.scale = scale;
-  app.canvas.ds.offset = [80 / scale - left, 60 / scale - top];
+  app.canvas.ds.offset = [90 / scale - left, 100 / scale - top];
   app.canvas.setDirty(true, true);
 }"""
 
@@ -246,12 +249,12 @@ def browser(server: Server) -> Iterator[Any]:
 def run_workflow(server: Server, page: Any, name: str, shot_while_running: Path | None = None) -> dict[str, Any]:
     """Opens an example workflow, runs it, and returns its entry in ComfyUI's history."""
     graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    page.evaluate(OPEN, [graph, STAND_INS])
+    page.evaluate(OPEN, [graph, STAND_INS, name])
     page.wait_for_timeout(500)
     page.evaluate(FIT)
     before = set(server.get("/history"))
     page.evaluate("() => app.queuePrompt(0)")
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while not (new := set(server.get("/history")) - before):
         if shot_while_running is not None and page.evaluate(
             "() => !!document.querySelector('.p-progressbar, .comfyui-progress')"
@@ -261,8 +264,9 @@ def run_workflow(server: Server, page: Any, name: str, shot_while_running: Path 
         if time.monotonic() > end:
             raise TimeoutError(f"{name} did not end; a dialog in the browser, or see {server.log}")
         page.wait_for_timeout(200)
+    page.wait_for_timeout(1500)  # pictures make their nodes grow
     page.evaluate(FIT)
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(500)
     found: dict[str, Any] = server.get("/history")[new.pop()]
     return found
 
@@ -288,6 +292,7 @@ def main() -> None:
                     (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
             for name in names:
                 entry = run_workflow(server, page, name)
+                page.wait_for_timeout(6000)  # until the message that the job is done has gone
                 page.screenshot(path=PICTURES / f"{name}.png")
                 _thumbnail(PICTURES / f"{name}.png", WORKFLOWS / f"{name}.jpg")
                 print(name, entry["status"]["status_str"])  # noqa: T201

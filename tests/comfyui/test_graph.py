@@ -105,6 +105,29 @@ def test_every_weight_of_a_layer_that_takes_wrappers_gets_one(world: World) -> N
     assert torch.equal(copy, given) and not copy.requires_grad and copy.data_ptr() != given.data_ptr()
 
 
+class DynamicPatcher(FakePatcher):
+    """Of a newer ComfyUI, on a GPU: its weights come and go."""
+
+    cached_patcher_init: Any = ("read the file", ())
+
+    def is_dynamic(self) -> bool:
+        return True
+
+    def clone(self, disable_dynamic: bool = False) -> Any:
+        assert disable_dynamic and torch.is_inference_mode_enabled()
+        return FakePatcher(torch.nn.Linear(2, 2))
+
+
+def test_weights_that_come_and_go_are_read_once_more_in_full(world: World) -> None:
+    whole = module("graph").whole
+    dynamic = DynamicPatcher(torch.nn.Linear(2, 2))
+    found = whole(dynamic, "MODEL")
+    assert type(found) is FakePatcher and found.model is not dynamic.model
+    dynamic.cached_patcher_init = None
+    with pytest.raises(BackendError, match="MODEL.*piece by piece.*--disable-dynamic-vram"):
+        whole(dynamic, "MODEL")
+
+
 def test_quantised_weights_are_refused_with_the_alternative(world: World) -> None:
     model = torch.nn.Linear(2, 2)
     model.weight = torch.nn.Parameter(model.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)

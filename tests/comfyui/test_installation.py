@@ -36,11 +36,20 @@ def test_the_package_says_what_the_registry_asks_for(package: Path) -> None:
     own = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", project["project"]["name"])
     assert "comfyui" not in project["project"]["name"]
-    assert project["project"]["version"] == own["project"]["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
+    assert own["project"]["version"].startswith(project["project"]["version"])
+    assert not re.search(r"[-_.]{2}", project["project"]["name"])
     assert project["project"]["license"] == {"file": "LICENSE"}
     assert project["project"]["urls"]["Repository"].startswith("https://")
     assert project["project"]["entry-points"] == own["project"]["entry-points"]
     assert project["tool"]["comfy"] == {"PublisherId": "somebody", **own["tool"]["comfy"]}
+
+
+@pytest.mark.parametrize(
+    ("own", "registry"), [("1.2.3", "1.2.3"), ("1.2.3.dev0", "1.2.3"), ("1.2rc1", "1.2.0"), ("2", "2.0.0")]
+)
+def test_the_registry_gets_versions_of_three_numbers(own: str, registry: str) -> None:
+    assert commands.registry_version(f'[project]\nversion = "{own}"\n') == registry
 
 
 def test_nothing_disturbs_comfyuis_own_versions(package: Path) -> None:

@@ -89,9 +89,15 @@ def test_locales_name_every_node_input_and_output(world: World, language: str) -
         assert entry["display_name"] and entry["description"]
         assert set(entry["inputs"]) == {port.id for port in schema.inputs}, schema.node_id
         assert set(entry["outputs"]) == {str(place) for place in range(len(schema.outputs))}, schema.node_id
-        if language == "en":
+        if language == "en":  # tooltips are the schema's own
             assert entry["display_name"] == schema.display_name
             assert entry["description"] == schema.description
+            continue
+        texts_of = [*(entry["inputs"][port.id] for port in schema.inputs), *entry["outputs"].values()]
+        ports = [*schema.inputs, *schema.outputs]
+        for port, text in zip(ports, texts_of, strict=True):
+            assert text["name"] and text["tooltip"], f"{schema.node_id}.{port.id}"
+            assert text["tooltip"] != port.options["tooltip"], f"{schema.node_id}.{port.id} is not translated"
 
 
 def test_the_methods_on_offer_exist(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
 FOX, OWL, ROCKET = "fox-purple-flat.png", "owl-brown-night.png", "rocket-gray-pixel_art.png"
 
 
-#: A node that tells what is in memory.
+#: A node that tells what is in memory, and one whose models claim to be loaded piece by piece, as on a GPU.
 PROBE = """
 import gc
 import comfy.model_management as management
@@ -38,7 +39,18 @@ class ProbeLoaded:
         alive = [one for one in gc.get_objects() if type(one).__name__ == "CLIPModel"]
         return {"ui": {"text": [str(len(management.current_loaded_models)), str(len(alive))]}}
 
-NODE_CLASS_MAPPINGS = {"ProbeLoaded": ProbeLoaded}
+class ProbeDynamic:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"model": ("MODEL",), "clip": ("CLIP",)}})
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "CLIP"), "tell", "probe"
+    def tell(self, model, clip):
+        model, clip = model.clone(), clip.clone()
+        for patcher in (model, clip.patcher):
+            assert patcher.cached_patcher_init is not None
+            patcher.is_dynamic = lambda: True
+            patcher.set_in_use_by_current_prompt = lambda used: None
+        return model, clip
+
+NODE_CLASS_MAPPINGS = {"ProbeLoaded": ProbeLoaded, "ProbeDynamic": ProbeDynamic}
 """
 
 
@@ -148,7 +160,8 @@ def test_an_image_becomes_a_prompt_with_progress_and_live_text(server: Server) -
     run = ok(server.run(image_to_prompt(FOX)))
     assert "fox" in run.outputs["show"]["text"][0]
     steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
-    assert steps == sorted(steps) and len(steps) >= 10
+    assert steps == sorted(steps) and steps[-1] == SEARCH["max_steps"]  # newer versions leave some steps out
+    assert len(steps) >= 3
     assert run.outputs["show"]["text"][0] in run.texts()[-1]
 
 
@@ -165,11 +178,13 @@ def test_three_images_become_three_prompts(server: Server) -> None:
 
 
 def test_an_interrupt_stops_within_a_step_and_the_server_goes_on(server: Server) -> None:
-    slow = image_to_prompt(FOX, seed=7, max_steps=5000, restarts=64, num_tokens=16, method="pez")
+    # Steps slow enough that newer versions, too, tell of every one.
+    slow = image_to_prompt(FOX, seed=7, max_steps=100, restarts=256, num_tokens=16, method="pez")
     run = server.run(slow, interrupt_after=3)
     assert run.interrupted
-    steps = [data["value"] for kind, data in run.messages if kind == "progress"]
-    assert len(steps) <= 5 and server.ended_at - server.interrupted_at < 10
+    steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
+    # The step that is under way when the button is pressed, and one more until the server has heard of it.
+    assert len(steps) >= 3 and steps[-1] - steps[2] <= 2
     ok(server.run(image_to_prompt(FOX, seed=8)))
 
 
@@ -193,27 +208,42 @@ def test_unloading_frees_the_memory(server: Server) -> None:
     ok(server.run(workflow))
     assert networks(server, workflow) == (1, 1)  # the search itself comes from the cache
     server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(3)
-    assert networks(server, {}) == (0, 0)
+    end = time.monotonic() + 60  # the server gets to it when it is idle
+    while (left := networks(server, {})) != (0, 0) and time.monotonic() < end:
+        time.sleep(1)
+    assert left == (0, 0)
     ok(server.run(image_to_prompt(FOX, seed=32)))
+
+
+def ph2p(workflow: dict[str, Any], unet: list[Any], clip: list[Any], **changed: Any) -> dict[str, Any]:
+    return workflow | {
+        "image": node("LoadImage", image=FOX),
+        "search": node(
+            "HardPromptsImageToPromptDiffusion", model=unet, clip=clip, vae=["load", 2], image=["image", 0],
+            mode="one prompt per image", method="ph2p", width=64, height=64, num_noises=2, noises_per_step=1,
+            **{**SEARCH, "num_tokens": 3, "max_steps": 2, "restarts": 1, **changed},
+        ),
+        "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora"])
 def test_ph2p_on_the_graphs_own_models_changes_nothing(server: Server, base: Path, lora: bool) -> None:
     before = pixels(ok(server.run(picture(5, lora))), base)
-    workflow, unet, clip = graph(lora)
-    found = ok(server.run(workflow | {
-        "image": node("LoadImage", image=FOX),
-        "search": node(
-            "HardPromptsImageToPromptDiffusion", model=unet, clip=clip, vae=["load", 2], image=["image", 0],
-            mode="one prompt per image", method="ph2p", width=64, height=64, num_noises=2, noises_per_step=1,
-            **{**SEARCH, "num_tokens": 3, "max_steps": 2, "restarts": 1},
-        ),
-        "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
-    }))  # fmt: skip
+    found = ok(server.run(ph2p(*graph(lora))))
     assert len(found.outputs["show"]["hardprompts"][0]["tokens"]) == 3
     assert pixels(ok(server.run(picture(6, lora))), base) != before
     assert pixels(ok(server.run(picture(5, lora))), base) == before
+
+
+def test_ph2p_reads_models_once_more_whose_weights_come_and_go(server: Server) -> None:
+    if "disable_dynamic" not in (comfyui_path() or Path()).joinpath("comfy/model_patcher.py").read_text():
+        pytest.skip("this ComfyUI loads every model in full")
+    workflow, unet, clip = graph(lora=True)
+    (whole,) = ok(server.run(ph2p(workflow, unet, clip))).outputs["show"]["hardprompts"]
+    workflow["dynamic"] = node("ProbeDynamic", model=unet, clip=clip)
+    (again,) = ok(server.run(ph2p(workflow, ["dynamic", 0], ["dynamic", 1]))).outputs["show"]["hardprompts"]
+    assert again["score"] == whole["score"] and again["tokens"] == whole["tokens"]
 
 
 def test_an_embedding_becomes_words_by_the_graphs_clip(server: Server) -> None:
@@ -266,6 +296,22 @@ def test_a_clip_cannot_be_taken_for_a_prompt_model(server: Server) -> None:
     run = server.run(workflow)
     assert run.error is not None and "node_errors" in run.error
     assert "mismatch" in json.dumps(run.error)
+
+
+def test_the_assembled_package_runs_in_a_fresh_comfyui_and_is_imported_at_once(tmp_path: Path) -> None:
+    pack = tmp_path / "custom_nodes" / "hardprompts"
+    pack.parent.mkdir()
+    (tmp_path / "input").mkdir()
+    shutil.copy(EXAMPLES / FOX, tmp_path / "input")
+    command = [sys.executable, "-m", "hardprompts", "comfyui", "assemble", str(pack)]
+    subprocess.run([*command, "--publisher", "me", "--repository", "https://example.org"], check=True)
+    with running(tmp_path) as fresh:
+        assert len([name for name in fresh.get("/object_info") if name.startswith("HardPrompts")]) == 14
+        assert fresh.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
+        assert "image_to_prompt" in fresh.get("/workflow_templates")["hardprompts"]
+        assert "fox" in ok(fresh.run(image_to_prompt(FOX))).outputs["show"]["text"][0]
+        (seconds,) = re.findall(r"([\d.]+) seconds: \S+hardprompts", fresh.log.read_text())
+    assert float(seconds) < 0.3
 
 
 def test_escaped_text_is_read_as_the_raw_tokens_by_comfyuis_own_tokenizer(base: Path) -> None:

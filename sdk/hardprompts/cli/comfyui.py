@@ -84,6 +84,9 @@ def assemble(
         problems = refused(folder)
         if problems:
             fail("the registry would refuse this package: " + "; ".join(problems))
+        version, released = _value(text, "version"), registry_version(text)
+        if version != released:
+            say(f"this is {version}; the registry takes versions of three numbers, so the package is {released}")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         say(f"{folder}: {size / 2**20:.0f} MB; publish it with `comfy node publish` in that folder")
 
@@ -120,26 +123,37 @@ def _files(root: Path, part: str, ignored: list[str]) -> Iterator[Path]:
             yield file
 
 
+def _value(text: str, key: str) -> str:
+    """A string of a pyproject.toml, or "" if it is not there."""
+    found = re.search(rf'^{re.escape(key)} = "(.*)"$', text, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+def registry_version(text: str) -> str:
+    """The version of a pyproject.toml without what the registry does not take: 1.2.3 of 1.2.3.dev0."""
+    released = re.match(r"\d+(\.\d+)*", _value(text, "version"))
+    numbers = released.group().split(".") if released else []
+    return ".".join([*numbers, "0", "0", "0"][:3])
+
+
 def registry_pyproject(text: str, requirements: str, publisher: str, repository: str) -> str:
     """The pyproject.toml of the package, in the registry's own manner, from the project's.
 
-    The registry reads a license as a table, and takes dependencies for what is to be installed beside ComfyUI.
+    The registry reads a license as a table, takes dependencies for what is to be installed beside ComfyUI, and
+    versions of three numbers alone.
+
+    Source: docs.comfy.org/registry/specifications.
     """
-
-    def value(key: str) -> str:
-        found = re.search(rf'^{re.escape(key)} = "(.*)"$', text, re.MULTILINE)
-        return found.group(1) if found else ""
-
     needed = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
     plugins = text.partition("[project.entry-points.hardprompts]")[2].partition("\n[")[0].strip()
     comfy = text.partition("\n[tool.comfy]\n")[2].partition("\n[")[0].strip()
     return f"""[project]
 name = "{NAME}"
-version = "{value("version")}"
-description = "{value("description")}"
+version = "{registry_version(text)}"
+description = "{_value(text, "description")}"
 readme = "README.md"
 license = {{ file = "LICENSE" }}
-requires-python = "{value("requires-python")}"
+requires-python = "{_value(text, "requires-python")}"
 dependencies = {json.dumps(needed)}
 classifiers = ["Operating System :: OS Independent"]
 
