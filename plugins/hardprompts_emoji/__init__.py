@@ -35,9 +35,10 @@ def path(name: str) -> Path:
 
 
 def _open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The embedded models, which know scenes of emoji and need no download.
+    """The embedded models, which know scenes of emoji or definitions of words, and need no download.
 
     `emoji` is the one to search with; `emoji:emoji-clip-reference` is the judge that no search follows.
+    `emoji:emoji-lm` and `emoji:emoji-lm-large` are language models, for `hardprompts tune`.
     """
     from hardprompts_emoji import backend
 

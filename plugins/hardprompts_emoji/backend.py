@@ -1,21 +1,34 @@
-"""The embedded models as backends: `emoji`, `emoji:emoji-clip` and `emoji:emoji-clip-reference`."""
+"""The embedded models as backends: `emoji` and `emoji:emoji-clip-reference` for images, `emoji:emoji-lm` for labels."""
 
 import torch
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, UnknownName
 
-#: The model that is searched through, first, and the neutral judge.
-MODELS = ("emoji-clip", "emoji-clip-reference")
-
 NOTE = "it knows emoji scenes; for photos pass another model, e.g. --model open_clip:ViT-L-14/openai"
+LANGUAGE_NOTE = (
+    "it has read short definitions of English words; for other texts pass another model, e.g. --model "
+    "transformers:openai-community/gpt2"
+)
+
+#: What a person should know of each before use. The model that is searched through comes first, then the neutral
+#: judge, then the language models.
+NOTES = {
+    "emoji-clip": NOTE,
+    "emoji-clip-reference": NOTE,
+    "emoji-lm": LANGUAGE_NOTE,
+    "emoji-lm-large": LANGUAGE_NOTE,
+}
+
+MODELS = tuple(NOTES)
 
 
 def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
-    """An embedded CLIP that knows emoji scenes.
+    """An embedded CLIP that knows emoji scenes, or an embedded language model.
 
     Args:
-        name: "" or "emoji-clip", or "emoji-clip-reference", the judge that no search should follow.
+        name: "" or "emoji-clip", or "emoji-clip-reference", the judge that no search should follow; "emoji-lm" or
+            "emoji-lm-large" for `ClassifierPromptTuner`.
 
     Raises:
         UnknownName: there is no embedded model of that name.
@@ -30,5 +43,8 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     try:
         folder = path(chosen)
     except ValueError as error:
-        raise BackendError(f"emoji:{chosen}: {error}; install hardprompts again") from error
-    return open_model(folder, name=f"emoji:{chosen}", device=device, dtype=dtype, note=f"{chosen}: {NOTE}")
+        raise BackendError(
+            f"emoji:{chosen}: {error}; install hardprompts again, or open another model, e.g. a folder as "
+            "transformers:<folder>"
+        ) from error
+    return open_model(folder, name=f"emoji:{chosen}", device=device, dtype=dtype, note=f"{chosen}: {NOTES[chosen]}")

@@ -9,7 +9,7 @@ import os
 import types
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from hardprompts.classification.data import as_array, as_labels, as_texts, holdout_split, sorted_classes, stratified
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.objective import FluencyKind, LabelLikelihood
-from hardprompts.classification.opened import PromptedModel, language_model
+from hardprompts.classification.opened import PromptedModel, language_model, language_model_search
 from hardprompts.classification.saved import SavedSearch, SavedTuner
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.classification.verbalizer import Verbalizer, suggest_verbalizer
@@ -31,6 +31,9 @@ from hardprompts.plugins import search_method
 from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint
 from hardprompts.search import Callback, Search, SearchResult, on_bar, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from hardprompts.hub import Pushed
 
 #: Steps of a method that would never stop by itself.
 DEFAULT_MAX_STEPS = 300
@@ -404,9 +407,7 @@ class ClassifierPromptTuner:
         """The method, with its settings for language models where it has any."""
         if not isinstance(self.method, str):
             return self.method
-        method = search_method(self.method)
-        settings = getattr(method, "for_language_models", None)
-        return method if settings is None else settings()
+        return language_model_search(search_method(self.method))
 
     def _starts(self, prompted: PromptedModel, words: Vocabulary, seed: int) -> Int[Tensor, "rows tokens"]:
         ids = random_starts(words, self.restarts, self.num_tokens, seed, self.initial_prompt)
@@ -597,27 +598,74 @@ class ClassifierPromptTuner:
         Raises:
             ValueError: it is not fitted, or its labels are neither numbers, strings nor enums.
         """
+        return self._saved().write(Path(save_directory))
+
+    def _saved(self) -> SavedTuner:
         if not hasattr(self, "prompt_"):
             raise ValueError("this ClassifierPromptTuner is not fitted yet; there is nothing to save")
         kept = {name: getattr(self, name) for name in _KEPT}
         kept["method"] = self.hard_prompt_.method
-        saved = SavedTuner(self.backend.name, kept, self.verbalizer_, self.hard_prompt_, self.report_)
-        return saved.write(Path(save_directory))
+        return SavedTuner(self.backend.name, kept, self.verbalizer_, self.hard_prompt_, self.report_)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload a classifier's prompt",
+        create_pr: bool = False,
+        revision: str | None = None,
+        license: str | None = None,
+    ) -> "Pushed":
+        """Puts the fitted tuner, without the model, into a repository of the Hub, with its report in the card.
+
+        `ClassifierPromptTuner.from_pretrained(repo_id)` reads it from there, and `HardPrompt.from_pretrained` its
+        prompt alone. The arguments and the other errors are those of `hardprompts.hub.push`.
+
+        Raises:
+            ValueError: it is not fitted, or its labels are neither numbers, strings nor enums.
+        """
+        from hardprompts import hub
+
+        return hub.push(
+            repo_id, tuner=self._saved(), private=private, token=token, commit_message=commit_message,
+            create_pr=create_pr, revision=revision, license=license,
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_path: "str | os.PathLike[str]", *, model: "str | Backend | None" = None, **parameters: Any
+        cls,
+        pretrained_path: "str | os.PathLike[str]",
+        *,
+        model: "str | Backend | None" = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: "str | os.PathLike[str] | None" = None,
+        local_files_only: bool = False,
+        **parameters: Any,
     ) -> "ClassifierPromptTuner":
-        """The tuner that `save_pretrained` wrote, ready to predict.
+        """The tuner that `save_pretrained` wrote into a folder, or `push_to_hub` into a repository of the Hub.
 
         Args:
+            pretrained_path: a folder; or "user/name", if there is no folder of that name.
             model: instead of the one that it was fitted with.
+            revision, token, cache_dir, local_files_only: see `HardPrompt.from_pretrained`.
             parameters: arguments of the constructor, instead of those that it was fitted with.
 
         Raises:
             FileFormatError: there is no tuner in that folder, or it is damaged.
+            HubError: there is no such repository, no tuner is in it, or it cannot be reached and is not in the cache.
         """
-        saved = SavedTuner.read(Path(pretrained_path))
+        folder = Path(pretrained_path)
+        if isinstance(pretrained_path, str) and not os.path.exists(pretrained_path):
+            from hardprompts import hub
+
+            folder = hub.hard_prompt_folder(
+                pretrained_path, file_name=hub.TUNER_FILE_NAME, revision=revision, token=token, cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )  # fmt: skip
+        saved = SavedTuner.read(folder)
         unknown = sorted(set(saved.parameters) - set(_KEPT) - {"method"})
         if unknown:
             raise FileFormatError(f"the tuner in {os.fspath(pretrained_path)!r} has unknown parameters {unknown}")

@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args
 import torch
 from tqdm.auto import tqdm
 
+from hardprompts.classification.opened import language_model, language_model_search
 from hardprompts.denoising import backend_of
 from hardprompts.encoders import Backend, NoisePredictor, join_backends, load_backend, normalize
 from hardprompts.errors import BackendError, SearchError, TemplateError, VocabularyError
 from hardprompts.images import ImageInput, load_images
 from hardprompts.inverter import DEFAULT_MAX_STEPS
+from hardprompts.language_matching import match_outputs
 from hardprompts.matching import (
     ContextStates,
     Match,
@@ -25,6 +27,7 @@ from hardprompts.matching import (
     match_states,
     own_latents,
 )
+from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.selection import Selection
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.noise_prediction import NoiseBank
@@ -38,7 +41,7 @@ from hardprompts.softprompts.faithfulness import DistilledPrompt, Faithfulness, 
 from hardprompts.vocabulary import Vocabulary
 
 #: What is matched.
-Quantity = Literal["auto", "features", "hidden_states", "noise"]
+Quantity = Literal["auto", "features", "hidden_states", "noise", "outputs"]
 
 #: Baselines by the same door, in the stead of a search: the tokens nearest to a soft prompt, by cosine and by L2,
 #: and the best words of a long one.
@@ -55,6 +58,11 @@ TOKEN_COST = 0.05
 
 #: Random prompts that tell how far words of any kind are from an original; fewer where a denoiser judges.
 RANDOM_PROMPTS, RANDOM_PROMPTS_OF_NOISE = 16, 4
+
+#: Passes of the text encoder by which a search that polishes noise predictions finds where to start, how many of the
+#: prompts found so are taken, and tokens that are then tried in each place: a pass of the denoiser costs some fifty of
+#: the text encoder's, and prompts with the same features are most of the way to the same pictures.
+EXPLORATION, EXPLORED, POLISH_CANDIDATES = 4_000, 8, 16
 
 #: Reasons to stop that are the user's, for everything that would have followed.
 ENDED = ("cancelled", "interrupted")
@@ -73,6 +81,8 @@ class _Options:
     match: Quantity = "auto"
     held_out: Sequence[str] | None = None
     images: Any = None
+    answers: Sequence[str] = ()
+    texts_per_step: int | None = None
     initial_prompt: str | None = None
     banned: Sequence[str] = ()
     vocabulary: Sequence[str] | Vocabulary | None = None
@@ -98,7 +108,7 @@ class _Options:
             raise ValueError(f"give num_tokens or ratio, not both, got {self.num_tokens} and {self.ratio}")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ValueError(f"ratio must be in (0, 1], got {self.ratio}")
-        for name in ("num_tokens", "num_noises", "batch_size", "restarts", "top_k"):
+        for name in ("num_tokens", "num_noises", "batch_size", "texts_per_step", "restarts", "top_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -173,6 +183,8 @@ class PromptDistiller:
             self.backend = join_backends([opened(model) for model in models])
         self.method = method if isinstance(method, str) else repr(method)
         self.search = None if method in BASELINES else search_method(method)
+        if isinstance(method, str) and self.search is not None and self.backend.language_model is not None:
+            self.search = language_model_search(self.search)
 
     def distill(
         self,
@@ -184,6 +196,8 @@ class PromptDistiller:
         match: Quantity = "auto",
         held_out: Sequence[str] | None = None,
         images: "ImageInput | Sequence[ImageInput] | None" = None,
+        answers: Sequence[str] = (),
+        texts_per_step: int | None = None,
         initial_prompt: str | None = None,
         banned: Sequence[str] = (),
         vocabulary: "Sequence[str] | Vocabulary | None" = None,
@@ -215,11 +229,16 @@ class PromptDistiller:
                 Several templates: the mean over them; the prompt survives the round trip in each.
             match: what is to be the same. "features": the text features (cosine). "hidden_states": the states of
                 the text encoder that a denoiser is told, place by place (see `matching.StateMatch`). "noise": what
-                the denoiser predicts on a fixed bank of noises. "auto": the states if the model has a denoiser and
-                sees the original whole, else the features.
-            held_out: templates that faithfulness is measured in besides; default: a few plain ones.
+                the denoiser predicts on a fixed bank of noises. "outputs": what a language model finds likely behind
+                the templates' ends (see `language_matching.OutputMatch`). "auto": the outputs of a language model; the
+                states if the model has a denoiser and sees the original whole; else the features.
+            held_out: templates that faithfulness is measured in besides; default: a few plain ones, or none beside
+                `answers`.
             images: for "noise", pictures of what the original says, which are noised; default: the denoiser makes
                 some of its own under the original.
+            answers: for "outputs", words one space behind the templates' ends, whose likelihoods among each other are
+                matched (the label words of a classifier, say); default: the likelihoods of all next tokens.
+            texts_per_step: for "outputs", templates drawn for each gradient; default: all.
             initial_prompt: text to start from, beside the starts that the original gives (its nearest tokens, or
                 its own best words) and random ones.
             banned: strings that must not occur in the prompt, whatever their case.
@@ -231,7 +250,8 @@ class PromptDistiller:
                 one template only, and 0 for a text, whose length is what was asked for.
             max_steps, max_evaluations, deadline, patience, top_k, seed, callback: see `run_search`. The choice of a
                 long prompt's best words, from which the search then starts, takes up to a third of the time and
-                the evaluations.
+                the evaluations; the default's exploration for "noise" up to a third of the time, and its passes of
+                the text encoder, 4,000 at most, come on top of the evaluations.
             progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
         Returns:
@@ -252,9 +272,10 @@ class PromptDistiller:
         options = _Options(
             num_tokens=num_tokens, ratio=ratio, inside=inside, match=match, held_out=held_out, images=images,
             initial_prompt=initial_prompt, banned=banned, vocabulary=vocabulary, window=window,
-            num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size, restarts=restarts,
-            max_steps=max_steps, max_evaluations=max_evaluations, deadline=deadline, patience=patience,
-            token_cost=token_cost, top_k=top_k, seed=seed, callback=callback, progress=progress,
+            num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size, answers=answers,
+            texts_per_step=texts_per_step, restarts=restarts, max_steps=max_steps, max_evaluations=max_evaluations,
+            deadline=deadline, patience=patience, token_cost=token_cost, top_k=top_k, seed=seed, callback=callback,
+            progress=progress,
         )  # fmt: skip
         return self._distill([self._teacher(what)], options)[0]
 
@@ -322,6 +343,8 @@ class PromptDistiller:
         """What "auto" means for these originals."""
         if options.match != "auto":
             return options.match
+        if self.backend.language_model is not None:
+            return "outputs"
         if self.backend.noise_predictor is None:
             return "features"
         whole = all(len(own) == 1 for template in options.templates for own in self._windows(teachers, template))
@@ -335,6 +358,8 @@ class PromptDistiller:
         kind = self._kind(teachers, options)
         if kind == "noise":
             return self._noise_matches(teachers, options, seed)
+        if kind == "outputs":
+            return self._output_matches(teachers, options, seed)
         build: Callable[[Backend, Sequence[Windows], PromptTemplate], Match] = (
             match_features if kind == "features" else match_states
         )
@@ -349,6 +374,25 @@ class PromptDistiller:
                 held_out.append(build(self.backend, windows, template))
         name = "text features" if kind == "features" else "states of the text encoder"
         return _Matches(kind, _mean(followed), tuple(held_out), (name, f"{name} in other templates"))
+
+    def _output_matches(self, teachers: Sequence[Teacher], options: _Options, seed: int) -> _Matches:
+        """What a language model finds likely behind all templates together."""
+        model = language_model(self.backend)
+        templates = options.templates
+        followed = match_outputs(
+            model, self._windows(teachers, templates[0]), templates, options.answers,
+            sample_size=options.texts_per_step, generator=torch.Generator().manual_seed(seed ^ 0xBA7C4),
+        )  # fmt: skip
+        needed = max(self._num_tokens(teacher, options) for teacher in teachers)
+        needed = max(needed, *map(len, teachers)) + followed.continuations.longest
+        asked = () if options.answers and options.held_out is None else options.other_templates
+        others = [template for template in asked if needed <= self._room(template)]
+        held_out: tuple[Match, ...] = ()
+        if others:
+            windows = self._windows(teachers, others[0])
+            held_out = (match_outputs(model, windows, others, options.answers),)
+        name = "likelihood of the answers" if options.answers else "likelihood of the next token"
+        return _Matches("outputs", followed, held_out, (name, f"{name} in other templates"))
 
     def _noise_matches(self, teachers: Sequence[Teacher], options: _Options, seed: int) -> _Matches:
         """The predictions of one original in each template; held out: other noises and noise levels."""
@@ -413,11 +457,16 @@ class PromptDistiller:
         with tqdm(disable=None if options.progress else True, desc=self.method, unit="step", leave=False) as bar:
             shown = dataclasses.replace(options, callback=on_bar(options.callback, bar))
             chosen, shown = self._selected(teachers, words, matches, shown, num_tokens, seed)
-            starts = [
-                self._starts(teacher, own, words, template, options, num_tokens, seed + task)
-                for task, (teacher, own) in enumerate(zip(teachers, chosen, strict=True))
+            given = [
+                self._given(teacher, own, words, template, options, num_tokens)
+                for teacher, own in zip(teachers, chosen, strict=True)
             ]
-            results = self._searched(starts, words, matches, shown, seed)
+            starts = [self._starts(own, words, options, num_tokens, seed + task) for task, own in enumerate(given)]
+            search = search_method("pez") if self.search is None else self.search
+            if matches.kind == "noise" and isinstance(search, PEZRefine):
+                results = self._polished(search, given, starts, teachers, words, matches.followed, shown, seed)
+            else:
+                results = self._searched(search, starts, words, matches.followed, shown, seed)
         prompts = []
         for task, (teacher, result) in enumerate(zip(teachers, results, strict=True)):
             earlier = chosen[task]
@@ -478,7 +527,7 @@ class PromptDistiller:
             left["max_steps"] = 0
         return [result], dataclasses.replace(options, **left)
 
-    def _starts(
+    def _given(
         self,
         teacher: Teacher,
         selected: SearchResult | None,
@@ -486,9 +535,8 @@ class PromptDistiller:
         template: PromptTemplate,
         options: _Options,
         num_tokens: int,
-        seed: int,
     ) -> list[tuple[int, ...]]:
-        """Where the search of one task starts: what the original gives, then random tokens."""
+        """Prompts that the original of one task gives to start from."""
         given: list[tuple[int, ...]] = []
         if options.initial_prompt is not None:
             given.append(_encoded(options.initial_prompt, words, num_tokens))
@@ -507,18 +555,72 @@ class PromptDistiller:
                 given += [candidate.token_ids for candidate in selected.candidates[:2]]
             allowed = None if options.vocabulary is None else set(words.allowed_ids.tolist())
             given.append(tuple(i for i in teacher.ids if allowed is None or i in allowed)[:num_tokens])
-        given = list(dict.fromkeys(row for row in given if row))
+        return list(dict.fromkeys(row for row in given if row))
+
+    def _starts(
+        self, given: Sequence[tuple[int, ...]], words: Vocabulary, options: _Options, num_tokens: int, seed: int
+    ) -> list[tuple[int, ...]]:
+        """Where the search of one task starts: what the original gives, then random tokens."""
         count = max(0, options.restarts - len(given)) if self.search is not None else 0
         if not given and not count:
             raise SearchError("there is nothing to start from; use another method than a baseline")
         drawn = random_starts(words, count, num_tokens, seed).tolist() if count else []
         return _padded([*given, *map(tuple, drawn)], num_tokens)
 
+    def _polished(
+        self,
+        search: PEZRefine,
+        given: Sequence[Sequence[tuple[int, ...]]],
+        starts: Sequence[Sequence[tuple[int, ...]]],
+        teachers: Sequence[Teacher],
+        words: Vocabulary,
+        followed: Match,
+        options: _Options,
+        seed: int,
+    ) -> list[SearchResult]:
+        """Prompts that have the features of the originals, polished by what the denoiser predicts under them."""
+        alike = _mean([
+            match_features(self.backend, self._windows(teachers, template), template) for template in options.templates
+        ])  # fmt: skip
+        limits = dataclasses.replace(
+            options, max_evaluations=EXPLORATION * len(teachers), deadline=_share(options.deadline, 3), top_k=EXPLORED
+        )
+        explored = self._searched(search, starts, words, alike, limits, seed)
+        first = explored[0]
+        ended = first.stop_reason in ENDED
+        rest = dataclasses.replace(
+            options, max_steps=0 if ended else options.max_steps,
+            deadline=None if options.deadline is None else max(0.0, options.deadline - first.seconds),
+        )  # fmt: skip
+        num_tokens = len(starts[0][0])
+        polish = dataclasses.replace(
+            search.refine, candidates_per_slot=min(POLISH_CANDIDATES, search.refine.candidates_per_slot)
+        )
+        # What the original gave has other features, and may yet do more of what is followed: one start is of each kind.
+        kinds = [
+            [[one.token_ids for one in result.candidates], list(own)]
+            for result, own in zip(explored, given, strict=True)
+        ]
+        found = [
+            _padded(list(dict.fromkeys(_best(rows, followed, task, words) for rows in both if rows)), num_tokens)
+            for task, both in enumerate(kinds)
+        ]
+        looked = sum(len(rows) for both in kinds for rows in both)
+        return [
+            dataclasses.replace(
+                result, steps=result.steps + first.steps, seconds=result.seconds + first.seconds,
+                evaluations=result.evaluations + first.evaluations + looked,
+                stop_reason=first.stop_reason if ended else result.stop_reason,
+            )
+            for result in self._searched(polish, found, words, followed, rest, seed)
+        ]  # fmt: skip
+
     def _searched(
         self,
+        search: Search,
         starts: Sequence[Sequence[tuple[int, ...]]],
         words: Vocabulary,
-        matches: _Matches,
+        followed: Match,
         options: _Options,
         seed: int,
     ) -> list[SearchResult]:
@@ -527,13 +629,13 @@ class PromptDistiller:
         baseline = self.search is None
         max_steps = DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else options.max_steps
         return run_search(
-            search_method("pez") if self.search is None else self.search,
-            matches.followed,
-            matches.followed,
+            search,
+            followed,
+            followed,
             words,
             pack([row for rows in starts for row in rows]),
             groups=groups,
-            template=matches.followed.template,
+            template=followed.template,
             max_steps=0 if baseline else max_steps,
             max_evaluations=options.max_evaluations,
             deadline=options.deadline,
@@ -585,7 +687,7 @@ class PromptDistiller:
         try:
             provenance["faithfulness"] = self._faithfulness(best.text, matches, task, num_tokens).to_dict()
             attributions = self._attributions(best, scores[0], matches, task)
-            if teacher.text is not None:
+            if teacher.text is not None and matches.kind != "outputs":
                 lost = self._lost(teacher, best, matches.followed.template)
                 provenance["lost"] = [dataclasses.asdict(phrase) for phrase in lost]
         except KeyboardInterrupt:  # the prompt is found; nobody shall lose it to what is told of it
@@ -613,7 +715,7 @@ class PromptDistiller:
 
         def share(parts: Sequence[Match], quantity: str) -> Share:
             each = torch.tensor([part.distances(texts, task) for part in parts], dtype=torch.float64).mean(dim=0)
-            templates = tuple(part.template.text for part in parts)
+            templates = tuple(one.text for part in parts for one in getattr(part, "templates", (part.template,)))
             return Share(quantity, templates, float(each[0]), float(each[1]), float(each[2:].mean()))
 
         own = matches.followed
@@ -658,6 +760,12 @@ def _mean(parts: Sequence[Match]) -> Match:
 def _padded(rows: Sequence[Sequence[int]], num_tokens: int) -> list[tuple[int, ...]]:
     """The rows at this length: the longest row of a search's start bounds what it returns."""
     return [(*row, *[NO_TOKEN] * (num_tokens - len(row))) for row in rows]
+
+
+def _best(rows: Sequence[tuple[int, ...]], followed: Match, task: int, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The best of some prompts of a task."""
+    distances = followed.distances([vocabulary.decode(row) for row in rows], task)
+    return rows[distances.index(min(distances))]
 
 
 def _encoded(text: str, vocabulary: Vocabulary, num_tokens: int) -> tuple[int, ...]:

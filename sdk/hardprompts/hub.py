@@ -1,7 +1,8 @@
 """Prompts on the Hub: pushed in one commit, whole or not at all, and read back from there or from the cache.
 
-A repository holds a hard prompt (`prompt.json`), a soft prompt (`soft_prompt.json` beside `learned_embeds.safetensors`,
-which `pipe.load_textual_inversion` of diffusers reads, or beside an adapter of PEFT), or both, and a card, README.md.
+A repository holds a hard prompt (`prompt.json`; of a classifier `tuner.json` too), a soft prompt (`soft_prompt.json`
+beside `learned_embeds.safetensors`, which `pipe.load_textual_inversion` of diffusers reads, or beside an adapter of
+PEFT), or both, and a card, README.md.
 The client is huggingface_hub, with its settings: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE.
 """
 
@@ -24,7 +25,12 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo
 
+    from hardprompts.classification.saved import SavedTuner
+
 CARD = "README.md"
+
+#: A classifier, beside its prompt.
+TUNER_FILE_NAME = "tuner.json"
 
 #: What is known of a soft prompt beside its embeddings.
 SOFT_FILE_NAME = "soft_prompt.json"
@@ -51,7 +57,7 @@ _SOFT_FILES = (
 )
 
 #: What is written here, and so is removed when a newer push has no such file.
-_OURS = (FILE_NAME, *_SOFT_FILES[:6])
+_OURS = (FILE_NAME, TUNER_FILE_NAME, *_SOFT_FILES[:6])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +85,7 @@ def push(
     hard_prompt: HardPrompt | None = None,
     soft_prompt: SoftPrompt | None = None,
     *,
+    tuner: "SavedTuner | None" = None,
     private: bool | None = None,
     token: str | None = None,
     commit_message: str = "Upload with hardprompts",
@@ -93,6 +100,7 @@ def push(
 
     Args:
         repo_id: "user/name".
+        tuner: a fitted classifier, whose prompt `hard_prompt` then is.
         private: whether only its owner may see the repository; None for what it is already, or public if it is new.
             What exists is never opened or closed.
         token: default the one that `hf auth login` stored, or HF_TOKEN.
@@ -111,7 +119,7 @@ def push(
         raise ValueError(f"create_pr proposes a change to the main branch; revision={revision!r} cannot go with it")
     if not commit_message.strip():
         raise ValueError("commit_message is empty; say what is pushed")
-    files = contents(repo_id, hard_prompt, soft_prompt, license=license)
+    files = contents(repo_id, hard_prompt, soft_prompt, tuner=tuner, license=license)
     with _clear_errors("pushing to", repo_id, revision, token):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -140,7 +148,12 @@ def push(
 
 
 def contents(
-    repo_id: str, hard_prompt: HardPrompt | None, soft_prompt: SoftPrompt | None, *, license: str | None = None
+    repo_id: str,
+    hard_prompt: HardPrompt | None,
+    soft_prompt: SoftPrompt | None,
+    *,
+    tuner: "SavedTuner | None" = None,
+    license: str | None = None,
 ) -> dict[str, bytes]:
     """The files that a push writes, by name, the card among them.
 
@@ -152,12 +165,15 @@ def contents(
     if not is_repo_id(repo_id):
         raise HubError(_no_repository(repo_id))
     files: dict[str, bytes] = {}
+    if tuner is not None:
+        files[TUNER_FILE_NAME] = tuner.to_json().encode()
+        hard_prompt = tuner.prompt
     if hard_prompt is not None:
         files[FILE_NAME] = hard_prompt.to_json().encode()
     if soft_prompt is not None:
         soft_prompt = soft_prompt if soft_prompt.name else _renamed(soft_prompt, repo_id)
         files |= soft_files(soft_prompt)
-    return {CARD: render_card(repo_id, hard_prompt, soft_prompt, license).encode(), **files}
+    return {CARD: render_card(repo_id, hard_prompt, soft_prompt, license, tuner).encode(), **files}
 
 
 def _no_repository(repo_id: str) -> str:
@@ -197,6 +213,7 @@ def _is_ours(api: "HfApi", repo_id: str, commit: str) -> bool:
 def hard_prompt_folder(
     place: str,
     *,
+    file_name: str = FILE_NAME,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -205,13 +222,16 @@ def hard_prompt_folder(
     """The folder of the cache that holds `prompt.json` of a repository, or `place` itself if that is none.
 
     See `HardPrompt.from_pretrained`.
+
+    Args:
+        file_name: another file to look for: that of a classifier.
     """
     if not is_repo_id(place):
         return Path(place)
-    with _clear_errors("reading", place, revision, token, FILE_NAME):
+    with _clear_errors("reading", place, revision, token, file_name):
         path = _client(token).hf_hub_download(
             place,
-            FILE_NAME,
+            file_name,
             revision=revision,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             local_files_only=local_files_only,

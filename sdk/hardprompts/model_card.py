@@ -5,11 +5,15 @@ row of backticks in it, with control characters as escapes, so that it is shown 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hardprompts.prompts import HardPrompt, printable
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.softprompts.prompt import ENCODER_DECODER, LANGUAGE_MODEL
+
+if TYPE_CHECKING:
+    from hardprompts.classification.saved import SavedTuner
 
 #: Stands in the cards written here: only those are written anew when a prompt is pushed again.
 MARK = "<!-- Written by hardprompts. Remove this line to keep what you change here. -->"
@@ -22,13 +26,18 @@ _HUB_SCHEMES = ("transformers:", "diffusers:", "open_clip:hf-hub:")
 
 
 def render_card(
-    repo_id: str, hard_prompt: HardPrompt | None, soft_prompt: SoftPrompt | None = None, license: str | None = None
+    repo_id: str,
+    hard_prompt: HardPrompt | None,
+    soft_prompt: SoftPrompt | None = None,
+    license: str | None = None,
+    tuner: "SavedTuner | None" = None,
 ) -> str:
     """The README.md of a repository that holds a hard prompt, a soft prompt, or both.
 
     Args:
         repo_id: "user/name", for the lines that show how to load them.
         license: an identifier of the Hub ("cc0-1.0", say), or None to name none.
+        tuner: the classifier that the hard prompt is of, with its report.
 
     Raises:
         ValueError: neither prompt was given.
@@ -36,11 +45,14 @@ def render_card(
     if hard_prompt is None and soft_prompt is None:
         raise ValueError("a card needs a hard prompt or a soft prompt, and there is neither")
     parts = [f"# {repo_id.rpartition('/')[2]}"]
-    if hard_prompt is not None:
+    if tuner is not None:
+        parts.append(_classifier_section(repo_id, tuner))
+    elif hard_prompt is not None:
         parts.append(_hard_section(repo_id, hard_prompt))
     if soft_prompt is not None:
         parts.append(_soft_section(repo_id, soft_prompt))
-    return f"---\n{_metadata(hard_prompt, soft_prompt, license)}\n---\n{MARK}\n\n" + "\n\n".join(parts) + "\n"
+    metadata = _metadata(hard_prompt, soft_prompt, license, tuner is not None)
+    return f"---\n{metadata}\n---\n{MARK}\n\n" + "\n\n".join(parts) + "\n"
 
 
 def hub_model(name: str) -> str:
@@ -89,20 +101,24 @@ def _longest_run(text: str) -> int:
     return max((len(list(run)) for letter, run in itertools.groupby(text) if letter == "`"), default=0)
 
 
-def _metadata(hard_prompt: HardPrompt | None, soft_prompt: SoftPrompt | None, license: str | None) -> str:
+def _metadata(
+    hard_prompt: HardPrompt | None, soft_prompt: SoftPrompt | None, license: str | None, classifier: bool
+) -> str:
     """The YAML at the top, by the Hub's own class for it."""
     from huggingface_hub import ModelCardData
 
     tags = ["hardprompts"]
     task, base = "text-to-image", ""
     if hard_prompt is not None:
-        tags += ["hard-prompt", "prompt-inversion"]
+        tags += ["hard-prompt", "prompt-tuning" if classifier else "prompt-inversion"]
         base = hub_model(hard_prompt.model)
     if soft_prompt is not None:
         of_language_model = soft_prompt.encoders in (LANGUAGE_MODEL, ENCODER_DECODER)
         tags += ["soft-prompt", "prompt-tuning" if of_language_model else "textual_inversion"]
+        tags = list(dict.fromkeys(tags))
         task = "text-generation" if of_language_model else task
         base = base or next(filter(is_repo_id, soft_prompt.base_models), "")
+    task = "text-classification" if classifier else task
     data = ModelCardData(
         base_model=base or None, library_name="hardprompts", license=license, pipeline_tag=task, tags=tags
     )
@@ -150,6 +166,55 @@ def _hard_section(repo_id: str, prompt: HardPrompt) -> str:
         )
     )
     return "\n\n".join(parts)
+
+
+def _classifier_section(repo_id: str, tuner: "SavedTuner") -> str:
+    prompt, report, words = tuner.prompt, tuner.report, tuner.verbalizer
+    facts: list[tuple[str, object]] = [
+        ("model", tuner.model), ("template", tuner.parameters.get("template")), ("method", prompt.method),
+        ("tokens", len(prompt.token_ids)), ("seed", prompt.seed), ("stopped", prompt.stop_reason),
+        ("evaluations", prompt.evaluations or None),
+        *((f"word{'s' * (len(own) > 1)} of class {place}", f"{label}: {', '.join(own)}")
+          for place, (label, own) in enumerate(zip(words.classes, words.words, strict=True))),
+    ]  # fmt: skip
+    parts = [
+        "A few words that make a frozen language model tell the class of a text. They were found by a search, so they "
+        "need not read well.",
+        code_fence(prompt.text),
+        _facts(facts),
+        _measured(report),
+    ]
+    notes = [note for note in report.get("notes") or () if isinstance(note, str)]
+    if notes:
+        parts.append("\n".join(f"- {code_span(note)}" for note in notes))
+    parts.append(
+        _python(
+            "from hardprompts import ClassifierPromptTuner",
+            "",
+            f'tuner = ClassifierPromptTuner.from_pretrained("{repo_id}")',
+            'tuner.predict(["a text"])',
+        )
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    """The report of a classifier as a table: the prompt beside the empty template."""
+    rows = []
+    for name, key in (("this prompt", "prompt"), ("no prompt", "empty_template")):
+        figures = report.get(key)
+        if not isinstance(figures, Mapping):
+            return ""
+        numbers = [figures.get(field) for field in ("accuracy", "balanced_accuracy", "category_errors")]
+        shown = [f"{float(value):.3f}" if isinstance(value, int | float) else "" for value in numbers]
+        answers = figures.get("histogram")
+        counts = "/".join(str(int(count)) for count in answers) if isinstance(answers, list | tuple) else ""
+        rows.append(f"| {name} | {' | '.join(shown)} | {counts} |")
+    count = report["prompt"].get("count")
+    texts = f"{int(count)} " if isinstance(count, int) else ""
+    on = "held-out texts" if report.get("measured_on") == "holdout" else "texts that it was learned from"
+    head = "| | accuracy | balanced accuracy | no label at all | answers by class |\n|---|---|---|---|---|"
+    return f"Measured on {texts}{on}:\n\n{head}\n" + "\n".join(rows)
 
 
 def _soft_section(repo_id: str, prompt: SoftPrompt) -> str:

@@ -18,7 +18,7 @@ from hardprompts.conditioning import text_from_conditioning  # noqa: E402
 from hardprompts.denoising import backend_of  # noqa: E402
 from hardprompts.learning import learn_soft_prompt  # noqa: E402
 from hardprompts.matching import ContextStates, match_states, own_latents  # noqa: E402
-from hardprompts.methods import Refine  # noqa: E402
+from hardprompts.methods import PEZRefine, Refine  # noqa: E402
 from hardprompts.prompts import PromptTemplate  # noqa: E402
 from hardprompts.testing import toy_backend  # noqa: E402
 from hardprompts_diffusers import enable_prompt_inversion  # noqa: E402
@@ -189,6 +189,29 @@ def test_a_denoiser_s_predictions_are_matched_without_any_picture(sd: Any) -> No
     assert other.matched.value < 0.9 and other.matched.distance > 0
     pictured = distiller.distill(soft, num_tokens=2, images=families.IMAGE, max_steps=0, **options)
     assert pictured.text == "red house"
+
+
+def test_the_default_explores_by_features_and_polishes_what_the_denoiser_predicts(sd: Any) -> None:
+    words = sd.vocabulary.embed(torch.tensor(sd.vocabulary.encode("red house")))
+    soft = words + 0.2 * words.std() * torch.randn(words.shape, generator=torch.Generator().manual_seed(1))
+    options: dict[str, Any] = {"num_tokens": 2, "num_noises": 2, "noises_per_step": None, **QUICK, "restarts": 2}
+    default = PromptDistiller(sd, PEZRefine(explore_steps=3, refine=Refine(candidates_per_slot=6)))
+    by_features = default.distill(soft, match="features", **options)
+    found = default.distill(soft, match="noise", max_evaluations=60, **options)
+    # Scored by what the denoiser predicts, no worse than what the features led to, and no change improves it.
+    start = default.faithfulness(by_features.text, soft, match="noise", **options).matched.distance
+    assert found.provenance["match"] == "noise" and found.score == pytest.approx(
+        1 - default.faithfulness(found.text, soft, match="noise", **options).matched.distance, abs=1e-4
+    )
+    assert found.score >= 1 - start - 1e-4
+    told: list[int] = []
+
+    def stop(progress: Any) -> bool:
+        told.append(progress.evaluations)
+        return True
+
+    cancelled = default.distill(soft, match="noise", callback=stop, **options)
+    assert cancelled.stop_reason == "cancelled" and len(told) == 1 and cancelled.text
 
 
 def test_auto_takes_the_states_of_what_the_model_sees_whole_and_features_of_longer_texts(sd: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import hardprompts_emoji
+from hardprompts import BackendError, load_backend
+from hardprompts.cli import app
 from hardprompts_emoji import glosses
 from hardprompts_emoji.glosses import LABELS, TASK, load_glosses
 from hardprompts_emoji.recipe import build_glosses, lm_texts
@@ -231,13 +235,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = torch.cat([torch.tensor([end]), pattern, torch.full((build_lm_tokenizer.CONTEXT_LENGTH,), end)])
     stream = train_lm.TokenStream(tokens.to(torch.int16), torch.arange(1, 400, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train_lm.MODELS, "emoji-lm", train_lm.ModelSizes(3, 32, 1, 2, 0.0, 3e-2, 1000))
+        patch.setitem(train_lm.MODELS, "emoji-lm", train_lm.ModelSizes(3, 32, 1, 2, 0.0, 0.3, 1000))
         trainer = train_lm.Trainer(
             train_lm.MODELS["emoji-lm"], stream, stream, work_dir / "emoji-lm", torch.device("cpu")
         )
-        untrained = train_lm.validation_loss(trainer.model, stream, 8)
+        untrained = train_lm.validation_loss(trainer.model, stream, 8, trainer.weights)
         for _ in range(30):
-            trainer.step(4, 1e-2)
+            trainer.step(4, 0.0)
         assert trainer.validate(8) < 0.3 * untrained
         trainer.save()
         resumed = train_lm.Trainer(trainer.sizes, stream, stream, trainer.folder, trainer.device)
@@ -281,3 +285,62 @@ def test_models_predict_held_out_definitions(name: str) -> None:
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(ids), reduction="none"))
     assert math.exp(float(torch.cat(losses).mean())) < bound
     assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+# --- as backends --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model with random weights where the embedded one would be."""
+    model = train_lm.build_model(train_lm.ModelSizes(3, 32, 1, 2, 0.0, 0.3, 1000))
+    folder = tmp_path / "models" / "emoji-lm"
+    model.half().save_pretrained(folder)
+    build_lm_tokenizer.save(build_lm_tokenizer.build(), folder)
+    monkeypatch.setattr(hardprompts_emoji, "_MODELS", folder.parent)
+    return folder
+
+
+def test_the_language_model_opens_by_its_name(installed: Path) -> None:
+    backend = load_backend("emoji:emoji-lm", device="cpu")
+    assert backend.name == "emoji:emoji-lm"
+    assert backend.language_model is not None
+    assert backend.language_model.kind == "causal"
+    assert "definitions" in backend.note
+    assert backend.dtype == torch.float32
+    with pytest.raises(BackendError, match="emoji:emoji-lm-large.*install hardprompts again"):
+        load_backend("emoji:emoji-lm-large", device="cpu")
+
+
+def test_tune_takes_the_embedded_model_where_none_is_named(installed: Path, tmp_path: Path) -> None:
+    table = tmp_path / "texts.csv"
+    table.write_text(
+        "text,label\n"
+        + "".join(f"{g.text!r},{g.label}\n" for g in load_glosses("train", ("animal", "food"), per_class=6))
+    )
+    options = ["--steps", "1", "--restarts", "1", "--tokens", "2", "--seed", "0", "--save", str(tmp_path / "tuner")]
+    run = CliRunner().invoke(app, ["tune", str(table), *options])
+    assert run.exit_code == 0, run.output
+    assert run.stdout.strip()
+    answers = CliRunner().invoke(app, ["classify", str(tmp_path / "tuner"), str(table)])
+    assert answers.exit_code == 0, answers.output
+    assert answers.stdout.splitlines()[0] == "text,label"
+    assert all(line.endswith((",animal", ",food")) for line in answers.stdout.splitlines()[1:])
+
+
+def test_tune_with_shots_compares_draws(installed: Path, tmp_path: Path) -> None:
+    glosses = load_glosses("train", ("animal", "food"), per_class=8)
+    table = tmp_path / "texts.csv"
+    table.write_text("text,label\n" + "".join(f'"{g.text}",{g.label}\n' for g in glosses if '"' not in g.text))
+    options = ["--steps", "1", "--restarts", "1", "--tokens", "2", "--shots", "1", "--seeds", "2"]
+    run = CliRunner().invoke(app, ["tune", str(table), *options])
+    assert run.exit_code == 0, run.output
+    head, _, row = run.stdout.splitlines()
+    assert "gain" in head and row.split("|")[1:3] == [" 1     ", " 2     "]
+    assert run.stderr.count("seed ") == 2
+    listed = CliRunner().invoke(app, ["tune", str(table), *options, "--json", "--test", str(table)])
+    assert [one["seed"] for one in json.loads(listed.stdout)["runs"]] == [0, 1]
+    refused = CliRunner().invoke(app, ["tune", str(table), *options, "--save", str(tmp_path / "x")])
+    assert refused.exit_code == 2 and "--save" in refused.stderr
+    refused = CliRunner().invoke(app, ["tune", str(table), "--test", str(table)])
+    assert refused.exit_code == 2 and "--shots" in refused.stderr

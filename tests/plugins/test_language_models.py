@@ -170,7 +170,14 @@ def test_gradients_reach_the_embeddings_alone(opened) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{prompt} {text} It was {label}", "{text} {prompt} It was {label}", "{text}\n{prompt}: {label}"]
+    "template",
+    [
+        "{prompt} {text} It was {label}",
+        "{text} {prompt} It was {label}",
+        "{text}\n{prompt}: {label}",
+        "It:\n\n{prompt}\n{text} It was {label}",
+        "It  {prompt} {text} It was {label}",
+    ],
 )
 def test_the_filled_text_has_exactly_the_ids_that_were_scored(opened, template: str) -> None:
     backend, _, tokenizer = opened
@@ -186,6 +193,7 @@ def test_the_filled_text_has_exactly_the_ids_that_were_scored(opened, template: 
         if ids is None or vocabulary.respelled(ids, parts.encoder.template.for_search()) != ids:
             continue
         prompt = vocabulary.decode(ids)
+        assert all(vocabulary.decode([i]) for i in ids), "white space of the template is no part of the prompt"
         good = [text for text in TEXTS if text.strip() and not parts.encoder.misread(prompt, ids, [text])]
         kept += len(good)
         for text in good:

@@ -182,6 +182,13 @@ def test_files_soft_prompts_and_tensors_say_the_same(tmp_path: Path) -> None:
     assert DISTILLER.distill(prompt, num_tokens=2, max_steps=1, **QUICK).provenance["original"] == "<red-boat>"
 
 
+def test_a_soft_prompt_tells_what_it_says() -> None:
+    prompt = soft_prompt_of(noisy("old boat", 0.05), VOCABULARY)
+    found = prompt.to_hard(BACKEND, **QUICK)
+    assert found.text == DISTILLER.distill(prompt, **QUICK).text == "old boat"
+    assert prompt.to_hard(BACKEND, 1, method="nearest", **QUICK).method == "nearest"
+
+
 def test_the_parts_of_a_soft_prompt_are_found_by_their_widths() -> None:
     prompt = SoftPrompt({"clip_l": torch.randn(2, 768), "clip_g": torch.randn(2, 1280)})
     assert encoders_for(prompt, (1280, 768), "m") == ("clip_g", "clip_l")

@@ -20,10 +20,12 @@ from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from hardprompts import Candidate, FileFormatError, HardPrompt, HubError, SoftPrompt
+from hardprompts import Candidate, ClassifierPromptTuner, FileFormatError, HardPrompt, HubError, SoftPrompt
 from hardprompts import hub as module
+from hardprompts.classification import Verbalizer
 from hardprompts.cli import app
 from hardprompts.model_card import MARK, hub_model, render_card
+from hardprompts.testing import toy_language_model
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -669,3 +671,59 @@ def test_the_commands_fail_in_one_line(hub: LoopbackHub, tmp_path: Path) -> None
 
 def test_the_client_is_the_real_one() -> None:
     assert huggingface_hub.HfApi.create_commit.__module__ == "huggingface_hub.hf_api"
+
+
+# --- classifiers --------------------------------------------------------------------------
+
+
+def fitted_tuner(**options: Any) -> ClassifierPromptTuner:
+    texts = ["red fire", "old night", "green fire", "dark night"] * 4
+    chosen: dict[str, Any] = {"num_tokens": 2, "restarts": 1, "max_steps": 2, "random_state": 0, "progress": False}
+    tuner = ClassifierPromptTuner(toy_language_model(), template="{prompt} {text} the {label}", **{**chosen, **options})
+    return tuner.fit(texts, ["sun", "moon"] * 8)
+
+
+def test_a_classifier_goes_there_and_comes_back(hub: LoopbackHub) -> None:
+    tuner = fitted_tuner()
+    pushed = tuner.push_to_hub("alice/weather", license="cc0-1.0")
+    assert set(hub.repos["alice/weather"].files) == {".gitattributes", "README.md", "prompt.json", "tuner.json"}
+    texts = ["red fire", "dark night"]
+    loaded = ClassifierPromptTuner.from_pretrained("alice/weather", model=toy_language_model())
+    assert (loaded.predict_proba(texts) == tuner.predict_proba(texts)).all()
+    assert loaded.report_ == tuner.report_
+    assert HardPrompt.from_pretrained("alice/weather", revision=pushed.revision) == tuner.hard_prompt_
+    assert not tuner.push_to_hub("alice/weather", license="cc0-1.0").changed
+    tuner.hard_prompt_.push_to_hub("alice/weather")
+    assert "tuner.json" not in hub.repos["alice/weather"].files, "a prompt alone is no classifier any more"
+    with pytest.raises(HubError, match=r"no tuner\.json"):
+        ClassifierPromptTuner.from_pretrained("alice/weather")
+    with pytest.raises(ValueError, match="not fitted"):
+        ClassifierPromptTuner(toy_language_model()).push_to_hub("alice/weather")
+
+
+def test_the_card_of_a_classifier_has_its_report() -> None:
+    tuner = fitted_tuner()
+    card = module.contents("alice/weather", None, None, tuner=tuner._saved())["README.md"].decode()
+    metadata, tokens = parsed(card)
+    assert metadata["pipeline_tag"] == "text-classification"
+    assert metadata["tags"] == ["hardprompts", "hard-prompt", "prompt-tuning"]
+    assert f"| this prompt | {tuner.report_['prompt']['accuracy']:.3f} |" in card
+    assert f"| no prompt | {tuner.report_['empty_template']['accuracy']:.3f} |" in card
+    spans = [token.content for token in everything(tokens) if token.type == "code_inline"]
+    assert "{prompt} {text} the {label}" in spans and "sun: sun" in spans
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_nothing_in_a_classifier_becomes_markup(text: str) -> None:
+    saved = fitted_tuner()._saved()
+    words = Verbalizer((text, "b"), ((text.strip(),), ("b",)))
+    hostile = dataclasses.replace(
+        saved, model=text, parameters={**saved.parameters, "template": text}, verbalizer=words,
+        prompt=dataclasses.replace(saved.prompt, text=text, method=text, stop_reason=text),
+        report={**saved.report, "notes": [text], "measured_on": text},
+    )  # fmt: skip
+    _, tokens = parsed(module.contents("alice/x", None, None, tuner=hostile)["README.md"].decode())
+    listed = everything(tokens)
+    assert not {token.type for token in listed} & {"html_inline", "link_open", "image"}
+    assert [token.content.strip() for token in listed if token.type == "html_block"] == [MARK]
+    assert len([token for token in listed if token.type == "heading_open"]) == 1

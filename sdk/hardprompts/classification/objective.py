@@ -18,7 +18,30 @@ from hardprompts.objectives import Evaluation
 FluencyKind = Literal["ids", "embeddings"]
 
 #: Tokens of all rows that go through the model at once, where nothing else is said.
-MAX_BATCH_TOKENS = {"cpu": 4096, "mps": 16384, "cuda": 65536}
+MAX_BATCH_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}
+
+
+def row_batches(
+    model: LanguageModel, rows: Sequence[Row], prompts: int, added: int, max_tokens: int | None = None
+) -> Iterator[tuple[slice, list[int]]]:
+    """(prompts, rows) that go through a model together: all pairs are met once, rows of like length side by side.
+
+    Args:
+        prompts: how many prompts each row is met with.
+        added: tokens that a row has beside its own: those of a prompt and of a label.
+        max_tokens: of all rows of a batch; a longer row is a batch by itself. None: by the device.
+    """
+    limit = max_tokens or MAX_BATCH_TOKENS.get(model.vocabulary.table.device.type, 4096)
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    start = 0
+    while start < len(order):
+        width = len(rows[order[start]]) + added
+        size = max(1, limit // width)  # prompts times rows
+        count = max(1, min(len(order) - start, size))
+        at_once = max(1, size // count)
+        for first in range(0, prompts, at_once):
+            yield slice(first, first + at_once), order[start : start + count]
+        start += count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,13 +73,16 @@ class LabelReader:
                     found[prompt_part, places] += added
         return found
 
-    def first_choices(self, rows: Sequence[Row]) -> Int[Tensor, " rows"]:
+    def first_choices(
+        self, rows: Sequence[Row], prompt: Float[Tensor, "1 prompt_tokens dim"] | None = None
+    ) -> Int[Tensor, " rows"]:
         """The token that the model itself would begin the label with, out of its whole vocabulary."""
+        prompt = self._no_prompt() if prompt is None else prompt
         found = torch.zeros(len(rows), dtype=torch.long)
         with torch.no_grad():
-            for _, part in self.batches(rows, 1, 0):
+            for _, part in self.batches(rows, 1, prompt.shape[1]):
                 query = self.labels.queries[0]
-                inputs = Inputs.create(self.model, [rows[i] for i in part], self._no_prompt(), query)
+                inputs = Inputs.create(self.model, [rows[i] for i in part], prompt, query)
                 states = self.model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
                 at = states[torch.arange(len(part), device=states.device), inputs.read_at]
                 found[torch.tensor(part)] = self.model.logits(at).argmax(dim=-1).cpu()
@@ -78,18 +104,8 @@ class LabelReader:
         return (inputs, states), words.reshape(len(prompts), len(rows), -1)
 
     def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> Iterator[tuple[slice, list[int]]]:
-        """(prompts, rows) that go through the model together: all pairs are met once."""
-        limit = self.max_batch_tokens or MAX_BATCH_TOKENS.get(self.model.vocabulary.table.device.type, 4096)
-        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        start = 0
-        while start < len(order):
-            width = len(rows[order[start]]) + prompt_tokens + self.labels.longest
-            size = max(1, limit // width)  # prompts times rows
-            count = max(1, min(len(order) - start, size))
-            at_once = max(1, size // count)
-            for first in range(0, prompts, at_once):
-                yield slice(first, first + at_once), order[start : start + count]
-            start += count
+        """(prompts, rows) that go through the model together; see `row_batches`."""
+        return row_batches(self.model, rows, prompts, prompt_tokens + self.labels.longest, self.max_batch_tokens)
 
     def _no_prompt(self) -> Tensor:
         table = self.model.vocabulary.table

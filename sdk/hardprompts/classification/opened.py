@@ -9,11 +9,12 @@ from torch import Tensor
 
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.objective import LabelReader
-from hardprompts.classification.rows import RowEncoder
+from hardprompts.classification.rows import Row, RowEncoder
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.classification.verbalizer import LabelTokens, Verbalizer
 from hardprompts.encoders import Backend, LanguageModel
 from hardprompts.errors import BackendError
+from hardprompts.search import Search
 
 
 def language_model(backend: Backend) -> LanguageModel:
@@ -28,6 +29,12 @@ def language_model(backend: Backend) -> LanguageModel:
             "of one"
         )
     return backend.language_model
+
+
+def language_model_search(method: Search) -> Search:
+    """A method with its own settings for language models, where it has any."""
+    settings = getattr(method, "for_language_models", None)
+    return method if settings is None else settings()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,22 +87,41 @@ class PromptedModel:
         """The label words as tokens."""
         return self.reader.labels
 
-    def class_scores(self, prompt: str, texts: Sequence[str]) -> Float[Tensor, "rows classes"]:
-        """The logarithm of the likelihood of each class, of the filled texts as the model's tokenizer reads them."""
-        rows = [self.encoder.filled_row(prompt, self.encoder.cut(text)) for text in texts]
-        return self.labels.class_scores(self.reader.word_scores(rows)[0], length_normalized=self.length_normalized)
+    def class_scores(
+        self, prompt: str | Float[Tensor, "tokens dim"], texts: Sequence[str]
+    ) -> Float[Tensor, "rows classes"]:
+        """The logarithm of the likelihood of each class, of the filled texts as the model's tokenizer reads them.
+
+        Args:
+            prompt: text, or a soft prompt as its token embeddings.
+        """
+        return self._scores(*self._rows(prompt, texts))
 
     def measure(
-        self, prompt: str, texts: Sequence[str], targets: Sequence[int], *, with_category_errors: bool = True
+        self,
+        prompt: str | Float[Tensor, "tokens dim"],
+        texts: Sequence[str],
+        targets: Sequence[int],
+        *,
+        with_category_errors: bool = True,
     ) -> Measures:
-        """How well a prompt does on labelled texts; "" is the empty template."""
+        """How well a prompt, or a soft prompt, does on labelled texts; "" is the empty template."""
+        rows, soft = self._rows(prompt, texts)
+        scores = self._scores(rows, soft)
         if not with_category_errors:
-            return Measures.of(self.class_scores(prompt, texts), targets)
-        rows = [self.encoder.filled_row(prompt, self.encoder.cut(text)) for text in texts]
-        words = self.reader.word_scores(rows)[0]
-        scores = self.labels.class_scores(words, length_normalized=self.length_normalized)
-        starts = self.labels.first_ids
-        return Measures.of(scores, targets, self.reader.first_choices(rows), starts)
+            return Measures.of(scores, targets)
+        return Measures.of(scores, targets, self.reader.first_choices(rows, soft), self.labels.first_ids)
+
+    def _rows(self, prompt: str | Tensor, texts: Sequence[str]) -> tuple[list[Row], Tensor | None]:
+        """The rows of the texts, and what goes into their open places: of a text nothing."""
+        cut = [self.encoder.cut(text) for text in texts]
+        if isinstance(prompt, str):
+            return [self.encoder.filled_row(prompt, text) for text in cut], None
+        return [self.encoder.row(text) for text in cut], prompt.detach().to(self.encoder.model.vocabulary.table)[None]
+
+    def _scores(self, rows: Sequence[Row], soft: Tensor | None) -> Float[Tensor, "rows classes"]:
+        words = self.reader.word_scores(rows, soft)[0]
+        return self.labels.class_scores(words, length_normalized=self.length_normalized)
 
     def prior(self, prompt: str, content_free: Sequence[str] = ("N/A", "", "[MASK]")) -> Float[Tensor, " classes"]:
         """log p of the classes where the text says nothing: what a calibration takes away.

@@ -61,7 +61,7 @@ class RowEncoder:
     def row(self, text: str) -> Row:
         """The ids of a filled template, PROMPT and LABEL in the open places."""
         around = self.template.surroundings(text)
-        before = self.model.vocabulary.encode(around.before.rstrip())
+        before = self.model.vocabulary.ids_before(around.before)
         first, second = (PROMPT, LABEL) if self.template.prompt_is_first else (LABEL, PROMPT)
         return self._framed([*before, first, *self._behind(around.between), second, *self._behind(around.behind)])
 

@@ -31,8 +31,8 @@ class SavedTuner:
     prompt: HardPrompt
     report: Mapping[str, Any]
 
-    def write(self, folder: Path) -> Path:
-        """Writes tuner.json into a folder, which is made if need be; returns the file's path.
+    def to_json(self) -> str:
+        """What tuner.json holds.
 
         Raises:
             HardPromptsError: a label is neither a number, a string nor an enum.
@@ -46,7 +46,15 @@ class SavedTuner:
             "report": dict(self.report),
             "prompt": self.prompt.to_dict(),
         }
-        return write_text_atomically(folder / FILE_NAME, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+        return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+
+    def write(self, folder: Path) -> Path:
+        """Writes tuner.json into a folder, which is made if need be; returns the file's path.
+
+        Raises:
+            HardPromptsError: a label is neither a number, a string nor an enum.
+        """
+        return write_text_atomically(folder / FILE_NAME, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> "SavedTuner":

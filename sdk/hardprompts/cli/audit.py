@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 from hardprompts.errors import BackendError, FileFormatError, HardPromptsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hardprompts.encoders import Backend
     from hardprompts.softprompts import SoftPrompt
     from hardprompts.softprompts.audit import Audit, Decoded
     from hardprompts.softprompts.geometry import GeometryReport
+    from hardprompts.softprompts.robustness import RobustnessReport
 
 #: Seconds that the search for words may take.
 DECODING_SECONDS = 20.0
+
+#: Where a prompt of a language model stands when nothing else is known of its use.
+BEFORE_TEXT = "{} The"
 
 
 def audits_of(
@@ -69,7 +75,7 @@ def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode:
     from hardprompts.softprompts.audit import Audit
     from hardprompts.softprompts.geometry import analyze
     from hardprompts.softprompts.nearest import decode_nearest
-    from hardprompts.softprompts.robustness import Spread, robustness
+    from hardprompts.softprompts.robustness import Spread
 
     if backend is None:
         return Audit(prompt)
@@ -81,10 +87,8 @@ def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode:
     if plots:
         try:
             with torch.no_grad():
-                robust = robustness(
-                    embeddings, vocabulary, backend.text_encoder.encode, backend.text_encoder.max_tokens
-                )
-        except (ValueError, BackendError) as error:  # of a language model, say, which has no text features
+                robust = _robustness(embeddings, backend)
+        except (ValueError, BackendError) as error:
             notes.append(f"Robustness was not measured: {error}.")
     decoded, why_not = _decoded(prompt, encoder, backend) if decode else (None, "")
     return Audit(
@@ -100,6 +104,21 @@ def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode:
     )
 
 
+def _robustness(embeddings: "Tensor", backend: "Backend") -> "RobustnessReport":
+    """What shrinking and turning leave: of text features, or of what a language model expects to read next."""
+    from hardprompts.language_matching import output_features
+    from hardprompts.prompts import PromptTemplate
+    from hardprompts.softprompts.robustness import robustness
+
+    model, vocabulary = backend.language_model, backend.vocabulary
+    if model is None:
+        return robustness(embeddings, vocabulary, backend.text_encoder.encode, backend.text_encoder.max_tokens)
+    return robustness(
+        embeddings, vocabulary, output_features(model), model.max_tokens, template=PromptTemplate(BEFORE_TEXT),
+        quantity="words that the model expects next",
+    )  # fmt: skip
+
+
 def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[Decoded | None, str]":
     """The words that make the model do the same; or why there are none."""
     from hardprompts.distiller import PromptDistiller
@@ -108,7 +127,7 @@ def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[D
     try:
         found = PromptDistiller(backend).distill(
             prompt.embeddings[encoder],
-            inside="a photo of {}",
+            inside="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
             deadline=DECODING_SECONDS,
             seed=0,
             progress=False,
@@ -160,6 +179,6 @@ def _compared(audit: "Audit", geometry: "GeometryReport") -> list[str]:
     if audit.nearest is not None:
         note = "; so far away, words are known to keep little of what it does" if audit.is_far else ""
         if audit.robustness is not None:
-            note = f"; they keep {audit.robustness.nearest_kept:.0%} of its effect on the text features"
+            note = f"; they keep {audit.robustness.nearest_kept:.0%} of its effect on the {audit.robustness.quantity}"
         found.append(f"nearest words: {audit.nearest.text!r}{note}")
     return found

@@ -5,12 +5,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.screen import clear_errors, fail, say
+from hardprompts.prompts import printable
+
+if TYPE_CHECKING:
+    from hardprompts.classifier import ClassifierPromptTuner
 
 Table = Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table with a head; .tsv is split at tabs.")]
 TextColumn = Annotated[str, typer.Option("--text-column", help="The column of the texts.")]
@@ -74,7 +78,13 @@ def tune(
     fluency_weight: Annotated[float | None, typer.Option(help="Share of the prompt's own likelihood.")] = None,
     holdout: Annotated[float, typer.Option(help="Share of the examples that the prompt is chosen by.")] = 0.2,
     restarts: Annotated[int, typer.Option(help="Prompts searched for in one batch.")] = 4,
-    seeds: Annotated[int, typer.Option(help="Searches, one after the other.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Searches, one after the other; with --shots, draws of examples.")] = 1,
+    shots: Annotated[
+        int | None, typer.Option(metavar="K", help="Learn from K examples of each class, as many more to choose by.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="TEST.csv", help="With --shots: measure on these (default: all others).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the method, at most.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds, at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the result repeatable.")] = None,
@@ -90,7 +100,8 @@ def tune(
 ) -> None:
     """Find a few words that make a frozen language model tell the labels of texts.
 
-    Prints the prompt; Ctrl-C ends the search with the best so far.
+    Prints the prompt; Ctrl-C ends the search with the best so far. With --shots it prints what prompts from a few
+    examples reach over many draws of them, and Ctrl-C ends it with the draws that are done.
     """
     with clear_errors():
         if save is not None and save.exists() and not save.is_dir():
@@ -104,13 +115,22 @@ def tune(
         from hardprompts.classifier import ClassifierPromptTuner
 
         verbalizer: Any = "suggest" if suggest else words
+        if test is not None and shots is None:
+            fail("--test goes with --shots; `hardprompts classify` labels a table with a tuner that was saved")
+        tuner = ClassifierPromptTuner(
+            model, template=template, verbalizer=verbalizer, num_tokens=tokens, method=method,
+            fluency_weight=fluency_weight, holdout=holdout, restarts=restarts, seeds=seeds, max_steps=steps,
+            deadline=deadline, random_state=seed, checkpoint=resume, device=device, dtype=getattr(torch, dtype),
+            progress=False,
+        )  # fmt: skip
+        if shots is not None:
+            if save is not None:
+                fail("--shots compares many draws and saves no tuner; leave --save out")
+            tested = None if test is None else read_column(test, (text_column, label_column))
+            _few_shot(tuner, texts, labels, shots, range(seed or 0, (seed or 0) + seeds), tested, as_json)
+            return
         with screen.LiveSearch() as live:
-            tuner = ClassifierPromptTuner(
-                model, template=template, verbalizer=verbalizer, num_tokens=tokens, method=method,
-                fluency_weight=fluency_weight, holdout=holdout, restarts=restarts, seeds=seeds, max_steps=steps,
-                deadline=deadline, random_state=seed, checkpoint=resume, device=device, dtype=getattr(torch, dtype),
-                callback=live, progress=False,
-            ).fit(texts, labels)  # fmt: skip
+            tuner.set_params(callback=live).fit(texts, labels)
         if as_json:
             typer.echo(json.dumps(tuner.hard_prompt_.to_dict(), ensure_ascii=False, indent=2))
         else:
@@ -126,6 +146,28 @@ def tune(
         if save is not None:
             say(f"saved {tuner.save_pretrained(save)}", "dim")
     if tuner.stop_reason_ == "interrupted":
+        raise typer.Exit(screen.INTERRUPTED)
+
+
+def _few_shot(
+    tuner: "ClassifierPromptTuner",
+    texts: list[str],
+    labels: list[str],
+    shots: int,
+    seeds: Sequence[int],
+    test: list[list[str]] | None,
+    as_json: bool,
+) -> None:
+    """Prints the figures of many draws, and each draw as it is done."""
+    from hardprompts.classification.few_shot import FewShotRun, few_shot
+
+    def shown(run: FewShotRun) -> None:
+        say(f"seed {run.seed}: {run.accuracy:.3f} ({run.empty:.3f} without) {printable(run.prompt)}", "dim")
+
+    given = None if test is None else (test[0], test[1])
+    report = few_shot(tuner, texts, labels, shots=shots, seeds=seeds, test=given, report=shown)
+    typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if as_json else report.table())
+    if len(report.runs) < len(seeds):
         raise typer.Exit(screen.INTERRUPTED)
 
 

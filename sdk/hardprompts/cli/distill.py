@@ -39,7 +39,7 @@ def distill(
         typer.Option(help="The text in which both stand, with one {}; may be repeated: the mean over all."),
     ] = None,
     match: Annotated[
-        Literal["auto", "features", "hidden_states", "noise"], typer.Option(help="What is to be the same.")
+        Literal["auto", "features", "hidden_states", "noise", "outputs"], typer.Option(help="What is to be the same.")
     ] = "auto",
     name: Annotated[str, typer.Option(help="Which one, of a file with several soft prompts.")] = "",
     method: Annotated[

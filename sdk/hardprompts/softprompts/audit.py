@@ -110,8 +110,10 @@ class Audit:
 
     @property
     def _nearest_kept(self) -> str:
-        kept = 0.0 if self.robustness is None else self.robustness.nearest_kept
-        return f"{max(kept, 0.0):.0%} of its effect on the text features"
+        kept, quantity = 0.0, "text features"
+        if self.robustness is not None:
+            kept, quantity = self.robustness.nearest_kept, self.robustness.quantity
+        return f"{max(kept, 0.0):.0%} of its effect on the {quantity}"
 
     @property
     def verdict(self) -> Finding:

@@ -278,7 +278,7 @@ def _neighbors(audit: Audit) -> str:
     words = ""
     if audit.nearest is not None:
         if audit.robustness is not None:
-            caution = f" It keeps {audit.robustness.nearest_kept:.0%} of the effect on the text features."
+            caution = f" It keeps {audit.robustness.nearest_kept:.0%} of the effect on the {audit.robustness.quantity}."
         else:
             caution = (
                 " So far from words, it is known to keep little of what a soft prompt does." if audit.is_far else ""
@@ -327,9 +327,9 @@ def _robustness(report: RobustnessReport) -> str:
         f"<figcaption>Effect left when it is shrunk. {_key()}</figcaption></figure>"
         f"<figure>{curve_svg(report.rotated, 'Effect left when turned', 'degrees towards the nearest word')}"
         f"<figcaption>Effect left when it is turned. {_key()}</figcaption></figure></div>"
-        f"<p class='faint'>Effect on the text features of “{text}”: 100% is the prompt as it is, 0% is the template "
-        f"alone. {report.tokens} soft token{'s' * (report.tokens != 1)}; the band spans {report.natural_prompts} "
-        "natural prompts of as many tokens, the dashed line is their median.</p>"
+        f"<p class='faint'>Effect on the {report.quantity} of “{text}”: 100% is the prompt as it is, 0% is the "
+        f"template alone. {report.tokens} soft token{'s' * (report.tokens != 1)}; the band spans "
+        f"{report.natural_prompts} natural prompts of as many tokens, the dashed line is their median.</p>"
     )
 
 

@@ -59,6 +59,7 @@ class RobustnessReport:
         shrunk: along lengths divided by more and more.
         rotated: along degrees towards the nearest word, each token no further than to it.
         nearest_kept: the share of the effect that the nearest words themselves have.
+        quantity: what the effect is on, in words.
     """
 
     template: str
@@ -67,6 +68,7 @@ class RobustnessReport:
     shrunk: Curve
     rotated: Curve
     nearest_kept: float
+    quantity: str = "text features"
 
 
 def robustness(
@@ -80,19 +82,21 @@ def robustness(
     degrees: Sequence[float] = DEGREES,
     natural_prompts: int = 8,
     batch_size: int = 64,
+    quantity: str = "text features",
 ) -> RobustnessReport:
     """What a text encoder still makes of soft tokens, and of natural ones, along both paths.
 
     Args:
         embeddings: the soft tokens of one text encoder.
         vocabulary: the tokens of that encoder.
-        encode: `backend.text_encoder.encode`.
+        encode: `backend.text_encoder.encode`, or `language_matching.output_features` of a language model.
         max_tokens: tokens that a text may have; what of the soft prompt has no room beside the template is left out.
         template: text around the tokens, with words of its own.
         factors: above 0, the first of them 1: as it is.
         degrees: from 0 to 180, the first of them 0.
         natural_prompts: prompts of tokens evenly spaced by id, to compare with.
         batch_size: texts that are encoded at once.
+        quantity: what `encode` returns, in words.
 
     Raises:
         ValueError: the template has no words or no room, a path does not begin with the prompt as it is, or a soft
@@ -156,7 +160,13 @@ def robustness(
 
     kept = 1 - (1 - as_words @ as_it_is) / (1 - nothing @ as_it_is).clamp_min(1e-6)
     return RobustnessReport(
-        template.text, len(soft), natural_prompts, curve(divided, factors), curve(turned, degrees), float(kept)
+        template.text,
+        len(soft),
+        natural_prompts,
+        curve(divided, factors),
+        curve(turned, degrees),
+        float(kept),
+        quantity,
     )
 
 

@@ -1,0 +1,288 @@
+"""Prompts under which a language model goes on as it does under an original, behind the same texts.
+
+What is compared is the model's output distribution: of the next token, out of the whole vocabulary, or of a few answers
+alone. Each text is a template with one slot, where the original stands, or a prompt in its stead.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.classification.objective import LabelReader, row_batches
+from hardprompts.classification.rows import LABEL, PROMPT, Inputs, Row
+from hardprompts.classification.verbalizer import LabelTokens, Query, Verbalizer
+from hardprompts.encoders import LanguageModel
+from hardprompts.errors import NonFiniteError, TemplateError
+from hardprompts.matching import Windows, check_room, filled, one_window
+from hardprompts.objectives import Evaluation
+from hardprompts.prompts import SLOT, PromptTemplate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Continuations:
+    """How a language model goes on behind rows of tokens: the logarithms of what it finds likely.
+
+    Attributes:
+        answers: what it is asked to choose among; None: any token of its vocabulary.
+        max_batch_tokens: see `LabelReader`.
+    """
+
+    model: LanguageModel
+    answers: LabelTokens | None = None
+    max_batch_tokens: int | None = None
+
+    @classmethod
+    def create(
+        cls,
+        model: LanguageModel,
+        template: PromptTemplate,
+        answers: Sequence[str] = (),
+        max_batch_tokens: int | None = None,
+    ) -> "Continuations":
+        """Those of the next token, or of answers that stand one space behind the template's end.
+
+        Raises:
+            ValueError: one answer alone, one that is empty, or one that is given twice.
+            TemplateError, VocabularyError: an answer has no tokens of its own.
+            BackendError: a masked model without a mask token.
+        """
+        if not answers:
+            return cls(model, None, max_batch_tokens)
+        words = Verbalizer(tuple(range(len(answers))), tuple((answer,) for answer in answers))
+        tokens = LabelTokens.create(words, model, template.fill("a").rstrip(), " ")
+        return cls(model, tokens, max_batch_tokens)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest answer."""
+        return 1 if self.answers is None else self.answers.longest
+
+    def read(
+        self, rows: Sequence[Row], prompts: Float[Tensor, "prompts prompt_tokens dim"]
+    ) -> Float[Tensor, "prompts rows outcomes"]:
+        """log p of each outcome in every row under every prompt; of answers it is that among the answers alone."""
+        if self.answers is not None:
+            reader = LabelReader(self.model, self.answers)
+            parts = [reader.read(rows, prompts, query)[1] for query in self.answers.queries]
+            return torch.stack(parts).sum(dim=0).log_softmax(dim=-1)
+        inserted = () if self.model.mask_id is None or self.model.kind != "masked" else (self.model.mask_id,)
+        query = Query(inserted, () if self.model.kind == "seq2seq" else None, ())
+        inputs = Inputs.create(self.model, rows, prompts, query)
+        states = self.model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
+        at = torch.arange(len(states), device=states.device)
+        likely = self.model.logits(states[at, inputs.read_at.repeat(len(prompts))]).float().log_softmax(dim=-1)
+        return likely.reshape(len(prompts), len(rows), -1)
+
+    def of_rows(self, rows: Sequence[Row]) -> Float[Tensor, "rows outcomes"]:
+        """log p of each outcome in rows that need no prompt."""
+        table = self.model.vocabulary.table
+        bare = table.new_zeros(1, 0, table.shape[1])
+        found: list[Tensor] = [bare] * len(rows)
+        with torch.no_grad():
+            for _, part in self.batches(rows, 1, 0):
+                likely = self.read([rows[i] for i in part], bare)[0]
+                for place, i in enumerate(part):
+                    found[i] = likely[place]
+        return torch.stack(found)
+
+    def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> Iterator[tuple[slice, list[int]]]:
+        """(prompts, rows) that go through the model together; see `row_batches`."""
+        return row_batches(self.model, rows, prompts, prompt_tokens + self.longest, self.max_batch_tokens)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OutputMatch:
+    """The share of the empty slot's divergence from an original's outputs that a prompt removes.
+
+    The divergence is KL(original || prompt) of the output distributions, in nats, the mean over the templates.
+
+    The gradient is computed batch by batch, as in `LabelLikelihood`.
+
+    Attributes:
+        continuations: what is read of the model.
+        templates: the texts with one slot, in all of which prompts are compared.
+        targets: (tasks, templates, outcomes) log p under the originals.
+        empty: (tasks,) the divergence of the empty slot, in nats.
+        sample_size: templates drawn at random at each call for the loss; None: all.
+        generator: for that draw.
+        drawn: the templates that every call takes; None: each call draws.
+    """
+
+    continuations: Continuations
+    templates: tuple[PromptTemplate, ...]
+    targets: Float[Tensor, "tasks templates outcomes"]
+    empty: Float[Tensor, " tasks"]
+    sample_size: int | None = None
+    generator: torch.Generator | None = None
+    drawn: tuple[int, ...] | None = None
+    _rows: list[Row] = dataclasses.field(default_factory=list, repr=False)
+
+    unit = "share of the empty slot's divergence removed"
+
+    def __post_init__(self) -> None:
+        if not self._rows:
+            self._rows.extend(open_row(self.continuations.model, template) for template in self.templates)
+
+    @property
+    def template(self) -> PromptTemplate:
+        """The first, in which the prompt is returned."""
+        return self.templates[0]
+
+    def free_tokens(self) -> int:
+        """Tokens that the model's context leaves for the prompt in every template."""
+        longest = max(map(len, self._rows)) - 2 + self.continuations.longest
+        return self.continuations.model.max_tokens - longest
+
+    def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
+        chosen = self._chosen()
+        if torch.is_grad_enabled() and embeddings.requires_grad:
+            value, grad = self._divergences(embeddings, groups, chosen, with_grad=True)
+            # The value, with the gradient that was computed along the way.
+            loss = value + (grad * (embeddings - embeddings.detach())).sum(dim=(1, 2))
+        else:
+            loss, _ = self._divergences(embeddings, groups, chosen, with_grad=False)
+        return Evaluation(loss, 1 - loss.detach() if len(chosen) == len(self.templates) else None)
+
+    def held(self) -> "OutputMatch":
+        """The same with one draw of templates for all its calls."""
+        return dataclasses.replace(self, drawn=tuple(self._chosen()))
+
+    def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        embeddings = self.continuations.model.vocabulary.embed(ids)
+        loss, _ = self._divergences(embeddings, groups, range(len(self.templates)), with_grad=False)
+        return 1 - loss
+
+    def distances(self, texts: Sequence[str], group: int) -> list[float]:
+        """How far each text, as the tokenizer reads it, is from the original of a task: 0 is the same, 1 as nothing."""
+        model = self.continuations.model
+        rows = [filled_row(model, filled(template, text)) for text in texts for template in self.templates]
+        likely = self.continuations.of_rows(rows).unflatten(0, (len(texts), len(self.templates)))
+        each = _divergence(self.targets[group], likely).mean(dim=1) / self.empty[group]
+        found: list[float] = each.tolist()
+        return found
+
+    def _chosen(self) -> Sequence[int]:
+        if self.drawn is not None:
+            return self.drawn
+        if self.sample_size is None or self.sample_size >= len(self.templates):
+            return range(len(self.templates))
+        drawn: list[int] = torch.randperm(len(self.templates), generator=self.generator)[: self.sample_size].tolist()
+        return drawn
+
+    def _divergences(
+        self, embeddings: Tensor, groups: Tensor, chosen: Sequence[int], *, with_grad: bool
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch tokens dim"]]:
+        """The mean divergence of each prompt as a share of the empty slot's, and its gradient, in float32."""
+        leaf, rows = embeddings.detach(), [self._rows[i] for i in chosen]
+        targets = self.targets[:, list(chosen)]
+        loss = torch.zeros(len(leaf), device=leaf.device)
+        grad = torch.zeros(leaf.shape, device=leaf.device)
+        for prompts, part in self.continuations.batches(rows, len(leaf), leaf.shape[1]):
+            with torch.set_grad_enabled(with_grad):
+                own = leaf[prompts].requires_grad_(with_grad)
+                likely = self.continuations.read([rows[i] for i in part], own)
+                each = _divergence(targets[groups[prompts]][:, part], likely).sum(dim=1) / len(rows)
+                value = each / self.empty[groups[prompts]]
+            loss[prompts] += value.detach()
+            if with_grad:
+                (found,) = torch.autograd.grad(value.sum(), own)
+                grad[prompts] += found.float()
+        return loss, grad
+
+
+def match_outputs(
+    model: LanguageModel,
+    originals: Sequence[Windows],
+    templates: Sequence[PromptTemplate],
+    answers: Sequence[str] = (),
+    *,
+    sample_size: int | None = None,
+    generator: torch.Generator | None = None,
+    max_batch_tokens: int | None = None,
+) -> OutputMatch:
+    """Prompts behind which a language model goes on as behind the originals.
+
+    Args:
+        templates: texts with one slot each, where the originals stand.
+        answers: words one space behind the templates' ends, whose likelihoods among each other are to be the
+            same; none: the likelihoods of all next tokens.
+        sample_size: templates that are drawn for a gradient, by `generator`; None for all.
+
+    Raises:
+        BackendError: an original is longer than the context.
+        TemplateError: there is no template, an original does not fit beside one, or a causal model has nothing to
+            read where the slot is empty.
+        NonFiniteError: the model's outputs are NaN or infinite.
+    """
+    if not templates:
+        raise TemplateError("there is no text to compare outputs behind; give one template or more")
+    continuations = Continuations.create(model, templates[0], answers, max_batch_tokens)
+    bare = torch.zeros(1, len(templates), 1)
+    match = OutputMatch(continuations, tuple(templates), bare, torch.ones(1), sample_size, generator)
+    rows, targets = match._rows, []
+    for windows in originals:
+        (original,) = one_window(windows, model.name)
+        check_room([original], match.free_tokens(), templates[0], model.name)
+        prompt = original[None].to(model.vocabulary.table)
+        found: list[Tensor] = [prompt] * len(rows)
+        with torch.no_grad():
+            for _, part in continuations.batches(rows, 1, prompt.shape[1]):
+                likely = continuations.read([rows[i] for i in part], prompt)[0]
+                for place, i in enumerate(part):
+                    found[i] = likely[place]
+        targets.append(torch.stack(found))
+    known = torch.stack(targets)
+    if not known.isfinite().all():
+        raise NonFiniteError(f"the outputs of {model.name} are NaN or infinite; use dtype=torch.float32")
+    ones = torch.ones(len(known), device=known.device)
+    match = dataclasses.replace(match, targets=known, empty=ones)
+    empty = torch.tensor([match.distances([""], task)[0] for task in range(len(known))], device=known.device)
+    return dataclasses.replace(match, empty=empty.clamp_min(torch.finfo(empty.dtype).tiny))
+
+
+def output_features(model: LanguageModel) -> Callable[[Tensor], Tensor]:
+    """What a model expects behind texts given as the embeddings of all their tokens, as features: for `robustness`.
+
+    The features of a text are the roots of the probabilities of the next token, so that the cosine of two texts is
+    the overlap of their distributions (the Bhattacharyya coefficient): 1 where they are the same.
+    """
+
+    def encode(embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        before, behind = (
+            model.vocabulary.embed(torch.tensor(part, dtype=torch.long, device=embeddings.device)).to(embeddings)
+            for part in model.frame
+        )
+        ends = [part.expand(len(embeddings), -1, -1) for part in (before, behind)]
+        if model.kind == "masked":
+            mask = model.vocabulary.embed(torch.tensor([model.mask_id], device=embeddings.device)).to(embeddings)
+            ends[1] = torch.cat([mask.expand(len(embeddings), -1, -1), ends[1]], dim=1)
+        rows = torch.cat([ends[0], embeddings, ends[1]], dim=1)
+        place = {"causal": rows.shape[1] - 1, "masked": ends[0].shape[1] + embeddings.shape[1], "seq2seq": 0}[
+            model.kind
+        ]
+        states = model.states(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device))
+        return (model.logits(states[:, place]).float().log_softmax(dim=-1) / 2).exp()
+
+    return encode
+
+
+# --- rows ---------------------------------------------------------------------------------
+
+
+def open_row(model: LanguageModel, template: PromptTemplate) -> Row:
+    """The ids of a template, with PROMPT in its slot and LABEL behind its end."""
+    before, after = model.vocabulary.template_ids(template) if template.text != SLOT else ([], [])
+    return (*model.frame[0], *before, PROMPT, *after, LABEL, *model.frame[1])
+
+
+def filled_row(model: LanguageModel, text: str) -> Row:
+    """The ids of a text as the tokenizer reads it, with LABEL behind its end."""
+    return (*model.frame[0], *model.vocabulary.encode(text), LABEL, *model.frame[1])
+
+
+def _divergence(target: Float[Tensor, "... outcomes"], likely: Float[Tensor, "... outcomes"]) -> Float[Tensor, "..."]:
+    """KL(target || likely) in nats, of log-probabilities."""
+    return (target.exp() * (target - likely)).sum(dim=-1)
