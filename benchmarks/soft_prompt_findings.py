@@ -4,7 +4,8 @@
     python benchmarks/soft_prompt_findings.py --quick    # 8
 
 The three findings of Bailey et al. 2023, "Soft prompting might be a bug, not a feature", drawn as they draw them, with
-the share of a prompt's effect on the text features where they have the accuracy of a language model on a task.
+the share of a prompt's effect on the text features where they have the accuracy of a language model on a task. And what
+the decoded texts are worth to another model, which has neither the tokens nor the embeddings of the first.
 """
 
 import argparse
@@ -13,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import save
-from faithfulness import learned
+from common import pictures, save
+from faithfulness import learned, scenes_of
 
-from hardprompts import PromptDistiller, SoftPrompt, load_backend
+from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.evaluation import Measurement, markdown_table
+from hardprompts.portability import portability_report
 from hardprompts.softprompts.geometry import angles, natural_ids
 from hardprompts.softprompts.robustness import robustness
 
 PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts.png"
 #: Beyond this angle from their nearest word, soft prompts were found to lose what they do.
 CONE_DEGREES = 30.0
+BY_BEHAVIOUR = "by behaviour"
 
 
 def geometry(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, list[float]]:
@@ -60,15 +63,33 @@ def paths(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, Any]:
     return found
 
 
-def decodings(prompts: Sequence[SoftPrompt], backend: Any, evaluations: int) -> dict[str, list[float]]:
-    """The share of the effect that decoded prompts keep, where they were searched."""
-    shares = {}
-    for name, method in (("nearest, cosine", "nearest"), ("nearest, L2", "nearest-l2"), ("by behaviour", "pez+refine")):
-        found = PromptDistiller(backend, method).distill_each(
+def decodings(prompts: Sequence[SoftPrompt], backend: Any, evaluations: int) -> dict[str, list[DistilledPrompt]]:
+    """The prompts decoded to the nearest words, and by what they do."""
+    return {
+        name: PromptDistiller(backend, method).distill_each(
             prompts, num_tokens=8, seed=0, progress=False, max_evaluations=evaluations * len(prompts)
         )
-        shares[name] = [prompt.faithfulness.matched.value for prompt in found if prompt.faithfulness is not None]
-    return shares
+        for name, method in (
+            ("nearest, cosine", "nearest"),
+            ("nearest, L2", "nearest-l2"),
+            (BY_BEHAVIOUR, "pez+refine"),
+        )
+    }
+
+
+def carried_over(
+    found: Sequence[DistilledPrompt], prompts: Sequence[SoftPrompt], backend: Any, other: Any
+) -> dict[str, list[float]]:
+    """How strongly the decoded texts, and the nearest words above the cut-off, mean the picture to either model."""
+    reports = [
+        portability_report(text, soft, backend, [other], picture)
+        for text, soft, picture in zip(found, prompts, pictures(scenes_of(len(prompts))), strict=True)
+    ]
+    strengths: dict[str, list[float]] = {"soft, here": [report.rows[0].soft for report in reports]}
+    for place, where in enumerate(("here", "there")):
+        strengths[f"decoded, {where}"] = [report.rows[place].hard for report in reports]
+        strengths[f"nearest, {where}"] = [report.rows[place].nearest for report in reports]
+    return strengths
 
 
 def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, list[float]]) -> None:
@@ -122,11 +143,19 @@ def main() -> None:
     backend = load_backend("emoji")
     prompts = learned(count, arguments.soft_tokens, ["{}"], 500, 0.1)
     where, moved = geometry(prompts, backend), paths(prompts, backend)
-    kept = decodings(prompts, backend, arguments.evaluations)
+    found = decodings(prompts, backend, arguments.evaluations)
+    kept = {
+        name: [prompt.faithfulness.matched.value for prompt in decoded if prompt.faithfulness is not None]
+        for name, decoded in found.items()
+    }
+    carried = carried_over(found[BY_BEHAVIOUR], prompts, backend, load_backend("emoji:emoji-clip-reference"))
 
     def within(name: str) -> str:
         degrees = where[f"{name} degrees"]
         return f"{100 * sum(angle <= CONE_DEGREES for angle in degrees) / len(degrees):.1f} %"
+
+    def interval_of(values: Sequence[float]) -> str:
+        return str(Measurement("", tuple(values)).interval())
 
     def median(values: Sequence[float]) -> float:
         return float(torch.tensor(values).median())
@@ -138,12 +167,18 @@ def main() -> None:
         kinds = [median([curve[place] for curve in moved[name][kind]]) for kind in ("soft", "natural")]
         rows.append([f"effect left, {words}", *(f"{value:.2f}" for value in kinds)])
     for way, values in kept.items():
-        rows.append([f"effect kept, decoded: {way}", str(Measurement(way, tuple(values)).interval()), ""])
+        rows.append([f"effect kept, decoded: {way}", interval_of(values), ""])
     print(markdown_table(rows))
+    rows = [["strength, in standard deviations of random prompts", "own model", "another model"]]
+    rows.append(["soft prompt", interval_of(carried["soft, here"]), "it has no such tokens"])
+    for name, words in (("decoded", "decoded by behaviour"), ("nearest", "nearest words with a cosine over 0.707")):
+        rows.append([words, interval_of(carried[f"{name}, here"]), interval_of(carried[f"{name}, there"])])
+    print("\n" + markdown_table(rows))
     if not arguments.quick:
         drawn(where, moved, kept)
-        save("soft_prompt_findings", {"settings": {**vars(arguments), "count": count}, "geometry": where,
-                                      "paths": moved, "kept": kept})  # fmt: skip
+        texts = {name: [prompt.text for prompt in decoded] for name, decoded in found.items()}
+        facts = {"geometry": where, "paths": moved, "kept": kept, "carried over": carried, "texts": texts}
+        save("soft_prompt_findings", {"settings": {**vars(arguments), "count": count}, **facts})
 
 
 if __name__ == "__main__":
