@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.encoders import Backend, NoisePredictor, StateEncoder, normalize
+from hardprompts.encoders import Backend, NoisePredictor, StateEncoder, TextEncoder, normalize
 from hardprompts.errors import BackendError, NonFiniteError, TemplateError
 from hardprompts.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.objectives import Evaluation, FeatureSimilarity, Stochastic
@@ -60,10 +60,26 @@ class FeatureMatch(FeatureSimilarity):
     """The cosine similarity with the text features of an original."""
 
     def distances(self, texts: Sequence[str], group: int) -> list[float]:
-        with torch.no_grad():
-            features = normalize(self.text_encoder.encode_text([filled(self.template, text) for text in texts]))
+        features = normalize(encoded(self.text_encoder, [filled(self.template, text) for text in texts]))
         found: list[float] = (1 - features @ self.mean_targets[group].to(features)).tolist()
         return found
+
+
+@torch.no_grad()
+def encoded(encoder: TextEncoder, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    """The features of texts as the model's own tokenizer reads them, in no more of the context than they fill.
+
+    What is over the context is cut off, as by the model itself.
+    """
+    rows = [encoder.vocabulary.encode(text) for text in texts]
+    if max(map(len, rows), default=0) > encoder.max_tokens:
+        return encoder.encode_text(texts)
+    found: dict[int, Tensor] = {}
+    for length in sorted({len(row) for row in rows}):
+        chosen = [place for place, row in enumerate(rows) if len(row) == length]
+        ids = torch.tensor([rows[place] for place in chosen], dtype=torch.long, device=encoder.vocabulary.table.device)
+        found |= zip(chosen, encoder.encode(encoder.vocabulary.embed(ids)), strict=True)
+    return torch.stack([found[place] for place in range(len(rows))])
 
 
 def match_features(
