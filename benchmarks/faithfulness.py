@@ -30,7 +30,7 @@ FIRST_SEED = scenes.HELD_OUT_SEED + 4_500_000
 FIRST_SEED_OF_INVERSIONS = scenes.HELD_OUT_SEED + 4_700_000
 INVERSION_TOKENS, INVERTED_TOKENS = 2, 6
 #: Soft prompts are learned and matched in these; held out are the distiller's own templates.
-TEMPLATES = ("{}",)
+TEMPLATES = ("{}", "a picture of {}", "the {} here")
 
 
 def scenes_of(count: int) -> list[scenes.Scene]:
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 soft prompts, fewer steps")
     parser.add_argument("--count", type=int, help="soft prompts of either kind (default 50)")
-    parser.add_argument("--soft-tokens", type=int, default=2, help="tokens of a soft prompt")
+    parser.add_argument("--soft-tokens", type=int, default=1, help="tokens of a soft prompt")
     parser.add_argument("--tokens", type=int, default=8, help="tokens of a hard prompt")
     parser.add_argument("--templates", nargs="+", default=list(TEMPLATES), help="where they are learned and matched")
     parser.add_argument("--steps", type=int, help="of learning a soft prompt")
@@ -192,7 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     count = arguments.count or (8 if arguments.quick else 50)
     steps = arguments.steps or (200 if arguments.quick else 500)
-    evaluations = arguments.evaluations or (6000 if arguments.quick else 20_000)
+    evaluations = arguments.evaluations or 4000
     settings = {**vars(arguments), "count": count, "steps": steps, "evaluations": evaluations}
     settings = {name: value for name, value in settings.items() if name not in ("kinds", "cache", "workers", "threads")}
     options = {

@@ -161,7 +161,7 @@ def test_an_image_becomes_a_prompt_with_progress_and_live_text(server: Server) -
     assert "fox" in run.outputs["show"]["text"][0]
     steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
     assert steps == sorted(steps) and steps[-1] == SEARCH["max_steps"]  # newer versions leave some steps out
-    assert len(steps) >= 3
+    assert len(steps) >= 2
     assert run.outputs["show"]["text"][0] in run.texts()[-1]
 
 
@@ -184,7 +184,7 @@ def test_an_interrupt_stops_within_a_step_and_the_server_goes_on(server: Server)
     assert run.interrupted
     steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
     # The step that is under way when the button is pressed, and one more until the server has heard of it.
-    assert len(steps) >= 3 and steps[-1] - steps[2] <= 2
+    assert len(steps) >= 2 and steps[-1] - steps[2] <= 2
     ok(server.run(image_to_prompt(FOX, seed=8)))
 
 

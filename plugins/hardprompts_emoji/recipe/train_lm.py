@@ -155,11 +155,11 @@ def save_state(path: Path, **state: Any) -> None:
     temporary.replace(path)
 
 
-def token_weights(device: torch.device) -> Tensor:
+def token_weights(device: torch.device, label_weight: float = LABEL_WEIGHT) -> Tensor:
     """Return (vocabulary,) what each token counts in the training loss."""
     tokenizer = build_lm_tokenizer.build()
     weights = torch.ones(len(tokenizer), device=device)
-    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = LABEL_WEIGHT
+    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = label_weight
     return weights
 
 
@@ -242,7 +242,11 @@ class Trainer:
         loss = validation_loss(self.model, self.validation, num_windows, self.weights)
         if loss < self.best:
             self.best = loss
-            sizes = {"dropout": self.sizes.dropout, "learning_rate": self.sizes.learning_rate}
+            sizes = {
+                "dropout": self.sizes.dropout,
+                "learning_rate": self.sizes.learning_rate,
+                "label_weight": float(self.weights.max()),
+            }
             state = self.model.state_dict()
             halves = {tensor.data_ptr(): tensor.half() for tensor in state.values()}  # tied weights stay one
             weights = {name: halves[tensor.data_ptr()] for name, tensor in state.items()}
