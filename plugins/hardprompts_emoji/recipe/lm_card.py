@@ -54,9 +54,9 @@ language model that was trained on found text. The weights of the words stand in
 
 ## Training
 
-`hardprompts_emoji.recipe`: `build_glosses`, then `train_lm`: Muon and AdamW, {seen:.0f} million tokens in {steps} steps,
-{minutes:.1f} minutes, dropout {dropout}; in the loss a word that names a class counts as {label_weight:g} tokens. The
-published weights are those of the lowest validation loss.
+`hardprompts_emoji.recipe`: `build_glosses`, then `train_lm`: Muon and AdamW, {seen:.0f} million tokens in {steps}
+steps, {minutes:.1f} minutes, dropout {dropout}; in the loss a word that names a class counts as {label_weight:g}
+tokens. The published weights are those of the lowest validation loss.
 
 ## Measured
 
@@ -64,7 +64,8 @@ With `hardprompts_emoji.recipe.evaluate_lm` (also `evaluation.json`), on definit
 The task: {classes} classes, {definitions} test definitions, template `{template}`; the label is the likeliest of
 {labels}. Prompts were chosen on {tuning} definitions a class and
 measured on the test ones. The hand-written ones were made of words that are known to help, by the author of those
-words: they show what is there to be found, not what a stranger would write. How often the truth is told was set with a bag-of-words classifier on the test definitions.
+words: they show what is there to be found, not what a stranger would write. How often the truth is told was set with
+a bag-of-words classifier on the test definitions.
 
 | what | value |
 |---|---|
