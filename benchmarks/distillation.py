@@ -1,6 +1,6 @@
 """Long captions of held-out scenes, made shorter: what is left at each length.
 
-    python benchmarks/distillation.py            # 50 captions at four ratios
+    python benchmarks/distillation.py            # 30 captions at four ratios
     python benchmarks/distillation.py --quick    # 8
 
 The shape of PEZ's figure 9: the ratio of the tokens against the similarity of the pictures. Pictures are drawn
@@ -8,7 +8,8 @@ where the embedded diffusion model is there; the judge reads the texts in any ca
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from common import save
@@ -18,6 +19,7 @@ from hardprompts import DistilledPrompt, PromptDistiller, load_backend
 from hardprompts.evaluation import Measurement, image_similarities, markdown_table
 from hardprompts_emoji import path, scenes
 
+PICTURE = Path(__file__).parent.parent / "docs" / "distillation.png"
 RATIOS = (0.7, 0.5, 0.3, 0.1)
 METHODS = ("selection", "pez", "pez+refine")
 FIRST_SEED = scenes.HELD_OUT_SEED + 5_000_000
@@ -47,19 +49,47 @@ def drawn_similarities(texts: Sequence[str], others: Sequence[str], setting: Set
     return image_similarities([[picture] for picture in second], first, models.judge)
 
 
+def drawn(figures: Sequence[Mapping[str, Any]], original: Sequence[float]) -> None:
+    """The picture: how alike the pictures of each text and of its shorter form are, at each length."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    whole = Measurement("original", tuple(original)).interval()
+    axes.axhspan(whole.mean - whole.half_width, whole.mean + whole.half_width, color="grey", alpha=0.2, lw=0)
+    axes.axhline(whole.mean, color="grey", linestyle="--", label="the original again, from other noise")
+    for place, method in enumerate(METHODS):
+        own = [one for one in figures if one["method"] == method]
+        intervals = [Measurement(method, tuple(one["values"]["pictures"])).interval() for one in own]
+        axes.errorbar(
+            [one["ratio"] + 0.006 * (place - 1) for one in own], [one.mean for one in intervals],
+            yerr=[one.half_width for one in intervals], marker="o", capsize=2, label=method,
+        )  # fmt: skip
+    axes.set(xlabel="length of the prompt, as a share of the original's tokens", ylabel="similarity of the pictures",
+             xticks=sorted(RATIOS))  # fmt: skip
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PICTURE, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="8 captions")
-    parser.add_argument("--count", type=int, help="captions (default 50)")
-    parser.add_argument("--evaluations", type=int, default=6000, help="passes of one prompt for each caption")
+    parser.add_argument("--count", type=int, help="captions (default 30)")
+    parser.add_argument("--evaluations", type=int, default=2000, help="passes of one prompt for each caption")
     arguments = parser.parse_args()
-    count = arguments.count or (8 if arguments.quick else 50)
+    count = arguments.count or (8 if arguments.quick else 30)
     backend, judge, setting = load_backend("emoji"), load_backend("emoji:emoji-clip-reference"), Setting()
     texts, pictures = captions(count), drawable()
     original = judge.encode_texts(texts)
+    original_pictures: list[float] = []
     rows = [["method", "ratio", "tokens", "faithfulness", "held out", "judge's similarity", "of the pictures"]]
     if pictures:
         own = Measurement("original", drawn_similarities(texts, texts, setting))
+        original_pictures = list(own.values)
         rows.append(["original", "1", "", "", "", "", str(own.interval())])
     figures: list[dict[str, Any]] = []
     for method in METHODS:
@@ -87,7 +117,10 @@ def main() -> None:
                 {"method": method, "ratio": ratio, "values": measured, "prompts": [prompt.filled for prompt in found]}
             )
     print("\n" + markdown_table(rows))
-    save("distillation", {"settings": {**vars(arguments), "count": count}, "captions": texts, "figures": figures})
+    facts = {"captions": texts, "original": original_pictures, "figures": figures}
+    save("distillation", {"settings": {**vars(arguments), "count": count}, **facts})
+    if pictures and not arguments.quick:
+        drawn(figures, original_pictures)
 
 
 if __name__ == "__main__":

@@ -109,16 +109,17 @@ def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, 
             axis.hist(values, bins=30, weights=share, color=colour, alpha=0.6, label=f"{name} tokens")
         axis.set(xlabel=label, ylabel="share of the tokens")
     axes[1].axvline(CONE_DEGREES, color="grey", linestyle=":")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[0].set_xlim(right=2.6)
     for axis, name, label in ((axes[2], "shrunk", "lengths divided by"),
                               (axes[3], "rotated", "degrees towards the nearest word")):  # fmt: skip
         positions = moved[name]["positions"]
         for kind, colour in (("natural", natural), ("soft", soft)):
             values = torch.tensor(moved[name][kind])
             low, middle, high = (values.quantile(q, dim=0) for q in (0.1, 0.5, 0.9))
-            axis.fill_between(positions, low.clamp(-0.5, 1.1), high.clamp(-0.5, 1.1), color=colour, alpha=0.15, lw=0)
-            axis.plot(positions, middle.clamp(-0.5, 1.1), color=colour, marker=".", label=f"{kind} prompts")
-        axis.set(xlabel=label, ylabel="share of the effect left", ylim=(-0.5, 1.1))
+            axis.fill_between(positions, low.clamp(0, 1.1), high.clamp(0, 1.1), color=colour, alpha=0.15, lw=0)
+            axis.plot(positions, middle.clamp(0, 1.1), color=colour, marker=".", label=f"{kind} prompts")
+        axis.set(xlabel=label, ylabel="share of the effect left", ylim=(0, 1.1))
     axes[2].set_xscale("log")
     axes[2].set_xticks([1, 2, 3, 5, 10, 20], ["1", "2", "3", "5", "10", "20"])
     axes[3].axvline(CONE_DEGREES, color="grey", linestyle=":")

@@ -15,6 +15,8 @@ Finished cells are kept in results/soft_prompts_<dataset>_<model>.jsonl, and the
 import argparse
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from hardprompts.evaluation import ratio_interval
 from hardprompts.prompt_tuning import classifier_robustness, decode_classifier, tune_soft_prompt
 from hardprompts.softprompts import analyze
 
+PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts_lm.png"
 METHODS = ("nearest", "nearest-l2", "pez", "pez+refine")
 
 
@@ -108,6 +111,40 @@ class Bench:
         return self.cells.get(self.cell("robustness", seed, robust_test=self.options.robust_test), compute)
 
 
+def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], robust: Sequence[Mapping[str, Any]]) -> None:
+    """The picture: what decoded prompts keep, and what is left of a soft prompt that is shrunk or turned."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    first = next(iter(rows.values()))
+    soft, empty = (sum(run[name] for run in first) / len(first) for name in ("soft", "empty"))
+    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.3), layout="constrained")
+    bars = {"soft prompt": soft, **{name: sum(run["accuracy"] for run in own) / len(own) for name, own in rows.items()}}
+    axes[0].bar(list(bars), list(bars.values()), color=["#c2410c"] + ["#a8a29e"] * 2 + ["#15803d"] * (len(bars) - 3))
+    axes[0].tick_params(axis="x", labelrotation=20)
+    axes[0].set_title("decoded to text", fontsize=10)
+    for axis, path, label in ((axes[1], "shrunk", "lengths divided by"),
+                              (axes[2], "rotated", "degrees towards the nearest words")):  # fmt: skip
+        positions = robust[0][path]["positions"]
+        for name, key, colour in (("accuracy", "accuracy", "#c2410c"),
+                                  ("answers that are no label", "category_errors", "#78716c")):  # fmt: skip
+            for one in robust:
+                axis.plot(positions, one[path][key], color=colour, alpha=0.25, lw=1)
+            means = [sum(one[path][key][place] for one in robust) / len(robust) for place in range(len(positions))]
+            axis.plot(positions, means, color=colour, marker=".", label=name)
+        axis.set(xlabel=label)
+    axes[2].axvline(30, color="grey", linestyle=":")
+    for axis in axes:
+        axis.axhline(empty, color="#1d4ed8", linestyle="--", lw=1, label="empty template")
+        axis.set(ylim=(0, 1), ylabel="share of the test texts")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[2].legend(frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=110)
+    pyplot.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one soft prompt, fewer steps, passes and texts")
@@ -151,6 +188,8 @@ def main() -> None:
             for name, key in (("accuracy", "accuracy"), ("errors of category", "category_errors"))
         ]
         show(f"Soft prompts {unit}", [["", *(f"{position:g}" for position in positions)], *body])
+    if not arguments.quick and arguments.dataset == "emoji":
+        drawn(rows, robust)
     print(f"\nsaved {save(bench.name, {'settings': vars(arguments), 'decoded': rows, 'robustness': robust})}")
 
 
