@@ -97,7 +97,7 @@ def test_a_hook_that_returns_no_mapping_is_refused(result: object, manager: plug
 def test_unknown_names_list_what_exists() -> None:
     with pytest.raises(UnknownName, match=r"unknown model scheme 'opencv'; available: .*emoji"):
         load_backend("opencv:ViT-L-14")
-    with pytest.raises(UnknownName, match=r"unknown search method 'pezz'; available: .*pez, pez\+refine, .*refine"):
+    with pytest.raises(UnknownName, match=r"unknown search method 'pezz'; available: .*pez, .*pez\+refine, .*refine"):
         search_method("pezz")
 
 
