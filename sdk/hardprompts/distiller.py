@@ -50,6 +50,10 @@ BASELINES = ("nearest", "nearest-l2", "selection")
 #: Where faithfulness is measured beside the templates that were searched in, as far as those are others.
 HELD_OUT = ("a picture of {}", "{}", "this is {} as we know it", "a photo of {}", "the {} over there")
 
+#: The same for a language model, whose prompts stand before what it goes on from: where the slot is empty, some text is
+#: left.
+BEHIND_PROMPTS = ("{} It was", "{} This is", "{} We")
+
 #: Tokens of a prompt for a soft prompt of fewer.
 DEFAULT_TOKENS = 8
 
@@ -385,7 +389,11 @@ class PromptDistiller:
         )  # fmt: skip
         needed = max(self._num_tokens(teacher, options) for teacher in teachers)
         needed = max(needed, *map(len, teachers)) + followed.continuations.longest
-        asked = () if options.answers and options.held_out is None else options.other_templates
+        asked = options.other_templates
+        if options.held_out is None:
+            own = {template.text for template in templates}
+            plain = () if options.answers else BEHIND_PROMPTS
+            asked = tuple(PromptTemplate(text) for text in plain if text not in own)
         others = [template for template in asked if needed <= self._room(template)]
         held_out: tuple[Match, ...] = ()
         if others:
