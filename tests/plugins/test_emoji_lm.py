@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import hardprompts_emoji
-from hardprompts import BackendError, load_backend
+from hardprompts import BackendError, SoftPrompt, load_backend
 from hardprompts.cli import app
 from hardprompts_emoji import glosses
 from hardprompts_emoji.glosses import LABELS, TASK, load_glosses
@@ -344,3 +344,19 @@ def test_tune_with_shots_compares_draws(installed: Path, tmp_path: Path) -> None
     assert refused.exit_code == 2 and "--save" in refused.stderr
     refused = CliRunner().invoke(app, ["tune", str(table), "--test", str(table)])
     assert refused.exit_code == 2 and "--shots" in refused.stderr
+
+
+def test_the_prompt_of_a_language_model_is_inspected_by_what_it_makes_the_model_expect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of("emoji-lm")
+    monkeypatch.setattr("hardprompts.cli.audit.DECODING_SECONDS", 1.0)
+    backend = load_backend("emoji:emoji-lm")
+    words = backend.vocabulary.embed(torch.tensor(backend.vocabulary.encode("category class kind")))
+    SoftPrompt({"lm": words + 0.01}, name="kinds").save(tmp_path / "adapter", format="peft")
+    page = tmp_path / "audit.html"
+    options = ["--model", "emoji:emoji-lm", "--decode", "--report", str(page)]
+    run = CliRunner().invoke(app, ["inspect", str(tmp_path / "adapter"), *options])
+    assert run.exit_code == 0, run.output
+    assert "class kind'; they keep" in run.output and "likelihood of the next token" in run.output
+    assert "words that the model expects next" in page.read_text(encoding="utf-8")
