@@ -233,6 +233,15 @@ class Vocabulary:
         best = similarity.masked_fill(itself, -torch.inf).topk(min(count, others), dim=1).indices
         return self.allowed_ids[best]
 
+    def slopes(self, gradients: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch allowed"]:
+        """What a first-order step says of every allowed token in a place, given the gradient there: less is better."""
+        return gradients.float() @ self.allowed_table.T
+
+    def steepest(self, slopes: Float[Tensor, "*batch allowed"], count: int) -> Int[Tensor, "*batch tokens"]:
+        """The `count` allowed tokens of lowest slope, the steepest descent first; all, if fewer are allowed."""
+        count = min(count, len(self.allowed_ids))
+        return self.allowed_ids[slopes.topk(count, dim=-1, largest=False).indices]
+
     @functools.cached_property
     def _unit_table(self) -> Float[Tensor, "allowed dim"]:
         return self._unit(self.allowed_table)

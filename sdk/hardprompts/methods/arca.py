@@ -85,6 +85,4 @@ class ARCA:
         rows = torch.arange(len(ids), device=ids.device).repeat_interleave(self.averaged)
         _, grad = objective.value_and_grad(vocabulary.embed(probes), rows)
         mean = grad[:, slot].float().reshape(len(ids), self.averaged, -1).mean(dim=1)
-        count = min(self.candidates, len(vocabulary.allowed_ids))
-        slope = mean @ vocabulary.allowed_table.T  # (rows, allowed)
-        return vocabulary.allowed_ids[slope.topk(count, dim=1, largest=False).indices]
+        return vocabulary.steepest(vocabulary.slopes(mean), self.candidates)

@@ -51,8 +51,7 @@ class AutoPrompt:
         while True:
             slots = torch.randint(ids.shape[1], (len(ids),), generator=generator).to(ids.device)
             _, grad = objective.value_and_grad(vocabulary.embed(ids))
-            slope = grad[numbers, slots].float() @ vocabulary.allowed_table.T  # (rows, allowed)
-            tokens = vocabulary.allowed_ids[slope.topk(count, dim=1, largest=False).indices]
+            tokens = vocabulary.steepest(vocabulary.slopes(grad[numbers, slots]), count)  # (rows, count)
             tried = ids.repeat_interleave(count, dim=0)
             tried[torch.arange(len(tried), device=ids.device), slots.repeat_interleave(count)] = tokens.reshape(-1)
             rows = numbers.repeat_interleave(count)

@@ -106,5 +106,4 @@ class BeamSearch:
         probes = torch.cat([before.reshape(len(drawn), -1), drawn], dim=1)
         _, grad = objective.value_and_grad(vocabulary.embed(probes), rows.repeat_interleave(self.probes))
         mean = grad[:, -1].float().reshape(len(prompts), self.probes, -1).mean(dim=1)
-        slope = mean @ vocabulary.allowed_table.T  # (prompts, allowed)
-        return vocabulary.allowed_ids[slope.topk(count, dim=1, largest=False).indices]
+        return vocabulary.steepest(vocabulary.slopes(mean), count)

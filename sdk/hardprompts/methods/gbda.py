@@ -89,7 +89,7 @@ class GBDA:
         shares = (noisy / self.temperature).softmax(dim=2)
         mixed = shares @ vocabulary.allowed_table
         _, grad = objective.value_and_grad(mixed.to(vocabulary.table.dtype), numbers)
-        slope = softmax_slope(shares, grad.float() @ vocabulary.allowed_table.T) / self.temperature
+        slope = softmax_slope(shares, vocabulary.slopes(grad)) / self.temperature
         return slope.reshape(count, *logits.shape).sum(dim=0), vocabulary.allowed_ids[noisy.argmax(dim=2)]
 
     def _initial(self, ids: Int[Tensor, "rows tokens"], vocabulary: Vocabulary) -> Float[Tensor, "rows tokens allowed"]:

@@ -72,8 +72,7 @@ class GCG:
             if buffer is not None:
                 ids = buffer.best()
             _, grad = objective.value_and_grad(vocabulary.embed(ids))
-            slope = direction(grad.float() @ vocabulary.allowed_table.T)  # (rows, tokens, allowed)
-            best = vocabulary.allowed_ids[slope.topk(count, dim=2, largest=False).indices]
+            best = vocabulary.steepest(direction(vocabulary.slopes(grad)), count)  # (rows, tokens, count)
             slots = torch.randint(ids.shape[1], (len(ids), width), generator=generator).to(ids.device)
             choice = torch.randint(count, (len(ids), width), generator=generator).to(ids.device)
             tokens = best[numbers.unsqueeze(1), slots, choice]  # (rows, width)

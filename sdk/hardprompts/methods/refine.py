@@ -153,9 +153,9 @@ class Refine:
             rows = torch.tensor([probes[index][0] for index in chosen], device=device)
             _, grad = objective.value_and_grad(vocabulary.embed(ids), rows)
             slots = torch.tensor([probes[index][2] for index in chosen], device=device)
-            at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(chosen), device=device), slots].float()
-            best = (at_slot @ vocabulary.allowed_table.T).topk(count, dim=1, largest=False).indices
-            for index, tokens in zip(chosen, vocabulary.allowed_ids[best].tolist(), strict=True):
+            at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(chosen), device=device), slots]
+            best = vocabulary.steepest(vocabulary.slopes(at_slot), count)
+            for index, tokens in zip(chosen, best.tolist(), strict=True):
                 found[index] = tokens
         return found
 
