@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.objective import LabelReader, row_batches
+from hardprompts.classification.objective import LabelReader, loss_by_batches, row_batches
 from hardprompts.classification.rows import LABEL, PROMPT, Inputs, Row
 from hardprompts.classification.verbalizer import LabelTokens, Query, Verbalizer
 from hardprompts.encoders import LanguageModel
@@ -99,7 +99,7 @@ class OutputMatch:
 
     The divergence is KL(original || prompt) of the output distributions, in nats, the mean over the templates.
 
-    The gradient is computed batch by batch, as in `LabelLikelihood`.
+    The gradient is computed batch by batch; see `loss_by_batches`.
 
     Attributes:
         continuations: what is read of the model.
@@ -138,12 +138,7 @@ class OutputMatch:
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         chosen = self._chosen()
-        if torch.is_grad_enabled() and embeddings.requires_grad:
-            value, grad = self._divergences(embeddings, groups, chosen, with_grad=True)
-            # The value, with the gradient that was computed along the way.
-            loss = value + (grad * (embeddings - embeddings.detach())).sum(dim=(1, 2))
-        else:
-            loss, _ = self._divergences(embeddings, groups, chosen, with_grad=False)
+        loss = self._divergences(embeddings, groups, chosen)
         return Evaluation(loss, 1 - loss.detach() if len(chosen) == len(self.templates) else None)
 
     def held(self) -> "OutputMatch":
@@ -152,8 +147,7 @@ class OutputMatch:
 
     def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         embeddings = self.continuations.model.vocabulary.embed(ids)
-        loss, _ = self._divergences(embeddings, groups, range(len(self.templates)), with_grad=False)
-        return 1 - loss
+        return 1 - self._divergences(embeddings, groups, range(len(self.templates)))
 
     def distances(self, texts: Sequence[str], group: int) -> list[float]:
         """How far each text, as the tokenizer reads it, is from the original of a task: 0 is the same, 1 as nothing."""
@@ -173,24 +167,18 @@ class OutputMatch:
         return drawn
 
     def _divergences(
-        self, embeddings: Tensor, groups: Tensor, chosen: Sequence[int], *, with_grad: bool
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch tokens dim"]]:
-        """The mean divergence of each prompt as a share of the empty slot's, and its gradient, in float32."""
-        leaf, rows = embeddings.detach(), [self._rows[i] for i in chosen]
-        targets = self.targets[:, list(chosen)]
-        loss = torch.zeros(len(leaf), device=leaf.device)
-        grad = torch.zeros(leaf.shape, device=leaf.device)
-        for prompts, part in self.continuations.batches(rows, len(leaf), leaf.shape[1]):
-            with torch.set_grad_enabled(with_grad):
-                own = leaf[prompts].requires_grad_(with_grad)
-                likely = self.continuations.read([rows[i] for i in part], own)
-                each = _divergence(targets[groups[prompts]][:, part], likely).sum(dim=1) / len(rows)
-                value = each / self.empty[groups[prompts]]
-            loss[prompts] += value.detach()
-            if with_grad:
-                (found,) = torch.autograd.grad(value.sum(), own)
-                grad[prompts] += found.float()
-        return loss, grad
+        self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"], chosen: Sequence[int]
+    ) -> Float[Tensor, " batch"]:
+        """The mean divergence of each prompt as a share of the empty slot's, in float32."""
+        rows, targets = [self._rows[i] for i in chosen], self.targets[:, list(chosen)]
+
+        def value(own: Tensor, prompts: slice, part: list[int]) -> Tensor:
+            likely = self.continuations.read([rows[i] for i in part], own)
+            each = _divergence(targets[groups[prompts]][:, part], likely).sum(dim=1) / len(rows)
+            return each / self.empty[groups[prompts]]
+
+        batches = self.continuations.batches(rows, len(embeddings), embeddings.shape[1])
+        return loss_by_batches(embeddings, batches, value)
 
 
 def match_outputs(

@@ -1,7 +1,7 @@
 """The likelihood of the right label under a prompt: what the gradient follows and what picks the winner."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -42,6 +42,36 @@ def row_batches(
         for first in range(0, prompts, at_once):
             yield slice(first, first + at_once), order[start : start + count]
         start += count
+
+
+def loss_by_batches(
+    embeddings: Float[Tensor, "batch tokens dim"],
+    batches: Iterable[tuple[slice, list[int]]],
+    value: Callable[[Tensor, slice, list[int]], Tensor],
+) -> Float[Tensor, " batch"]:
+    """The sum of a loss over batches, with its gradient if one is asked for, in float32.
+
+    The gradient is taken batch by batch, as the passes are made, so that memory holds one batch however many there
+    are. Derivatives of higher order are therefore not to be had.
+
+    Args:
+        batches: (prompts, rows) as of `row_batches`.
+        value: what a batch adds to the loss of each of its prompts, given their embeddings and the batch.
+    """
+    with_grad = torch.is_grad_enabled() and embeddings.requires_grad
+    leaf = embeddings.detach()
+    loss = torch.zeros(len(leaf), device=leaf.device)
+    grad = torch.zeros(leaf.shape, device=leaf.device)
+    for prompts, part in batches:
+        with torch.set_grad_enabled(with_grad):
+            own = leaf[prompts].requires_grad_(with_grad)
+            added = value(own, prompts, part)
+        loss[prompts] += added.detach()
+        if with_grad:
+            (found,) = torch.autograd.grad(added.sum(), own)
+            grad[prompts] += found.float()
+    # The value, with the gradient that was computed along the way.
+    return loss + (grad * (embeddings - leaf)).sum(dim=(1, 2)) if with_grad else loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,8 +150,7 @@ class LabelLikelihood:
     right class, out of all classes; L_fluency the mean cross entropy of each token of the prompt but the
     first, given what stands before it, so it needs a causal model and two tokens.
 
-    The gradient is computed batch by batch, as the passes are made, so that memory holds one batch
-    however many examples there are. Derivatives of higher order are therefore not to be had.
+    The gradient is computed batch by batch; see `loss_by_batches`.
 
     Attributes:
         reader: the model and the label words.
@@ -171,12 +200,7 @@ class LabelLikelihood:
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         drawn = self._draw() if self.drawn is None else list(self.drawn)
         chosen = self._score_rows() if drawn is None else drawn
-        if not (torch.is_grad_enabled() and embeddings.requires_grad):
-            loss, _ = self._loss_and_grad(embeddings, chosen, with_grad=False)
-        else:
-            value, grad = self._loss_and_grad(embeddings, chosen, with_grad=True)
-            # The value, with the gradient that was computed along the way.
-            loss = value + (grad * (embeddings - embeddings.detach())).sum(dim=(1, 2))
+        loss = self._loss(embeddings, chosen)
         return Evaluation(loss, -loss.detach() if drawn is None else None)
 
     def held(self) -> "LabelLikelihood":
@@ -190,7 +214,7 @@ class LabelLikelihood:
         if missing:
             embeddings = self.reader.model.vocabulary.embed(torch.tensor(missing, device=ids.device))
             with torch.no_grad():
-                loss, _ = self._loss_and_grad(embeddings, self._score_rows(), with_grad=False)
+                loss = self._loss(embeddings, self._score_rows())
             self._scores.update(zip(missing, (-loss).tolist(), strict=True))
         return torch.tensor([self._scores[prompt] for prompt in prompts], device=ids.device)
 
@@ -212,26 +236,17 @@ class LabelLikelihood:
         order = torch.randperm(len(self.rows), generator=self.generator)[: self.sample_size]
         return [int(i) for i in order]
 
-    def _loss_and_grad(
-        self, embeddings: Tensor, chosen: Sequence[int], *, with_grad: bool
-    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch tokens dim"]]:
-        """The loss of each prompt over the chosen rows, and its gradient, in float32."""
-        leaf = embeddings.detach()
-        loss = torch.zeros(len(leaf), device=leaf.device)
-        grad = torch.zeros(leaf.shape, device=leaf.device)
-        with_fluency = self.fluency_weight > 0 and leaf.shape[1] > 1
+    def _loss(self, embeddings: Float[Tensor, "batch tokens dim"], chosen: Sequence[int]) -> Float[Tensor, " batch"]:
+        """The loss of each prompt over the chosen rows, in float32."""
+        with_fluency = self.fluency_weight > 0 and embeddings.shape[1] > 1
         rows = [self.rows[i] for i in chosen]
-        targets = torch.tensor([self.targets[i] for i in chosen], device=leaf.device)
+        targets = torch.tensor([self.targets[i] for i in chosen], device=embeddings.device)
         fluent = self._fluency_rows(rows) if with_fluency else {}
-        for prompts, part in self.reader.batches(rows, len(leaf), leaf.shape[1]):
-            with torch.set_grad_enabled(with_grad):
-                own = leaf[prompts].requires_grad_(with_grad)
-                value = self._batch_loss(own, rows, part, targets, fluent)
-            loss[prompts] += value.detach()
-            if with_grad:
-                (found,) = torch.autograd.grad(value.sum(), own)
-                grad[prompts] += found.float()
-        return loss, grad
+        return loss_by_batches(
+            embeddings,
+            self.reader.batches(rows, len(embeddings), embeddings.shape[1]),
+            lambda own, _, part: self._batch_loss(own, rows, part, targets, fluent),
+        )
 
     def _batch_loss(
         self, prompts: Tensor, rows: Sequence[Row], part: Sequence[int], targets: Tensor, fluent: dict[int, float]
