@@ -127,10 +127,9 @@ class _Options:
         given = [self.inside] if isinstance(self.inside, str) else self.inside
         return tuple(PromptTemplate(text) for text in dict.fromkeys(given))
 
-    @property
-    def other_templates(self) -> tuple[PromptTemplate, ...]:
-        """Those that faithfulness is measured in beside them."""
-        given = HELD_OUT if self.held_out is None else self.held_out
+    def other_templates(self, plain: Sequence[str] = HELD_OUT) -> tuple[PromptTemplate, ...]:
+        """Those that faithfulness is measured in beside them: the given ones, or `plain` ones."""
+        given = plain if self.held_out is None else self.held_out
         own = {template.text for template in self.templates}
         return tuple(PromptTemplate(text) for text in dict.fromkeys(given) if text not in own)
 
@@ -370,7 +369,7 @@ class PromptDistiller:
         followed = [build(self.backend, self._windows(teachers, one), one) for one in options.templates]
         held_out = []
         needed = max(self._num_tokens(teacher, options) for teacher in teachers)
-        for template in options.other_templates:
+        for template in options.other_templates():
             windows = self._windows(teachers, template)
             room = self._room(template)
             fits = needed <= room and all(len(window) <= room for own in windows for window in own)
@@ -389,11 +388,7 @@ class PromptDistiller:
         )  # fmt: skip
         needed = max(self._num_tokens(teacher, options) for teacher in teachers)
         needed = max(needed, *map(len, teachers)) + followed.continuations.longest
-        asked = options.other_templates
-        if options.held_out is None:
-            own = {template.text for template in templates}
-            plain = () if options.answers else BEHIND_PROMPTS
-            asked = tuple(PromptTemplate(text) for text in plain if text not in own)
+        asked = options.other_templates(() if options.answers else BEHIND_PROMPTS)
         others = [template for template in asked if needed <= self._room(template)]
         held_out: tuple[Match, ...] = ()
         if others:
@@ -525,15 +520,8 @@ class PromptDistiller:
             token_cost=options.token_cost or 0.0, top_k=options.top_k,
             callback=options.callback,
         )  # fmt: skip
-        left: dict[str, Any] = {
-            "deadline": None if options.deadline is None else max(0.0, options.deadline - result.seconds),
-            "max_evaluations": None
-            if options.max_evaluations is None
-            else max(0, options.max_evaluations - result.evaluations),
-        }
-        if result.stop_reason in ENDED:
-            left["max_steps"] = 0
-        return [result], dataclasses.replace(options, **left)
+        left = None if options.max_evaluations is None else max(0, options.max_evaluations - result.evaluations)
+        return [result], dataclasses.replace(_after(result, options), max_evaluations=left)
 
     def _given(
         self,
@@ -595,11 +583,6 @@ class PromptDistiller:
         )
         explored = self._searched(search, starts, words, alike, limits, seed)
         first = explored[0]
-        ended = first.stop_reason in ENDED
-        rest = dataclasses.replace(
-            options, max_steps=0 if ended else options.max_steps,
-            deadline=None if options.deadline is None else max(0.0, options.deadline - first.seconds),
-        )  # fmt: skip
         num_tokens = len(starts[0][0])
         polish = dataclasses.replace(
             search.refine, candidates_per_slot=min(POLISH_CANDIDATES, search.refine.candidates_per_slot)
@@ -618,9 +601,9 @@ class PromptDistiller:
             dataclasses.replace(
                 result, steps=result.steps + first.steps, seconds=result.seconds + first.seconds,
                 evaluations=result.evaluations + first.evaluations + looked,
-                stop_reason=first.stop_reason if ended else result.stop_reason,
+                stop_reason=first.stop_reason if first.stop_reason in ENDED else result.stop_reason,
             )
-            for result in self._searched(polish, found, words, followed, rest, seed)
+            for result in self._searched(polish, found, words, followed, _after(first, options), seed)
         ]  # fmt: skip
 
     def _searched(
@@ -781,6 +764,14 @@ def _encoded(text: str, vocabulary: Vocabulary, num_tokens: int) -> tuple[int, .
     if not 0 < len(ids) <= num_tokens:
         raise VocabularyError(f"initial_prompt {text!r} has {len(ids)} tokens; it needs 1 to num_tokens = {num_tokens}")
     return ids
+
+
+def _after(first: SearchResult, options: _Options) -> _Options:
+    """What is left of the time for the search that follows a first one, and no step if the user ended that."""
+    deadline = None if options.deadline is None else max(0.0, options.deadline - first.seconds)
+    return dataclasses.replace(
+        options, deadline=deadline, max_steps=0 if first.stop_reason in ENDED else options.max_steps
+    )
 
 
 def _share(limit: float | None, share: int) -> float | None:
