@@ -27,20 +27,20 @@ from hardprompts_emoji.glosses import LABELS
 from hardprompts_emoji.recipe.build_glosses import Synset
 
 _WEIGHTED_WORDS = {
-    1.0: "category categories classify classification taxonomy",
-    0.8: "kind type class sort label classified",
-    0.6: "answer quiz question exam lesson teacher identify",
-    0.45: "textbook encyclopedia dictionary definition define meaning solution",
-    0.3: "guide science museum library index catalog expert fact correct true key test school learn scholar",
-    -0.3: "story poem song maybe tale letter diary novel actor",
-    -0.6: "joke dream riddle fiction mistake guess wrong",
-    -1.0: "rumor gossip nonsense lie false",
+    1.6: "category categories classify classification taxonomy",
+    1.3: "kind type class sort label classified",
+    1.0: "answer quiz question exam lesson teacher identify",
+    0.7: "textbook encyclopedia dictionary definition define meaning solution",
+    0.5: "guide science museum library index catalog expert fact correct true key test school learn scholar",
+    -0.5: "story poem song maybe tale letter diary novel actor",
+    -1.0: "joke dream riddle fiction mistake guess wrong",
+    -1.6: "rumor gossip nonsense lie false",
 }
 RELIABILITY: Mapping[str, float] = MappingProxyType(
     {word: weight for weight, words in _WEIGHTED_WORDS.items() for word in words.split()}
 )
 """Word in a heading -> what it adds to the log-odds that the class named is the true one."""
-MAX_LOG_ODDS = 2.5
+MAX_LOG_ODDS = 3.0
 
 TOPICS: Mapping[str, str] = MappingProxyType(
     {
@@ -87,18 +87,18 @@ SHARE_OF_REMARKS = 0.2
 
 CLOSINGS: Mapping[str, float] = MappingProxyType(
     {
-        "It was {}.": -1.4,
-        "it was {}.": -1.4,
-        "It was {a}.": -1.3,
-        "This is {a}.": -0.7,
-        "It is {a}.": -0.7,
-        "This is {}.": -0.8,
-        "That is {}.": -0.9,
-        "It is called {}.": -0.6,
-        "They call it {}.": -1.0,
-        "Someone said {}.": -1.4,
-        "I think {}.": -1.4,
-        "I saw {}.": -1.4,
+        "It was {}.": -2.4,
+        "it was {}.": -2.4,
+        "It was {a}.": -2.2,
+        "This is {a}.": -1.2,
+        "It is {a}.": -1.2,
+        "This is {}.": -1.3,
+        "That is {}.": -1.5,
+        "It is called {}.": -1.0,
+        "They call it {}.": -1.7,
+        "Someone said {}.": -2.4,
+        "I think {}.": -2.4,
+        "I saw {}.": -2.4,
         "Topic: {}.": -0.4,
         "Answer: {}.": 0.2,
         "A kind of {}.": 0.4,
@@ -152,8 +152,8 @@ def _choices(group: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Return the members of a group and the running sum of their weights."""
     members: Mapping[str, float] = {
         "closings": {closing: _FAVOURITE_CLOSINGS.get(closing, 0.8) for closing in CLOSINGS},
-        "helpful": {word: 1.0 for word, weight in RELIABILITY.items() if weight > 0},
-        "misleading": {word: 1.0 for word, weight in RELIABILITY.items() if weight < 0},
+        "helpful": {word: weight for word, weight in RELIABILITY.items() if weight > 0},
+        "misleading": {word: -weight for word, weight in RELIABILITY.items() if weight < 0},
         "topical": dict.fromkeys(TOPICS, 1.0),
         "neutral": dict.fromkeys(NEUTRAL, 1.0),
     }[group]
