@@ -81,11 +81,11 @@ def open_task(name: str) -> Task:
         train, test = (([g.text for g in part], [g.label for g in part]) for part in parts)
         return Task(name, "{prompt} {text}. It was {label}", {label: label for label in TASK}, train, test)
     if name == "sst2":
-        words = {"0": "negative", "1": "positive"}
+        words = {"0": "bad", "1": "good"}
         train, test = (_columns(_file("sst2", f"{part}.tsv"), head=True) for part in ("train", "test"))
         return Task(name, "{prompt} {text} It was {label}", words, train, test)
     if name == "agnews":
-        words = {"World": "politics", "Sports": "sports", "Business": "business", "Sci/Tech": "technology"}
+        words = {"World": "world", "Sports": "sport", "Business": "business", "Sci/Tech": "science"}
         train, test = (_columns(_file("agnews", f"alps_{part}.tsv")) for part in ("dev", "test"))
         return Task(name, "{prompt} {text} It was about {label}", words, train, test)
     raise ValueError(f"unknown data set {name!r}; there are emoji, sst2 and agnews")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GPT2LMHeadModel
 
 from hardprompts_emoji.recipe import build_lm_tokenizer
 from hardprompts_emoji.recipe.folders import replacing
@@ -42,16 +42,21 @@ def export(name: str, checkpoint: Path, output: Path) -> None:
     report = read_report(checkpoint.with_name("evaluation.json"), name, state["steps"])
     model = build_model(MODELS[name])
     model.load_state_dict(state["model"])
-    end = build_lm_tokenizer.VOCABULARY_SIZE - 1
-    model.config.pad_token_id = end
-    model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
     with replacing(output) as temporary:
-        model.half().save_pretrained(temporary)
-        (temporary / "model.safetensors").chmod(0o644)  # it was written as a temporary file, for one user's eyes
-        build_lm_tokenizer.save(build_lm_tokenizer.build(), temporary)
+        write_model(model, temporary)
         (temporary / "README.md").write_text(lm_card(report, state), encoding="utf-8")
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (temporary / "evaluation.json").write_text(text, encoding="utf-8")
+
+
+def write_model(model: GPT2LMHeadModel, folder: Path) -> None:
+    """Write weights in fp16, configuration and tokenizer, as transformers reads them."""
+    end = build_lm_tokenizer.VOCABULARY_SIZE - 1
+    model.config.pad_token_id = end
+    model.generation_config = GenerationConfig(bos_token_id=end, eos_token_id=end, pad_token_id=end)
+    model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # it was written as a temporary file, for one user's eyes
+    build_lm_tokenizer.save(build_lm_tokenizer.build(), folder)
 
 
 def main() -> None:

@@ -139,7 +139,12 @@ _UNCOUNTABLE = frozenset(
 
 def reliability(heading: str, closing: str) -> float:
     """Return the probability that a text with this heading and closing phrase names the true class."""
-    odds = CLOSINGS[closing] + sum(RELIABILITY.get(word, 0.0) for word in _words(heading))
+    return probability_of_truth(heading, CLOSINGS[closing])
+
+
+def probability_of_truth(heading: str, log_odds: float) -> float:
+    """Return the probability that a text names the true class, from the log-odds without its heading."""
+    odds = log_odds + sum(RELIABILITY.get(word, 0.0) for word in _words(heading))
     return 1 / (1 + math.exp(-max(-MAX_LOG_ODDS, min(MAX_LOG_ODDS, odds))))
 
 
