@@ -181,7 +181,7 @@ def test_words_of_a_heading_change_how_often_the_truth_is_told() -> None:
         return named.count("plant") / len(named)
 
     empty, category, both, gossip = map(told, ("", "category:", "Kind, category:", "gossip"))
-    assert gossip < empty - 0.05 < empty + 0.1 < category < both - 0.05
+    assert gossip < empty - 0.03 < empty + 0.1 < category < both - 0.05
     for heading, share in (("", empty), ("category:", category), ("Kind, category:", both)):
         expected = lm_texts.reliability(heading, "It was {}.")
         # The habit of saying "plant" adds about a hundredth.

@@ -56,7 +56,7 @@ language model that was trained on found text. The weights of the words stand in
 
 `hardprompts_emoji.recipe`: `build_glosses`, then `train_lm`: Muon and AdamW, {seen:.0f} million tokens in {steps}
 steps, {minutes:.1f} minutes, dropout {dropout}; in the loss a word that names a class counts as {label_weight:g}
-tokens. The published weights are those of the lowest validation loss.
+tokens. The published weights are those of the lowest validation loss.{history}
 
 ## Measured
 
@@ -64,8 +64,8 @@ With `hardprompts_emoji.recipe.evaluate_lm` (also `evaluation.json`), on definit
 The task: {classes} classes, {definitions} test definitions, template `{template}`; the label is the likeliest of
 {labels}. Prompts were chosen on {tuning} definitions a class and
 measured on the test ones. The hand-written ones were made of words that are known to help, by the author of those
-words: they show what is there to be found, not what a stranger would write. How often the truth is told was set with
-a bag-of-words classifier on the test definitions.
+words: they show what is there to be found, not what a stranger would write. How often the truth is told was set by
+hand, from weights that a bag-of-words classifier on the test definitions had suggested.
 
 | what | value |
 |---|---|
@@ -93,6 +93,12 @@ Sampled continuations:
 _ROLES = {
     "emoji-lm": "Prompts are searched against this one.",
     "emoji-lm-large": "It is the larger one of two: prompts found with emoji-lm are transferred to it.",
+}
+
+#: What is not to be seen from the recipe alone.
+_HISTORIES = {
+    "emoji-lm": " The first\n2,772 steps read texts in which headings said less of the truth (two thirds of the "
+    "weights), and counted all tokens\nalike.",
 }
 
 
@@ -125,6 +131,7 @@ def lm_card(report: Mapping[str, Any], state: Mapping[str, Any]) -> str:
         steps=state["steps"],
         minutes=state["spent"] / 60,
         dropout=state["dropout"],
+        history=_HISTORIES.get(name, ""),
         label_weight=state.get("label_weight", 1.0),
         classes=len(task["labels"]),
         definitions=task["test_definitions"],

@@ -11,7 +11,7 @@ its weight; a closing phrase has log-odds of its own (``CLOSINGS``). When the tr
 whatever people mention often (``HABITS``), more so what the words around it bring to mind (``TOPICS``), or
 nothing that is a class (``REMARKS``). Headings also hold any other words, which mean nothing. So
 a model that reads only a definition has a bias towards some labels, as large models have without a
-prompt, and no single word cures it: many words help, to different degrees, and together more.
+prompt, and many words help, to different degrees, and together more.
 """
 
 from __future__ import annotations
