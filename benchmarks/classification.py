@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from classification_tasks import Cells, Task, open_task, spread, with_error
-from common import save
+from classification_tasks import Task, open_task, spread, told, with_error
+from common import Cells, save
 
 from hardprompts import Backend, ClassifierPromptTuner, load_backend
 from hardprompts.classification import few_shot
@@ -60,7 +60,7 @@ class Bench:
         self.backend: Backend = load_backend(arguments.model)
         self.test = self.task.tested(arguments.test)
         self.name = f"classification_{arguments.dataset}_{short(arguments.model)}"
-        self.cells = Cells(self.name, only_read="report" in arguments.parts)
+        self.cells = Cells(self.name, only_read="report" in arguments.parts, describe=told)
         self.seeds = range(1 if arguments.quick else arguments.seeds)
 
     # --- cells ----------------------------------------------------------------------------

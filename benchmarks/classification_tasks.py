@@ -1,15 +1,12 @@
-"""What the benchmarks of language models share: labelled data sets, and cells of a table that survive a killed run."""
+"""What the benchmarks of language models share: labelled data sets, and how figures are told."""
 
 import csv
 import dataclasses
-import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from common import RESULTS
 
 from hardprompts.classification import ClassificationTemplate, Verbalizer
 from hardprompts.classification.opened import PromptedModel, language_model
@@ -106,48 +103,10 @@ def _columns(path: Path, head: bool = False) -> Examples:
     return [row[0].strip() for row in rows], [row[1].strip() for row in rows]
 
 
-# --- cells --------------------------------------------------------------------------------
-
-
-class Cells:
-    """Finished cells of a benchmark, one JSON line each: a run that is killed loses the cell that it was at alone.
-
-    Args:
-        only_read: raises LookupError where a cell is not there, in the stead of computing it.
-    """
-
-    def __init__(self, name: str, only_read: bool = False) -> None:
-        self.only_read = only_read
-        RESULTS.mkdir(exist_ok=True)
-        self.path = RESULTS / f"{name}.jsonl"
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        # The last line of a killed run may be half a line.
-        whole = [line for line in lines if line.endswith("}}")]
-        self.found: dict[str, dict[str, Any]] = {}
-        for line in whole:
-            row = json.loads(line)
-            self.found[_key(row["cell"])] = row["figures"]
-        if len(whole) < len(lines):
-            self.path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
-
-    def get(self, cell: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """The figures of a cell, from an earlier run or computed now."""
-        key = _key(cell)
-        if key not in self.found:
-            if self.only_read:
-                raise LookupError(f"this cell is not there yet: {key}")
-            figures = dict(compute())
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"cell": cell, "figures": figures}, ensure_ascii=False) + "\n")
-            self.found[key] = figures
-            shown = " ".join(str(value) for value in cell.values())
-            print(f"  {shown}: accuracy {figures.get('accuracy', float('nan')):.3f}, "
-                  f"{figures.get('seconds', 0):.0f} s, {figures.get('prompt', '')!r}", flush=True)  # fmt: skip
-        return self.found[key]
-
-
-def _key(cell: Mapping[str, Any]) -> str:
-    return json.dumps(cell, sort_keys=True)
+def told(figures: Mapping[str, Any]) -> str:
+    """What is printed of a new cell."""
+    accuracy, seconds = figures.get("accuracy", float("nan")), figures.get("seconds", 0)
+    return f"accuracy {accuracy:.3f}, {seconds:.0f} s, {figures.get('prompt', '')!r}"
 
 
 def spread(values: Sequence[float]) -> Interval:

@@ -1,8 +1,10 @@
-"""What the benchmarks share: scenes with known truth, intervals, and results as files and tables."""
+"""What the benchmarks share: scenes with known truth, intervals, and results as files, tables and pictures."""
 
+import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def held_out_scenes(count: int, num_objects: int, first_seed: int = HELD_OUT_SEED) -> list[Scene]:
@@ -83,6 +86,7 @@ def machine() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **{name: importlib.metadata.version(name) for name in ("transformers", "hardprompts")},
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -117,3 +121,90 @@ def percent(value: tuple[float, float]) -> str:
 def number(value: tuple[float, float]) -> str:
     """A number with its interval."""
     return f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+# --- cells --------------------------------------------------------------------------------
+
+
+class Cells:
+    """Finished cells of a benchmark, one JSON line each: a run that is killed loses the cell that it was at alone.
+
+    Args:
+        only_read: raises LookupError where a cell is not there, in the stead of computing it.
+        describe: what is printed of the figures of a new cell.
+    """
+
+    def __init__(
+        self, name: str, only_read: bool = False, describe: Callable[[Mapping[str, Any]], str] = lambda _: ""
+    ) -> None:
+        self.only_read, self.describe = only_read, describe
+        RESULTS.mkdir(exist_ok=True)
+        self.path = RESULTS / f"{name}.jsonl"
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        # The last line of a killed run may be half a line.
+        whole = [line for line in lines if line.endswith("}}")]
+        self.found: dict[str, dict[str, Any]] = {}
+        for line in whole:
+            row = json.loads(line)
+            self.found[_key(row["cell"])] = row["figures"]
+        if len(whole) < len(lines):
+            write_text_atomically(self.path, "".join(f"{line}\n" for line in whole))
+
+    def get(self, cell: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The figures of a cell, from an earlier run or computed now."""
+        key = _key(cell)
+        if key not in self.found:
+            if self.only_read:
+                raise LookupError(f"this cell is not there yet: {key}")
+            figures = dict(compute())
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"cell": cell, "figures": figures}, ensure_ascii=False) + "\n")
+            self.found[key] = figures
+            print(f"  {' '.join(str(value) for value in cell.values())}: {self.describe(figures)}", flush=True)
+        return self.found[key]
+
+
+def _key(cell: Mapping[str, Any]) -> str:
+    return json.dumps(cell, sort_keys=True)
+
+
+# --- pages and pictures -------------------------------------------------------------------
+
+
+def write_section(page: Path, name: str, text: str) -> Path:
+    """Puts text between `<!-- name -->` and `<!-- end of name -->` of a page; what stands around them stays.
+
+    Raises:
+        ValueError: the page has no such section.
+    """
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    pattern = re.compile(re.escape(first) + ".*?" + re.escape(last), re.DOTALL)
+    found, count = pattern.subn(lambda _: f"{first}\n{text.strip()}\n{last}", page.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{page} has {count} sections between {first!r} and {last!r}; it needs one")
+    return write_text_atomically(page, found)
+
+
+def subplots(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure and its axes, drawn without a display.
+
+    Args:
+        options: of `pyplot.subplots`.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(rows, columns, layout="constrained", **options)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a figure of `subplots`, and closes it."""
+    from matplotlib import pyplot
+
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

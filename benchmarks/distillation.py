@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import save
+from common import save, save_figure, subplots
 from generation import Setting, draw, open_models, picture_seeds
 
 from hardprompts import DistilledPrompt, PromptDistiller, load_backend
@@ -51,12 +51,7 @@ def drawn_similarities(texts: Sequence[str], others: Sequence[str], setting: Set
 
 def drawn(figures: Sequence[Mapping[str, Any]], original: Sequence[float]) -> None:
     """The picture: how alike the pictures of each text and of its shorter form are, at each length."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axes = subplots(figsize=(5.2, 3.4))
     whole = Measurement("original", tuple(original)).interval()
     axes.axhspan(whole.mean - whole.half_width, whole.mean + whole.half_width, color="grey", alpha=0.2, lw=0)
     axes.axhline(whole.mean, color="grey", linestyle="--", label="the original again, from other noise")
@@ -70,9 +65,7 @@ def drawn(figures: Sequence[Mapping[str, Any]], original: Sequence[float]) -> No
     axes.set(xlabel="length of the prompt, as a share of the original's tokens", ylabel="similarity of the pictures",
              xticks=sorted(RATIOS))  # fmt: skip
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(PICTURE, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, PICTURE)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, save_results
+from common import RESULTS, save_figure, save_results, subplots
 from generation import (
     Method,
     Unit,
@@ -139,21 +139,15 @@ that the prompt removes. Intervals are 95 %, differences paired over the targets
 
 def plot(results: Mapping[str, Any], path: Path) -> None:
     """The paired difference of each variant from the base."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
     names = [name for name in results if name != BASE][::-1]
     values = [results[name]["over_base"] for name in names]
-    figure, axes = pyplot.subplots(figsize=(8, 0.34 * len(names) + 1.2), layout="constrained")
+    figure, axes = subplots(figsize=(8, 0.34 * len(names) + 1.2))
     errors = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
     axes.errorbar([v[0] for v in values], range(len(names)), xerr=errors, fmt="o", capsize=3, color="#6c8ebf")
     axes.axvline(0, color="#999999", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("image similarity over the base, paired, 95 % interval")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, save_results
+from common import RESULTS, save_figure, save_results, subplots
 from generation import (
     Method,
     Setting,
@@ -265,15 +265,10 @@ def _plus_minus(values: Sequence[float]) -> str:
 
 def plot(facts: Mapping[str, Any], path: Path) -> None:
     """Image similarity by method, and by the length of the prompt."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
     if facts["lengths"]:
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.2, 1), layout="constrained")
+        figure, (left, right) = subplots(1, 2, figsize=(11, 4.2), width_ratios=(1.2, 1))
     else:
-        (figure, left), right = pyplot.subplots(figsize=(6.5, 4.2), layout="constrained"), None
+        (figure, left), right = subplots(figsize=(6.5, 4.2)), None
     names = list(facts["methods"])[::-1]
     values = [facts["methods"][name]["similarity"] for name in names]
     errors = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
@@ -297,8 +292,7 @@ def plot(facts: Mapping[str, Any], path: Path) -> None:
         right.set_xlabel("tokens")
         right.set_ylabel("image similarity")
         right.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

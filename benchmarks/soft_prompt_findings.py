@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import pictures, save
+from common import pictures, save, save_figure, subplots
 from faithfulness import learned, scenes_of
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
@@ -94,13 +94,8 @@ def carried_over(
 
 def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, list[float]]) -> None:
     """The picture of all of it."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
     soft, natural = "#c2410c", "#1d4ed8"
-    figure, axes = pyplot.subplots(1, 5, figsize=(17, 3.2), layout="constrained")
+    figure, axes = subplots(1, 5, figsize=(17, 3.2))
     for axis, quantity, label in ((axes[0], "lengths", "length of a token's embedding"),
                                   (axes[1], "degrees", "degrees to the nearest other token")):  # fmt: skip
         for name, colour in (("natural", natural), ("soft", soft)):
@@ -128,9 +123,7 @@ def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, 
                 color=["#a8a29e", "#a8a29e", "#15803d"])  # fmt: skip
     axes[4].set(ylabel="share of the effect kept", ylim=(0, 1))
     axes[4].tick_params(axis="x", labelrotation=15)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(PICTURE, dpi=110)
+    save_figure(figure, PICTURE)
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from classification import short, show
-from classification_tasks import Cells, open_task, with_error
-from common import save
+from classification_tasks import open_task, told, with_error
+from common import Cells, save, save_figure, subplots
 
 from hardprompts import load_backend
 from hardprompts.evaluation import ratio_interval
@@ -56,7 +56,7 @@ class Bench:
         texts, labels = self.task.tested(arguments.test)
         self.test = (texts, self.task.targets(labels))
         self.name = f"soft_prompts_{arguments.dataset}_{short(arguments.model)}"
-        self.cells = Cells(self.name)
+        self.cells = Cells(self.name, describe=told)
         self.soft: dict[int, torch.Tensor] = {}
 
     def embeddings(self, seed: int) -> torch.Tensor:
@@ -113,14 +113,9 @@ class Bench:
 
 def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], robust: Sequence[Mapping[str, Any]]) -> None:
     """The picture: what decoded prompts keep, and what is left of a soft prompt that is shrunk or turned."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
     first = next(iter(rows.values()))
     soft, empty = (sum(run[name] for run in first) / len(first) for name in ("soft", "empty"))
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.3), layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(12, 3.3))
     bars = {"soft prompt": soft, **{name: sum(run["accuracy"] for run in own) / len(own) for name, own in rows.items()}}
     axes[0].bar(list(bars), list(bars.values()), color=["#c2410c"] + ["#a8a29e"] * 2 + ["#15803d"] * (len(bars) - 3))
     axes[0].tick_params(axis="x", labelrotation=20)
@@ -139,10 +134,8 @@ def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], robust: Sequence[Mapp
     for axis in axes:
         axis.axhline(empty, color="#1d4ed8", linestyle="--", lw=1, label="empty template")
         axis.set(ylim=(0, 1), ylabel="share of the test texts")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[2].legend(frameon=False, fontsize=8)
-    figure.savefig(PICTURE, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, PICTURE)
 
 
 def main() -> None:
