@@ -13,7 +13,7 @@ SDK = ROOT / "sdk" / "hardprompts"
 
 #: Each room may import those above it, and others on its own line.
 ORDER = (
-    {"errors"},
+    {"errors", "memory"},
     {"prompts", "images", "noise"},
     {"vocabulary"},
     {"tokenizers"},
@@ -29,7 +29,7 @@ ORDER = (
     {"plugins"},
     {"hub"},
     {"inverter", "denoising"},
-    {"evaluation"},
+    {"evaluation", "batch"},
     {"classification"},
     {"language_matching"},
     {"distiller", "conditioning", "learning"},

@@ -1,9 +1,13 @@
 """What the adapters of transformers' language models share."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
+from torch import Tensor
+
 from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers import checkpointing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -12,6 +16,7 @@ class Adapter:
 
     Attributes:
         model: transformers' model with its head, frozen.
+        gradient_checkpointing: trades time for memory: see `checkpointing.checkpointed`.
 
     The others are those of `hardprompts.encoders.LanguageModel`.
     """
@@ -23,3 +28,9 @@ class Adapter:
     frame: tuple[tuple[int, ...], tuple[int, ...]]
     mask_id: int | None
     output_scale: float | None
+    gradient_checkpointing: bool = False
+
+    def checkpointing(self, *inputs: Tensor) -> contextlib.AbstractContextManager[None]:
+        """What a pass of the model runs in."""
+        chosen = self.gradient_checkpointing and checkpointing.needed(*inputs)
+        return checkpointing.checkpointed(self.model) if chosen else contextlib.nullcontext()

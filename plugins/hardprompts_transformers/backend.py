@@ -43,7 +43,9 @@ T = TypeVar("T")
 # --- opening ------------------------------------------------------------------------------
 
 
-def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+def open_backend(
+    name: str, *, device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool = False
+) -> Backend:
     """The CLIP, SigLIP or SigLIP 2 model of a local folder or hub id, frozen.
 
     Only weights are read, from safetensors or by torch's restricted unpickler; code that a
@@ -51,21 +53,33 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
 
     Args:
         name: a folder as `save_pretrained` writes it, or a hub id such as "openai/clip-vit-large-patch14".
+        gradient_checkpointing: see `language_models.from_language_model`; of language models alone.
 
     Raises:
         BackendError: see `open_model`.
     """
-    return open_model(name, name=f"transformers:{name}", device=device, dtype=dtype)
+    return open_model(
+        name, name=f"transformers:{name}", device=device, dtype=dtype, gradient_checkpointing=gradient_checkpointing
+    )
 
 
 def open_model(
-    location: str | os.PathLike[str], *, name: str, device: torch.device, dtype: torch.dtype, note: str = ""
+    location: str | os.PathLike[str],
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    note: str = "",
+    gradient_checkpointing: bool = False,
 ) -> Backend:
     """The model at `location`, a local folder or hub id, as a backend called `name`.
 
+    Args:
+        gradient_checkpointing: see `language_models.from_language_model`; of language models alone.
+
     Raises:
-        BackendError: no such folder or hub id, no network, a file that is missing or damaged,
-            or a model of another architecture.
+        BackendError: no such folder or hub id, no network, a file that is missing or damaged, a model of another
+            architecture, or gradient checkpointing of a model that has none.
     """
     from hardprompts_transformers import language_models
 
@@ -85,7 +99,11 @@ def open_model(
             loaded = _load(
                 place, "the weights", lambda: _complete(place, language_models.load(place, language_model, dtype))
             )
-            return language_models.from_language_model(loaded.to(device), tokenizer, name=name, note=note)
+            return language_models.from_language_model(
+                loaded.to(device), tokenizer, name=name, note=note, gradient_checkpointing=gradient_checkpointing
+            )
+        if gradient_checkpointing:
+            raise BackendError(f"{place} is no language model, and gradient checkpointing is for those; leave it out")
         processor = _load(
             place,
             "preprocessor_config.json",

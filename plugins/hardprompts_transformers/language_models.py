@@ -11,6 +11,7 @@ from hardprompts.errors import BackendError
 from hardprompts.tokenizers import adapt
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.causal import CausalLanguageModel
+from hardprompts_transformers.checkpointing import checkpointed_layers
 from hardprompts_transformers.masked import MaskedLanguageModel
 from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel
 
@@ -57,7 +58,9 @@ def load(place: str, kind: LanguageModelKind, dtype: torch.dtype) -> tuple[Any, 
     return model, info
 
 
-def from_language_model(model: Any, tokenizer: Any, *, name: str, note: str = "") -> Backend:
+def from_language_model(
+    model: Any, tokenizer: Any, *, name: str, note: str = "", gradient_checkpointing: bool = False
+) -> Backend:
     """A backend over a language model in memory, on the device and in the dtype that it has.
 
     The model is put into evaluation mode and its parameters are frozen. No token for padding is
@@ -68,22 +71,30 @@ def from_language_model(model: Any, tokenizer: Any, *, name: str, note: str = ""
             `T5ForConditionalGeneration` and the like.
         tokenizer: its tokenizer.
         name: what the backend is called.
+        gradient_checkpointing: trades time for memory: a pass whose gradient is asked for keeps the input of each
+            layer alone, and computes the layer again for the gradient. The numbers stay the same.
 
     Raises:
-        BackendError: a model without such a head, a tokenizer that does not belong to it, or logits
-            from token embeddings that differ from the model's own.
+        BackendError: a model without such a head, a tokenizer that does not belong to it, logits from token
+            embeddings that differ from the model's own, or a model whose layers cannot be computed again.
     """
     kind = kind_of(model.config, type(model).__name__)
     if kind is None or model.get_output_embeddings() is None:
         raise BackendError(f"{name}: a {type(model).__name__} predicts no tokens; pass a model with its head")
+    if gradient_checkpointing and not checkpointed_layers(model):
+        raise BackendError(f"{name}: a {type(model).__name__} has no gradient checkpointing; leave it out")
     model.eval().requires_grad_(False)
-    adapted = _adapted(model, tokenizer, kind, name)
+    adapted = _adapted(model, tokenizer, kind, name, gradient_checkpointing)
     _check_forward(adapted, model)
+    if isinstance(adapted, CausalLanguageModel):
+        adapted = adapted.sharing()
     table = adapted.vocabulary.table
     return Backend.of_language_model(adapted, device=table.device, dtype=table.dtype, note=note)
 
 
-def _adapted(model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> LanguageModel:
+def _adapted(
+    model: Any, tokenizer: Any, kind: LanguageModelKind, name: str, gradient_checkpointing: bool
+) -> LanguageModel:
     embedding = model.get_input_embeddings()
     count = embedding.weight.shape[0]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -109,6 +120,7 @@ def _adapted(model: Any, tokenizer: Any, kind: LanguageModelKind, name: str) -> 
         (before, () if kind == "causal" else behind),
         mask_id,
         _output_scale(model, table),
+        gradient_checkpointing,
     )
 
 

@@ -26,11 +26,12 @@ class MaskedLanguageModel(Adapter):
         base = self.model.base_model
         # RoBERTa counts its places from behind the padding index; BERT has no padding index there.
         offset = base.embeddings.position_embeddings.padding_idx
-        output = base(
-            inputs_embeds=embeddings,
-            attention_mask=mask.long(),
-            position_ids=positions(mask) + (0 if offset is None else offset + 1),
-        )
+        with self.checkpointing(embeddings):
+            output = base(
+                inputs_embeds=embeddings,
+                attention_mask=mask.long(),
+                position_ids=positions(mask) + (0 if offset is None else offset + 1),
+            )
         states: Tensor = output.last_hidden_state
         return states
 

@@ -24,12 +24,13 @@ class Seq2SeqLanguageModel(Adapter):
     ) -> Float[Tensor, "rows places width"]:
         """The decoder's last hidden states behind its start token and `decoder_ids`."""
         attended = mask.long()
-        read = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=attended).last_hidden_state
         start = torch.full((len(embeddings), 1), self.model.config.decoder_start_token_id, device=embeddings.device)
         written = start if decoder_ids is None else torch.cat([start, decoder_ids], dim=1)
-        output = self.model.get_decoder()(
-            input_ids=written, encoder_hidden_states=read, encoder_attention_mask=attended, use_cache=False
-        )
+        with self.checkpointing(embeddings):
+            read = self.model.get_encoder()(inputs_embeds=embeddings, attention_mask=attended).last_hidden_state
+            output = self.model.get_decoder()(
+                input_ids=written, encoder_hidden_states=read, encoder_attention_mask=attended, use_cache=False
+            )
         states: Tensor = output.last_hidden_state
         # T5 scales what the decoder gives where its two ends are tied.
         scaled = getattr(self.model.config, "scale_decoder_outputs", False)

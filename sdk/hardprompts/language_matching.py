@@ -5,14 +5,16 @@ alone. Each text is a template with one slot, where the original stands, or a pr
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.objective import LabelReader, loss_by_batches, row_batches
-from hardprompts.classification.rows import LABEL, PROMPT, Inputs, Row
+from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
+from hardprompts.classification.objective import LabelReader
+from hardprompts.classification.reading import read
+from hardprompts.classification.rows import LABEL, PROMPT, Row
 from hardprompts.classification.verbalizer import LabelTokens, Query, Verbalizer
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import NonFiniteError, TemplateError
@@ -27,12 +29,13 @@ class Continuations:
 
     Attributes:
         answers: what it is asked to choose among; None: any token of its vocabulary.
-        max_batch_tokens: see `LabelReader`.
+        max_batch_tokens, limit: see `LabelReader`.
     """
 
     model: LanguageModel
     answers: LabelTokens | None = None
     max_batch_tokens: int | None = None
+    limit: MemoryLimit = dataclasses.field(default_factory=MemoryLimit, repr=False)
 
     @classmethod
     def create(
@@ -65,32 +68,34 @@ class Continuations:
     ) -> Float[Tensor, "prompts rows outcomes"]:
         """log p of each outcome in every row under every prompt; of answers it is that among the answers alone."""
         if self.answers is not None:
-            reader = LabelReader(self.model, self.answers)
-            parts = [reader.read(rows, prompts, query)[1] for query in self.answers.queries]
-            return torch.stack(parts).sum(dim=0).log_softmax(dim=-1)
+            _, words = LabelReader(self.model, self.answers).read(rows, prompts)
+            return words.log_softmax(dim=-1)
         inserted = () if self.model.mask_id is None or self.model.kind != "masked" else (self.model.mask_id,)
         query = Query(inserted, () if self.model.kind == "seq2seq" else None, ())
-        inputs = Inputs.create(self.model, rows, prompts, query)
-        states = self.model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
-        at = torch.arange(len(states), device=states.device)
-        likely = self.model.logits(states[at, inputs.read_at.repeat(len(prompts))]).float().log_softmax(dim=-1)
+        (reading,) = read(self.model, rows, prompts, [query])
+        likely = self.model.logits(reading.at_label()).float().log_softmax(dim=-1)
         return likely.reshape(len(prompts), len(rows), -1)
 
-    def of_rows(self, rows: Sequence[Row]) -> Float[Tensor, "rows outcomes"]:
-        """log p of each outcome in rows that need no prompt."""
+    def of_rows(
+        self, rows: Sequence[Row], prompt: Float[Tensor, "1 prompt_tokens dim"] | None = None
+    ) -> Float[Tensor, "rows outcomes"]:
+        """log p of each outcome in every row under one prompt; None: in rows that need none."""
         table = self.model.vocabulary.table
-        bare = table.new_zeros(1, 0, table.shape[1])
-        found: list[Tensor] = [bare] * len(rows)
+        filled_in = table.new_zeros(1, 0, table.shape[1]) if prompt is None else prompt
+        found: list[Tensor] = [table] * len(rows)
+
+        def keep(_: slice, part: list[int]) -> None:
+            likely = self.read([rows[i] for i in part], filled_in)[0]
+            for place, i in enumerate(part):
+                found[i] = likely[place]
+
         with torch.no_grad():
-            for _, part in self.batches(rows, 1, 0):
-                likely = self.read([rows[i] for i in part], bare)[0]
-                for place, i in enumerate(part):
-                    found[i] = likely[place]
+            self.batches(rows, 1, filled_in.shape[1]).each(keep)
         return torch.stack(found)
 
-    def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> Iterator[tuple[slice, list[int]]]:
-        """(prompts, rows) that go through the model together; see `row_batches`."""
-        return row_batches(self.model, rows, prompts, prompt_tokens + self.longest, self.max_batch_tokens)
+    def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> RowBatches:
+        """(prompts, rows) that go through the model together."""
+        return RowBatches(self.model, rows, prompts, prompt_tokens + self.longest, self.max_batch_tokens, self.limit)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,8 +168,7 @@ class OutputMatch:
             return self.drawn
         if self.sample_size is None or self.sample_size >= len(self.templates):
             return range(len(self.templates))
-        drawn: list[int] = torch.randperm(len(self.templates), generator=self.generator)[: self.sample_size].tolist()
-        return drawn
+        return draw(len(self.templates), self.sample_size, self.generator)
 
     def _divergences(
         self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"], chosen: Sequence[int]
@@ -215,13 +219,7 @@ def match_outputs(
         (original,) = one_window(windows, model.name)
         check_room([original], match.free_tokens(), templates[0], model.name)
         prompt = original[None].to(model.vocabulary.table)
-        found: list[Tensor] = [prompt] * len(rows)
-        with torch.no_grad():
-            for _, part in continuations.batches(rows, 1, prompt.shape[1]):
-                likely = continuations.read([rows[i] for i in part], prompt)[0]
-                for place, i in enumerate(part):
-                    found[i] = likely[place]
-        targets.append(torch.stack(found))
+        targets.append(continuations.of_rows(rows, prompt))
     known = torch.stack(targets)
     if not known.isfinite().all():
         raise NonFiniteError(f"the outputs of {model.name} are NaN or infinite; use dtype=torch.float32")

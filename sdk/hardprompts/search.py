@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hardprompts.errors import NonFiniteError, SearchError, VocabularyError
 from hardprompts.leaderboard import Leaderboard, admissible
+from hardprompts.memory import is_out_of_memory, release
 from hardprompts.objectives import Evaluation, Objective, Score, Stochastic
 from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
 from hardprompts.vocabulary import Vocabulary
@@ -224,23 +225,15 @@ class BoundObjective:
                 parts = [function(b, g) for b, g in zip(batch.split(limit), groups.split(limit), strict=True)]
                 return [torch.cat(values) if len(parts) > 1 else values[0] for values in zip(*parts, strict=True)]
             except RuntimeError as error:
-                if not _is_out_of_memory(error) or limit == 1:
+                if not is_out_of_memory(error) or limit == 1:
                     raise
                 self._spent.batch_limit = max(1, min(limit, len(batch)) // 2)
-            # Outside of the handler, where the traceback no longer holds on to the tensors.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            release()
             warnings.warn(
                 f"out of memory with {min(limit, len(batch))} prompts at once; going on with {self._spent.batch_limit}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "out of memory" in str(error)
-    )
 
 
 def run_search(

@@ -1,5 +1,7 @@
 """Language models of transformers: logits as the models' own, exact ids, and tuning on a real small one."""
 
+import contextlib
+import dataclasses
 import json
 import os
 import struct
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from hardprompts import ClassifierPromptTuner, load_backend
-from hardprompts.classification import ClassificationTemplate, Verbalizer
+from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer, reading
 from hardprompts.classification.opened import PromptedModel
 from hardprompts.errors import BackendError
 
@@ -18,6 +20,9 @@ transformers = pytest.importorskip("transformers")
 import tokenizers  # noqa: E402
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
 
+from hardprompts_transformers import checkpointing  # noqa: E402
+from hardprompts_transformers.backend import open_model  # noqa: E402
+from hardprompts_transformers.causal import UNBOUNDED, CausalLanguageModel  # noqa: E402
 from hardprompts_transformers.language_models import from_language_model  # noqa: E402
 
 CORPUS = (
@@ -282,6 +287,169 @@ def test_models_without_a_head_are_refused() -> None:
         model.transformer.h[0].mlp.c_fc.weight.fill_(torch.nan)
     with pytest.raises(BackendError, match="differ from the model's own"):
         from_language_model(model, tokenizer, name="broken")
+
+
+# --- beginnings that are read once -----------------------------------------------------------
+
+
+def loss_and_grad(lm, template: str, prompts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of label words of one token and more, with fluency where the model knows any."""
+    words = Verbalizer((0, 1), (("terrible story", "bad"), ("great", "good film")))
+    parts = PromptedModel.create(lm, ClassificationTemplate(template), words, prompt_tokens=prompts.shape[1])
+    texts = ["A good film.", "dull and slow, really", "great music, and I liked it", "odd"]
+    rows = [parts.encoder.row(text) for text in texts]
+    objective = LabelLikelihood(parts.reader, rows, [1, 0, 1, 0], fluency_weight=0.3 if lm.kind == "causal" else 0.0)
+    leaf = prompts.clone().requires_grad_()
+    loss = objective(leaf, torch.zeros(len(leaf), dtype=torch.long)).loss
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), grad
+
+
+def soft_prompts(lm, count: int = 3) -> torch.Tensor:
+    table = lm.vocabulary.table
+    return table.std() * torch.randn(count, 4, table.shape[1], generator=torch.Generator().manual_seed(0))
+
+
+@contextlib.contextmanager
+def counted(model):
+    """How many tokens go through a causal model."""
+    tokens: list[int] = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda _, __, given: tokens.append(given["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+    )
+    yield tokens
+    hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("family", "attention"), [*((family, "eager") for family in CAUSAL), *((family, "sdpa") for family in CAUSAL[:4])]
+)
+def test_shared_beginnings_change_no_number(family: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reading.MIN_SAVED_TOKENS, "cpu", 1)
+    model, tokenizer = build(family, attention)
+    sharing = from_language_model(model, tokenizer, name=family).language_model
+    plain = dataclasses.replace(sharing, max_shared_tokens=0)
+    assert sharing.max_shared_tokens == (4096 if family == "gemma2" else UNBOUNDED)
+    prompts = soft_prompts(sharing)
+    for template in ("{text} {prompt} It was {label}", "{prompt} {text} It was {label}"):
+        with counted(model) as before:
+            expected = loss_and_grad(plain, template, prompts)
+        with counted(model) as after:
+            found = loss_and_grad(sharing, template, prompts)
+        assert torch.allclose(found[0], expected[0], rtol=1e-5)
+        assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-6)
+        assert sum(after) < 0.5 * sum(before)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_inputs_behind_others_have_the_states_and_gradients_of_whole_ones(family: str) -> None:
+    lm = from_language_model(*build(family), name=family).language_model
+    rows = lm.vocabulary.embed(lm.vocabulary.sample((2, 7), torch.Generator().manual_seed(0)))
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    for padded in ((1, slice(0, 2)), (1, slice(2, 4)), (1, slice(5, 7))):  # left, in the middle, right
+        seen = mask.clone()
+        seen[padded] = False
+        leaf = rows.clone().requires_grad_()
+        _, prefix = lm.read_on(leaf[:, :4], seen[:, :4])
+        order = torch.tensor([1, 0, 1])
+        found, nothing = lm.read_on(leaf[order, 4:], seen[order, 4:], prefix.of_rows(order), keep=False)
+        assert nothing is None
+        whole = leaf.clone()
+        for place, row in enumerate(order.tolist()):
+            own = whole[row : row + 1, seen[row]]
+            expected = lm.states(own, torch.ones(own.shape[:2], dtype=torch.bool))[0, -int(seen[row, 4:].sum()) :]
+            real = found[place, seen[row, 4:]]
+            assert torch.allclose(real, expected, atol=1e-5)
+            grads = [torch.autograd.grad(x.square().sum(), leaf, retain_graph=True)[0] for x in (real, expected)]
+            assert torch.allclose(grads[0][row, seen[row]], grads[1][row, seen[row]], rtol=1e-3, atol=1e-5)
+
+
+def test_windows_bound_what_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reading.MIN_SAVED_TOKENS, "cpu", 1)
+    model, tokenizer = build("gemma2")
+    model.config.sliding_window = 5
+    lm = from_language_model(model, tokenizer, name="gemma2").language_model
+    prompts = soft_prompts(lm)
+    found = loss_and_grad(lm, "{text} {prompt} It was {label}", prompts)
+    expected = loss_and_grad(dataclasses.replace(lm, max_shared_tokens=0), "{text} {prompt} It was {label}", prompts)
+    assert lm.max_shared_tokens <= 5
+    assert torch.equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("fault", ["raises", "differs"])
+def test_models_that_cannot_share_do_without(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = CausalLanguageModel.read_on
+
+    def read_on(self, *given, **named):
+        if fault == "raises":
+            raise TypeError("unexpected keyword argument 'past_key_values'")
+        states, prefix = own(self, *given, **named)
+        return states + 1, prefix
+
+    monkeypatch.setattr(CausalLanguageModel, "read_on", read_on)
+    assert from_language_model(*build("gpt2"), name="gpt2").language_model.max_shared_tokens == 0
+
+
+# --- memory -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def saved_bytes():
+    """Bytes of what autograd keeps, each storage once."""
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    size: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield size
+    size.append(sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "qwen2", "bert", "roberta", "t5"])
+def test_gradient_checkpointing_keeps_less_and_changes_no_number(family: str) -> None:
+    model, tokenizer = build(family)
+    found, kept = [], []
+    for chosen in (False, True):
+        lm = from_language_model(model, tokenizer, name=family, gradient_checkpointing=chosen).language_model
+        rows = lm.vocabulary.embed(lm.vocabulary.sample((6, 20), torch.Generator().manual_seed(0)))
+        leaf, mask = rows.clone().requires_grad_(), torch.ones(6, 20, dtype=torch.bool)
+        with saved_bytes() as size:
+            states = lm.states(leaf, mask)
+        (grad,) = torch.autograd.grad(states.square().sum(), leaf)
+        found.append((states.detach(), grad, *loss_and_grad(lm, "{prompt} {text} It was {label}", soft_prompts(lm))))
+        kept += size
+        assert not any(module.training or "forward" in vars(module) for module in model.modules())
+    for plain, checkpointed in zip(*found, strict=True):
+        assert torch.allclose(plain, checkpointed, rtol=1e-6, atol=1e-6)
+    assert kept[1] < 0.5 * kept[0], kept
+
+
+def test_shared_beginnings_are_checkpointed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reading.MIN_SAVED_TOKENS, "cpu", 1)
+    model, tokenizer = build("gpt2")
+    found = []
+    for chosen in (False, True):
+        lm = from_language_model(model, tokenizer, name="gpt2", gradient_checkpointing=chosen).language_model
+        for template in ("{text} {prompt} It was {label}", "{prompt} {text} It was {label}"):
+            found.append(loss_and_grad(lm, template, soft_prompts(lm)))
+    for plain, checkpointed in zip(found[:2], found[2:], strict=True):
+        assert torch.allclose(plain[0], checkpointed[0], atol=1e-6)
+        assert torch.allclose(plain[1], checkpointed[1], rtol=1e-5, atol=1e-6)
+
+
+def test_gradient_checkpointing_is_asked_for_when_a_model_is_opened(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = build("gpt2")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    options = {"name": "tiny", "device": torch.device("cpu"), "dtype": torch.float32}
+    assert open_model(tmp_path, **options, gradient_checkpointing=True).language_model.gradient_checkpointing
+    assert not open_model(tmp_path, **options).language_model.gradient_checkpointing
+    monkeypatch.setattr(checkpointing, "GradientCheckpointingLayer", torch.nn.Bilinear)
+    with pytest.raises(BackendError, match="no gradient checkpointing"):
+        open_model(tmp_path, **options, gradient_checkpointing=True)
 
 
 # --- real files ---------------------------------------------------------------------------

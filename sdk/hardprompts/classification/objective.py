@@ -1,77 +1,23 @@
 """The likelihood of the right label under a prompt: what the gradient follows and what picks the winner."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.rows import PROMPT, Inputs, Row
-from hardprompts.classification.verbalizer import LabelTokens, Query
+from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
+from hardprompts.classification.reading import Reading, read
+from hardprompts.classification.rows import PROMPT, Row
+from hardprompts.classification.verbalizer import LabelTokens
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import BackendError
 from hardprompts.objectives import Evaluation
 
 #: What the fluency of a prompt is measured by: "ids" as in PEZ, "embeddings" as in FluentPrompt.
 FluencyKind = Literal["ids", "embeddings"]
-
-#: Tokens of all rows that go through the model at once, where nothing else is said.
-MAX_BATCH_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}
-
-
-def row_batches(
-    model: LanguageModel, rows: Sequence[Row], prompts: int, added: int, max_tokens: int | None = None
-) -> Iterator[tuple[slice, list[int]]]:
-    """(prompts, rows) that go through a model together: all pairs are met once, rows of like length side by side.
-
-    Args:
-        prompts: how many prompts each row is met with.
-        added: tokens that a row has beside its own: those of a prompt and of a label.
-        max_tokens: of all rows of a batch; a longer row is a batch by itself. None: by the device.
-    """
-    limit = max_tokens or MAX_BATCH_TOKENS.get(model.vocabulary.table.device.type, 4096)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    start = 0
-    while start < len(order):
-        width = len(rows[order[start]]) + added
-        size = max(1, limit // width)  # prompts times rows
-        count = max(1, min(len(order) - start, size))
-        at_once = max(1, size // count)
-        for first in range(0, prompts, at_once):
-            yield slice(first, first + at_once), order[start : start + count]
-        start += count
-
-
-def loss_by_batches(
-    embeddings: Float[Tensor, "batch tokens dim"],
-    batches: Iterable[tuple[slice, list[int]]],
-    value: Callable[[Tensor, slice, list[int]], Tensor],
-) -> Float[Tensor, " batch"]:
-    """The sum of a loss over batches, with its gradient if one is asked for, in float32.
-
-    The gradient is taken batch by batch, as the passes are made, so that memory holds one batch however many there
-    are. Derivatives of higher order are therefore not to be had.
-
-    Args:
-        batches: (prompts, rows) as of `row_batches`.
-        value: what a batch adds to the loss of each of its prompts, given their embeddings and the batch.
-    """
-    with_grad = torch.is_grad_enabled() and embeddings.requires_grad
-    leaf = embeddings.detach()
-    loss = torch.zeros(len(leaf), device=leaf.device)
-    grad = torch.zeros(leaf.shape, device=leaf.device)
-    for prompts, part in batches:
-        with torch.set_grad_enabled(with_grad):
-            own = leaf[prompts].requires_grad_(with_grad)
-            added = value(own, prompts, part)
-        loss[prompts] += added.detach()
-        if with_grad:
-            (found,) = torch.autograd.grad(added.sum(), own)
-            grad[prompts] += found.float()
-    # The value, with the gradient that was computed along the way.
-    return loss + (grad * (embeddings - leaf)).sum(dim=(1, 2)) if with_grad else loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,11 +28,13 @@ class LabelReader:
 
     Attributes:
         max_batch_tokens: tokens of all rows of a batch, at most; a longer row is a batch by itself.
+        limit: what was learned of the device's memory; where it runs out, the batches are halved.
     """
 
     model: LanguageModel
     labels: LabelTokens
     max_batch_tokens: int | None = None
+    limit: MemoryLimit = dataclasses.field(default_factory=MemoryLimit, repr=False)
 
     def word_scores(
         self, rows: Sequence[Row], prompts: Float[Tensor, "prompts prompt_tokens dim"] | None = None
@@ -94,13 +42,13 @@ class LabelReader:
         """log p of every label word in every row, under every prompt; without prompts, of rows that need none."""
         prompts = self._no_prompt() if prompts is None else prompts
         found = torch.zeros(len(prompts), len(rows), len(self.labels.ids), device=prompts.device)
+
+        def score(chosen: slice, part: list[int]) -> None:
+            _, words = self.read([rows[i] for i in part], prompts[chosen])
+            found[chosen, torch.tensor(part, device=prompts.device)] = words
+
         with torch.no_grad():
-            for prompt_part, part in self.batches(rows, len(prompts), prompts.shape[1]):
-                chosen = [rows[i] for i in part]
-                places = torch.tensor(part, device=prompts.device)
-                for query in self.labels.queries:
-                    _, added = self.read(chosen, prompts[prompt_part], query)
-                    found[prompt_part, places] += added
+            self.batches(rows, len(prompts), prompts.shape[1]).each(score)
         return found
 
     def first_choices(
@@ -109,33 +57,36 @@ class LabelReader:
         """The token that the model itself would begin the label with, out of its whole vocabulary."""
         prompt = self._no_prompt() if prompt is None else prompt
         found = torch.zeros(len(rows), dtype=torch.long)
+
+        def choose(_: slice, part: list[int]) -> None:
+            (reading,) = read(self.model, [rows[i] for i in part], prompt, self.labels.queries[:1])
+            found[torch.tensor(part)] = self.model.logits(reading.at_label()).argmax(dim=-1).cpu()
+
         with torch.no_grad():
-            for _, part in self.batches(rows, 1, prompt.shape[1]):
-                query = self.labels.queries[0]
-                inputs = Inputs.create(self.model, [rows[i] for i in part], prompt, query)
-                states = self.model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
-                at = states[torch.arange(len(part), device=states.device), inputs.read_at]
-                found[torch.tensor(part)] = self.model.logits(at).argmax(dim=-1).cpu()
+            self.batches(rows, 1, prompt.shape[1]).each(choose)
         return found
 
     def read(
-        self, rows: Sequence[Row], prompts: Float[Tensor, "prompts prompt_tokens dim"], query: Query
-    ) -> tuple[tuple[Inputs, Tensor], Float[Tensor, "prompts rows words"]]:
-        """What one query adds to log p of each word, and the batch with its states, (prompts * rows, places, width)."""
-        inputs = Inputs.create(self.model, rows, prompts, query)
-        states = self.model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
-        words = torch.zeros(len(states), len(self.labels.ids), device=states.device)
-        at = torch.arange(len(states), device=states.device)
-        for read in query.reads:
-            places = inputs.read_at.repeat(len(prompts)) + read.offset
-            likely = self.model.logits(states[at, places]).float().log_softmax(dim=-1)  # (rows, vocab)
-            tokens, numbers = zip(*read.picks, strict=True)
-            words = words.index_add(1, torch.tensor(numbers, device=states.device), likely[:, list(tokens)])
-        return (inputs, states), words.reshape(len(prompts), len(rows), -1)
+        self, rows: Sequence[Row], prompts: Float[Tensor, "prompts prompt_tokens dim"]
+    ) -> tuple[Reading, Float[Tensor, "prompts rows words"]]:
+        """The batch as it is read for the first query, and log p of each word."""
+        words = torch.zeros(len(prompts) * len(rows), len(self.labels.ids), device=prompts.device)
+        first: Reading | None = None
+        for query, reading in zip(
+            self.labels.queries, read(self.model, rows, prompts, self.labels.queries), strict=True
+        ):
+            first = first or reading
+            for place in query.reads:
+                likely = self.model.logits(reading.at_label(place.offset)).float().log_softmax(dim=-1)  # (rows, vocab)
+                tokens, numbers = zip(*place.picks, strict=True)
+                words = words.index_add(1, torch.tensor(numbers, device=words.device), likely[:, list(tokens)])
+        assert first is not None, "there are label words"
+        return first, words.reshape(len(prompts), len(rows), -1)
 
-    def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> Iterator[tuple[slice, list[int]]]:
-        """(prompts, rows) that go through the model together; see `row_batches`."""
-        return row_batches(self.model, rows, prompts, prompt_tokens + self.labels.longest, self.max_batch_tokens)
+    def batches(self, rows: Sequence[Row], prompts: int, prompt_tokens: int) -> RowBatches:
+        """(prompts, rows) that go through the model together."""
+        added = prompt_tokens + self.labels.longest
+        return RowBatches(self.model, rows, prompts, added, self.max_batch_tokens, self.limit)
 
     def _no_prompt(self) -> Tensor:
         table = self.model.vocabulary.table
@@ -233,8 +184,7 @@ class LabelLikelihood:
             return None
         if self.sample_size >= len(self.rows):
             return None if self.scored is None else list(range(len(self.rows)))
-        order = torch.randperm(len(self.rows), generator=self.generator)[: self.sample_size]
-        return [int(i) for i in order]
+        return draw(len(self.rows), self.sample_size, self.generator)
 
     def _loss(self, embeddings: Float[Tensor, "batch tokens dim"], chosen: Sequence[int]) -> Float[Tensor, " batch"]:
         """The loss of each prompt over the chosen rows, in float32."""
@@ -253,16 +203,14 @@ class LabelLikelihood:
     ) -> Float[Tensor, " prompts"]:
         """What these rows add to the loss of each prompt."""
         chosen = [rows[i] for i in part]
-        read = [self.reader.read(chosen, prompts, query) for query in self.reader.labels.queries]
-        words = torch.stack([added for _, added in read]).sum(dim=0)  # (prompts, rows, words)
+        reading, words = self.reader.read(chosen, prompts)  # (prompts, rows, words)
         classes = self.reader.labels.class_scores(words, length_normalized=self.length_normalized)
         right = classes.log_softmax(dim=-1)[:, torch.arange(len(part), device=words.device), targets[list(part)]]
         loss = (1 - self.fluency_weight) * -right.sum(dim=1) / len(rows)
         weights = [fluent.get(i, 0.0) for i in part]
         if any(weights):
-            inputs, states = read[0][0]
             kept = [place for place, weight in enumerate(weights) if weight]
-            own = self._fluency(prompts, inputs, states, kept)  # (prompts, kept)
+            own = self._fluency(prompts, reading, kept)  # (prompts, kept)
             weight = torch.tensor([weights[place] for place in kept], device=own.device)
             loss = loss + self.fluency_weight * (own * weight).sum(dim=1)
         return loss
@@ -276,13 +224,11 @@ class LabelLikelihood:
             return {0: 1.0}
         return {i: 1 / len(rows) for i in range(len(rows))}
 
-    def _fluency(
-        self, prompts: Tensor, inputs: Inputs, states: Tensor, kept: Sequence[int]
-    ) -> Float[Tensor, "prompts kept"]:
+    def _fluency(self, prompts: Tensor, reading: Reading, kept: Sequence[int]) -> Float[Tensor, "prompts kept"]:
         """The mean cross entropy of the prompt's tokens, from the states of the rows that are kept."""
         count, length = prompts.shape[:2]
-        rows = len(inputs.prompt_at)
-        places = inputs.prompt_at[list(kept)].unsqueeze(1) + torch.arange(length - 1, device=states.device)
+        rows, states = len(reading.prompt_at), reading.states
+        places = reading.prompt_at[list(kept)].unsqueeze(1) + torch.arange(length - 1, device=states.device)
         by_prompt = states.reshape(count, rows, *states.shape[1:])[:, list(kept)]  # (prompts, kept, places, width)
         index = places.reshape(1, len(kept), length - 1, 1).expand(count, -1, -1, states.shape[-1])
         before = by_prompt.gather(2, index)  # (prompts, kept, length - 1, width)
@@ -307,10 +253,12 @@ class LabelLikelihood:
         rows = [self.rows[i] for i in self._score_rows()]
         fluent = self._fluency_rows(rows)
         found = torch.zeros(len(embeddings), device=embeddings.device)
-        query = self.reader.labels.queries[0]
-        chosen = [rows[i] for i in fluent]
-        for prompts, part in self.reader.batches(chosen, len(embeddings), embeddings.shape[1]):
-            (inputs, states), _ = self.reader.read([chosen[i] for i in part], embeddings[prompts], query)
-            own = self._fluency(embeddings[prompts], inputs, states, range(len(part)))
+        chosen, queries = [rows[i] for i in fluent], self.reader.labels.queries[:1]
+
+        def add(prompts: slice, part: list[int]) -> None:
+            (reading,) = read(self.reader.model, [chosen[i] for i in part], embeddings[prompts], queries)
+            own = self._fluency(embeddings[prompts], reading, range(len(part)))
             found[prompts] += own.sum(dim=1) / len(chosen)
+
+        self.reader.batches(chosen, len(embeddings), embeddings.shape[1]).each(add)
         return found
