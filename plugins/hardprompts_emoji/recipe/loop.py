@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hardprompts_emoji.recipe.clock import Clock
 from hardprompts_emoji.recipe.optimizer import Muon
-from hardprompts_emoji.recipe.train_image_tower import save_state
 
 REPORT_SECONDS = 20
 SAVE_SECONDS = 60
@@ -146,6 +146,49 @@ class Journal:
         return due
 
 
+class Trainer(Protocol):
+    """What ``run`` trains until its clock runs out."""
+
+    clock: Clock
+    device: torch.device
+    steps: int
+
+    def step(self) -> dict[str, Tensor]:
+        """Learn from one batch; returns the losses."""
+        ...
+
+    def save(self) -> None:
+        """Write the checkpoint from which a run resumes."""
+        ...
+
+
+def run(trainer: Trainer) -> None:
+    """Train until the clock runs out."""
+    journal = Journal(trainer.clock, trainer.device)
+    finished = False
+    while not finished:
+        finished = trainer.clock.progress >= 1
+        if journal.add(trainer.steps, trainer.step(), finished):
+            trainer.save()
+
+
+def save_state(path: Path, **state: Any) -> None:
+    """Write a checkpoint; a reader never sees half of one, and two writers do not mix theirs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
 def save_checkpoint(path: Path, model: nn.Module, average: Average, optimizers: Optimizers, **more: Any) -> None:
-    """Write everything from which a run resumes; a reader never sees half of it."""
+    """Write everything from which a run resumes."""
     save_state(path, model=model.state_dict(), average=average.values, optimizer=optimizers.state_dict(), **more)
+
+
+def resume(state: Mapping[str, Any], model: nn.Module, average: Average, optimizers: Optimizers) -> tuple[int, float]:
+    """Take what ``save_checkpoint`` wrote; returns the steps and the seconds spent."""
+    model.load_state_dict(state["model"])
+    optimizers.load_state_dict(state["optimizer"])
+    for value, saved in zip(average.values, state["average"], strict=True):
+        value.copy_(saved)
+    return state["step"], state["spent"]

@@ -16,10 +16,11 @@ from transformers import CLIPModel
 
 import hardprompts_emoji
 from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.loop import save_state
 from hardprompts_emoji.recipe.stream import PictureStream
 from hardprompts_emoji.recipe.texts import Meanings, Texts, Weights, scene_weights, to_matrix
 from hardprompts_emoji.recipe.train_clip import Attributes, Trainer, image_features, pad, text_features
-from hardprompts_emoji.recipe.train_image_tower import MODELS, Run, save_state
+from hardprompts_emoji.recipe.train_image_tower import MODELS, Run
 from hardprompts_emoji.scenes import Scene
 
 SCENES = 12_000

@@ -18,8 +18,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hardprompts_emoji.recipe.loop import save_state
 from hardprompts_emoji.recipe.sd_models import LATENT_CHANNELS, VAE_NORM_GROUPS
-from hardprompts_emoji.recipe.train_image_tower import save_state
 
 FILE = "codec.pt"
 PATCH = 8

@@ -24,6 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer
 
 from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH, build
 from hardprompts_emoji.recipe.clock import Clock
+from hardprompts_emoji.recipe.loop import save_state
 from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
 from hardprompts_emoji.recipe.stream import PictureStream
 from hardprompts_emoji.recipe.texts import (
@@ -42,7 +43,6 @@ from hardprompts_emoji.recipe.train_image_tower import (
     Run,
     TowerSizes,
     object_targets,
-    save_state,
     set_learning_rates,
     vision_config,
 )

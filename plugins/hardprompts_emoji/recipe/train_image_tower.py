@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from hardprompts_emoji.recipe.clock import Clock
 from hardprompts_emoji.recipe.curriculum import curriculum_scene, normalize
+from hardprompts_emoji.recipe.loop import save_state
 from hardprompts_emoji.recipe.optimizer import Muon, split_parameters
 from hardprompts_emoji.recipe.stream import PictureStream
 from hardprompts_emoji.scenes import BACKGROUNDS, OBJECTS, STYLES, Scene, render_batch
@@ -118,14 +118,6 @@ def set_learning_rates(
         for group in optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
             group["lr"] = group["base_lr"] * factor
-
-
-def save_state(path: Path, **state: Any) -> None:
-    """Write a checkpoint; a reader never sees half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from hardprompts_emoji.glosses import LABELS
 from hardprompts_emoji.recipe import build_lm_tokenizer, lm_texts
 from hardprompts_emoji.recipe.build_glosses import read_corpus
 from hardprompts_emoji.recipe.build_lm_tokenizer import CONTEXT_LENGTH
-from hardprompts_emoji.recipe.loop import REPORT_SECONDS, SAVE_SECONDS, Optimizers, mixed_precision
+from hardprompts_emoji.recipe.loop import REPORT_SECONDS, SAVE_SECONDS, Optimizers, mixed_precision, save_state
 
 #: The synsets are put into words this many times, each time differently.
 WORDINGS = 6
@@ -147,19 +146,11 @@ def load_tokens(corpus: Path, cache: Path, wordings: int) -> tuple[TokenStream, 
     return training, validation
 
 
-def save_state(path: Path, **state: Any) -> None:
-    """Write a checkpoint; a reader never sees half of one, and two writers do not mix theirs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
-def token_weights(device: torch.device, label_weight: float = LABEL_WEIGHT) -> Tensor:
+def token_weights(device: torch.device) -> Tensor:
     """Return (vocabulary,) what each token counts in the training loss."""
     tokenizer = build_lm_tokenizer.build()
     weights = torch.ones(len(tokenizer), device=device)
-    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = label_weight
+    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = LABEL_WEIGHT
     return weights
 
 

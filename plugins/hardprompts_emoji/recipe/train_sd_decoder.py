@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hardprompts_emoji.recipe.clock import Clock
-from hardprompts_emoji.recipe.loop import Average, Journal, Optimizers, mixed_precision, prepare, save_checkpoint
+from hardprompts_emoji.recipe.loop import (
+    Average,
+    Optimizers,
+    mixed_precision,
+    prepare,
+    resume,
+    run,
+    save_checkpoint,
+)
 from hardprompts_emoji.recipe.sd_codec import Codec, to_pixels
 from hardprompts_emoji.recipe.sd_data import FOLDER, load_data
 from hardprompts_emoji.recipe.sd_models import build_vae, read_checkpoint
@@ -87,11 +95,7 @@ class DecoderTrainer:
         self.device = device
         self.steps, spent = 0, 0.0
         if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizer"])
-            for value, saved in zip(self.average.values, state["average"], strict=True):
-                value.copy_(saved)
-            self.steps, spent = state["step"], state["spent"]
+            self.steps, spent = resume(state, self.model, self.average, self.optimizers)
         self.decode = torch.compile(self.model) if compiled else self.model
         self.generator = torch.Generator(device).manual_seed(SEED * 7919 + self.steps)
         self.clock = Clock(minutes * 60, spent)
@@ -129,12 +133,7 @@ class DecoderTrainer:
 
     def run(self) -> None:
         """Train until the clock runs out."""
-        journal = Journal(self.clock, self.device)
-        finished = False
-        while not finished:
-            finished = self.clock.progress >= 1
-            if journal.add(self.steps, self.step(), finished):
-                self.save()
+        run(self)
 
 
 def main() -> None:

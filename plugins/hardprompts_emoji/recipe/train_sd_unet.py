@@ -20,10 +20,11 @@ from hardprompts_emoji.recipe.build_tokenizer import CONTEXT_LENGTH
 from hardprompts_emoji.recipe.clock import Clock
 from hardprompts_emoji.recipe.loop import (
     Average,
-    Journal,
     Optimizers,
     mixed_precision,
     prepare,
+    resume,
+    run,
     save_checkpoint,
 )
 from hardprompts_emoji.recipe.sd_codec import Codec
@@ -123,12 +124,8 @@ class UnetTrainer:
         self.batch = Batch(batch_size, width, device)
         self.steps, spent = 0, 0.0
         if state is not None:
-            self.unet.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizer"])
+            self.steps, spent = resume(state, self.unet, self.average, self.optimizers)
             self.runs = state["training"]["unet"][:-1]
-            for value, saved in zip(self.average.values, state["average"], strict=True):
-                value.copy_(saved)
-            self.steps, spent = state["step"], state["spent"]
         self.generator = torch.Generator(device).manual_seed(SEED * 7919 + self.steps)
         self.clock = Clock(minutes * 60, spent)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -210,7 +207,7 @@ class UnetTrainer:
 
     def save(self) -> None:
         """Write the checkpoint from which a run resumes and the export reads, the codec included."""
-        run = {
+        this = {
             "step": self.steps,
             "spent": self.clock.spent,
             "batch_size": self.batch_size,
@@ -225,17 +222,12 @@ class UnetTrainer:
             step=self.steps,
             spent=self.clock.spent,
             codec=self.codec.state_dict(),
-            training={"unet": [*self.runs, run]},
+            training={"unet": [*self.runs, this]},
         )
 
     def run(self) -> None:
         """Train until the clock runs out."""
-        journal = Journal(self.clock, self.device)
-        finished = False
-        while not finished:
-            finished = self.clock.progress >= 1
-            if journal.add(self.steps, self.step(), finished):
-                self.save()
+        run(self)
 
 
 def main() -> None:
