@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hardprompts.cli import classify, comfyui, distill, hub, screen
+from hardprompts.cli import batch, classify, comfyui, distill, hub, screen
 from hardprompts.cli.screen import clear_errors, err, fail, out, say
 
 if TYPE_CHECKING:
@@ -375,6 +375,7 @@ def inspect_file(
             say(f"wrote {report}", "dim")
 
 
+app.command()(batch.batch)
 app.command()(distill.distill)
 app.command()(hub.push)
 app.command()(hub.pull)

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from hardprompts.batch.chunks import prompts_of_each
+from hardprompts.batch.sources import images_in
 from hardprompts.cli.screen import LiveSearch, out, say
-from hardprompts.errors import FileFormatError, HardPromptsError, ImageError, SearchError
+from hardprompts.errors import FileFormatError, HardPromptsError, ImageError
 from hardprompts.prompts import HardPrompt, write_text_atomically
 
 if TYPE_CHECKING:
@@ -17,22 +19,9 @@ if TYPE_CHECKING:
 
     from hardprompts.inverter import PromptInverter
 
-SUFFIXES = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+__all__ = ("CsvFile", "Destination", "FolderRun", "TextFiles", "images_in")
+
 COLUMNS = ("file", "prompt", "score", "model", "method", "seed")
-
-
-def images_in(folder: Path, recursive: bool) -> list[Path]:
-    """The image files of a folder by their suffix, in order, without hidden ones."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
 
 
 @runtime_checkable
@@ -188,19 +177,7 @@ class FolderRun:
             except ImageError as error:
                 found.append((path, error))
         if images:
-            found.extend(zip(readable, self._prompts(images, title), strict=True))
-        return found
-
-    def _prompts(self, images: Sequence["Image"], title: str) -> list["HardPrompt | HardPromptsError"]:
-        options = dict(self.options)
-        if options.get("deadline") is not None:
-            options["deadline"] *= len(images)  # it is meant for each image
-        try:
             with LiveSearch(title) as live:
-                return list(
-                    self.inverter.invert_each(images, batch_size=len(images), callback=live, progress=False, **options)
-                )
-        except SearchError as error:
-            if len(images) == 1:
-                return [error]
-        return [found for image in images for found in self._prompts([image], title)]
+                prompts = prompts_of_each(self.inverter, images, {**self.options, "callback": live})
+            found.extend(zip(readable, prompts, strict=True))
+        return found

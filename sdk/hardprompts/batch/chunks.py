@@ -1,0 +1,180 @@
+"""Chunks: the records that are searched together, and what comes of them."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hardprompts.batch.output import Row, plain
+from hardprompts.batch.sources import Record, Unusable
+from hardprompts.errors import HardPromptsError, ImageError, SearchError
+from hardprompts.images import ImageInput
+from hardprompts.inverter import PromptInverter
+from hardprompts.prompts import HardPrompt
+
+if TYPE_CHECKING:
+    from hardprompts.encoders import Backend
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How every process opens the same inverter; see `PromptInverter`."""
+
+    model: Any = "emoji"
+    method: Any = "pez+refine"
+    judge: Any = None
+    prior: Any = None
+    device: "torch.device | str | None" = None
+    dtype: torch.dtype | None = None
+    threads: int | None = None
+
+    def open(self) -> PromptInverter:
+        """The inverter.
+
+        Raises:
+            UnknownName, BackendError: see `load_backend`.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        model: str | Backend | Sequence[str | Backend] = self.model() if callable(self.model) else self.model
+        return PromptInverter(
+            model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior
+        )
+
+    def described(self) -> dict[str, Any]:
+        """What the prompts depend on, as JSON values."""
+        parts = {name: getattr(self, name) for name in ("model", "method", "judge", "prior")}
+        dtype = torch.float32 if self.dtype is None else self.dtype
+        named = {name: getattr(part, "name", part) for name, part in parts.items()}  # open backends
+        return {**{name: plain(part) for name, part in named.items()}, "dtype": str(dtype).removeprefix("torch.")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Records that are searched together; the number is that of their part of the output."""
+
+    number: int
+    records: tuple[Record, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A chunk's rows, and when it was begun and finished, in seconds since the epoch."""
+
+    number: int
+    rows: list[Row]
+    started: float
+    finished: float
+
+
+class Plan:
+    """The chunks of what is not done yet, as they are read from a source.
+
+    Chunks are consecutive records in the source's order. What is done of an unchanged source is a set of whole chunks,
+    so that the others get the records, and the numbers, that they have in a run that nothing disturbed. Records that
+    were added since are chunks of their own.
+
+    Attributes:
+        skipped: records that are done already, as far as the source was read.
+    """
+
+    def __init__(self, records: Iterable[Record], size: int, keys: set[str], numbers: set[int]) -> None:
+        self.skipped = 0
+        self._records, self._size, self._keys, self._numbers = records, size, keys, numbers
+
+    def __iter__(self) -> Iterator[Chunk]:
+        number = 0
+        waiting: list[Record] = []
+        for record in self._unique():
+            if record.key in self._keys:
+                self.skipped += 1
+                continue
+            waiting.append(record)
+            if len(waiting) == self._size:
+                number = self._free(number)
+                yield Chunk(number, tuple(waiting))
+                number, waiting = number + 1, []
+        if waiting:
+            yield Chunk(self._free(number), tuple(waiting))
+
+    def _free(self, number: int) -> int:
+        while number in self._numbers:
+            number += 1
+        return number
+
+    def _unique(self) -> Iterator[Record]:
+        seen: dict[str, int] = {}
+        for record in self._records:
+            count = seen[record.key] = seen.get(record.key, 0) + 1
+            if count == 1:
+                yield record
+            else:
+                key = f"{record.key} (number {count})"
+                yield Record(key, Unusable(f"the key {record.key!r} is there {count} times; only the first is used"))
+
+
+def invert_chunk(inverter: PromptInverter, chunk: Chunk, options: Mapping[str, Any]) -> Done:
+    """A row for each record of a chunk: the prompt, or the error where there is none.
+
+    Raises:
+        KeyboardInterrupt: the search was interrupted; half a search is not a result.
+        HardPromptsError, ValueError: the options are wrong, for all records.
+    """
+    started = time.time()
+    found: dict[str, HardPrompt | HardPromptsError] = {}
+    images = {}
+    for record in chunk.records:
+        try:
+            images[record.key] = record.load()
+        except ImageError as error:
+            found[record.key] = error
+    if images:
+        found.update(zip(images, prompts_of_each(inverter, list(images.values()), options), strict=True))
+    rows = [row_of(record.key, found[record.key]) for record in chunk.records]
+    return Done(chunk.number, rows, started, time.time())
+
+
+def prompts_of_each(
+    inverter: PromptInverter, images: Sequence[ImageInput], options: Mapping[str, Any]
+) -> list[HardPrompt | HardPromptsError]:
+    """The prompt of each image, or why there is none.
+
+    If a search of all together fails, each is searched alone. The deadline is for each image.
+
+    Raises:
+        HardPromptsError, ValueError: the options are wrong, for all images.
+    """
+    timed = dict(options)
+    if timed.get("deadline") is not None:
+        timed["deadline"] *= len(images)
+    try:
+        return [*inverter.invert_each(images, batch_size=len(images), progress=False, **timed)]
+    except SearchError as error:
+        if len(images) == 1:
+            return [error]
+    return [found for image in images for found in prompts_of_each(inverter, [image], options)]
+
+
+def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
+    """What is told of a record.
+
+    Raises:
+        KeyboardInterrupt: see `invert_chunk`.
+    """
+    if isinstance(found, HardPrompt):
+        if found.stop_reason == "interrupted":
+            raise KeyboardInterrupt
+        about = {name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason")}
+        return {
+            "key": key, "prompt": found.filled, "score": found.score, "token_ids": list(found.token_ids), **about,
+            "error": None,
+        }  # fmt: skip
+    return failed_row(key, " ".join(str(found).split()))
+
+
+def failed_row(key: str, error: str) -> Row:
+    """What is told of a record that has no prompt."""
+    nothing = dict.fromkeys(("prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason"))
+    return {"key": key, **nothing, "error": error}

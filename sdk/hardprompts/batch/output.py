@@ -1,0 +1,327 @@
+"""Where prompts go: one part for each chunk of records, written in one go, and one file of all parts.
+
+The parts are the state of a run: what is in them is done. Nothing else has to be kept in step with them, so a crash
+at any moment loses the chunks that were on their way and nothing more.
+"""
+
+import contextlib
+import errno
+import functools
+import glob
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+
+from hardprompts.errors import FileFormatError, MissingExtra
+from hardprompts.prompts import write_text_atomically
+
+#: What is told of a record: its prompt, or the error instead of it.
+Row: TypeAlias = dict[str, Any]
+
+COLUMNS = ("key", "prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason", "error")
+SETTINGS = "_settings.json"  # what begins with "_" is no data, as readers of folders of tables have it
+FORMAT_VERSION = 1
+
+#: What temporary files end in, as a pattern.
+_RANDOM = "[0-9a-f]" * 8
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+class Format(Protocol):
+    """How rows are written."""
+
+    suffix: str
+
+    def write(self, file: IO[bytes], rows: Sequence[Row]) -> None: ...
+
+    def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
+        """Raises FileFormatError if the file is damaged."""
+        ...
+
+    def join(self, file: IO[bytes], parts: Sequence[Path]) -> None: ...
+
+
+class JsonLines:
+    """One row a line."""
+
+    suffix = ".jsonl"
+
+    def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")  # a prompt may have other characters that break lines
+            rows = [json.loads(line) for line in lines[:-1]]
+            if lines[-1] or not rows:
+                raise ValueError("its last line is not whole")
+            return [{name: row[name] for name in columns} for row in rows]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+
+    def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
+        for part in parts:
+            file.write(part.read_bytes())
+
+
+class Parquet:
+    """Columns, compressed.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+    """
+
+    suffix = ".parquet"
+
+    def __init__(self) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise MissingExtra("parquet", "parquet") from error
+        self._arrow = pyarrow
+        kinds = {"score": pyarrow.float64(), "seed": pyarrow.int64(), "token_ids": pyarrow.list_(pyarrow.int32())}
+        self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
+
+    def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        self._arrow.parquet.write_table(self._arrow.Table.from_pylist(list(rows), schema=self._schema), file)
+
+    def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
+        try:
+            with self._arrow.parquet.ParquetFile(path) as file:
+                rows: list[Row] = file.read(columns=list(columns)).to_pylist()
+                if rows and set(rows[0]) != set(columns):
+                    raise ValueError(f"it has the columns {', '.join(file.schema_arrow.names)}")
+            return rows
+        except (self._arrow.ArrowInvalid, ValueError) as error:
+            raise _damaged(path, error) from error
+
+    def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
+        with self._arrow.parquet.ParquetWriter(file, self._schema) as writer:
+            for group in range(0, len(parts), 256):  # many small groups of rows are slow to read
+                tables = []
+                for part in parts[group : group + 256]:
+                    with self._arrow.parquet.ParquetFile(part) as source:
+                        tables.append(source.read())
+                writer.write_table(self._arrow.concat_tables(tables))
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"jsonl": JsonLines, "parquet": Parquet}
+
+
+class Output:
+    """A file of prompts, or a folder of parts.
+
+    Args:
+        path: "prompts.jsonl" or "prompts.parquet", with the parts in a folder "prompts.jsonl.parts" beside it; or a
+            folder for the parts alone.
+        settings: JSON values that the prompts depend on.
+        format: "jsonl" or "parquet", for a folder.
+
+    Attributes:
+        keys: of the records that are done.
+        numbers: of the parts that are there.
+
+    Raises:
+        ValueError: another kind of file; something else is there already; or the run there has other settings.
+        FileFormatError: a part, or the settings, cannot be read.
+        OSError: the disk is full, say.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], format: str | None = None) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        as_file = suffix.removeprefix(".") in FORMATS and not self.path.is_dir()
+        if not as_file and suffix and not self.path.is_dir():
+            raise ValueError(
+                f"the output {os.fspath(path)!r} ends in {suffix!r}; accepted are .jsonl, .parquet, and a folder, "
+                "whose name has no suffix"
+            )
+        name = suffix.removeprefix(".") if as_file else format or "jsonl"
+        if name not in FORMATS or (as_file and format not in (None, name)):
+            raise ValueError(
+                f"the format {format!r} is not one of {', '.join(FORMATS)}, or not that of {self.path.name}"
+            )
+        self.format = FORMATS[name]()
+        self.file = self.path if as_file else None
+        self.folder = self.path.with_name(f"{self.path.name}.parts") if as_file else self.path
+        self._settings = {"format_version": FORMAT_VERSION, "format": name, **settings}
+        self._check()
+        self._rows = {
+            int(part.stem.removeprefix("part-")): self.format.read(part, ("key", "error")) for part in self.parts()
+        }
+
+    @property
+    def keys(self) -> set[str]:
+        return {row["key"] for rows in self._rows.values() for row in rows}
+
+    @property
+    def numbers(self) -> set[int]:
+        return set(self._rows)
+
+    def parts(self) -> list[Path]:
+        """The parts that are there, in order."""
+        found = self.folder.glob(f"part-*{self.format.suffix}")
+        return sorted(found, key=lambda part: int(part.stem.removeprefix("part-")))
+
+    def forget_errors(self) -> int:
+        """Removes the parts that have errors in them, so that their records are done again; returns how many."""
+        failed = [number for number, rows in self._rows.items() if any(row["error"] is not None for row in rows)]
+        for number in failed:
+            self._part(number).unlink()
+            del self._rows[number]
+        return len(failed)
+
+    def write(self, number: int, rows: Sequence[Row]) -> None:
+        """Writes a part: all of it, or nothing.
+
+        Raises:
+            OSError: the disk is full, say; what was written before is whole.
+        """
+        if not self._rows:  # not before: a mistake in the settings shall not be kept
+            with _room(self.path):
+                write_text_atomically(
+                    self.folder / SETTINGS, json.dumps(self._settings, ensure_ascii=False, indent=1) + "\n"
+                )
+        self._atomically(self._part(number), lambda file: self.format.write(file, rows))
+        self._rows[number] = [{"key": row["key"], "error": row["error"]} for row in rows]
+
+    def join(self) -> None:
+        """Writes the one file, if there is to be one.
+
+        Raises:
+            OSError: the disk is full, say; the parts are whole.
+        """
+        self._remove_halves()
+        if self.file is not None and self._rows:
+            self._atomically(self.file, lambda file: self.format.join(file, self.parts()))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}{self.format.suffix}"
+
+    def _check(self) -> None:
+        path = self.folder / SETTINGS
+        if path.exists():
+            if any(self.folder.glob("part-*")):  # else nothing was done, with whatever settings
+                _check_same(path, self._settings)
+            self._remove_halves()
+            return
+        if self.file is not None and self.file.exists():
+            raise ValueError(f"{self.file} is there already, and {self.folder} is not; choose another name, or move it")
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ValueError(f"{self.folder} is there already and is not the output of a run; choose another name")
+
+    def _remove_halves(self) -> None:
+        """Removes what writers that were killed left half-done."""
+        halves = [*self.folder.glob(f".part-*.{_RANDOM}"), *self.folder.glob(f".{SETTINGS}.{_RANDOM}")]
+        if self.file is not None:
+            halves += self.file.parent.glob(f".{glob.escape(self.file.name)}.{_RANDOM}")
+        for half in halves:
+            half.unlink(missing_ok=True)
+
+    def _atomically(self, path: Path, write: Callable[[IO[bytes]], None]) -> None:
+        """Writes a file in one go: a reader, or a crash, never sees half of it."""
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with _room(self.path):
+            try:
+                with open(temporary, "xb") as file:
+                    write(file)
+                    file.flush()
+                    os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Says what a full disk means here."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            "the disk is full. What is done is kept, whole: make room, and the same command goes on from there",
+            os.fspath(path),
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(f"{path} is damaged: {error}; delete it, and what was in it is done again")
+
+
+def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError(f"{type(before).__name__} instead of named values")
+    except ValueError as error:
+        raise FileFormatError(f"{path} does not hold the settings of a run: {error}; choose another output") from error
+    differing = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    if differing:
+        changes = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in differing)
+        raise ValueError(
+            f"{path.parent} is the output of a run with other settings: {changes}. Choose another output, or use the "
+            f"settings of {path}"
+        )
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@functools.singledispatch
+def plain(value: Any) -> Any:
+    """A value as JSON that tells it from others.
+
+    Raises:
+        ValueError: nothing in it says what it is.
+    """
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):  # tensors, arrays and images
+        import hashlib
+
+        import numpy as np
+
+        array = np.ascontiguousarray(value)
+        return f"{type(value).__name__} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, functools.partial):
+        return {"function": plain(value.func), "arguments": plain([*value.args, value.keywords])}
+    text = repr(value)
+    if " at 0x" in text:
+        name = getattr(value, "__qualname__", None)
+        if name is None:
+            raise ValueError(f"{text} cannot be told from others in the settings of a run; give a name or a path")
+        return f"{value.__module__}.{name}"
+    return text
+
+
+@plain.register(type(None))
+@plain.register(bool)
+@plain.register(int)
+@plain.register(float)
+@plain.register(str)
+def _same(value: Any) -> Any:
+    return value
+
+
+@plain.register
+def _path(value: os.PathLike) -> str:  # type: ignore[type-arg]
+    return str(os.fspath(value))
+
+
+@plain.register(list)
+@plain.register(tuple)
+def _list(values: Iterable[Any]) -> list[Any]:
+    return [plain(value) for value in values]
+
+
+@plain.register(dict)
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): plain(value) for name, value in values.items()}

@@ -1,0 +1,236 @@
+"""`invert_many`: a prompt for each picture of a source, in this process or on the workers of Ray."""
+
+import contextlib
+import dataclasses
+import inspect
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
+from hardprompts.batch.output import Output, plain
+from hardprompts.batch.sources import SourceInput, open_source
+from hardprompts.inverter import PromptInverter
+
+if TYPE_CHECKING:
+    from hardprompts.encoders import Backend
+    from hardprompts.search import Search
+
+#: Options of `PromptInverter.invert` that are not for the pictures of a batch.
+_NOT_FOR_BATCHES = {"self", "images", "callback", "progress"}
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchProgress:
+    """How far a run has come; what a callback is given.
+
+    Attributes:
+        done, failed: records of this run that got a prompt, and that have an error instead.
+        waiting: records that are left, if that is known.
+        seconds: since the first of them was begun; opening models is not counted.
+    """
+
+    done: int
+    failed: int
+    waiting: int | None
+    seconds: float
+
+    @property
+    def images_per_hour(self) -> float:
+        """The rate so far."""
+        return 3600 * (self.done + self.failed) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The time that is left at this rate, if it is known."""
+        if self.waiting is None or not self.images_per_hour:
+            return None
+        return 3600 * self.waiting / self.images_per_hour
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchReport(BatchProgress):
+    """What a run did.
+
+    Attributes:
+        skipped: records that were done before.
+        busy_seconds: of all workers together.
+        stop_reason: "finished", "interrupted" (Ctrl-C) or "cancelled" (by the callback).
+        output: the file of prompts, or the folder of parts.
+    """
+
+    skipped: int = 0
+    busy_seconds: float = 0.0
+    stop_reason: str = "finished"
+    output: Path = Path()
+
+
+#: Called after every chunk; returning True stops the run, which keeps what is done.
+BatchCallback = Callable[[BatchProgress], bool | None]
+
+
+def invert_many(
+    source: SourceInput,
+    output: str | os.PathLike[str],
+    model: "str | Sequence[str] | Backend | Callable[[], Backend]" = "emoji",
+    *,
+    method: "str | Search" = "pez+refine",
+    judge: "str | Backend | None" = None,
+    prior: "str | Backend | None" = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    threads: int | None = None,
+    gpus_per_worker: float | None = None,
+    ray_address: str | None = None,
+    image: str | None = None,
+    key: str | None = None,
+    format: str | None = None,
+    retry_errors: bool = False,
+    progress: bool = True,
+    callback: BatchCallback | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> BatchReport:
+    """Writes the prompt of each picture, and goes on where an earlier run into the same output stopped.
+
+    Each chunk of `batch_size` consecutive records is searched together and becomes a part of the output as soon as
+    it is done. Its prompts are those of `PromptInverter.invert_each` with the same options: they depend neither on
+    other chunks nor on the worker, so that any number of workers and interruptions give the same output (on one
+    kind of device, with as many threads, and without a deadline). A record that has no usable picture gets a row with
+    its error, and the others go on.
+
+    Args:
+        source, image, key: see `open_source`. Records whose key is in the output are skipped; new ones may be added
+            to the source later. A picture that was replaced under the same key is not noticed.
+        output: "prompts.jsonl" or "prompts.parquet", whose parts are kept in a folder beside it, "prompts.jsonl.parts";
+            or a folder for the parts alone. Rows have key, prompt, score, token_ids, template, model, method, seed,
+            stop_reason and error, which is null where there is a prompt.
+        model, method, judge, prior, device, dtype: see `PromptInverter`. The model may also be a function without
+            arguments that opens it. Workers open it themselves: it cannot be open already then.
+        batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
+        workers: None: this process. Else so many of Ray's (`pip install "hardprompts[ray]"`), each with a model of
+            its own. Ray starts one again that dies, and its work is done again.
+        threads: of the CPU for each worker. Default: torch's own number here, and an equal share for workers.
+        gpus_per_worker: default: 1 where Ray has GPUs, or an equal share if they are fewer than the workers.
+        ray_address: a cluster's, or "auto" for the one that this machine belongs to; pictures must have the same path
+            on all of its machines. Default: Ray is started here, unless `ray.init` was called before.
+        format: "jsonl" or "parquet", if the output is a folder. Default: "jsonl".
+        retry_errors: first do again the chunks that have errors in them.
+        progress: a progress bar with the rate, on a terminal or in a notebook.
+        callback: see `BatchCallback`.
+        seed: of every search.
+        options: of `PromptInverter.invert`. A deadline is for each picture.
+
+    Returns:
+        What was done. Ctrl-C ends the run with what is done, and the one file then has that.
+
+    Raises:
+        ValueError: a wrong option; or the output is of a run with other settings, or of something else.
+        MissingExtra: Ray or pyarrow is needed and not installed.
+        FileFormatError: a shard, a table or a part of the output cannot be read.
+        OSError: the disk is full, say: what was written before is whole, and the same call goes on from there.
+        UnknownName, BackendError, TemplateError, VocabularyError: see `PromptInverter` and its `invert`.
+    """
+    check_options(options, {"batch_size": batch_size, "workers": workers, "threads": threads})
+    opening = Opening(model, method, judge, prior, device, dtype, threads)
+    if workers is not None:
+        from hardprompts.batch.on_ray import check_ray
+
+        check_ray(opening)
+    chosen = {**options, "seed": seed}
+    records = open_source(source, image=image, key=key)
+    if workers is not None and records.streamed:
+        raise ValueError(
+            "compressed shards are read from one end to the other, by one process; unpack them (gunzip), or run "
+            "without workers"
+        )
+    settings = {
+        "source": records.name, "image": image, "key": key, **opening.described(), "batch_size": batch_size,
+        **plain(chosen),
+    }  # fmt: skip
+    where = Output(output, settings, format)
+    if retry_errors:
+        where.forget_errors()
+    keys = where.keys
+    plan = Plan(records.records, batch_size, keys, where.numbers)
+    count = _Count(None if records.total is None else max(0, records.total - len(keys)))
+    stop_reason = "finished"
+    done: Generator[Done, None, None]
+    if workers is None:
+        done = _in_this_process(plan, opening, chosen)
+    else:
+        from hardprompts.batch.on_ray import on_ray
+
+        done = on_ray(plan, opening, chosen, workers, gpus_per_worker, ray_address)
+    with contextlib.closing(done), _bar(progress, count.waiting) as bar:
+        try:
+            for chunk in done:
+                where.write(chunk.number, chunk.rows)
+                count.add(chunk)
+                bar.update(len(chunk.rows))
+                bar.set_postfix_str(f"{count.report().images_per_hour:,.0f} images/h, {count.failed} failed")
+                if callback is not None and callback(count.report()):
+                    stop_reason = "cancelled"
+                    break
+        except KeyboardInterrupt:
+            stop_reason = "interrupted"
+    where.join()
+    return BatchReport(
+        **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
+        output=where.path,
+    )  # fmt: skip
+
+
+class _Count:
+    """What was done so far."""
+
+    def __init__(self, waiting: int | None) -> None:
+        self.waiting = waiting
+        self.done = self.failed = 0
+        self.busy_seconds = 0.0
+        self._span: tuple[float, float] | None = None
+
+    def add(self, chunk: Done) -> None:
+        failed = sum(row["error"] is not None for row in chunk.rows)
+        self.failed += failed
+        self.done += len(chunk.rows) - failed
+        self.busy_seconds += chunk.finished - chunk.started
+        first, last = self._span or (chunk.started, chunk.finished)
+        self._span = min(first, chunk.started), max(last, chunk.finished)
+
+    def report(self) -> BatchProgress:
+        first, last = self._span or (0.0, 0.0)
+        waiting = None if self.waiting is None else max(0, self.waiting - self.done - self.failed)
+        return BatchProgress(self.done, self.failed, waiting, last - first)
+
+
+def _bar(progress: bool, total: int | None) -> "tqdm[Any]":
+    return tqdm(total=total, disable=None if progress else True, desc="prompts", unit="image", smoothing=0)
+
+
+def _in_this_process(plan: Plan, opening: Opening, options: Mapping[str, Any]) -> Generator[Done, None, None]:
+    inverter: PromptInverter | None = None
+    threads = torch.get_num_threads()
+    try:
+        for chunk in plan:
+            inverter = inverter or opening.open()  # not at all, if nothing is left to do
+            yield invert_chunk(inverter, chunk, options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_options(options: Mapping[str, Any], counts: Mapping[str, int | None]) -> None:
+    """Raises ValueError unless the options are those of a search, and the counts at least 1."""
+    known = [name for name in inspect.signature(PromptInverter.invert).parameters if name not in _NOT_FOR_BATCHES]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"unknown options {', '.join(unknown)}; those of a search are {', '.join(known)}")
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
