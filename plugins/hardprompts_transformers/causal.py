@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hardprompts.classification.reading import Prefix
-from hardprompts.encoders import LanguageModelKind
+from hardprompts.encoders import LanguageModelKind, Prefix
 from hardprompts_transformers.adapter import Adapter
 
 #: Settings by which a model looks back no further than some places, padding counted.

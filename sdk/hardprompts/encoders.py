@@ -183,6 +183,47 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Prefix(Protocol):
+    """What a causal model remembers of inputs that others go on behind: its keys and values."""
+
+    def of_rows(self, rows: Int[Tensor, " chosen"]) -> "Prefix":
+        """The same for some of the rows, each as often as it is named."""
+        ...
+
+
+@runtime_checkable
+class PrefixReader(LanguageModel, Protocol):
+    """What a causal language model offers if it can go on behind inputs that it has read already. Optional.
+
+    Attributes:
+        max_shared_tokens: of a row, with any padding in its middle, up to which the states are those of `states`;
+            0: none.
+    """
+
+    @property
+    def max_shared_tokens(self) -> int: ...
+
+    def read_on(
+        self,
+        embeddings: Float[Tensor, "rows tokens dim"],
+        mask: Bool[Tensor, "rows tokens"],
+        behind: Prefix | None = None,
+        *,
+        keep: bool = True,
+    ) -> tuple[Float[Tensor, "rows tokens width"], Prefix | None]:
+        """The states of inputs behind others, and all of it as something to go on behind.
+
+        Gradients reach what was read before, too.
+
+        Args:
+            mask: False where a row is padded.
+            behind: what was read before, one row for each; None: nothing.
+            keep: False: nothing will go on behind, which saves memory; None is returned for it.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoTextEncoder:
     """Stands where a model has no text tower: it knows the tokens, and says so when features are asked for.

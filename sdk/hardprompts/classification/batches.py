@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.reading import PrefixReader, common_beginning
+from hardprompts.classification.reading import common_beginning
 from hardprompts.classification.rows import PROMPT, Row
-from hardprompts.encoders import LanguageModel
+from hardprompts.encoders import LanguageModel, PrefixReader
 from hardprompts.memory import is_out_of_memory, release
 
 #: Tokens of all rows that go through the model at once, where nothing else is said.
