@@ -1,8 +1,9 @@
 """What a search needs of a model: protocols for frozen networks, and the Backend that bundles them."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal, Protocol, runtime_checkable
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -316,6 +317,8 @@ class OpenBackend(Protocol):
     def __call__(self, name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
         """The model `name` (what stands behind "scheme:"), which may be empty.
 
+        Further keyword arguments, with defaults, are options of the scheme's own; `load_backend` passes them on.
+
         Raises:
             BackendError: the model is unknown, missing, damaged or of another architecture.
         """
@@ -336,7 +339,9 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def load_backend(name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Backend:
+def load_backend(
+    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
+) -> Backend:
     """The model that `name` stands for, frozen, on one device and in one dtype.
 
     Args:
@@ -344,10 +349,12 @@ def load_backend(name: str, *, device: torch.device | str | None = None, dtype: 
             "transformers:openai/clip-vit-large-patch14". `hardprompts.backends()` lists the schemes.
         device: default: CUDA where there is one, then MPS, then the CPU.
         dtype: default float32. Half precision saves memory, and time on GPUs.
+        options: of the scheme's own, such as `gradient_checkpointing=True` for "transformers:", which trades time for
+            memory with large language models.
 
     Raises:
         UnknownName: no plugin has this scheme.
-        BackendError: the plugin cannot open the model; MissingExtra if a package is missing.
+        BackendError: the plugin cannot open the model, or has no such option; MissingExtra if a package is missing.
     """
     from hardprompts.plugins import backends
 
@@ -355,13 +362,19 @@ def load_backend(name: str, *, device: torch.device | str | None = None, dtype: 
     known = backends()
     if scheme not in known:
         raise UnknownName("model scheme", scheme, known)
+    opening: Callable[..., Backend] = known[scheme]
+    own = inspect.signature(opening).parameters.values()
+    taken = {one.name for one in own if one.kind is one.KEYWORD_ONLY} - {"device", "dtype"}
+    if not any(one.kind is one.VAR_KEYWORD for one in own) and (unknown := sorted(options.keys() - taken)):
+        has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
+        raise BackendError(f"models of {scheme!r} have no option {', '.join(unknown)}; {has}")
     try:
         chosen = default_device() if device is None else torch.device(device)
     except RuntimeError as error:
         raise BackendError(f"unknown device {device!r}: {error}") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"device {device!r} was asked for, but this torch sees no CUDA device; use device='cpu'")
-    return known[scheme](rest, device=chosen, dtype=dtype or torch.float32)
+    return opening(rest, device=chosen, dtype=dtype or torch.float32, **options)
 
 
 # --- several encoders as one --------------------------------------------------------------

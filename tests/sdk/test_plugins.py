@@ -6,8 +6,20 @@ from collections.abc import Iterator
 
 import pluggy
 import pytest
+import torch
 
-from hardprompts import PluginError, UnknownName, backends, hookimpl, hookspecs, load_backend, methods, search_methods
+from hardprompts import (
+    Backend,
+    BackendError,
+    PluginError,
+    UnknownName,
+    backends,
+    hookimpl,
+    hookspecs,
+    load_backend,
+    methods,
+    search_methods,
+)
 from hardprompts.methods import PEZ
 from hardprompts.plugins import PLUGINS_VARIABLE, plugin_manager, plugins, register, search_method, unregister
 from hardprompts.testing import toy_backend
@@ -48,6 +60,25 @@ def test_a_third_party_plugin_is_found_by_its_names() -> None:
     finally:
         unregister("third-party")
     assert "mine" not in backends() and "my-pez" not in search_methods()
+
+
+def test_options_of_a_scheme_are_passed_on_and_others_refused() -> None:
+    given: dict[str, object] = {}
+
+    def opened(name: str, *, device: torch.device, dtype: torch.dtype, thrifty: bool = False) -> Backend:
+        given.update(name=name, thrifty=thrifty)
+        return toy_backend(name, device=device, dtype=dtype)
+
+    register(plugin(backends={"mine": opened, "plain": toy_backend}), "third-party")
+    try:
+        load_backend("mine:large", thrifty=True)
+        assert given == {"name": "large", "thrifty": True}
+        with pytest.raises(BackendError, match="models of 'mine' have no option hasty; it has thrifty"):
+            load_backend("mine:large", hasty=True)
+        with pytest.raises(BackendError, match="models of 'plain' have no option thrifty; it has none"):
+            load_backend("plain", thrifty=True)
+    finally:
+        unregister("third-party")
 
 
 def test_our_own_methods_come_by_the_same_hooks() -> None:
