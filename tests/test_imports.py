@@ -15,6 +15,7 @@ SDK = ROOT / "sdk" / "hardprompts"
 ORDER = (
     {"errors", "memory"},
     {"prompts", "images", "noise"},
+    {"frozen"},
     {"vocabulary"},
     {"tokenizers"},
     {"softprompts"},

@@ -20,7 +20,7 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from hardprompts_openclip.frozen import FrozenLinear
+from hardprompts.frozen import FrozenLinear
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hardprompts.errors import VocabularyError
+from hardprompts.frozen import FrozenTable
 from hardprompts.prompts import SLOT, PromptTemplate
 
 Metric = Literal["cosine", "l2"]
@@ -204,17 +205,17 @@ class Vocabulary:
         Of several encoders, the cosines (or the squared distances) of the parts add up.
         """
         query = embeddings.detach().reshape(-1, embeddings.shape[-1]).float()  # (n, dim)
-        if metric == "cosine":
-            table, offset = self._unit_table, None
-        else:  # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
-            table, offset = self.allowed_table, self._half_squared_norms
-        rows = max(1, MAX_TABLE_ENTRIES // len(table))
         found = []
-        for part in (self._unit(query) if metric == "cosine" else query).split(rows):
-            # The table stands on the left: for a few rows, CPUs multiply so in two thirds of the time.
-            similarity = table @ part.T  # (allowed, rows)
-            found.append((similarity if offset is None else similarity.sub_(offset.unsqueeze(1))).argmax(dim=0))
+        for part in query.split(max(1, MAX_TABLE_ENTRIES // len(self.allowed_ids))):
+            found.append(self._closeness(part, metric).argmax(dim=1))
         return self.allowed_ids[torch.cat(found)].reshape(embeddings.shape[:-1])
+
+    def _closeness(self, query: Float[Tensor, "n dim"], metric: Metric) -> Float[Tensor, "n allowed"]:
+        """What is largest for the nearest token."""
+        if metric == "cosine":
+            return self._unit_rows.products(self._unit(query))
+        # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
+        return self._rows.products(query).sub_(self._half_squared_norms)
 
     def neighbours(
         self, ids: Int[Tensor, " tokens"], count: int, metric: Metric = "cosine"
@@ -223,11 +224,7 @@ class Vocabulary:
 
         All others, if fewer are allowed.
         """
-        query = self.embed(ids).float()
-        if metric == "cosine":
-            similarity = self._unit(query) @ self._unit_table.T  # (tokens, allowed)
-        else:
-            similarity = query @ self.allowed_table.T - self._half_squared_norms
+        similarity = self._closeness(self.embed(ids).float(), metric)
         itself = ids.unsqueeze(1) == self.allowed_ids
         others = len(self.allowed_ids) - int(itself.any(dim=1).max()) if len(ids) else 0
         best = similarity.masked_fill(itself, -torch.inf).topk(min(count, others), dim=1).indices
@@ -243,8 +240,12 @@ class Vocabulary:
         return self.allowed_ids[slopes.topk(count, dim=-1, largest=False).indices]
 
     @functools.cached_property
-    def _unit_table(self) -> Float[Tensor, "allowed dim"]:
-        return self._unit(self.allowed_table)
+    def _unit_rows(self) -> FrozenTable:
+        return FrozenTable(self._unit(self.allowed_table))
+
+    @functools.cached_property
+    def _rows(self) -> FrozenTable:
+        return FrozenTable(self.allowed_table)
 
     @functools.cached_property
     def _half_squared_norms(self) -> Float[Tensor, " allowed"]:
