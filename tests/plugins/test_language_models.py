@@ -548,7 +548,11 @@ def test_a_real_language_model_tells_stories(tmp_path) -> None:
 
 
 SLOW = pytest.mark.slow
-METHODS = ["pez", *(pytest.param(name, marks=SLOW) for name in ("autoprompt", "autoprompt-sgd", "fluentprompt", "gcg", "greedy", "pez+refine"))]  # fmt: skip
+OTHERS = (
+    "arca", "autoprompt", "autoprompt-sgd", "evolution", "fluentprompt", "gbda", "gcg", "greedy", "hotflip", "mac",
+    "pez+refine", "refine",
+)  # fmt: skip
+METHODS = ["pez", *(pytest.param(name, marks=SLOW) for name in OTHERS)]
 
 
 @pytest.mark.parametrize("method", METHODS)
