@@ -3,7 +3,7 @@
 from hardprompts.classification.few_shot import FewShotReport, few_shot
 from hardprompts.classification.objective import LabelLikelihood
 from hardprompts.classification.template import ClassificationTemplate
-from hardprompts.classification.transfer import TransferReport, evaluate_transfer
+from hardprompts.classification.transfer import TransferReport, evaluate_transfer, transfer_table
 from hardprompts.classification.verbalizer import Verbalizer, suggest_verbalizer
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "evaluate_transfer",
     "few_shot",
     "suggest_verbalizer",
+    "transfer_table",
 ]
