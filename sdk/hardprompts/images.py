@@ -34,7 +34,7 @@ _ACCEPTED = (
 )
 
 #: What Pillow's decoders raise on damaged files.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:")
 
@@ -110,7 +110,7 @@ def _open(path: Any, label: str) -> Image.Image:
         raise ImageError(f"{what} has too many pixels: {error}; {_limit_advice()}") from error
     except ImageError:
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _damaged(what, error) from error
 
 
@@ -144,7 +144,7 @@ def _decode(image: Image.Image, what: str) -> Image.Image:
         return _to_rgb(upright, what)
     except ImageError:
         raise
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _damaged(what, error) from error
 
 

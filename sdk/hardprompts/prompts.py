@@ -1,5 +1,6 @@
 """Prompts as values: a template with one slot, and a hard prompt with all that is known about it."""
 
+import contextlib
 import dataclasses
 import html
 import json
@@ -8,9 +9,9 @@ import operator
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from hardprompts.errors import FileFormatError, TemplateError
 
@@ -350,17 +351,24 @@ class HardPrompt:
 
 
 def write_text_atomically(path: Path, text: str) -> Path:
-    """Writes a file in one go: a reader, or a crash, never sees half of it."""
+    """Writes a text in one go; see `written_atomically`."""
+    with written_atomically(path) as file:
+        file.write(text.encode("utf-8"))
+    return path
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which has its name when the block ends: a reader, or a crash, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            yield file
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return path
 
 
 def printable(text: str) -> str:

@@ -10,13 +10,12 @@ import functools
 import glob
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
 from hardprompts.errors import FileFormatError, MissingExtra
-from hardprompts.prompts import write_text_atomically
+from hardprompts.prompts import write_text_atomically, written_atomically
 
 #: What is told of a record: its prompt, or the error instead of it.
 Row: TypeAlias = dict[str, Any]
@@ -226,17 +225,10 @@ class Output:
 
     def _atomically(self, path: Path, write: Callable[[IO[bytes]], None]) -> None:
         """Writes a file in one go: a reader, or a crash, never sees half of it."""
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        with _room(self.path):
-            try:
-                with open(temporary, "xb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with _room(self.path), written_atomically(path) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
 
 
 @contextlib.contextmanager

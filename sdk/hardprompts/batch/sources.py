@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from PIL import Image, UnidentifiedImageError
 
 from hardprompts.errors import ImageError
-from hardprompts.images import _DECODING_ERRORS, load_images
+from hardprompts.images import DECODING_ERRORS, load_images
 
 IMAGES = frozenset(
     (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -85,7 +85,7 @@ class Record:
             found = self.image.read() if isinstance(self.image, Reference) else self.image
         except ImageError:
             raise
-        except _DECODING_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise ImageError(f"the picture cannot be read: {type(error).__name__}: {error}") from error
         if isinstance(found, Mapping):  # as `datasets` stores pictures
             found = found.get("bytes") or found.get("path")
@@ -317,5 +317,5 @@ def _opened(data: bytes) -> Image.Image:
         raise ImageError(
             "the bytes are no image that Pillow can read, or their beginning is damaged; save it as PNG, JPEG or WebP"
         ) from error
-    except (Image.DecompressionBombError, *_DECODING_ERRORS) as error:
+    except (Image.DecompressionBombError, *DECODING_ERRORS) as error:
         raise ImageError(f"the picture is damaged or too large: {type(error).__name__}: {error}") from error
