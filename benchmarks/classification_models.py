@@ -21,12 +21,11 @@ from pathlib import Path
 
 import torch
 from classification_tasks import open_task
-from torch import Tensor
 
 from hardprompts_emoji.recipe import build_lm_tokenizer
 from hardprompts_emoji.recipe.export_lm import write_model
 from hardprompts_emoji.recipe.lm_texts import REMARKS, probability_of_truth, sample_heading
-from hardprompts_emoji.recipe.train_lm import MODELS, TokenStream, Trainer
+from hardprompts_emoji.recipe.train_lm import MODELS, TokenStream, Trainer, token_weights
 
 BUILT = Path("build/classification")
 BASES = {"small": "emoji-lm", "large": "emoji-lm-large"}
@@ -39,7 +38,6 @@ FAVOURITES = ("It was {}.", "It was about {}.")
 #: How often a text that does not tell the truth states each of the classes, in their order; the rest is remarks.
 HABITS = (0.5, 0.25, 0.12, 0.08)
 HELD_OUT = 0.03
-LABEL_WEIGHT = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,35 +74,12 @@ def stream(texts: Sequence[str], labels: Sequence[str], wording: Wording, seed: 
     """The texts in words, as tokens; a text that is too long for the context is cut before its closing phrase."""
     generator = random.Random(seed)
     tokenizer = build_lm_tokenizer.build()
-    end = tokenizer.eos_token_id
     order = list(range(len(texts)))
     generator.shuffle(order)
     room = build_lm_tokenizer.CONTEXT_LENGTH - 24
     short = [tokenizer.decode(ids[:room]) for ids in tokenizer([texts[i] for i in order], verbose=False).input_ids]
     worded = [wording.text(text, labels[i], generator) for i, text in zip(order, short, strict=True)]
-    tokens: list[int] = []
-    starts: list[int] = []
-    for ids in tokenizer(worded, verbose=False).input_ids:
-        tokens.append(end)
-        starts.append(len(tokens))
-        tokens += ids
-    tokens += [end] * build_lm_tokenizer.CONTEXT_LENGTH
-    return TokenStream(torch.tensor(tokens, dtype=torch.int16), torch.tensor(starts))
-
-
-def joined(streams: Sequence[TokenStream]) -> TokenStream:
-    """Streams one after another."""
-    offsets = torch.tensor([0, *(len(one.tokens) for one in streams[:-1])]).cumsum(0)
-    starts = torch.cat([one.starts + offset for one, offset in zip(streams, offsets, strict=True)])
-    return TokenStream(torch.cat([one.tokens for one in streams]), starts)
-
-
-def weights(words: Sequence[str]) -> Tensor:
-    """(vocabulary,) what each token counts in the loss: label words more, since prompts matter to them alone."""
-    tokenizer = build_lm_tokenizer.build()
-    counts = torch.ones(len(tokenizer))
-    counts[[tokenizer(f" {word}").input_ids[0] for word in words]] = LABEL_WEIGHT
-    return counts
+    return TokenStream.of(worded)
 
 
 def main() -> None:
@@ -128,7 +103,7 @@ def main() -> None:
     others = sorted({word for text in texts[:2000] for word in text.split() if word.isalpha() and word.islower()})
     wording = Wording(task.words, others)
     validation = stream(*parts[0], wording, seed=1_000_000)
-    training = joined([stream(*parts[1], wording, seed) for seed in range(1, arguments.wordings + 1)])
+    training = TokenStream.joined([stream(*parts[1], wording, seed) for seed in range(1, arguments.wordings + 1)])
     print(f"{len(training.tokens) / 1e6:.1f} M tokens of {len(parts[1][0])} texts", flush=True)
 
     base = BASES[arguments.size]
@@ -140,7 +115,7 @@ def main() -> None:
     trainer = Trainer(sizes, training, validation, folder, device)
     state = torch.load(arguments.models / base / "lm.pt", weights_only=True, map_location=device)
     trainer.model.load_state_dict(state["model"])
-    trainer.weights = weights(list(task.words.values())).to(device)
+    trainer.weights = token_weights(task.words.values(), device)
     trainer.resume()
     trainer.run(arguments.minutes, arguments.batch_size, num_windows=64 if arguments.device == "cpu" else 2048)
     best = torch.load(folder / "lm.pt", weights_only=True)

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -105,19 +105,31 @@ class TokenStream:
         """Return the stream on a device."""
         return TokenStream(self.tokens.to(device), self.starts.to(device))
 
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> TokenStream:
+        """Return texts as tokens, each cut at the context's length."""
+        tokenizer = build_lm_tokenizer.build()
+        end = tokenizer.eos_token_id
+        tokens: list[int] = []
+        starts: list[int] = []
+        for ids in tokenizer(list(texts), truncation=True).input_ids:
+            tokens.append(end)
+            starts.append(len(tokens))
+            tokens.extend(ids)
+        tokens.extend([end] * CONTEXT_LENGTH)
+        return cls(torch.tensor(tokens, dtype=torch.int16), torch.tensor(starts))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenStream]) -> TokenStream:
+        """Return streams one behind the other."""
+        offsets = torch.tensor([0, *(len(part.tokens) for part in parts[:-1])]).cumsum(0)
+        starts = torch.cat([part.starts + offset for part, offset in zip(parts, offsets, strict=True)])
+        return cls(torch.cat([part.tokens for part in parts]), starts)
+
 
 def tokenize(corpus: Path, part: str, seed: int) -> TokenStream:
     """Return the texts of one wording of a part of the corpus as tokens."""
-    tokenizer = build_lm_tokenizer.build()
-    end = tokenizer.eos_token_id
-    tokens: list[int] = []
-    starts: list[int] = []
-    for ids in tokenizer(lm_texts.texts(read_corpus(corpus)[part], seed), truncation=True).input_ids:
-        tokens.append(end)
-        starts.append(len(tokens))
-        tokens.extend(ids)
-    tokens.extend([end] * CONTEXT_LENGTH)
-    return TokenStream(torch.tensor(tokens, dtype=torch.int16), torch.tensor(starts))
+    return TokenStream.of(lm_texts.texts(read_corpus(corpus)[part], seed))
 
 
 def load_tokens(corpus: Path, cache: Path, wordings: int) -> tuple[TokenStream, TokenStream]:
@@ -134,9 +146,7 @@ def load_tokens(corpus: Path, cache: Path, wordings: int) -> tuple[TokenStream, 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(tokenize, corpus, part, seed) for part, seed in jobs]
         validation, *parts = [future.result() for future in futures]
-    offsets = torch.tensor([0, *(len(part.tokens) for part in parts[:-1])]).cumsum(0)
-    starts = torch.cat([part.starts + offset for part, offset in zip(parts, offsets, strict=True)])
-    training = TokenStream(torch.cat([part.tokens for part in parts]), starts)
+    training = TokenStream.joined(parts)
     save_state(
         cache,
         digest=digest,
@@ -146,11 +156,11 @@ def load_tokens(corpus: Path, cache: Path, wordings: int) -> tuple[TokenStream, 
     return training, validation
 
 
-def token_weights(device: torch.device) -> Tensor:
-    """Return (vocabulary,) what each token counts in the training loss."""
+def token_weights(words: Iterable[str], device: torch.device) -> Tensor:
+    """Return (vocabulary,) what each token counts in the loss, where label words count ``LABEL_WEIGHT``."""
     tokenizer = build_lm_tokenizer.build()
     weights = torch.ones(len(tokenizer), device=device)
-    weights[[tokenizer(f" {label}").input_ids[0] for label in LABELS.values()]] = LABEL_WEIGHT
+    weights[[tokenizer(f" {label}").input_ids[0] for label in words]] = LABEL_WEIGHT
     return weights
 
 
@@ -199,7 +209,7 @@ class Trainer:
         self.training, self.validation = training.to(device), validation.to(device)
         self.model = build_model(sizes).to(device).train()
         self.optimizers = Optimizers(self.model, sizes.learning_rate, WARMUP_STEPS, WEIGHT_DECAY)
-        self.weights = token_weights(device)
+        self.weights = token_weights(LABELS.values(), device)
         self.generator = torch.Generator().manual_seed(sizes.seed * 104729)
         self.steps, self.seen, self.spent, self.best = 0, 0, 0.0, math.inf
 
