@@ -31,6 +31,12 @@ def held_out_scenes(count: int, num_objects: int, first_seed: int = HELD_OUT_SEE
     return [scenes.sample_scene(first_seed + i, num_objects) for i in range(count)]
 
 
+def scenes_in_turn(count: int, first_seed: int) -> list[Scene]:
+    """Likewise, with one and two objects in turn, so that every part of them has as many of either."""
+    kinds = (held_out_scenes((count + 1) // 2, objects, first_seed) for objects in (1, 2))
+    return [scene for pair in zip(*kinds, strict=True) for scene in pair][:count]
+
+
 def pictures(of: Sequence[Scene]) -> list[Image.Image]:
     """The scenes' pictures, as RGB images."""
     return [scenes.render(scene, seed=i) for i, scene in enumerate(of)]

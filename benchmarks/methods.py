@@ -9,8 +9,8 @@ default are paired over the targets, seeds averaged, with 95 % intervals. The de
 `PromptInverter("emoji").invert(image, max_evaluations=N)` gives. All rows share its tokens, template and views,
 except where a row says otherwise.
 
-How many restarts a method's passes are divided among was chosen for each by the judge, on other scenes (`--tune`
-shows that), and schedules are fitted to the passes. A run that is stopped goes on where it stopped. It writes
+Among how many restarts a method's passes are divided stands in its row (`--tune` compares such numbers, on other
+scenes), and schedules are fitted to the passes. A run that is stopped goes on where it stopped. It writes
 benchmarks/results/methods.json, the table of docs/methods.md and its picture. `--group default` compares variants
 of the default instead.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from common import DOCS, Cells, held_out_scenes, pictures, save, save_figure, subplots, truth_rows, write_section
+from common import DOCS, Cells, pictures, save, save_figure, scenes_in_turn, subplots, truth_rows, write_section
 from generation import bank, command
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
@@ -74,7 +74,7 @@ class Row:
         restarts: that the passes are divided among.
         options: of `invert`, where they are others than everybody's.
         prior: a language model that has a say.
-        tuned: its restarts were chosen among `RESTARTS`.
+        tuned: `--tune` compares its restarts.
     """
 
     method: Callable[[int, int], Any]
@@ -190,10 +190,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, first_seed: int, cells: Cells) -> None:
         self.options, self.cells = options, cells
         self.backend, self.judge = load_backend("emoji"), load_backend("emoji:emoji-clip-reference")
-        half = (options.targets + 1) // 2
-        kinds = (held_out_scenes(half, 1, first_seed), held_out_scenes(half, 2, first_seed))
-        # One and two objects in turn, so that every part of them has as many of either.
-        self.scenes = [scene for pair in zip(*kinds, strict=True) for scene in pair][: options.targets]
+        self.scenes = scenes_in_turn(options.targets, first_seed)
         self.images = pictures(self.scenes)
         self.targets = self.backend.encode_images(self.images)
         self.judged = self.judge.encode_images(self.images)

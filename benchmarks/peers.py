@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from common import DOCS, Cells, held_out_scenes, pictures, save, write_section
+from common import DOCS, Cells, pictures, save, scenes_in_turn, write_section
 from generation import command
 from safetensors.torch import save_file
 from step_speed import import_reference
@@ -113,9 +113,7 @@ class Peers:
     def __init__(self, options: argparse.Namespace, cells: Cells) -> None:
         self.options, self.cells = options, cells
         self.backend, self.judge = load_backend("emoji", device="cpu"), load_backend("emoji:emoji-clip-reference")
-        half = (options.targets + 1) // 2
-        kinds = (held_out_scenes(half, 1, FIRST_SEED), held_out_scenes(half, 2, FIRST_SEED))
-        self.images = pictures([scene for pair in zip(*kinds, strict=True) for scene in pair][: options.targets])
+        self.images = pictures(scenes_in_turn(options.targets, FIRST_SEED))
         self.targets = self.backend.encode_images(self.images)
         self.judged = self.judge.encode_images(self.images)
 

@@ -52,7 +52,7 @@ class FrozenTable:
     """Products of rows with all rows of a table, without gradients.
 
     In float32 on a CPU the table is laid out for oneDNN: that takes half of the time for a few rows, two thirds for
-    hundreds, and is done at the first product, after which nothing else holds the table.
+    hundreds, and is done at the first product, behind which only what is laid out is held here.
     """
 
     def __init__(self, table: Float[Tensor, "entries dim"]) -> None:
