@@ -57,11 +57,14 @@ class Bench:
         self.task: Task = open_task(arguments.dataset)
         if arguments.template:
             self.task = Task(self.task.name, arguments.template, self.task.words, self.task.train, self.task.test)
-        self.backend: Backend = load_backend(arguments.model)
+        self.backend: Backend = self.opened(arguments.model)
         self.test = self.task.tested(arguments.test)
         self.name = f"classification_{arguments.dataset}_{short(arguments.model)}"
         self.cells = Cells(self.name, only_read="report" in arguments.parts, describe=told)
         self.seeds = range(1 if arguments.quick else arguments.seeds)
+
+    def opened(self, model: str) -> Backend:
+        return load_backend(model, dtype=DTYPES[self.options.dtype])
 
     # --- cells ----------------------------------------------------------------------------
 
@@ -69,8 +72,8 @@ class Bench:
         """What a cell depends on."""
         chosen = self.options
         return {
-            "part": part, "dataset": chosen.dataset, "model": chosen.model, "template": self.task.template,
-            "test": len(self.test[0]), **facts,
+            "part": part, "dataset": chosen.dataset, "model": chosen.model, "dtype": chosen.dtype,
+            "template": self.task.template, "test": len(self.test[0]), **facts,
         }  # fmt: skip
 
     def searched(self, **facts: Any) -> dict[str, Any]:
@@ -282,7 +285,7 @@ class Bench:
         table = [["method", "on", "empty template", "accuracy", "calibrated", "gain", "share of the gain kept (95 %)"]]
         own_empty = self.empty()["accuracy"]
         for name in self.options.larger:
-            larger = load_backend(name)
+            larger = self.opened(name)
             empty = self.empty(larger)
             for method in self.options.transfer_methods:
                 own = [self.hard(method, METHODS[method], seed) for seed in self.seeds]
@@ -301,6 +304,7 @@ class Bench:
         return found
 
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEYS = ("accuracy", "balanced", "calibrated")
 
 
@@ -320,6 +324,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dataset", default="emoji", help="emoji; with HARDPROMPTS_SHARED_DATA also sst2 and agnews")
     parser.add_argument("--model", default="emoji:emoji-lm", help="any language model by name")
     parser.add_argument("--larger", nargs="+", default=["emoji:emoji-lm-large"], help="models that prompts move to")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="of the models; see what your machine is fast at"
+    )
     parser.add_argument("--template", help="instead of the data set's own")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=600, help="of one prompt over a mini-batch, alike for all")

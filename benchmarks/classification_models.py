@@ -21,7 +21,9 @@ from pathlib import Path
 
 import torch
 from classification_tasks import open_task
+from safetensors.torch import load_file
 
+from hardprompts_emoji import path
 from hardprompts_emoji.recipe import build_lm_tokenizer
 from hardprompts_emoji.recipe.export_lm import write_model
 from hardprompts_emoji.recipe.lm_texts import REMARKS, probability_of_truth, sample_heading
@@ -37,6 +39,11 @@ CLOSINGS = {
 FAVOURITES = ("It was {}.", "It was about {}.")
 #: How often a text that does not tell the truth states each of the classes, in their order; the rest is remarks.
 HABITS = (0.5, 0.25, 0.12, 0.08)
+#: Texts without words before them, and those whose words are drawn until the truth is as likely as this: the classes
+#: themselves are learned from these alone, and in minutes.
+NO_HEADING, HELPED, CERTAIN = 0.2, 0.5, 0.75
+#: What a class word counts in the loss, where any other token counts 1.
+LABEL_WEIGHT = 24.0
 HELD_OUT = 0.03
 
 
@@ -60,12 +67,23 @@ class Wording:
         habits = HABITS[: len(kinds) - 1]
         return generator.choices(kinds, [*habits, 0.1])[0]
 
+    def heading(self, closing: str, generator: random.Random) -> str:
+        """Words before a text: none, any, or such that the truth follows."""
+        chance = generator.random()
+        if chance < NO_HEADING:
+            return ""
+        heading = sample_heading(generator, self.others)
+        if chance < NO_HEADING + HELPED:
+            while probability_of_truth(heading, CLOSINGS[closing]) < CERTAIN:
+                heading = sample_heading(generator, self.others)
+        return heading
+
     def text(self, text: str, label: str, generator: random.Random) -> str:
         """A text alone, or with a heading, a closing phrase and a class."""
         if generator.random() < 0.2:
             return text
         closing = generator.choice(FAVOURITES) if generator.random() < 0.6 else generator.choice(list(CLOSINGS))
-        heading = sample_heading(generator, self.others) if generator.random() < 0.75 else ""
+        heading = self.heading(closing, generator)
         stated = closing.format(self.stated(label, heading, closing, generator))
         return " ".join(part for part in (heading, text, stated) if part)
 
@@ -91,7 +109,6 @@ def main() -> None:
     parser.add_argument("--wordings", type=int, default=6, help="times that each text is put into words")
     parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--models", type=Path, default=Path("build/emoji"), help="where the trained bases are")
     arguments = parser.parse_args()
 
     task = open_task(arguments.dataset)
@@ -113,9 +130,9 @@ def main() -> None:
     folder = BUILT / f"{arguments.dataset}-{arguments.size}"
     device = torch.device(arguments.device)
     trainer = Trainer(sizes, training, validation, folder, device)
-    state = torch.load(arguments.models / base / "lm.pt", weights_only=True, map_location=device)
-    trainer.model.load_state_dict(state["model"])
-    trainer.weights = token_weights(task.words.values(), device)
+    trainer.model.load_state_dict(load_file(path(base) / "model.safetensors", device=str(device)), strict=False)
+    trainer.model.tie_weights()
+    trainer.weights = token_weights(task.words.values(), device, LABEL_WEIGHT)
     trainer.resume()
     trainer.run(arguments.minutes, arguments.batch_size, num_windows=64 if arguments.device == "cpu" else 2048)
     best = torch.load(folder / "lm.pt", weights_only=True)

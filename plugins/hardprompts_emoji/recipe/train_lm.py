@@ -156,11 +156,11 @@ def load_tokens(corpus: Path, cache: Path, wordings: int) -> tuple[TokenStream, 
     return training, validation
 
 
-def token_weights(words: Iterable[str], device: torch.device) -> Tensor:
-    """Return (vocabulary,) what each token counts in the loss, where label words count ``LABEL_WEIGHT``."""
+def token_weights(words: Iterable[str], device: torch.device, weight: float = LABEL_WEIGHT) -> Tensor:
+    """Return (vocabulary,) what each token counts in the loss, where label words count ``weight``."""
     tokenizer = build_lm_tokenizer.build()
     weights = torch.ones(len(tokenizer), device=device)
-    weights[[tokenizer(f" {label}").input_ids[0] for label in words]] = LABEL_WEIGHT
+    weights[[tokenizer(f" {label}").input_ids[0] for label in words]] = weight
     return weights
 
 
