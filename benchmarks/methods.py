@@ -134,6 +134,8 @@ VARIANTS: dict[str, Row] = {
     "1 token dropped in pez": Row(lambda *_: PEZRefine(explore=PEZ(token_dropout=1))),
     "L2 projection": Row(lambda *_: PEZRefine(explore=PEZ(metric="l2"))),
     "20 steps of pez": Row(lambda *_: PEZRefine(explore_steps=20)),
+    "pez has at most a quarter of the passes": Row(lambda *_: PEZRefine(explore_share=0.25)),
+    "pez has at most three quarters": Row(lambda *_: PEZRefine(explore_share=0.75)),
     "1 prompt refined": Row(lambda *_: PEZRefine(refined=1)),
     "8 restarts, 2 refined": Row(lambda *_: PEZRefine(refined=2), 8),
     "32 candidates for each place": Row(lambda *_: PEZRefine(refine=Refine(candidates_per_slot=32))),

@@ -113,11 +113,16 @@ class SearchResult:
         return self.candidates[0]
 
 
+class _BudgetSpent(Exception):
+    """The passes that are left do not suffice for what a method asks for."""
+
+
 @dataclasses.dataclass
 class _Spent:
-    """Passes so far, and how many prompts fit into memory at once (None: all, as far as is known)."""
+    """Passes so far, how many there may be, and how many prompts fit into memory at once (None: any number)."""
 
     evaluations: int = 0
+    max_evaluations: int | None = None
     batch_limit: int | None = None
 
 
@@ -150,6 +155,16 @@ class BoundObjective:
         """Forward and backward passes of one prompt each, so far."""
         return self._spent.evaluations
 
+    @property
+    def remaining(self) -> int | None:
+        """Passes that the run may still spend; None: there is no limit."""
+        limit = self._spent.max_evaluations
+        return None if limit is None else max(0, limit - self._spent.evaluations)
+
+    def limit(self, max_evaluations: int | None) -> None:
+        """From now on the passes of the run, those so far included, stay within this number."""
+        self._spent.max_evaluations = max_evaluations
+
     def of_rows(self, rows: Int[Tensor, " chosen"]) -> "BoundObjective":
         """The same for some of the restarts, which count from 0 again; the passes add up in one count."""
         chosen = copy.copy(self)
@@ -176,8 +191,11 @@ class BoundObjective:
     ) -> tuple[Evaluation, Float[Tensor, "batch tokens dim"]]:
         """The evaluation of each sequence, and the gradient of its loss with respect to its embeddings.
 
-        `Evaluation.score` is None unless the objective's forward pass gives the run's score.
+        `Evaluation.score` is None unless the objective's forward pass gives the run's score. Where the passes
+        left are too few for all of the batch the run ends here.
         """
+        if self.remaining is not None and self.remaining < 2 * len(embeddings):
+            raise _BudgetSpent
 
         def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():
@@ -197,19 +215,20 @@ class BoundObjective:
     ) -> Float[Tensor, " batch"]:
         """The run's score of each sequence, less what its tokens cost; rows may end in NO_TOKEN.
 
-        A row of no tokens scores -inf.
+        A row of no tokens scores -inf, and so do those for which no passes are left, from the last row on.
         """
         groups = self._groups_of(rows)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
         lengths = (ids != NO_TOKEN).sum(dim=1)
-        for length in lengths.unique().tolist():
+        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+        for length in lengths[:count].unique().tolist():
             if length == 0:
                 continue
-            chosen = (lengths == length).nonzero().squeeze(1)
+            chosen = (lengths[:count] == length).nonzero().squeeze(1)
             (scores[chosen],) = self._in_parts(
                 lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
             )
-        self._spent.evaluations += len(ids)
+        self._spent.evaluations += count
         return scores - self._token_cost * lengths
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
@@ -266,7 +285,8 @@ def run_search(
         template: where the prompts must survive the round trip.
         max_steps: steps of the method; at least one of the limits, or a method that converges,
             is what ends the run.
-        max_evaluations: forward and backward passes of one prompt each.
+        max_evaluations: forward and backward passes of one prompt each, never exceeded but by the scores of
+            `initial_ids`; what a method asks for beyond it is not evaluated.
         deadline: seconds from now.
         patience: steps without an improvement of any task.
         token_cost: score that a token must add to be worth its place. Candidates are ranked by their
@@ -302,6 +322,7 @@ def run_search(
     try:
         run.pending.append((0, Candidates(initial_ids)))
         run.look()
+        bound.limit(max_evaluations)
         proposals = search.steps(bound, vocabulary, initial_ids, torch.Generator().manual_seed(seed))
         stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
@@ -370,7 +391,10 @@ class _Run:
             stop_reason = self.limits.reached(
                 self.step, self.bound.evaluations, self.seconds, self.step - self.last_gain
             )
-            candidates = None if stop_reason else next(proposals, None)
+            try:
+                candidates = None if stop_reason else next(proposals, None)
+            except _BudgetSpent:
+                stop_reason, candidates = "max_evaluations", None
             if candidates is None:
                 self.look()
                 return stop_reason or "converged"

@@ -317,6 +317,10 @@ def check_search(search: Search, *, max_steps: int = 150, planted: str = "red ho
     )[0]  # fmt: skip
     assert all(banned not in candidate.text for candidate in without.candidates), "a banned word was returned"
 
+    limit = min(200, found.evaluations)
+    cut = run_search(search, objective, objective, vocabulary, initial, max_evaluations=limit, seed=0)[0]
+    assert cut.evaluations <= limit, f"{cut.evaluations} passes with a limit of {limit}: evaluate by `objective` alone"
+
     assert dataclasses.is_dataclass(search), "a method is a frozen dataclass: its fields are its hyperparameters"
     fields = {field.name for field in dataclasses.fields(search)}
     assert set(vars(search)) <= fields, f"a method has no state: {sorted(set(vars(search)) - fields)} belong in steps()"

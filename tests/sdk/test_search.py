@@ -1,5 +1,6 @@
 import dataclasses
 import time
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -97,6 +98,31 @@ def test_evaluations_are_forward_and_backward_passes_of_one_prompt() -> None:
     objective = similarity("red house")
     result = run_search(PEZ(), objective, objective, VOCABULARY, initial(6), max_steps=10, seed=0)[0]
     assert result.evaluations == 6 + 10 * 6 * 2  # the start, then one forward and one backward a step
+
+
+def test_passes_beyond_the_limit_are_not_made() -> None:
+    objective = similarity("red house")
+    scored = []
+
+    def score(ids, groups):
+        scored.append(len(ids))
+        return objective.score(ids, groups)
+
+    one = VOCABULARY.encode("red house")
+    wide = Candidates(torch.tensor([VOCABULARY.encode("cat dog")] * 5 + [one]), rows=torch.zeros(6, dtype=torch.long))
+    counted = types.SimpleNamespace(unit="toy", score=score)
+    for limit, best in ((9, "cat dog"), (10, "red house")):
+        scored.clear()
+        start = torch.tensor([VOCABULARY.encode("cat dog")] * 4)
+        result = run_search(Scripted((wide,)), objective, counted, VOCABULARY, start, max_evaluations=limit, seed=0)[0]
+        assert sum(scored) == result.evaluations == limit and result.best.text == best
+    # A gradient is of the whole batch or not at all.
+    result = run_search(PEZ(), objective, objective, VOCABULARY, initial(6), max_evaluations=6 + 12 + 11, seed=0)[0]
+    assert (result.evaluations, result.stop_reason) == (6 + 12, "max_evaluations")
+
+
+def test_the_starts_are_scored_even_without_a_budget() -> None:
+    assert run(PEZ(), max_evaluations=0).best.text
 
 
 def test_the_looks_at_the_scores_may_be_rarer_than_the_steps() -> None:

@@ -21,6 +21,7 @@ class PEZRefine:
     Attributes:
         explore: the exploration.
         explore_steps: its steps.
+        explore_share: of a limited number of passes, the most that exploring may take.
         refine: the polish.
         refined: restarts of each task, those with the best prompts, that are refined.
 
@@ -31,6 +32,7 @@ class PEZRefine:
     explore_steps: int = 50
     refine: Refine = Refine()
     refined: int = 4
+    explore_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.explore_steps < 0 or self.refined < 1:
@@ -56,12 +58,16 @@ class PEZRefine:
         """Proposes PEZ's projections, then the refinement's moves."""
         best_ids = initial_ids.clone()
         best_scores = objective.score(initial_ids)
+        budget = objective.remaining
+        reserved = 0 if budget is None else round(budget * (1 - self.explore_share))
         for candidates in islice(self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps):
             scores = objective.score(candidates.ids) if candidates.scores is None else candidates.scores
             better = scores > best_scores
             best_ids = torch.where(better.unsqueeze(1), candidates.ids, best_ids)
             best_scores = torch.where(better, scores, best_scores)
             yield Candidates(candidates.ids, scores)
+            if objective.remaining is not None and objective.remaining <= reserved:
+                break
         rows = self._best_rows(best_ids, best_scores, objective.groups)
         for candidates in self.refine.steps(objective.of_rows(rows), vocabulary, best_ids[rows], generator):
             assert candidates.rows is not None
