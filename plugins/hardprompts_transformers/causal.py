@@ -1,6 +1,8 @@
 """Causal language models of transformers, driven from token embeddings."""
 
 import dataclasses
+import functools
+import inspect
 from typing import Any
 
 import torch
@@ -117,12 +119,18 @@ class CausalLanguageModel(Adapter):
             seen = torch.cat([before, mask], dim=1)
         with self.checkpointing(embeddings, *(part for layer in layers for part in layer.behind or ())):
             output = self.model.base_model(
-                inputs_embeds=embeddings, attention_mask=seen.long(), past_key_values=Cache(layers=layers),
-                position_ids=positions(seen)[:, -embeddings.shape[1] :], use_cache=True,
+                inputs_embeds=embeddings, attention_mask=seen.long(), use_cache=True,
+                position_ids=positions(seen)[:, -embeddings.shape[1] :], **{self._cache_argument: Cache(layers=layers)},
             )  # fmt: skip
         states: Tensor = output.last_hidden_state
         kept = tuple(layer.kept for layer in layers if layer.kept is not None)
         return states, KeyValuePrefix(kept, seen) if keep else None
+
+    @functools.cached_property
+    def _cache_argument(self) -> str:
+        """What the model calls the keys and values of earlier inputs; transformers 5.24 began to rename them."""
+        known = inspect.signature(self.model.base_model.forward).parameters
+        return "cache" if "cache" in known else "past_key_values"
 
     def logits(self, states: Float[Tensor, "... width"]) -> Float[Tensor, "... vocab"]:
         """The head, with the bound or the scale that some families put behind it."""

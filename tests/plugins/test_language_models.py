@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import struct
+import warnings
 from pathlib import Path
 
 import pytest
@@ -374,6 +375,13 @@ def test_windows_bound_what_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = loss_and_grad(dataclasses.replace(lm, max_shared_tokens=0), "{text} {prompt} It was {label}", prompts)
     assert lm.max_shared_tokens <= 5
     assert torch.equal(found[0], expected[0])
+
+
+def test_earlier_keys_and_values_go_by_the_name_that_this_transformers_gives_them() -> None:
+    model, tokenizer = build("gpt2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert from_language_model(model, tokenizer, name="gpt2").language_model.max_shared_tokens > 0
 
 
 @pytest.mark.parametrize("fault", ["raises", "differs"])
