@@ -12,18 +12,21 @@ method. The model is frozen throughout. What the embedded models have read is sa
 words with and without their classes, and none of the texts here.
 
 A run that is killed keeps its finished cells in results/classification_<dataset>_<model>.jsonl; the same command goes
-on from there, and `--parts report` writes the tables of what is there.
+on from there, and `--parts report` gathers what is there: as JSON, and where docs/classification.md has a section for
+it (sst2 and agnews) as tables and a picture there.
 """
 
 import argparse
 import re
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from classification_tasks import Task, open_task, spread, told, with_error
-from common import Cells, save
+from common import DOCS, Cells, save, save_figure, subplots, write_section
+from generation import command
 
 from hardprompts import Backend, ClassifierPromptTuner, load_backend
 from hardprompts.classification import few_shot
@@ -62,6 +65,13 @@ class Bench:
         self.name = f"classification_{arguments.dataset}_{short(arguments.model)}"
         self.cells = Cells(self.name, only_read="report" in arguments.parts, describe=told)
         self.seeds = range(1 if arguments.quick else arguments.seeds)
+        self.shown: list[str] = []
+
+    def show(self, title: str, *blocks: Sequence[Sequence[str]] | str) -> None:
+        """Prints tables, and keeps them for the page."""
+        texts = [block if isinstance(block, str) else markdown_table(block) for block in blocks]
+        self.shown.append("\n\n".join((f"**{title}**", *texts)))
+        print(f"\n{self.shown[-1]}", flush=True)
 
     def opened(self, model: str) -> Backend:
         return load_backend(model, dtype=DTYPES[self.options.dtype])
@@ -227,9 +237,14 @@ class Bench:
                 ]
             )  # fmt: skip
             found[method] = {"runs": own, "gap_closed": closed}
-        show(f"Accuracy on {len(self.test[0])} test texts of {self.options.dataset}, {len(self.seeds)} seeds", table)
+        title = f"Accuracy on {len(self.test[0])} test texts, {len(self.seeds)} seeds, standard errors"
         if len(self.seeds) > 1:
-            print("\n" + comparison_table(measured, measured[list(METHODS).index("pez") + 1], "accuracy"))
+            pez = measured[list(METHODS).index("pez") + 1]
+            self.show(
+                title, table, "Against `pez`, paired over the seeds:", comparison_table(measured, pez, "accuracy")
+            )
+        else:
+            self.show(title, table)
         return {"empty": empty, **found, "passes": self.by_passes(rows)}
 
     def by_passes(self, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -244,7 +259,9 @@ class Bench:
             for method, own in rows.items()
         }
         body = [[method, *(f"{value:.3f}" for value in curve)] for method, curve in curves.items()]
-        show("Best score (negative loss on the texts learned from) by passes", [["method", *map(str, marks)], *body])
+        self.show(
+            "Best score (negative loss on the texts learned from) by passes", [["method", *map(str, marks)], *body]
+        )
         return {"marks": marks, "curves": curves}
 
     def fluencies(self) -> dict[str, Any]:
@@ -256,7 +273,7 @@ class Bench:
             fluency = [run["fluency"] for run in own if run["fluency"] is not None]
             shown = with_error(fluency, 1.0) if fluency else ""
             table.append([f"{weight:g}", with_error([run["accuracy"] for run in own]), shown, own[0]["prompt"]])
-        show(f"{method} by the weight of the fluency", table)
+        self.show(f"{method} by the weight of the fluency", table)
         return {str(weight): own for weight, own in rows.items()}
 
     def few_shots(self) -> dict[str, Any]:
@@ -276,7 +293,7 @@ class Bench:
                     ]
                 )  # fmt: skip
                 found[f"{method} {shots}"] = own
-        show(f"Few-shot, {FEW_SHOT_TOKENS} tokens, on {len(self.few_shot_test()[0])} test texts", table)
+        self.show(f"Few-shot, {FEW_SHOT_TOKENS} tokens, on {len(self.few_shot_test()[0])} test texts", table)
         return found
 
     def transfers(self) -> dict[str, Any]:
@@ -300,7 +317,7 @@ class Bench:
                     ]
                 )  # fmt: skip
                 found[f"{method} on {name}"] = {"empty": empty, "runs": there, "kept": kept}
-        show(f"Transfer of prompts from {self.options.model}", table)
+        self.show(f"Transfer of prompts from {self.options.model}", table)
         return found
 
 
@@ -313,8 +330,27 @@ def short(model: str) -> str:
     return re.sub(r"[^\w.-]+", "_", model.rstrip("/").rpartition("/")[2].rpartition(":")[2])
 
 
-def show(title: str, table: Sequence[Sequence[str]]) -> None:
-    print(f"\n{title}\n\n{markdown_table(table)}", flush=True)
+def plot(results: Mapping[str, Any], path: Path) -> None:
+    """The best score by passes (figure 10 of the paper), and accuracy by the weight of the fluency (figure 7)."""
+    panels = [part for part in ("methods", "fluency") if part in results]
+    figure, axes = subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False)
+    for axis, part in zip(axes[0], panels, strict=True):
+        if part == "methods":
+            passes = results[part]["passes"]
+            for method, curve in passes["curves"].items():
+                axis.plot(passes["marks"], curve, label=method, lw=2.4 if method == "pez+refine" else 1.2)
+            axis.set(xlabel="passes over a mini-batch", ylabel="best score (negative loss)")
+            axis.legend(frameon=False, fontsize=8)
+        else:
+            weights = [float(weight) for weight in results[part]]
+            runs = [[100 * run["accuracy"] for run in own] for own in results[part].values()]
+            places = range(len(weights))
+            axis.plot(places, [sum(own) / len(own) for own in runs], lw=2)
+            for place, own in zip(places, runs, strict=True):
+                axis.plot([place] * len(own), own, ".", color="grey", zorder=1)
+            axis.set(xlabel="weight of the fluency", ylabel="accuracy in %", xticks=places)
+            axis.set_xticklabels([f"{weight:g}" for weight in weights])
+    save_figure(figure, path)
 
 
 def parsed() -> argparse.Namespace:
@@ -368,6 +404,13 @@ def main() -> None:
         except LookupError as missing:  # of a report alone
             print(f"\n{part} is left out: {missing}")
     print(f"\nsaved {save(bench.name, {'settings': vars(arguments), **results})}")
+    page, section = DOCS / "classification.md", f"classification_{arguments.dataset}"
+    if "report" in arguments.parts and f"<!-- {section} -->" in page.read_text(encoding="utf-8"):
+        typed = command().replace(" --parts report", "")  # all parts are what measures what is reported
+        picture = page.with_name(f"{section}.png")
+        plot(results, picture)
+        said = f"![Best score by passes; accuracy by the weight of the fluency]({picture.name})"
+        write_section(page, section, "\n\n".join((f"```console\n{typed}\n```", *bench.shown, said)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every registered method: its contract, the brute-force optimum, the gain of refinement."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -110,6 +111,26 @@ def test_refinement_only_adds_to_what_the_exploration_found() -> None:
         refined = run_search(search, objective, objective, VOCABULARY, start, seed=seed)[0]
         assert refined.stop_reason == "converged"
         assert refined.best.score > explored.best.score
+
+
+def test_of_few_passes_half_are_left_for_the_refinement_of_fewer_prompts() -> None:
+    refined = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Refine):
+        def steps(self, objective, vocabulary, initial_ids, generator):
+            refined.append((len(initial_ids), objective.remaining))
+            return super().steps(objective, vocabulary, initial_ids, generator)
+
+    objective = task(random_targets(1)[0])
+    start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(0))
+    search = PEZRefine(refine=Watched(candidates_per_slot=10))
+    # To go through 6 places twice takes one prompt 144 passes.
+    for passes, prompts in ((None, 4), (400, 1), (700, 2), (10_000, 4)):
+        run_search(search, objective, objective, VOCABULARY, start, max_evaluations=passes, seed=0)
+        count, remaining = refined.pop()
+        assert count == prompts
+        assert passes is None or passes == 10_000 or 0.4 * passes < remaining <= 0.5 * passes
 
 
 def test_pez_leaves_out_tokens_when_told_to() -> None:

@@ -23,7 +23,8 @@ class PEZRefine:
         explore_steps: its steps.
         explore_share: of a limited number of passes, the most that exploring may take.
         refine: the polish.
-        refined: restarts of each task, those with the best prompts, that are refined.
+        refined: restarts of each task, those with the best prompts, that are refined; of a limited number of
+            passes fewer, so that each can be led through all its places twice.
 
     Source: `PEZ` and `Refine`; the combination is this project's.
     """
@@ -68,19 +69,28 @@ class PEZRefine:
             yield Candidates(candidates.ids, scores)
             if objective.remaining is not None and objective.remaining <= reserved:
                 break
-        rows = self._best_rows(best_ids, best_scores, objective.groups)
+        rows = self._best_rows(best_ids, best_scores, objective.groups, self._affordable(objective, initial_ids))
         for candidates in self.refine.steps(objective.of_rows(rows), vocabulary, best_ids[rows], generator):
             assert candidates.rows is not None
             yield Candidates(candidates.ids, candidates.scores, rows[candidates.rows])
 
-    def _best_rows(self, ids: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
-        """The best `refined` rows of each task, without two of the same prompt."""
+    def _affordable(self, objective: BoundObjective, initial_ids: Tensor) -> int:
+        """How many restarts of each task the passes that are left can refine, `refined` at most and one at least."""
+        if objective.remaining is None:
+            return self.refined
+        tasks = len(objective.groups.unique())
+        # A gradient, and every candidate scored, at each place, twice.
+        one = 2 * initial_ids.shape[1] * (2 + self.refine.candidates_per_slot)
+        return max(1, min(self.refined, objective.remaining // (one * tasks)))
+
+    def _best_rows(self, ids: Tensor, scores: Tensor, groups: Tensor, count: int) -> Tensor:
+        """The best `count` rows of each task, without two of the same prompt."""
         chosen: list[int] = []
         seen: dict[int, set[tuple[int, ...]]] = {}
         order = sorted(range(len(ids)), key=scores.tolist().__getitem__, reverse=True)
         for row, group, prompt in ((r, int(groups[r]), tuple(ids[r].tolist())) for r in order):
             met = seen.setdefault(group, set())
-            if len(met) < self.refined and prompt not in met:
+            if len(met) < count and prompt not in met:
                 met.add(prompt)
                 chosen.append(row)
         return torch.tensor(chosen, device=ids.device)
