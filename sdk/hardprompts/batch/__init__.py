@@ -10,8 +10,9 @@ several workers, write what an undisturbed run of one process writes.
 """
 
 from hardprompts.batch.estimates import Estimate, estimate
+from hardprompts.batch.records import Record
 from hardprompts.batch.run import BatchProgress, BatchReport, invert_many
-from hardprompts.batch.sources import Record, Source, open_source
+from hardprompts.batch.sources import Source, open_source
 
 __all__ = [
     "BatchProgress",

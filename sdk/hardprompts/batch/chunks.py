@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hardprompts.batch.output import Row, plain
-from hardprompts.batch.sources import Record, Unusable
+from hardprompts.batch.records import Record, Unusable
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.images import ImageInput
 from hardprompts.inverter import PromptInverter

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hardprompts.batch.sources import IMAGES, Record, Unusable
+from hardprompts.batch.records import IMAGES, Record, Unusable
 from hardprompts.errors import FileFormatError, ImageError
 
 #: What tarfile and the decompressors raise on damaged files.

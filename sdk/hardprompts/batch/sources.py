@@ -1,47 +1,22 @@
-"""Where pictures come from: records, each with a key that is the same in every run.
-
-A record only says where its picture is. It is read by whoever inverts it, so that a plan of a million records is
-small and can be sent to other processes; what is no picture is found out there, and is that record's error alone.
-"""
+"""Where pictures come from: folders, shards, tables and what is in memory, as records."""
 
 import dataclasses
 import glob
-import io
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
-
+from hardprompts.batch.records import IMAGE, IMAGES, Record, Unusable
+from hardprompts.batch.shards import shard_records
+from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
-from hardprompts.images import DECODING_ERRORS, load_images
 
-IMAGES = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
 SHARDS = (".tar", ".tar.gz", ".tgz")
 TABLES = (".parquet", ".arrow")
 
-#: The column of a picture when nobody names it.
-IMAGE = "image"
-
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-
-
-@runtime_checkable
-class Reference(Protocol):
-    """A place that holds a picture: a file in a shard, a cell of a table."""
-
-    def read(self) -> Any:
-        """The bytes of an encoded picture, or what `load_images` takes.
-
-        Raises:
-            ImageError, OSError: it is not there.
-        """
-        ...
 
 
 @runtime_checkable
@@ -51,50 +26,6 @@ class Indexed(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Unusable:
-    """The place of a picture that is known to be missing."""
-
-    reason: str
-
-    def read(self) -> Any:
-        raise ImageError(self.reason)
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One picture that is to get a prompt.
-
-    Attributes:
-        key: unique in its source, and the same in every run.
-        image: what `load_images` takes, the bytes of an encoded picture, or a `Reference` to either.
-    """
-
-    key: str
-    image: Any
-
-    def load(self) -> Image.Image:
-        """The picture, in RGB.
-
-        Raises:
-            ImageError: it is missing, damaged, no picture or more than one.
-        """
-        try:
-            found = self.image.read() if isinstance(self.image, Reference) else self.image
-        except ImageError:
-            raise
-        except DECODING_ERRORS as error:
-            raise ImageError(f"the picture cannot be read: {type(error).__name__}: {error}") from error
-        if isinstance(found, Mapping):  # as `datasets` stores pictures
-            found = found.get("bytes") or found.get("path")
-        if found is None:
-            raise ImageError("there is no picture: the value is empty")
-        images = load_images(_opened(bytes(found)) if isinstance(found, bytes | bytearray | memoryview) else found)
-        if len(images) != 1:
-            raise ImageError(f"there are {len(images)} pictures; a record has one")
-        return images[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,9 +108,6 @@ def _files_in(folder: Path, recursive: bool, suffixes: Iterable[str]) -> list[Pa
 
 
 def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: str | None) -> Source:
-    from hardprompts.batch.shards import shard_records
-    from hardprompts.batch.tables import table_records
-
     given = [path for pattern in paths for path in _expanded(os.fspath(pattern))]
     files = [file for path in given for file in (_of_folder(path) if path.is_dir() else [path])]
     only_folder = given[0] if len(given) == 1 and given[0].is_dir() else None
@@ -298,24 +226,3 @@ def _picture_of(item: Any, column: str) -> Any:
     if column not in item:
         raise ImageError(f"there is no picture: the record has no {column!r}, but {', '.join(map(repr, item))}")
     return item[column]
-
-
-def _opened(data: bytes) -> Image.Image:
-    """The picture that bytes encode.
-
-    Raises:
-        ImageError: they are no picture.
-    """
-    if not data:
-        raise ImageError("the picture is empty; get it again")
-    try:
-        with warnings.catch_warnings():
-            # `load_images` refuses what is too large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            "the bytes are no image that Pillow can read, or their beginning is damaged; save it as PNG, JPEG or WebP"
-        ) from error
-    except (Image.DecompressionBombError, *DECODING_ERRORS) as error:
-        raise ImageError(f"the picture is damaged or too large: {type(error).__name__}: {error}") from error

@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardprompts.batch.sources import IMAGE, Record, Unusable
+from hardprompts.batch.records import IMAGE, Record, Unusable
 from hardprompts.errors import FileFormatError, MissingExtra
 
 if TYPE_CHECKING:
