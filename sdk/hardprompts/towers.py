@@ -158,7 +158,8 @@ class FrozenBlock:
 
     def _split(self, projected: Float[Tensor, "batch positions _"]) -> Float[Tensor, "parts batch heads positions _"]:
         width = len(self.qkv.weight) // 3 // self.heads
-        return projected.unflatten(-1, (-1, self.heads, width)).permute(2, 0, 3, 1, 4)
+        parts: Tensor = projected.unflatten(-1, (-1, self.heads, width)).permute(2, 0, 3, 1, 4)
+        return parts
 
     def _rest(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """What follows attention; its pullback is for both, what stood before the block and what attention gave."""
@@ -268,7 +269,7 @@ def attention(
     if queries.device.type != "cpu" or queries.dtype.itemsize < 4 or keys.shape[2] > SHORT:
         with torch.enable_grad():
             leaves = [part.detach().requires_grad_() for part in (queries, keys, values)]
-            mixed = F.scaled_dot_product_attention(*leaves, attn_mask=mask)
+            mixed = F.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], attn_mask=mask)
         return mixed.detach(), lambda grad: torch.autograd.grad(mixed, leaves, grad, retain_graph=True)
     batch, heads, _, width = queries.shape
     scale = width**-0.5
