@@ -5,10 +5,12 @@
 The least that a step can cost is that of its parts, each the larger of two times: its bytes over the memory's
 bandwidth, and its operations over the processor's peak. The parts: the text tower's weights are read once on the way
 forward and once on the way back, with two operations for each weight and position either time, and the vocabulary's
-table is read once, with two operations for each of its elements and searched token. Bandwidth (the sum of a large
-array) and peak (the best of a large matrix product and of the tower's own shapes) are measured in the same run, in
-the same type, with the same threads, between the repetitions of the step. Nothing else is counted: no attention, no
-norms, no optimizer, nothing of what is kept in between.
+table is read once, with two operations for each of its elements and searched token. Bandwidth (the sum of an array
+as large as what a step reads, which for a small tower comes from the cache) and peak (the best of a large matrix
+product and of the tower's own shapes, by torch and with the matrix laid out for oneDNN, which on some processors is
+twice as fast) are measured in the same run, in the same type, with the same threads, between the repetitions of the
+step. Nothing else is counted: no attention, no norms, no optimizer, nothing of what is kept in between. A step is what
+passes from one callback of `run_search` to the next.
 
 The towers have real shapes and random weights. What `--profile` prints is where a step's time goes. It writes
 benchmarks/results/limit.json and the table of docs/methods.md.
@@ -30,13 +32,14 @@ from step_speed import VISION
 from hardprompts import load_backend, run_search
 from hardprompts.encoders import default_device, normalize
 from hardprompts.evaluation import markdown_table
+from hardprompts.frozen import FrozenTable
 from hardprompts.methods.pez import PEZ
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts_openclip.backend import from_model
 
 NUM_TOKENS = 8
 
-#: Elements of the array that is read to measure the bandwidth: more than any cache holds.
+#: Elements that are read to measure the bandwidth, in one array or in turns: more than any cache holds.
 LARGE = 2**27
 
 #: Rows and columns of the large matrix product.
@@ -94,6 +97,8 @@ class Tower:
         self.block = sum(weight.numel() for weight in blocks[0].parameters() if weight.ndim == 2)
         self.blocks, self.end, self.width = len(blocks), end.numel(), self.backend.vocabulary.table.shape[1]
         self.table = self.backend.vocabulary.allowed_table
+        self.weights = self.blocks * self.block + self.end
+        self.elements = self.weights + self.table.numel()
         target = normalize(torch.randn(1, end.numel() // self.width, generator=torch.Generator().manual_seed(0)))
         self.objective = FeatureSimilarity(
             self.backend.text_encoder, target.to(device).unsqueeze(0), torch.ones(1, 1, device=device)
@@ -104,49 +109,55 @@ class Tower:
     def _starts(self, prompts: int) -> torch.Tensor:
         return self.backend.vocabulary.sample((prompts, NUM_TOKENS), torch.Generator().manual_seed(0))
 
-    def step(self, prompts: int, steps: int) -> None:
-        """So many steps."""
+    def step(self, prompts: int, steps: int) -> float:
+        """So many steps, and the seconds of one, without what a search does before the first of them is through."""
+        times: list[float] = []
         run_search(
             PEZ(),
             self.objective,
             self.objective,
             self.backend.vocabulary,
             self._starts(prompts),
-            max_steps=steps,
+            max_steps=steps + 1,
+            report_every=1,
             seed=0,
+            callback=lambda _: times.append(self.now()),
         )
+        return (times[-1] - times[0]) / steps
 
     def measure(self, prompts: int, repetitions: int) -> dict[str, Any]:
         """What a step costs, and what it would at least."""
         positions = prompts * self.positions
         self.step(prompts, 1)  # warms up
-        # Half a second or more, so that what stands around the loop does not matter.
-        steps = max(3, round(1.5 / max(self.seconds(lambda: self.step(prompts, 3)), 1e-3)))
+        # Half a second or more, so that a step is the mean of many, whatever they come to between other work.
+        steps = max(3, round(0.5 / max(self.step(prompts, 3), 1e-3)))
         measured: dict[str, list[float]] = {"step": [], "bandwidth": [], "peak": []}
-        large = torch.ones(LARGE, device=self.device)
+        read = torch.ones(min(LARGE, self.elements), device=self.device)
         square = torch.randn(SQUARE, SQUARE, device=self.device)
         for _ in range(repetitions):
-            measured["bandwidth"].append(4 * LARGE / self.seconds(large.sum))
-            operations, best = 2 * SQUARE**3, self.seconds(lambda: square @ square)
-            peaks = [operations / best]
-            for rows, columns in self.shapes:
-                weight, states = (
-                    torch.randn(rows, columns, device=self.device),
-                    torch.randn(positions, columns, device=self.device),
-                )
+            turns = max(1, LARGE // len(read))
+            measured["bandwidth"].append(4 * len(read) * turns / self.seconds(read.sum, turns))
+            peaks = []
+            for rows, columns, states in [
+                (SQUARE, SQUARE, square),
+                *((*shape, torch.randn(positions, shape[1], device=self.device)) for shape in self.shapes),
+            ]:
+                weight = torch.randn(rows, columns, device=self.device)
+                operations, packed = 2 * len(states) * weight.numel(), FrozenTable(weight)
                 # Often enough that the weights stay in the cache: the peak knows no memory.
-                times = max(1, round(2e9 / (2 * rows * columns * positions)))
-                took = self.seconds(lambda w=weight, s=states, n=times: [s @ w.T for _ in range(n)])
-                peaks.append(times * 2 * rows * columns * positions / took)
+                turns = max(1, round(1e9 / operations))
+                packed.products(states)  # lays it out
+                for product in (lambda w=weight, s=states: s @ w.T, lambda w=packed, s=states: w.products(s)):
+                    peaks.append(turns * operations / self.seconds(product, turns))
             measured["peak"].append(max(peaks))
-            measured["step"].append(self.seconds(lambda: self.step(prompts, steps)) / steps)
+            measured["step"].append(self.step(prompts, steps))
         # The machine at its best on either side of the ratio: what else runs on it comes and goes.
         bandwidth, peak, step = max(measured["bandwidth"]), max(measured["peak"]), min(measured["step"])
         floor = self.floor(prompts, bandwidth, peak)
         return {
             "model": self.name,
             "prompts": prompts,
-            "weights": self.blocks * self.block + self.end,
+            "weights": self.weights,
             "table": self.table.numel(),
             "positions": positions,
             "bandwidth_gb_per_s": bandwidth / 1e9,
@@ -174,15 +185,19 @@ class Tower:
         parts = {"forward": one_way, "backward": one_way, "table": least(self.table.numel(), prompts * NUM_TOKENS)}
         return {**parts, "all": sum(parts.values())}
 
-    def seconds(self, run: Callable[[], Any]) -> float:
-        """How long something takes: of one thread its own time, whatever else runs on the machine."""
-        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
-        clock = time.process_time if alone else time.perf_counter
-        start = clock()
-        run()
+    def seconds(self, run: Callable[[], Any], turns: int = 1) -> float:
+        """How long something takes, so many times in turn."""
+        start = self.now()
+        for _ in range(turns):
+            run()
+        return self.now() - start
+
+    def now(self) -> float:
+        """Seconds on a clock: of one thread its own time, whatever else runs on the machine."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return clock() - start
+        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
+        return time.process_time() if alone else time.perf_counter()
 
     def profile(self, prompts: int) -> str:
         """The operations of a step by their time."""

@@ -16,6 +16,7 @@ ORDER = (
     {"errors", "memory"},
     {"prompts", "images", "noise"},
     {"frozen"},
+    {"towers"},
     {"vocabulary"},
     {"tokenizers"},
     {"softprompts"},

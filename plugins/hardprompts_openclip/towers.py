@@ -13,14 +13,21 @@ import dataclasses
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer
+from open_clip.transformer import (
+    LayerNorm,
+    LayerNormFp32,
+    LayerScale,
+    QuickGELU,
+    ResidualAttentionBlock,
+    TextTransformer,
+)
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from hardprompts.frozen import FrozenLinear
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,10 +109,9 @@ class CausalTower:
     def __init__(self, model: nn.Module) -> None:
         tower: Any = text_module(model)
         self._tower = tower
-        blocks = list(tower.transformer.resblocks)
         self._dtype = weight_dtype(tower.transformer)
-        self._layers = [_Layer.of(block) for block in blocks] if all(map(_is_plain, blocks)) else []
-        self._caches: list[_Cache | None] = []
+        self._is_plain = all(map(_is_plain, tower.transformer.resblocks)) and _is_norm(tower.ln_final)
+        self._frozen: FrozenTower | None = None
         self._plans: dict[int, _Plan] = {}
 
     @staticmethod
@@ -128,14 +134,10 @@ class CausalTower:
         plan = self._plans[layout.num_tokens]
         x = embeddings.to(self._dtype) + plan.positions
         x = torch.cat([x, plan.after.expand(len(x), -1, -1)], dim=1)
-        if not self._layers:
-            x = torch.cat([plan.before.expand(len(x), -1, -1), x], dim=1)
-            last = self._tower.transformer(x, attn_mask=plan.mask)[:, -1]
-        else:
-            for layer, cache in zip(self._layers[:-1], self._caches, strict=False):
-                x = layer(x, cache, plan.mask)
-            last = self._layers[-1].last(x, self._caches[-1])[:, 0]
-        pooled: Tensor = self._tower.ln_final(last)
+        if self._frozen is not None:
+            return self._frozen(x)
+        x = torch.cat([plan.before.expand(len(x), -1, -1), x], dim=1)
+        pooled: Tensor = self._tower.ln_final(self._tower.transformer(x, attn_mask=plan.mask)[:, -1])
         projection = self._tower.text_projection
         if projection is None:
             return pooled
@@ -147,26 +149,17 @@ class CausalTower:
         length = _pooled_position(self._tower, layout) + 1
         positions = self._tower.positional_embedding[:length].to(self._dtype)
         x = self._tower.token_embedding(layout.ids[:length]).to(self._dtype) + positions
-        mask = self._tower.attn_mask[:length, :length].to(self._dtype)
-        before = x[: layout.start].unsqueeze(0)
-        if self._layers and not self._caches:
-            self._caches = self._keys_and_values(before, mask[: layout.start, : layout.start])
+        before = x[: layout.start]
+        if self._is_plain and self._frozen is None:
+            blocks = [_frozen_block(block) for block in self._tower.transformer.resblocks]
+            projection = _frozen_projection(self._tower.text_projection)
+            self._frozen = FrozenTower(blocks, FrozenNorm.of(self._tower.ln_final), projection, before)
         return _Plan(
             before=before,
             positions=positions[layout.start : layout.stop],
             after=x[layout.stop :],
-            mask=mask[layout.start :] if self._layers else mask,
+            mask=self._tower.attn_mask[:length, :length].to(self._dtype),
         )
-
-    def _keys_and_values(self, before: Tensor, mask: Tensor) -> "list[_Cache | None]":
-        """What later positions see of those before the prompt, at each layer."""
-        if before.shape[1] == 0:
-            return [None] * len(self._layers)
-        found: list[_Cache | None] = []
-        for layer in self._layers:
-            found.append(layer.keys_and_values(before))
-            before = layer(before, None, mask)
-        return found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,10 +167,10 @@ class _Plan:
     """What is fixed for prompts of one length.
 
     Attributes:
-        before: (1, before, dim) the input of the first layer before the prompt.
+        before: (before, dim) the input of the first layer before the prompt.
         positions: (tokens, dim) positional embeddings of the prompt.
         after: (after, dim) the input of the first layer behind the prompt, up to the pooled position.
-        mask: (positions, length) what the positions that are computed may attend to.
+        mask: (length, length) what the positions may attend to.
     """
 
     before: Tensor
@@ -199,13 +192,15 @@ def _pooled_position(tower: Any, layout: Layout) -> int:
 
 
 def _is_plain(block: Any) -> bool:
-    """True for a block that `_Layer` computes as it does itself; not after quantisation, say."""
+    """True for a block that `FrozenBlock` computes as it does itself; not after quantisation, say."""
     if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
     attention: Any = block.attn
     layers: dict[str, nn.Module] = dict(block.mlp.named_children())
     return (
-        type(attention) is nn.MultiheadAttention
+        _is_norm(block.ln_1)
+        and _is_norm(block.ln_2)
+        and type(attention) is nn.MultiheadAttention
         and attention._qkv_same_embed_dim
         and attention.dropout == 0
         and attention.bias_k is None
@@ -213,76 +208,49 @@ def _is_plain(block: Any) -> bool:
         and type(attention.out_proj) is NonDynamicallyQuantizableLinear
         and list(layers) == ["c_fc", "gelu", "c_proj"]
         and type(layers["c_fc"]) is type(layers["c_proj"]) is nn.Linear
+        and _activation(layers["gelu"]) in ACTIVATIONS
+        and isinstance(block.ls_1, nn.Identity | LayerScale)
+        and isinstance(block.ls_2, nn.Identity | LayerScale)
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Layer:
-    """One residual block, with its matrices as `FrozenLinear`."""
-
-    block: Any
-    qkv: FrozenLinear
-    query: FrozenLinear
-    key_value: FrozenLinear
-    out: FrozenLinear
-    fc: FrozenLinear
-    proj: FrozenLinear
-
-    @classmethod
-    def of(cls, block: Any) -> "_Layer":
-        """The layer of a block that `_is_plain`."""
-        attention, mlp, width = block.attn, block.mlp, block.attn.embed_dim
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        return cls(
-            block,
-            qkv=FrozenLinear(weight, bias),
-            query=FrozenLinear(weight[:width], bias[:width]),
-            key_value=FrozenLinear(weight[width:], bias[width:]),
-            out=FrozenLinear(attention.out_proj.weight, attention.out_proj.bias),
-            fc=FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias),
-            proj=FrozenLinear(mlp.c_proj.weight, mlp.c_proj.bias),
-        )
-
-    def __call__(self, x: Tensor, cache: "_Cache | None", mask: Tensor | None) -> Tensor:
-        """The output at the positions `x`, which attend to those of `cache` and to each other as `mask` allows."""
-        queries, keys, values = self._heads(self.qkv(self.block.ln_1(x)))
-        return self._finish(x, queries, *_behind(cache, keys, values), mask)
-
-    def last(self, x: Tensor, cache: "_Cache | None") -> Tensor:
-        """The output at the last position of `x`, which attends to all."""
-        normed = self.block.ln_1(x)
-        (queries,) = self._heads(self.query(normed[:, -1:]))
-        keys, values = self._heads(self.key_value(normed))
-        return self._finish(x[:, -1:], queries, *_behind(cache, keys, values), None)
-
-    def keys_and_values(self, x: Tensor) -> "_Cache":
-        """What later positions see of `x`."""
-        keys, values = self._heads(self.key_value(self.block.ln_1(x)))
-        return keys, values
-
-    def _heads(self, projected: Tensor) -> tuple[Tensor, ...]:
-        """(batch, tokens, parts * dim) as parts of (batch, heads, tokens, width)."""
-        attention = self.block.attn
-        split = projected.unflatten(-1, (-1, attention.num_heads, attention.head_dim))
-        return tuple(split.permute(2, 0, 3, 1, 4))
-
-    def _finish(self, x: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        block = self.block
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        x = x + block.ls_1(self.out(mixed.transpose(1, 2).flatten(2)))
-        output: Tensor = x + block.ls_2(self.proj(block.mlp.gelu(self.fc(block.ln_2(x)))))
-        return output
+def _is_norm(norm: nn.Module) -> bool:
+    return type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
-#: Keys and values, (1, heads, positions, width) each.
-_Cache = tuple[Tensor, Tensor]
+def _activation(module: nn.Module) -> str:
+    """Its name among the ACTIVATIONS, if it is one of them."""
+    if type(module) is QuickGELU:
+        return "quick_gelu"
+    names = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}
+    return names[module.approximate] if type(module) is nn.GELU else type(module).__name__
 
 
-def _behind(cache: _Cache | None, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    if cache is None:
-        return keys, values
-    batch = len(keys)
-    return (
-        torch.cat([cache[0].expand(batch, -1, -1, -1), keys], dim=2),
-        torch.cat([cache[1].expand(batch, -1, -1, -1), values], dim=2),
+def _frozen_block(block: Any) -> FrozenBlock:
+    """A block that `_is_plain`."""
+    attention, mlp = block.attn, block.mlp
+    return FrozenBlock(
+        heads=attention.num_heads,
+        norm_1=FrozenNorm.of(block.ln_1),
+        qkv=FrozenLinear(attention.in_proj_weight, attention.in_proj_bias),
+        out=_scaled(attention.out_proj, block.ls_1),
+        norm_2=FrozenNorm.of(block.ln_2),
+        fc=FrozenLinear(mlp.c_fc.weight, mlp.c_fc.bias),
+        activation=ACTIVATIONS[_activation(mlp.gelu)],
+        proj=_scaled(mlp.c_proj, block.ls_2),
     )
+
+
+def _scaled(linear: nn.Linear, scale: nn.Module) -> FrozenLinear:
+    """A layer with the scale behind it, if it has one."""
+    if not isinstance(scale, LayerScale):
+        return FrozenLinear(linear.weight, linear.bias)
+    return FrozenLinear(linear.weight * scale.gamma.unsqueeze(1), linear.bias * scale.gamma)
+
+
+def _frozen_projection(projection: nn.Linear | Tensor | None) -> FrozenLinear | None:
+    if projection is None:
+        return None
+    if isinstance(projection, nn.Linear):
+        return FrozenLinear(projection.weight, projection.bias)
+    return FrozenLinear(projection.T)

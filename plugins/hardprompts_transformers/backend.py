@@ -22,7 +22,9 @@ from torch import Tensor
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.frozen import FrozenLinear
 from hardprompts.tokenizers import adapt
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
 from hardprompts.vocabulary import Vocabulary
 
 #: What can be opened: the `model_type` of a config, and the class that it stands for.
@@ -118,7 +120,7 @@ def from_model(model: Any, tokenizer: Any, image_processor: Any = None, *, name:
     """A backend over a model in memory, on the device and in the dtype that it has.
 
     The model is put into evaluation mode and its parameters are frozen, since gradients flow to
-    token embeddings only.
+    token embeddings only; it must stay as and where it is.
 
     Args:
         model: a `CLIPModel`, `SiglipModel` or `Siglip2Model`.
@@ -240,6 +242,7 @@ class TransformersTextEncoder:
     Attributes:
         vocabulary: its tokens.
         max_tokens: tokens that a text may have, special tokens not counted.
+        frozen: a causal tower in float32 on a CPU, where it is faster than its modules; else None.
     """
 
     model: Any
@@ -252,6 +255,7 @@ class TransformersTextEncoder:
     padding: Float[Tensor, " dim"]
     pads_left: bool
     masks_padding: bool
+    frozen: FrozenTower | None
 
     @classmethod
     def create(cls, model: Any, tokenizer: Any, name: str) -> "TransformersTextEncoder":
@@ -292,6 +296,7 @@ class TransformersTextEncoder:
             model, tokenizer, vocabulary, context - len(ids) + len(content), causal,
             table[ids[:at]], table[ids[at + len(content) :]], table[tokenizer.pad_token_id],
             pads_left=tokenizer.padding_side == "left", masks_padding="attention_mask" in example,
+            frozen=_frozen_tower(model, table[ids[:at]]) if causal else None,
         )  # fmt: skip
         encoder._check_forward(name)
         return encoder
@@ -303,6 +308,8 @@ class TransformersTextEncoder:
             ValueError: more tokens than `max_tokens`.
         """
         states, attended = self._input(embeddings, 0 if self.causal else self.max_tokens - embeddings.shape[1])
+        if self.frozen is not None:
+            return self.frozen(states[:, len(self.before) :])
         tower = self.model.text_model
         layers = tower.encoder.layers
         for layer in layers[:-1]:
@@ -389,6 +396,53 @@ def _check_end_token(tower: Any, tokenizer: Any, ids: list[int], name: str) -> N
             f"text_config.eos_token_id = {configured}{meaning}; set text_config.eos_token_id to {ids[-1]}, or use the "
             "tokenizer that belongs to the model"
         )
+
+
+def _frozen_tower(model: Any, before: Float[Tensor, "before dim"]) -> FrozenTower | None:
+    """The text tower of a CLIP whose texts begin with these embeddings; None where its modules do as well.
+
+    Queries, keys and values are three matrices there and one here, of which a GPU would have to hold a copy.
+    """
+    tower = model.text_model
+    norms = [
+        tower.final_layer_norm,
+        *(n for layer in tower.encoder.layers for n in (layer.layer_norm1, layer.layer_norm2)),
+    ]
+    linears = [linear for layer in tower.encoder.layers for linear in _linears(layer)]
+    activation = ACTIVATIONS.get(tower.config.hidden_act)
+    if (
+        before.device.type != "cpu"
+        or before.dtype != torch.float32
+        or activation is None
+        or any(type(norm) is not torch.nn.LayerNorm for norm in norms)
+        or any(type(linear) is not torch.nn.Linear for linear in [model.text_projection, *linears])
+    ):
+        return None
+    blocks = []
+    for layer in tower.encoder.layers:
+        queries, keys, values, out, fc, proj = _linears(layer)
+        attention = (queries, keys, values)
+        blocks.append(
+            FrozenBlock(
+                heads=layer.self_attn.num_heads,
+                norm_1=FrozenNorm.of(layer.layer_norm1),
+                qkv=FrozenLinear(torch.cat([p.weight for p in attention]), torch.cat([p.bias for p in attention])),
+                out=FrozenLinear(out.weight, out.bias),
+                norm_2=FrozenNorm.of(layer.layer_norm2),
+                fc=FrozenLinear(fc.weight, fc.bias),
+                activation=activation,
+                proj=FrozenLinear(proj.weight, proj.bias),
+            )
+        )
+    projection = FrozenLinear(model.text_projection.weight, model.text_projection.bias)
+    positions = tower.embeddings.position_embedding.weight[: len(before)]
+    return FrozenTower(blocks, FrozenNorm.of(tower.final_layer_norm), projection, before + positions)
+
+
+def _linears(layer: Any) -> tuple[Any, ...]:
+    """Of queries, keys, values and what attention gives, and the two of the MLP."""
+    attention, mlp = layer.self_attn, layer.mlp
+    return attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj, mlp.fc1, mlp.fc2
 
 
 def _layer(

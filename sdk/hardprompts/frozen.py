@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-#: Rows up to which a packed matrix is faster: by half for ten rows, by a twentieth for three hundred.
-PACKED_ROWS = 512
+#: Products of a packed matrix and rows take longer than plain ones below so many multiplications.
+PACKED_LEAST = 400_000
 
 #: Bytes of the largest matrix that is packed, which takes its size twice more: those of ViT-H, not of ViT-bigG.
 PACKED_LIMIT = 2**24
@@ -19,30 +18,43 @@ PACKED_TABLE_LIMIT = 2**28
 
 
 class FrozenLinear:
-    """`F.linear` with a weight that needs no gradient; gradients flow to its input only.
+    """`F.linear` with a weight and a bias that need no gradient.
 
-    In float32 on a CPU the weight is laid out for oneDNN, in both directions, when a gradient is
-    first asked for. That nearly halves the time of a step of one prompt, and takes twice the
-    weight's memory besides it. Elsewhere it is `F.linear`.
+    `pack` lays the weight out for oneDNN, in both directions, where that pays: in float32 on a CPU. It takes twice the
+    weight's memory besides it, and half of the time or less: oneDNN knows instructions of processors that torch's
+    other products do without.
     """
 
-    def __init__(self, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"]) -> None:
+    def __init__(self, weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"] | None = None) -> None:
         self.weight = weight.detach()
-        self.bias = bias.detach()
+        self.bias = None if bias is None else bias.detach()
         self._packable = _packable(weight, PACKED_LIMIT)
         self._packed: tuple[Tensor, Tensor] | None = None
 
-    def __call__(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
-        """`x @ weight.T + bias`."""
-        if not self._packable or x[..., 0].numel() > PACKED_ROWS:
-            return F.linear(x, self.weight, self.bias)
-        if self._packed is None and x.requires_grad:
+    def rows(self, start: int, stop: int) -> "FrozenLinear":
+        """The part that gives the outputs from `start` to `stop`."""
+        return FrozenLinear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
+
+    def pack(self) -> None:
+        """Lays the weight out for many products; where that is not to be had, they stay plain."""
+        if self._packable and self._packed is None:
             self._packed = _packed(self.weight)
             self._packable = self._packed is not None
-        if self._packed is None:
-            return F.linear(x, self.weight, self.bias)
-        output: Tensor = _PackedLinear.apply(x, self._packed, self.bias)
-        return output
+
+    def __call__(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
+        """`x @ weight.T + bias`."""
+        if self._packed is not None and self._pays(x):
+            return _multiply(x, self._packed[0], self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+    def gradient(self, grad: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch dim"]:
+        """With respect to the input, `grad @ weight`."""
+        if self._packed is not None and self._pays(grad):
+            return _multiply(grad, self._packed[1], None)
+        return grad @ self.weight
+
+    def _pays(self, rows: Tensor) -> bool:
+        return rows.shape[:-1].numel() * self.weight.numel() >= PACKED_LEAST
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_packed": None}  # see `FrozenTable`
@@ -76,18 +88,6 @@ class FrozenTable:
         # What was laid out cannot be copied or pickled; a copy lays it out again.
         table = self._table if self._packed is None else self._packed.to_dense()
         return {"_table": table, "_packable": self._packable, "_packed": None}
-
-
-class _PackedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, packed: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
-        ctx.packed = packed
-        return _multiply(x, packed[0], bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _multiply(grad.contiguous(), ctx.packed[1], None), None, None
 
 
 def _packable(weight: Tensor, limit: int) -> bool:

@@ -271,23 +271,26 @@ def test_packed_weights_give_the_same_features_and_gradients(
 ) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(frozen, "PACKED_LEAST", 0)
     name = f"local-dir:{folder('clip')}"
 
     def run() -> tuple[OpenClipTextEncoder, torch.Tensor, torch.Tensor]:
         encoder = from_model(open_clip.create_model(name), open_clip.get_tokenizer(name)).text_encoder
         embeddings = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
-        assert not any(layer.fc._packed for layer in encoder._tower._layers), "nothing is packed before it is needed"
+        with torch.no_grad():
+            encoder.encode(embeddings)
+        assert not any(block.fc._packed for block in encoder._tower._frozen.blocks), "packed before it is needed"
         features = encoder.encode(embeddings)
         return encoder, features, torch.autograd.grad(features.square().sum(), embeddings)[0]
 
     packed, features, gradient = run()
-    assert all(layer.fc._packed and layer.out._packed for layer in packed._tower._layers)
+    assert all(block.fc._packed and block.out._packed for block in packed._tower._frozen.blocks)
     ids = torch.tensor([packed.vocabulary.encode("a dog")])
     with torch.no_grad():
         torch.testing.assert_close(packed.encode(packed.vocabulary.embed(ids)), packed.encode_text(["a dog"]))
     monkeypatch.setattr(frozen, "_multiply", lambda *_: torch.zeros(2, 2))  # a torch whose operators have changed
     plain, same_features, same_gradient = run()
-    assert not any(layer.fc._packed or layer.fc._packable for layer in plain._tower._layers)
+    assert not any(block.fc._packed or block.fc._packable for block in plain._tower._frozen.blocks)
     torch.testing.assert_close(features, same_features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient, same_gradient, atol=1e-5, rtol=1e-5)
 

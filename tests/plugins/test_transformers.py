@@ -1,5 +1,6 @@
 """The `transformers:` backend on tiny models with real tokenizer formats, saved to folders and reopened."""
 
+import dataclasses
 import functools
 import os
 import pickle
@@ -249,10 +250,14 @@ def test_images_equal_the_models_own(folders: Callable[[str], Path], kind: str) 
 @pytest.mark.parametrize("kind", ["clip", "clip-legacy"])
 def test_short_context_equals_full(folders: Callable[[str], Path], kind: str) -> None:
     backend = known(folders(kind))
+    modules = dataclasses.replace(backend.text_encoder, frozen=None)  # as on a GPU
     encoder, seen = backend.text_encoder, []
     hook = encoder.model.text_model.encoder.layers[0].mlp.register_forward_hook(lambda *a: seen.append(a[2].shape))
     ids = backend.vocabulary.sample((5, 6), torch.Generator().manual_seed(1))
+    assert encoder.frozen is not None
     short = encoder.encode(backend.vocabulary.embed(ids))
+    assert seen == []
+    torch.testing.assert_close(modules.encode(backend.vocabulary.embed(ids)), short, atol=1e-5, rtol=1e-5)
     hook.remove()
     assert seen == [(5, 8, 32)]
     full = torch.full((5, 24), encoder.tokenizer.pad_token_id)

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.methods.adafactor import Adafactor
+from hardprompts.methods.adamw import AdamW
 from hardprompts.search import BoundObjective, Candidates, filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
@@ -82,14 +83,10 @@ class PEZ:
         """What applies a gradient to the soft prompt, in place."""
         if self.optimizer == "adafactor":
             return Adafactor(soft, self.learning_rate).step
-        optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD([soft], lr=self.learning_rate)
-            if self.optimizer == "sgd"
-            else torch.optim.AdamW([soft], lr=self.learning_rate, weight_decay=self.weight_decay)
-        )
+        if self.optimizer == "adamw":
+            return AdamW(soft, self.learning_rate, self.weight_decay).step
 
         def step(grad: Tensor) -> None:
-            soft.grad = grad
-            optimizer.step()
+            soft.sub_(grad, alpha=self.learning_rate)
 
         return step

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.methods.adamw import AdamW
 from hardprompts.search import BoundObjective, Candidates, filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
@@ -41,11 +42,10 @@ class PromptTuning:
     ) -> Iterator[Candidates]:
         """Proposes the tokens nearest to every soft prompt, without end."""
         soft = vocabulary.embed(filled(initial_ids, vocabulary, generator)).float().clone()
-        optimizer = torch.optim.AdamW([soft], lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = AdamW(soft, self.learning_rate, self.weight_decay)
         while True:
             evaluation, grad = objective.value_and_grad(soft.to(vocabulary.table.dtype))
             if self.observe is not None:
                 self.observe(soft.clone(), evaluation.loss)
             yield Candidates(vocabulary.nearest(soft, self.metric))
-            soft.grad = grad.float()
-            optimizer.step()
+            optimizer.step(grad.float())

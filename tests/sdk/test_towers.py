@@ -1,0 +1,127 @@
+"""A frozen tower gives the features and gradients that autograd finds through the same modules."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hardprompts import frozen, towers
+from hardprompts.frozen import FrozenLinear
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
+
+WIDTH, HEADS, BLOCKS, BEFORE = 24, 3, 3, 2
+
+
+class Block(nn.Module):
+    """A block in torch's own modules."""
+
+    def __init__(self, activation: str) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.fc, self.proj = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=x.dtype).triu(1)
+        normed = self.norm_1(x)
+        x = x + self.attention(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
+        hidden = self.fc(self.norm_2(x))
+        active = {
+            "gelu": F.gelu,
+            "gelu_pytorch_tanh": lambda h: F.gelu(h, approximate="tanh"),
+            "quick_gelu": lambda h: h * torch.sigmoid(1.702 * h),
+        }[self.activation](hidden)
+        return x + self.proj(active)
+
+    def frozen(self) -> FrozenBlock:
+        attention = self.attention
+        return FrozenBlock(
+            heads=HEADS,
+            norm_1=FrozenNorm.of(self.norm_1),
+            qkv=FrozenLinear(attention.in_proj_weight, attention.in_proj_bias),
+            out=FrozenLinear(attention.out_proj.weight, attention.out_proj.bias),
+            norm_2=FrozenNorm.of(self.norm_2),
+            fc=FrozenLinear(self.fc.weight, self.fc.bias),
+            activation=ACTIVATIONS[self.activation],
+            proj=FrozenLinear(self.proj.weight, self.proj.bias),
+        )
+
+
+def towers_of(
+    activation: str, before: int, dtype: torch.dtype, projected: bool = True
+) -> tuple[nn.Module, FrozenTower]:
+    """The same tower as modules and frozen; the modules read what stands before the text in every call."""
+    torch.manual_seed(0)
+    blocks, norm = [Block(activation) for _ in range(BLOCKS)], nn.LayerNorm(WIDTH)
+    projection = nn.Linear(WIDTH, 7, bias=False) if projected else nn.Identity()
+    modules = nn.Sequential(*blocks, norm, projection).to(dtype)
+    for parameter in modules.parameters():
+        nn.init.normal_(parameter, std=0.3)  # norms and biases too
+    start = torch.randn(before, WIDTH, dtype=dtype)
+    last = FrozenLinear(projection.weight) if isinstance(projection, nn.Linear) else None
+    tower = FrozenTower([block.frozen() for block in blocks], FrozenNorm.of(norm), last, start)
+    modules.requires_grad_(False)
+    return _Read(modules, start), tower
+
+
+class _Read(nn.Module):
+    def __init__(self, modules: nn.Module, start: Tensor) -> None:
+        super().__init__()
+        self.modules_, self.start = modules, start
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.modules_(torch.cat([self.start.expand(len(x), -1, -1), x], dim=1))[:, -1]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("batch", "positions", "before"), [(1, 1, 1), (1, 9, 1), (5, 4, BEFORE), (2, 6, 0), (2, 40, 1)]
+)
+@pytest.mark.parametrize("packing", [True, False])
+def test_features_and_gradients_are_those_of_the_modules(
+    activation: str, batch: int, positions: int, before: int, packing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "PACKED_LEAST", 0 if packing else 10**12)
+    modules, tower = towers_of(activation, before, torch.float32)
+    x = torch.randn(batch, positions, WIDTH, requires_grad=True)
+    way = torch.randn(batch, 7)
+    expected, found = modules(x), tower(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    (wanted,) = torch.autograd.grad((expected * way).sum(), x)
+    for _ in range(2):  # what is kept for the way back is not changed on it
+        (gradient,) = torch.autograd.grad((found * way).sum(), x, retain_graph=True)
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(tower(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_exact() -> None:
+    _, tower = towers_of("gelu", BEFORE, torch.float64, projected=False)
+    x = torch.randn(2, 4, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert tower(x).dtype == torch.float64
+    assert torch.autograd.gradcheck(tower, (x,), fast_mode=True)
+
+
+def test_long_texts_and_short_ones_are_attended_to_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tower = towers_of("gelu", BEFORE, torch.float32)
+    x = torch.randn(3, 8, WIDTH, requires_grad=True)
+
+    def run() -> tuple[Tensor, Tensor]:
+        features = tower(x)
+        return features, torch.autograd.grad(features.square().sum(), x)[0]
+
+    short = run()
+    monkeypatch.setattr(towers, "SHORT", 0)
+    for one, other in zip(short, run(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_tower_that_was_packed_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "PACKED_LEAST", 0)
+    _, tower = towers_of("gelu", 1, torch.float32)
+    x = torch.randn(2, 5, WIDTH, requires_grad=True)
+    torch.testing.assert_close(copy.deepcopy(tower)(x), tower(x))
+    torch.testing.assert_close(copy.deepcopy(tower)(x), tower(x))
