@@ -18,6 +18,7 @@ benchmarks/results/limit.json and the table of docs/methods.md.
 
 import argparse
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,10 @@ NUM_TOKENS = 8
 
 #: Elements that are read to measure the bandwidth, in one array or in turns: more than any cache holds.
 LARGE = 2**27
+
+#: Seconds over which short steps are averaged: about what it takes to read the array for the bandwidth, so that
+#: what else runs on the machine leaves either the same chance of a quiet moment.
+SPAN = 0.015
 
 #: Rows and columns of the large matrix product.
 SQUARE = 2048
@@ -109,8 +114,8 @@ class Tower:
     def _starts(self, prompts: int) -> torch.Tensor:
         return self.backend.vocabulary.sample((prompts, NUM_TOKENS), torch.Generator().manual_seed(0))
 
-    def step(self, prompts: int, steps: int) -> float:
-        """So many steps, and the seconds of one, without what a search does before the first of them is through."""
+    def step(self, prompts: int, steps: int) -> list[float]:
+        """The seconds of so many steps, without what a search does before the first of them is through."""
         times: list[float] = []
         run_search(
             PEZ(),
@@ -123,14 +128,14 @@ class Tower:
             seed=0,
             callback=lambda _: times.append(self.now()),
         )
-        return (times[-1] - times[0]) / steps
+        return [after - before for before, after in itertools.pairwise(times)]
 
     def measure(self, prompts: int, repetitions: int) -> dict[str, Any]:
         """What a step costs, and what it would at least."""
         positions = prompts * self.positions
         self.step(prompts, 1)  # warms up
-        # Half a second or more, so that a step is the mean of many, whatever they come to between other work.
-        steps = max(3, round(0.5 / max(self.step(prompts, 3), 1e-3)))
+        about = statistics.median(self.step(prompts, 3))
+        steps, span = max(3, round(0.5 / about)), max(1, round(SPAN / about))
         measured: dict[str, list[float]] = {"step": [], "bandwidth": [], "peak": []}
         read = torch.ones(min(LARGE, self.elements), device=self.device)
         square = torch.randn(SQUARE, SQUARE, device=self.device)
@@ -150,7 +155,9 @@ class Tower:
                 for product in (lambda w=weight, s=states: s @ w.T, lambda w=packed, s=states: w.products(s)):
                     peaks.append(turns * operations / self.seconds(product, turns))
             measured["peak"].append(max(peaks))
-            measured["step"].append(self.step(prompts, steps))
+            times = self.step(prompts, steps)
+            spans = [times[start : start + span] for start in range(0, len(times) - span + 1, span)]
+            measured["step"] += [statistics.mean(one) for one in spans]
         # The machine at its best on either side of the ratio: what else runs on it comes and goes.
         bandwidth, peak, step = max(measured["bandwidth"]), max(measured["peak"]), min(measured["step"])
         floor = self.floor(prompts, bandwidth, peak)

@@ -133,10 +133,9 @@ class CausalTower:
             self._plans[layout.num_tokens] = self._plan(layout)
         plan = self._plans[layout.num_tokens]
         x = embeddings.to(self._dtype) + plan.positions
-        x = torch.cat([x, plan.after.expand(len(x), -1, -1)], dim=1)
         if self._frozen is not None:
-            return self._frozen(x)
-        x = torch.cat([plan.before.expand(len(x), -1, -1), x], dim=1)
+            return self._frozen(x, plan.after)
+        x = torch.cat([plan.before.expand(len(x), -1, -1), x, plan.after.expand(len(x), -1, -1)], dim=1)
         pooled: Tensor = self._tower.ln_final(self._tower.transformer(x, attn_mask=plan.mask)[:, -1])
         projection = self._tower.text_projection
         if projection is None:

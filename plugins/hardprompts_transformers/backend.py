@@ -307,10 +307,13 @@ class TransformersTextEncoder:
         Raises:
             ValueError: more tokens than `max_tokens`.
         """
-        states, attended = self._input(embeddings, 0 if self.causal else self.max_tokens - embeddings.shape[1])
-        if self.frozen is not None:
-            return self.frozen(states[:, len(self.before) :])
-        tower = self.model.text_model
+        tower, tokens = self.model.text_model, embeddings.shape[1]
+        if self.frozen is not None and tokens <= self.max_tokens:
+            start, stop = len(self.before), len(self.before) + tokens
+            positions = tower.embeddings.position_embedding.weight[start : stop + len(self.after)]
+            inputs = embeddings.to(self.before.dtype) + positions[:tokens]
+            return self.frozen(inputs, self.after + positions[tokens:])
+        states, attended = self._input(embeddings, 0 if self.causal else self.max_tokens - tokens)
         layers = tower.encoder.layers
         for layer in layers[:-1]:
             states = _layer(layer, states, attended, causal=self.causal)

@@ -201,22 +201,26 @@ class FrozenTower:
         self._before = len(before)
         self._packed = False
 
-    def __call__(self, x: Float[Tensor, "batch positions dim"]) -> Float[Tensor, "batch features"]:
-        """The features of texts whose positions behind `before` have these inputs."""
+    def __call__(
+        self, x: Float[Tensor, "batch positions dim"], after: Float[Tensor, "after dim"]
+    ) -> Float[Tensor, "batch features"]:
+        """The features of texts whose positions behind `before` have the inputs `x` and then, all alike, `after`."""
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._run(x)[0]
+            return self._run(x, after)[0]
         if not self._packed:
             for block in self.blocks:
                 block.pack(is_last=block is self.blocks[-1])
             self._packed = True
-        features: Tensor = _Through.apply(x, self)
+        features: Tensor = _Through.apply(x, after, self)
         return features
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_packed": False}  # see `FrozenTable`
 
-    def _run(self, x: Tensor) -> tuple[Tensor, Pullback]:
+    def _run(self, x: Tensor, after: Tensor) -> tuple[Tensor, Pullback]:
         pullbacks: list[Pullback] = []
+        free = x.shape[1]
+        x = torch.cat([x, after.expand(len(x), -1, -1)], dim=1)
         mask = _causal(self._before, x)
         for block, cache in zip(self.blocks[:-1], self._caches, strict=False):
             x, pullback = block(x, cache, mask)
@@ -231,7 +235,7 @@ class FrozenTower:
             grad = norm_pullback(grad if self._projection is None else self._projection.gradient(grad))
             for pullback in reversed(pullbacks):
                 grad = pullback(grad)
-            return grad
+            return grad[:, :free]
 
         return features.squeeze(1), all_back
 
@@ -249,14 +253,14 @@ class _Through(torch.autograd.Function):
     """A tower as one operation of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tower: FrozenTower) -> Tensor:
-        features, ctx.pullback = tower._run(x)
+    def forward(ctx: Any, x: Tensor, after: Tensor, tower: FrozenTower) -> Tensor:
+        features, ctx.pullback = tower._run(x, after)
         return features
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.pullback(grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.pullback(grad), None, None
 
 
 def attention(

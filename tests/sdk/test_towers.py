@@ -12,6 +12,7 @@ from hardprompts.frozen import FrozenLinear
 from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
 
 WIDTH, HEADS, BLOCKS, BEFORE = 24, 3, 3, 2
+END = torch.linspace(-1, 1, WIDTH).unsqueeze(0)
 
 
 class Block(nn.Module):
@@ -72,13 +73,14 @@ class _Read(nn.Module):
         super().__init__()
         self.modules_, self.start = modules, start
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.modules_(torch.cat([self.start.expand(len(x), -1, -1), x], dim=1))[:, -1]
+    def forward(self, x: Tensor, after: Tensor) -> Tensor:
+        parts = [self.start.expand(len(x), -1, -1), x, after.expand(len(x), -1, -1)]
+        return self.modules_(torch.cat(parts, dim=1))[:, -1]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    ("batch", "positions", "before"), [(1, 1, 1), (1, 9, 1), (5, 4, BEFORE), (2, 6, 0), (2, 40, 1)]
+    ("batch", "positions", "before"), [(1, 1, 1), (1, 9, 1), (5, 4, BEFORE), (1, 0, 1), (2, 6, 0), (2, 40, 1)]
 )
 @pytest.mark.parametrize("packing", [True, False])
 def test_features_and_gradients_are_those_of_the_modules(
@@ -88,21 +90,21 @@ def test_features_and_gradients_are_those_of_the_modules(
     modules, tower = towers_of(activation, before, torch.float32)
     x = torch.randn(batch, positions, WIDTH, requires_grad=True)
     way = torch.randn(batch, 7)
-    expected, found = modules(x), tower(x)
+    expected, found = modules(x, END), tower(x, END)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     (wanted,) = torch.autograd.grad((expected * way).sum(), x)
     for _ in range(2):  # what is kept for the way back is not changed on it
         (gradient,) = torch.autograd.grad((found * way).sum(), x, retain_graph=True)
         torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(tower(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tower(x, END), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_are_exact() -> None:
     _, tower = towers_of("gelu", BEFORE, torch.float64, projected=False)
     x = torch.randn(2, 4, WIDTH, dtype=torch.float64, requires_grad=True)
-    assert tower(x).dtype == torch.float64
-    assert torch.autograd.gradcheck(tower, (x,), fast_mode=True)
+    assert tower(x, END.double()).dtype == torch.float64
+    assert torch.autograd.gradcheck(tower, (x, END.double()), fast_mode=True)
 
 
 def test_long_texts_and_short_ones_are_attended_to_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +112,7 @@ def test_long_texts_and_short_ones_are_attended_to_alike(monkeypatch: pytest.Mon
     x = torch.randn(3, 8, WIDTH, requires_grad=True)
 
     def run() -> tuple[Tensor, Tensor]:
-        features = tower(x)
+        features = tower(x, END)
         return features, torch.autograd.grad(features.square().sum(), x)[0]
 
     short = run()
@@ -123,5 +125,5 @@ def test_a_tower_that_was_packed_can_be_copied(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(frozen, "PACKED_LEAST", 0)
     _, tower = towers_of("gelu", 1, torch.float32)
     x = torch.randn(2, 5, WIDTH, requires_grad=True)
-    torch.testing.assert_close(copy.deepcopy(tower)(x), tower(x))
-    torch.testing.assert_close(copy.deepcopy(tower)(x), tower(x))
+    torch.testing.assert_close(copy.deepcopy(tower)(x, END), tower(x, END))
+    torch.testing.assert_close(copy.deepcopy(tower)(x, END), tower(x, END))
