@@ -206,7 +206,7 @@ class FrozenTower:
     ) -> Float[Tensor, "batch features"]:
         """The features of texts whose positions behind `before` have the inputs `x` and then, all alike, `after`."""
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return self._run(x, after)[0]
+            return self._run(x, after, keep=False)[0]
         if not self._packed:
             for block in self.blocks:
                 block.pack(is_last=block is self.blocks[-1])
@@ -217,14 +217,16 @@ class FrozenTower:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_packed": False}  # see `FrozenTable`
 
-    def _run(self, x: Tensor, after: Tensor) -> tuple[Tensor, Pullback]:
+    def _run(self, x: Tensor, after: Tensor, *, keep: bool) -> tuple[Tensor, Pullback]:
+        """The features and their pullback, for which all blocks' states are kept; without `keep` there is none."""
         pullbacks: list[Pullback] = []
         free = x.shape[1]
         x = torch.cat([x, after.expand(len(x), -1, -1)], dim=1)
         mask = _causal(self._before, x)
         for block, cache in zip(self.blocks[:-1], self._caches, strict=False):
             x, pullback = block(x, cache, mask)
-            pullbacks.append(pullback)
+            if keep:
+                pullbacks.append(pullback)
         x, pullback = self.blocks[-1].last(x, self._caches[-1])
         pullbacks.append(pullback)
         state, norm_pullback = self._norm(x)
@@ -254,7 +256,7 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, after: Tensor, tower: FrozenTower) -> Tensor:
-        features, ctx.pullback = tower._run(x, after)
+        features, ctx.pullback = tower._run(x, after, keep=True)
         return features
 
     @staticmethod

@@ -1,6 +1,7 @@
 """A frozen tower gives the features and gradients that autograd finds through the same modules."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -119,6 +120,27 @@ def test_long_texts_and_short_ones_are_attended_to_alike(monkeypatch: pytest.Mon
     monkeypatch.setattr(towers, "SHORT", 0)
     for one, other in zip(short, run(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_without_gradients_no_block_outlives_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tower = towers_of("gelu", BEFORE, torch.float32)
+    met: list[weakref.ref[towers.Pullback]] = []
+    alive: list[int] = []
+    own = FrozenBlock.__call__
+
+    def watched(self, *given):
+        alive.append(sum(one() is not None for one in met))
+        y, pullback = own(self, *given)
+        met.append(weakref.ref(pullback))
+        return y, pullback
+
+    monkeypatch.setattr(FrozenBlock, "__call__", watched)
+    x = torch.randn(2, 5, WIDTH)
+    tower(x, END)
+    assert alive == [0, *[1] * (BLOCKS - 2)]
+    met.clear()
+    kept = tower(x.requires_grad_(), END)
+    assert kept.requires_grad and sum(one() is not None for one in met) == BLOCKS - 1
 
 
 def test_a_tower_that_was_packed_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
