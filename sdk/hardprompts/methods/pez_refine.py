@@ -35,7 +35,7 @@ class PEZRefine:
     explore_steps: int = 50
     refine: Refine = Refine()
     refined: int = 4
-    explore_share: float = 0.5
+    explore_share: float = 0.25
 
     def __post_init__(self) -> None:
         if self.explore_steps < 0 or self.refined < 1:
