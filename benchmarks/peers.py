@@ -12,11 +12,11 @@ All search the embedded emoji-clip for a prompt that resembles the features of e
 `optimize_prompt_loop`, with the paper's settings and its 3,000 steps, through a wrapper that gives this model the
 interface that it expects. tropt runs with the hyperparameters of its recipes for the passes of as many steps, one
 forward and one backward each (the reference's have another forward, of the same prompt); those of its optimizers that
-try a single prompt in a step, which takes the most time for a pass, have fewer. Ours then has a tenth of the reference's
-seconds for the same target and a third of those of tropt's best optimizer, whichever is less, as its deadline: seconds
-of the clock, or, with one thread, of the processor, which depend little on what else runs on the machine. What
-comes before and behind the search counts for ours; of tropt, imports, loading and most of its garbage collection do not
-(see peers_tropt.py).
+try a single prompt in a step, which takes the most time for a pass, have fewer. Ours then has a tenth of the
+reference's seconds for the same target and a third of those of tropt's best optimizer, whichever is less, as its
+deadline: seconds of the clock, or, with one thread, of the processor, which depend little on what else runs on the
+machine. What comes before and behind the search counts for ours; of tropt, imports, loading and most of its garbage
+collection do not (see peers_tropt.py).
 
 Every text found is encoded again by the model's own tokenizer and scored: that is what a person gets who pastes it.
 The similarity that the peer claims stands beside, with the share of texts that are read back as the ids that were
