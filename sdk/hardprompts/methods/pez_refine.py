@@ -114,7 +114,8 @@ class _Budget:
     def spent(self, objective: BoundObjective) -> float:
         """The share of the passes, or of the seconds if that is more, that is gone; 0 without a limit."""
         pairs = ((self.passes, objective.remaining), (self.seconds, objective.seconds_left))
-        return max((1 - left / whole if whole else 1.0 for whole, left in pairs if whole is not None), default=0.0)
+        shares = [1 - left / whole if whole else 1.0 for whole, left in pairs if whole is not None and left is not None]
+        return max(shares, default=0.0)
 
     def passes_left(self, objective: BoundObjective) -> float:
         """How many more there may be, before a deadline at the pace so far; infinite without a limit."""
