@@ -5,13 +5,18 @@
 
 The first variable holds the path of a checkout of https://github.com/YuxinWenRick/hard-prompts-made-easy, which needs
 sentence-transformers beside this project's packages; the second the Python of an environment with tropt 0.1.1 from
-PyPI (it asks for Python 3.12 and another transformers, so it has its own). What is not set is left out.
+PyPI (it pins another transformers, so it has its own, and on Python 3.11 one of its dataclasses has a default that only
+3.12 accepts). What is not set is left out.
 
 All search the embedded emoji-clip for a prompt that resembles the features of each target. The reference runs its own
 `optimize_prompt_loop`, with the paper's settings and its 3,000 steps, through a wrapper that gives this model the
-interface that it expects; tropt runs with the hyperparameters of its recipes for as many passes. Ours then has a
-tenth of the reference's seconds for the same target and a third of those of tropt's best optimizer, whichever is less:
-seconds of the clock, or, with one thread, of the processor, which do not depend on what else runs on the machine.
+interface that it expects. tropt runs with the hyperparameters of its recipes for the passes of as many steps, one
+forward and one backward each (the reference's have another forward, of the same prompt); those of its optimizers that
+try a single prompt in a step, which takes the most time for a pass, have fewer. Ours then has a tenth of the
+reference's seconds for the same target and a third of those of tropt's best optimizer, whichever is less, as its
+deadline: seconds of the clock, or, with one thread, of the processor, which depend little on what else runs on the
+machine. What comes before and behind the search counts for ours; of tropt, imports, loading and most of its garbage
+collection do not (see peers_tropt.py).
 
 Every text found is encoded again by the model's own tokenizer and scored: that is what a person gets who pastes it.
 The similarity that the peer claims stands beside, with the share of texts that are read back as the ids that were
@@ -43,7 +48,7 @@ from generation import command
 from safetensors.torch import save_file
 from step_speed import import_reference
 
-from hardprompts import Backend, PromptInverter, load_backend
+from hardprompts import Backend, PromptInverter, load_backend, search
 from hardprompts.evaluation import Measurement, markdown_table
 from hardprompts.methods import PEZ
 from hardprompts_emoji import path as model_path
@@ -65,6 +70,9 @@ TROPT = (
     "beam",
 )
 
+#: Those that try a single prompt in a step.
+ONE_BY_ONE = ("pez", "hotflip")
+
 REFERENCE = "PEZ reference"
 
 
@@ -74,6 +82,7 @@ def main() -> None:
     parser.add_argument("--num-tokens", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3000, help="of the reference")
     parser.add_argument("--passes", type=int, default=6000, help="forward and backward, of each of tropt's optimizers")
+    parser.add_argument("--few-passes", type=int, default=1200, help=f"likewise, of {' and '.join(ONE_BY_ONE)}")
     parser.add_argument("--optimizers", nargs="*", default=list(TROPT), choices=TROPT, metavar="OPTIMIZER")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -146,6 +155,7 @@ class Peers:
 
     def tropt(self, optimizer: str) -> dict[str, Any]:
         """The prompts of one of tropt's optimizers, and its versions."""
+        passes = self.options.few_passes if optimizer in ONE_BY_ONE else self.options.passes
 
         def run() -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
@@ -155,7 +165,7 @@ class Peers:
                 save_file({"targets": self.targets.contiguous()}, features)
                 given = {
                     "model": str(model_path("emoji-clip")), "language_model": str(model_path("emoji-lm")),
-                    "features": str(features), "tokens": self.options.num_tokens, "passes": self.options.passes,
+                    "features": str(features), "tokens": self.options.num_tokens, "passes": passes,
                     "seed": self.options.seed, "threads": self.options.threads, "optimizers": [optimizer],
                 }  # fmt: skip
                 specification.write_text(json.dumps(given), encoding="utf-8")
@@ -169,7 +179,7 @@ class Peers:
                 return found
 
         targets = len(self.images)
-        return self.cells.get(self.cell(f"tropt {optimizer}", targets, passes=self.options.passes), run)
+        return self.cells.get(self.cell(f"tropt {optimizer}", targets, passes=passes), run)
 
     def cell(self, peer: str, targets: int, **budget: int) -> dict[str, Any]:
         tokens, threads = self.options.num_tokens, self.options.threads
@@ -198,6 +208,7 @@ class Peers:
         Searches stop by the clock that the peers are compared by, what comes before them counted in.
         """
         now = time.process_time if clock_of(self.options) == "processor" else time.perf_counter
+        search.clock = now
         same: dict[str, Any] = {"views": 1, "token_cost": 0.0}
         rows: dict[str, tuple[Any, bool, dict[str, Any]]] = {
             "ours, the default": ("pez+refine", False, {}),
@@ -215,7 +226,9 @@ class Peers:
                 target: Any = self.targets[place] if by_features else self.images[place]
                 # What comes behind the search, scores and what each token is worth, is a part of the time too.
                 end = now() + (float("inf") if "max_steps" in extra else 0.95 * limit)
-                budget = {"callback": lambda _, end=end: now() >= end}
+                budget: dict[str, Any] = {"callback": lambda _, end=end: now() >= end}
+                if "max_steps" not in extra:
+                    budget["deadline"] = 0.95 * limit
                 prompt, seconds = timed(
                     lambda inverter=inverter, target=target, place=place, extra={**budget, **extra}: inverter.invert(
                         target, self.options.num_tokens, seed=self.options.seed + place, progress=False, **extra
@@ -357,21 +370,25 @@ def report(found: Mapping[str, Sequence[Mapping[str, Any]]], options: argparse.N
     peers = [name for name in found if not name.startswith("ours")]
     best = max(peers, key=lambda name: mean(name, "similarity"))
     alone = "ours, for similarity alone"
-    ahead = Measurement(alone, tuple(run["similarity"] for run in found[alone])).minus(
-        Measurement(best, tuple(run["similarity"] for run in found[best]))
-    )
     clock = clock_of(options)
-    shares = " and ".join(
-        f"{mean(alone, clock) / mean(peer, clock):.3f} of the {'processor ' * (clock == 'processor')}seconds of {peer}"
-        for peer in dict.fromkeys([REFERENCE, best])
-        if peer in found
-    )
+    tropt = [name for name in peers if name != REFERENCE]
+    compared = []
+    for peer in dict.fromkeys([best, *(name for name in peers if name == REFERENCE)]):
+        ahead = Measurement(alone, tuple(run["similarity"] for run in found[alone])).minus(
+            Measurement(peer, tuple(run["similarity"] for run in found[peer]))
+        )
+        share = mean(alone, clock) / mean(peer, clock)
+        unit = "processor seconds" if clock == "processor" else "seconds"
+        compared.append(f"{ahead} in {share:.3f} of the {unit}, against {peer}")
     count = len(next(iter(found.values())))
     sentence = (
         f"{count} targets, prompts of {options.num_tokens} tokens, {options.threads} "
-        f"thread{'s' * (options.threads > 1)}. The best peer is {best}. For similarity alone ours is {ahead} "
-        f"ahead of it, paired, with {shares}."
+        f"thread{'s' * (options.threads > 1)}. The best peer is {best}. What ours, for similarity alone, has more than "
+        f"a peer, paired: {'; '.join(compared)}."
     )
+    few = [name for name in tropt if name.removeprefix("tropt ") in ONE_BY_ONE]
+    if few and options.few_passes < options.passes:
+        sentence += f" {' and '.join(few)} had {options.few_passes:,} passes, the others of tropt {options.passes:,}."
     return {"peers": facts, "best_peer": best}, f"{sentence}\n\n{markdown_table(table)}"
 
 

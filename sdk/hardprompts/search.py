@@ -28,6 +28,9 @@ from hardprompts.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+#: What seconds and deadlines are measured by.
+clock: Callable[[], float] = time.perf_counter
+
 #: Stands behind the last token of a row that is shorter than its batch.
 NO_TOKEN = -1
 
@@ -119,10 +122,11 @@ class _BudgetSpent(Exception):
 
 @dataclasses.dataclass
 class _Spent:
-    """Passes so far, how many there may be, and how many prompts fit into memory at once (None: any number)."""
+    """Passes so far, their limit, the moment the time is over, how many prompts memory holds at once (None: any)."""
 
     evaluations: int = 0
     max_evaluations: int | None = None
+    deadline: float | None = None
     batch_limit: int | None = None
 
 
@@ -161,9 +165,19 @@ class BoundObjective:
         limit = self._spent.max_evaluations
         return None if limit is None else max(0, limit - self._spent.evaluations)
 
-    def limit(self, max_evaluations: int | None) -> None:
-        """From now on the passes of the run, those so far included, stay within this number."""
-        self._spent.max_evaluations = max_evaluations
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the run's deadline, 0 behind it; None: there is none."""
+        deadline = self._spent.deadline
+        return None if deadline is None else max(0.0, deadline - clock())
+
+    def limit(self, max_evaluations: int | None, deadline: float | None = None) -> None:
+        """From now on the passes of the run, those so far included, stay within this number.
+
+        Args:
+            deadline: when the run ends, by `clock`; what a method asks for is evaluated nevertheless.
+        """
+        self._spent.max_evaluations, self._spent.deadline = max_evaluations, deadline
 
     def of_rows(self, rows: Int[Tensor, " chosen"]) -> "BoundObjective":
         """The same for some of the restarts, which count from 0 again; the passes add up in one count."""
@@ -322,7 +336,7 @@ def run_search(
     try:
         run.pending.append((0, Candidates(initial_ids)))
         run.look()
-        bound.limit(max_evaluations)
+        bound.limit(max_evaluations, run.ends)
         proposals = search.steps(bound, vocabulary, initial_ids, torch.Generator().manual_seed(seed))
         stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
@@ -379,11 +393,16 @@ class _Run:
         self.pending: list[tuple[int, Candidates]] = []
         self.step = self.last_gain = 0
         self.met_finite = False
-        self._start = time.perf_counter()
+        self._start = clock()
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self._start
+        return clock() - self._start
+
+    @property
+    def ends(self) -> float | None:
+        """When the deadline is, by `clock`."""
+        return None if self.limits.deadline is None else self._start + self.limits.deadline
 
     def follow(self, proposals: Iterator[Candidates], report_every: int) -> str:
         """Takes in what the method proposes until something ends it; returns what did."""

@@ -113,7 +113,7 @@ def test_refinement_only_adds_to_what_the_exploration_found() -> None:
         assert refined.best.score > explored.best.score
 
 
-def test_of_few_passes_half_are_left_for_the_refinement_of_fewer_prompts() -> None:
+def test_of_few_passes_most_are_left_for_the_refinement_of_fewer_prompts() -> None:
     refined = []
 
     @dataclasses.dataclass(frozen=True)
@@ -126,11 +126,53 @@ def test_of_few_passes_half_are_left_for_the_refinement_of_fewer_prompts() -> No
     start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(0))
     search = PEZRefine(refine=Watched(candidates_per_slot=10))
     # To go through 6 places twice takes one prompt 144 passes.
-    for passes, prompts in ((None, 4), (400, 1), (700, 2), (10_000, 4)):
+    for passes, prompts in ((None, 4), (250, 1), (400, 2), (10_000, 4)):
         run_search(search, objective, objective, VOCABULARY, start, max_evaluations=passes, seed=0)
         count, remaining = refined.pop()
         assert count == prompts
-        assert passes is None or passes == 10_000 or 0.4 * passes < remaining <= 0.5 * passes
+        assert passes is None or passes == 10_000 or 0.65 * passes < remaining <= 0.75 * passes
+
+
+def test_most_of_the_time_before_a_deadline_is_left_for_the_refinement_of_fewer_prompts(monkeypatch) -> None:
+    refined, steps = [], []
+    seconds = itertools.count()  # a second passes whenever somebody looks
+
+    @dataclasses.dataclass(frozen=True)
+    class Watched(Refine):
+        def steps(self, objective, vocabulary, initial_ids, generator):
+            refined.append((len(initial_ids), objective.seconds_left))
+            return super().steps(objective, vocabulary, initial_ids, generator)
+
+    monkeypatch.setattr("hardprompts.search.clock", lambda: float(next(seconds)))
+    objective = task(random_targets(1)[0])
+    start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(0))
+    search = PEZRefine(refine=Watched(candidates_per_slot=10))
+    for deadline in (100.0, 100_000.0):
+        result = run_search(search, objective, objective, VOCABULARY, start, deadline=deadline, seed=0)[0]
+        steps.append(result.steps)
+    assert refined[0][0] < refined[1][0] == 4
+    assert 0.6 * 100 < refined[0][1] <= 0.75 * 100
+    assert steps[0] < 50 < steps[1]
+
+
+def test_refine_tries_all_candidates_where_few_of_them_do_not_help() -> None:
+    few, all_of_them = Refine(candidates_per_slot=3, first_candidates=3), Refine(candidates_per_slot=40)
+    better = 0
+    for seed, target in enumerate(random_targets(6)):
+        objective = task(target)
+        start = VOCABULARY.sample((1, 5), torch.Generator().manual_seed(seed))
+        narrow, wide, at_once = (
+            run_search(method, objective, objective, VOCABULARY, start, seed=seed)[0]
+            for method in (
+                few,
+                dataclasses.replace(all_of_them, first_candidates=3),
+                dataclasses.replace(all_of_them, first_candidates=40),
+            )
+        )
+        assert wide.stop_reason == "converged" and wide.best.score >= narrow.best.score
+        assert wide.evaluations < at_once.evaluations
+        better += wide.best.score > narrow.best.score + 1e-6
+    assert better
 
 
 def test_pez_leaves_out_tokens_when_told_to() -> None:

@@ -19,11 +19,12 @@ RESPELLED = 4
 
 @dataclasses.dataclass
 class _Restart:
-    """One prompt on its way to a local optimum, and the places still to be tried."""
+    """One prompt on its way to a local optimum, the places still to be tried, and whether with all candidates."""
 
     ids: Ids
     score: float
     places: list[int]
+    wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Refine:
     A step looks at one place of each restart's prompt: one gradient there, then the tokens of
     steepest descent are put in its stead (swap), or before it while there is room (insert), or
     the place is left out (delete). All of these are scored in one batch, and the best that
-    improves the score and survives the round trip is taken. A restart whose places have all
-    been tried since its last change is done; the method returns when all are.
+    improves the score and survives the round trip is taken. A restart goes through its places
+    with few tokens, and with all of them where none of the few improves it any more. One whose
+    places have all been tried since its last change is done; the method returns when all are.
 
     Attributes:
         candidates_per_slot: tokens tried in each place; all, if the vocabulary is smaller.
         swap, insert, delete: the moves that are made; without the last two the length stays.
         max_tokens: the length up to which tokens are inserted; None: the initial length.
+        first_candidates: tokens tried in each place as long as such a change still improves the prompt.
 
     Source: the swap is that of greedy coordinate gradient (GCG, arXiv 2307.15043, algorithm 1),
     place by place instead of at random ones; insert and delete as in FLRT (arXiv 2407.17447).
@@ -50,10 +53,12 @@ class Refine:
     insert: bool = True
     delete: bool = True
     max_tokens: int | None = None
+    first_candidates: int = 16
 
     def __post_init__(self) -> None:
-        if self.candidates_per_slot < 1:
-            raise ValueError(f"candidates_per_slot must be at least 1, got {self.candidates_per_slot}")
+        for name in ("candidates_per_slot", "first_candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def steps(
         self,
@@ -69,7 +74,7 @@ class Refine:
             _Restart(ids, score, self._places(ids, limit, generator))
             for ids, score in zip(unpack(initial_ids), objective.score(initial_ids).tolist(), strict=True)
         ]
-        while active := [row for row, restart in enumerate(restarts) if restart.places]:
+        while active := self._active(restarts, limit, generator):
             moves = self._moves(objective, vocabulary, restarts, active, limit)
             if not moves:
                 continue
@@ -79,6 +84,13 @@ class Refine:
             yield Candidates(ids, scores, rows)
             for row, (prompt, score) in self._winners(objective, restarts, moves, scores.tolist(), limit).items():
                 restarts[row] = _Restart(prompt, score, self._places(prompt, limit, generator))
+
+    def _active(self, restarts: Sequence[_Restart], limit: int, generator: torch.Generator) -> list[int]:
+        """The restarts with places to try; those that are through with few candidates go on with all."""
+        for restart in restarts:
+            if not restart.places and not restart.wide and self.first_candidates < self.candidates_per_slot:
+                restart.places, restart.wide = self._places(restart.ids, limit, generator), True
+        return [row for row, restart in enumerate(restarts) if restart.places]
 
     def _winners(
         self,
@@ -131,10 +143,11 @@ class Refine:
                 # Where a token would come in, a copy of its neighbour stands while the gradient is taken.
                 neighbour = ids[min(place, len(ids) - 1)]
                 probes.append((row, (*ids[:place], neighbour, *ids[place:]), place))
-            if self.delete and place < len(ids) > 1:
+            if self.delete and place < len(ids) > 1 and not restarts[row].wide:
                 proposals[row, (*ids[:place], *ids[place + 1 :])] = None
+        few = min(self.first_candidates, self.candidates_per_slot)
         for (row, ids, slot), tokens in zip(probes, self._tokens(objective, vocabulary, probes), strict=True):
-            for token in tokens:
+            for token in tokens[few:] if restarts[row].wide else tokens[:few]:
                 proposals[row, (*ids[:slot], token, *ids[slot + 1 :])] = None
         return [move for move in proposals if move[1] != restarts[move[0]].ids]
 
@@ -143,7 +156,7 @@ class Refine:
     ) -> list[list[int]]:
         """For each probe the tokens of steepest descent in its slot."""
         count = min(self.candidates_per_slot, len(vocabulary.allowed_ids))
-        if count == len(vocabulary.allowed_ids):
+        if count == len(vocabulary.allowed_ids) <= self.first_candidates:
             return [vocabulary.allowed_ids.tolist()] * len(probes)
         device = vocabulary.table.device
         found: list[list[int]] = [[] for _ in probes]
