@@ -409,7 +409,8 @@ def main() -> None:
         typed = command().replace("--parts report", f"--parts {' '.join(results)}")
         picture = page.with_name(f"{section}.png")
         plot(results, picture)
-        said = f"![The best score of each method so far, by passes]({picture.name})"
+        fluency = "; accuracy by the weight of the fluency" if "fluency" in results else ""
+        said = f"![The best score of each method so far, by passes{fluency}]({picture.name})"
         write_section(page, section, "\n\n".join((f"```console\n{typed}\n```", *bench.shown, said)))
 
 
