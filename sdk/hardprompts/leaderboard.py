@@ -20,7 +20,7 @@ def admissible(
         return None
     if found != tuple(ids) and not vocabulary.survives_round_trip(found, template):
         return None
-    return None if vocabulary.spells_banned(found, template) else found
+    return None if vocabulary.tears_words(found) or vocabulary.spells_banned(found, template) else found
 
 
 @dataclasses.dataclass

@@ -58,6 +58,8 @@ class Vocabulary:
         allowed: (vocab,) True where the search may use the token.
         widths: how `dim` is divided among the encoders; they add up to `dim`.
         banned: strings, in lower case, that must not occur in the decoded text.
+        compounds: words of several tokens that a search may use too, as the ids that they have behind another
+            word; see `with_words`.
 
     Build one with `Vocabulary.create`, which allows the tokens that survive decode -> encode.
     """
@@ -67,6 +69,7 @@ class Vocabulary:
     allowed: Bool[Tensor, " vocab"]
     widths: tuple[int, ...]
     banned: tuple[str, ...] = ()
+    compounds: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def create(
@@ -108,6 +111,9 @@ class Vocabulary:
             allowed=allowed,
             widths=tuple(width for v in vocabularies for width in v.widths),
             banned=tuple(dict.fromkeys(word for v in vocabularies for word in v.banned)),
+            compounds=tuple(
+                dict.fromkeys(ids for v in vocabularies for ids in v.compounds if all(i < size for i in ids))
+            ),
         )
 
     def __len__(self) -> int:
@@ -156,6 +162,29 @@ class Vocabulary:
         keep[[i for i, text in zip(self.allowed_ids.tolist(), texts, strict=True) if text.isalpha()]] = True
         return self._allowing(keep, "leaving out all that are not words")
 
+    def with_words(self, words: Iterable[str]) -> "Vocabulary":
+        """The same vocabulary, whose search may also use these words where they have several tokens.
+
+        Kept are words of two to four tokens that are written as one behind another word and read back as these
+        tokens, and that are not banned; of phrases, each word is taken by itself. Words of one token need no
+        mention: whether they may be used is said by `allowed`.
+        """
+        texts = list(dict.fromkeys(text for phrase in words for text in phrase.split()))
+        before = self.encode(_WORD)
+        encoded = _encode_all(self.tokenizer, [f"{_WORD} {text}" for text in texts])
+        kept = [
+            (text, tuple(ids[len(before) :]))
+            for text, ids in zip(texts, encoded, strict=True)
+            if ids[: len(before)] == before and 2 <= len(ids) - len(before) <= MAX_WORD_TOKENS
+        ]
+        spelled = _decode_all(self.tokenizer, [[*before, *ids] for _, ids in kept])
+        found = [
+            ids
+            for (text, ids), behind in zip(kept, spelled, strict=True)
+            if behind.lower() == f"{_WORD} {text.lower()}" and not self.spells_banned(ids)
+        ]
+        return dataclasses.replace(self, compounds=tuple(dict.fromkeys((*self.compounds, *found))))
+
     def unrestricted(self, special_ids: Iterable[int] = ()) -> "Vocabulary":
         """Every token but `special_ids`, as in the PEZ reference; most prompts then have no text."""
         keep = torch.ones_like(self.allowed)
@@ -168,6 +197,11 @@ class Vocabulary:
         if not allowed.any():
             raise VocabularyError(f"no token is left to search over after {reason}; allow more words")
         return dataclasses.replace(self, allowed=allowed, banned=self.banned if banned is None else banned)
+
+    @functools.cached_property
+    def units(self) -> list[tuple[int, ...]]:
+        """What a search puts together: each allowed token by itself, then the words of several tokens."""
+        return [*((i,) for i in self.allowed_ids.tolist()), *self.compounds]
 
     @functools.cached_property
     def allowed_ids(self) -> Int[Tensor, " allowed"]:
@@ -303,11 +337,61 @@ class Vocabulary:
         return self.respelled(ids, template) == tuple(ids)
 
     def admits(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
-        """True if a prompt of `ids` may be returned: it survives, and spells nothing banned.
+        """True if a prompt of `ids` may be returned: it survives, tears no word and spells nothing banned.
 
         Words of the template itself are the user's own and never count as banned.
         """
-        return self.survives_round_trip(ids, template) and not self.spells_banned(ids, template)
+        return (
+            self.survives_round_trip(ids, template)
+            and not self.tears_words(ids)
+            and not self.spells_banned(ids, template)
+        )
+
+    def split(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """The words of `ids`: each allowed token by itself, and the runs of tokens that are joined to one word."""
+        words: list[list[int]] = []
+        for place, token in enumerate(ids):
+            if place and self._joined(ids[place - 1], token):
+                words[-1].append(token)
+            else:
+                words.append([token])
+        return [tuple(word) for word in words]
+
+    def tears_words(self, ids: Sequence[int]) -> bool:
+        """True if pieces of words stand together in `ids` that are none of the `compounds`: "cyberpun", say.
+
+        Without compounds there is nothing to tear, since no token that is allowed by default is a piece.
+        """
+        if not self.compounds:
+            return False
+        for place, word in enumerate(self.split(ids)):
+            if len(word) > 1 and word not in self._compound_ids:
+                # Some tokenizers write the first word of a text with other ids than the same word further on.
+                if place or self.decode(word).lower() not in self._compound_texts:
+                    return True
+        return False
+
+    def _joined(self, left: int, right: int) -> bool:
+        """Whether two tokens that stand side by side spell parts of one word."""
+        known = self._allowed_set
+        if left in known and right in known:
+            return False
+        first, second = _edges(self.tokenizer, left), _edges(self.tokenizer, right)
+        if not (first.ends_in_letter and second.begins_with_letter):
+            return False
+        return (first.is_open and left not in known) or (second.continues and right not in known)
+
+    @functools.cached_property
+    def _allowed_set(self) -> frozenset[int]:
+        return frozenset(self.allowed_ids.tolist())
+
+    @functools.cached_property
+    def _compound_ids(self) -> frozenset[tuple[int, ...]]:
+        return frozenset(self.compounds)
+
+    @functools.cached_property
+    def _compound_texts(self) -> frozenset[str]:
+        return frozenset(text.lower() for text in _decode_all(self.tokenizer, [list(ids) for ids in self.compounds]))
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""
@@ -344,6 +428,38 @@ def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
         _MASKS[tokenizer] = mask
     return mask
 
+
+@dataclasses.dataclass(frozen=True)
+class _Edges:
+    """How a token meets its neighbors: whether it joins what stands before it, and what stands behind it."""
+
+    continues: bool
+    is_open: bool
+    begins_with_letter: bool
+    ends_in_letter: bool
+
+
+_EDGES: "weakref.WeakKeyDictionary[Tokenizer, dict[int, _Edges]]" = weakref.WeakKeyDictionary()
+
+
+def _edges(tokenizer: Tokenizer, token: int) -> _Edges:
+    """How a token meets its neighbors, found by what becomes of it between two words."""
+    known = _EDGES.setdefault(tokenizer, {})
+    if token not in known:
+        first, both = tokenizer.encode(_WORD), tokenizer.encode(f"{_WORD} {_OTHER_WORD}")
+        behind = tokenizer.decode([*first, token])
+        # Behind a word first: what stands at the beginning of a text is often decoded in another way.
+        between = tokenizer.decode([*first, token, *both[len(first) :]])
+        text = behind[len(_WORD) :]
+        continues = behind.startswith(_WORD) and text[:1].strip() != ""
+        is_open = between.endswith(_OTHER_WORD) and between[: -len(_OTHER_WORD)][-1:].strip() != ""
+        text = text.strip()
+        known[token] = _Edges(continues, is_open and text != "", text[:1].isalnum(), text[-1:].isalnum())
+    return known[token]
+
+
+#: Tokens that a word may have at most; what takes more is no word that the model knows.
+MAX_WORD_TOKENS = 4
 
 #: Any words that a tokenizer is likely to know.
 _WORD, _OTHER_WORD = "a", "the"
