@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -127,6 +129,19 @@ def percent(value: tuple[float, float]) -> str:
 def number(value: tuple[float, float]) -> str:
     """A number with its interval."""
     return f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+def in_other_environment(python: str, program: Path, *arguments: Path | str) -> None:
+    """Runs a program with the Python of another environment, whose packages this one need not have.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    # Packages of this environment are not for that one.
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(
+        [python, str(program), *map(str, arguments)], check=True, capture_output=True, text=True, env=variables
+    )
 
 
 # --- cells --------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from common import DOCS, Cells, pictures, save, scenes_in_turn, write_section
+from common import DOCS, Cells, in_other_environment, pictures, save, scenes_in_turn, write_section
 from generation import command
 from safetensors.torch import save_file
 from step_speed import import_reference
@@ -157,29 +157,13 @@ class Peers:
         """The prompts of one of tropt's optimizers, and its versions."""
         passes = self.options.few_passes if optimizer in ONE_BY_ONE else self.options.passes
 
-        def run() -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as folder:
-                features, specification, results = (
-                    Path(folder) / name for name in ("targets.safetensors", "in", "out")
-                )
-                save_file({"targets": self.targets.contiguous()}, features)
-                given = {
-                    "model": str(model_path("emoji-clip")), "language_model": str(model_path("emoji-lm")),
-                    "features": str(features), "tokens": self.options.num_tokens, "passes": passes,
-                    "seed": self.options.seed, "threads": self.options.threads, "optimizers": [optimizer],
-                }  # fmt: skip
-                specification.write_text(json.dumps(given), encoding="utf-8")
-                worker = Path(__file__).with_name("peers_tropt.py")
-                python = os.environ["HARDPROMPTS_TROPT_PYTHON"]
-                # Packages of this environment are not for that one.
-                variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-                arguments = [python, str(worker), str(specification), str(results)]
-                subprocess.run(arguments, check=True, capture_output=True, text=True, env=variables)
-                found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-                return found
-
-        targets = len(self.images)
-        return self.cells.get(self.cell(f"tropt {optimizer}", targets, passes=passes), run)
+        given = {
+            "model": str(model_path("emoji-clip")), "language_model": str(model_path("emoji-lm")),
+            "tokens": self.options.num_tokens, "passes": passes, "seed": self.options.seed,
+            "threads": self.options.threads, "optimizers": [optimizer],
+        }  # fmt: skip
+        cell = self.cell(f"tropt {optimizer}", len(self.images), passes=passes)
+        return self.cells.get(cell, lambda: tropt_runs(given, self.targets))
 
     def cell(self, peer: str, targets: int, **budget: int) -> dict[str, Any]:
         tokens, threads = self.options.num_tokens, self.options.threads
@@ -254,6 +238,22 @@ class Peers:
             {**run, "similarity": s, "judge": j, "survives": self.backend.vocabulary.encode(run["text"]) == run["ids"]}
             for run, s, j in zip(runs, own, by_judge, strict=True)
         ]
+
+
+def tropt_runs(given: Mapping[str, Any], targets: torch.Tensor) -> dict[str, Any]:
+    """What peers_tropt.py finds for targets, by its specification, in the environment that has tropt.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        features, specification, results = (Path(folder) / name for name in ("targets.safetensors", "in", "out"))
+        save_file({"targets": targets.contiguous()}, features)
+        specification.write_text(json.dumps({**given, "features": str(features)}), encoding="utf-8")
+        worker = Path(__file__).with_name("peers_tropt.py")
+        in_other_environment(os.environ["HARDPROMPTS_TROPT_PYTHON"], worker, specification, results)
+        found: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
+        return found
 
 
 # --- the reference's idea of a model ------------------------------------------------------

@@ -1,12 +1,12 @@
-"""Runs tropt's optimizers on given targets, for peers.py; with the Python of an environment that has tropt.
+"""Runs tropt's optimizers on given targets, for peers.py and real_text.py; with a Python that has tropt.
 
     python benchmarks/peers_tropt.py specification.json results.json
 
-The specification has the folder of a CLIP, a file of unit image features, the tokens of a prompt, the passes of each
-target, the seed, the threads and the names of optimizers. Hyperparameters are those of tropt's recipes; steps are as
-many as the passes allow. Importing, loading and a first short run are not timed, and neither is most of the garbage
-collection that tropt asks for before every pass: it looks through all that was imported, which on a CPU takes many
-times what the pass takes, so what is there before the first target is left out of it.
+The specification has the folder of a CLIP or of a sentence encoder, a file of unit features, the tokens of a prompt,
+the passes of each target, the seed, the threads and the names of optimizers. Hyperparameters are those of tropt's
+recipes; steps are as many as the passes allow. Importing, loading and a first short run are not timed, and neither is
+most of the garbage collection that tropt asks for before every pass: it looks through all that was imported, which on
+a CPU takes many times what the pass takes, so what is there before the first target is left out of it.
 """
 
 import gc
@@ -24,10 +24,12 @@ from transformers.utils import logging
 from tropt.common import Targets
 from tropt.loss import SimilarityLoss
 from tropt.model.huggingface.clip_encoder import CLIPTextEncoderHFModel
+from tropt.model.huggingface.encoder import EncoderHFModel
 from tropt.optimizer import (
     ARCAOptimizer,
     AutoPromptOptimizer,
     BeamSearchOptimizer,
+    GASLITEOptimizer,
     GBDAOptimizer,
     GCGOptimizer,
     GCGPlusOptimizer,
@@ -47,8 +49,10 @@ def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     torch.set_num_threads(given["threads"])
     logging.set_verbosity_error()
+    # Folders of sentence-transformers list their modules.
+    kind = EncoderHFModel if (Path(given["model"]) / "modules.json").exists() else CLIPTextEncoderHFModel
     # As it is stored, in half precision, its steps would be slower, and those of AdamW not numbers.
-    model = CLIPTextEncoderHFModel(given["model"], device="cpu", dtype=torch.float32)
+    model = kind(given["model"], device="cpu", dtype=torch.float32)
     targets = load_file(given["features"])["targets"]
     found = []
     for name in given["optimizers"]:
@@ -101,6 +105,11 @@ def build(model: Any, name: str, passes: int, given: dict[str, Any]) -> Any:
                 "n_candidates": int(count or 256), "sample_topk": int(count or 256), "momentum": 0.6,
                 "proxy_model": model,
             },
+        ),
+        # Made for encoders of this kind. Of its own 50 gradients and 128 candidates hardly two steps would fit.
+        "gaslite": (
+            16 + given["tokens"] * (int(count or 128) + 1), GASLITEOptimizer,
+            {"n_grad": 8, "n_flip": given["tokens"], "n_candidates": int(count or 128)},
         ),
         "arca": (96, ARCAOptimizer, {"n_grad_avg": 32, "n_candidates": 32, "sample_topk": 32}),
         "autoprompt": (12, AutoPromptOptimizer, {"n_candidates": 10, "sample_topk": 10}),
