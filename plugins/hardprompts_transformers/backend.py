@@ -4,42 +4,28 @@ SigLIP 2 comes in two kinds. Its models of a fixed resolution are `SiglipModel`s
 which keep an image's aspect ratio, are `Siglip2Model`s. Both are supported in full.
 """
 
-import contextlib
 import dataclasses
 import os
-import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from jaxtyping import Float
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hardprompts.encoders import Backend
-from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.errors import BackendError
 from hardprompts.frozen import FrozenLinear
 from hardprompts.tokenizers import adapt
 from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
 from hardprompts.vocabulary import Vocabulary
+from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
 
 #: What can be opened: the `model_type` of a config, and the class that it stands for.
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
-
-#: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-
-#: What reading a damaged, foreign or absent model raises, in transformers and below it.
-LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError,
-    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
-)  # fmt: skip
-
-T = TypeVar("T")
 
 
 # --- opening ------------------------------------------------------------------------------
@@ -85,9 +71,11 @@ def open_model(
     """
     from hardprompts_transformers import language_models
 
-    place = _resolve(location)
-    with _quiet():
-        config = _load(place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place))
+    place = resolve(location, "transformers:openai/clip-vit-large-patch14")
+    if Path(place).is_dir():
+        check_folder(Path(place))
+    with quiet():
+        config = load(place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place))
         kind = str(getattr(config, "model_type", ""))
         language_model = None if kind in ARCHITECTURES else language_models.kind_of(config)
         if kind not in ARCHITECTURES and language_model is None:
@@ -96,23 +84,23 @@ def open_model(
                 f"this plugin knows and is no language model; supported are {_supported()}, and causal, masked and "
                 "seq2seq language models"
             )
-        tokenizer = _load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
+        tokenizer = load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
         if language_model is not None:
-            loaded = _load(
-                place, "the weights", lambda: _complete(place, language_models.load(place, language_model, dtype))
+            loaded = load(
+                place, "the weights", lambda: complete(place, language_models.load(place, language_model, dtype))
             )
             return language_models.from_language_model(
                 loaded.to(device), tokenizer, name=name, note=note, gradient_checkpointing=gradient_checkpointing
             )
         if gradient_checkpointing:
             raise BackendError(f"{place} is no language model, and gradient checkpointing is for those; leave it out")
-        processor = _load(
+        processor = load(
             place,
             "preprocessor_config.json",
             # Pillow's resizing is what these models were trained with, and needs no torchvision.
             lambda: transformers.AutoImageProcessor.from_pretrained(place, backend="pil"),
         )
-        model = _load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
+        model = load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
     return from_model(model, tokenizer, processor, name=name, note=note)
 
 
@@ -146,82 +134,11 @@ def _supported() -> str:
     return ", ".join(ARCHITECTURES.values()) + " (CLIP, SigLIP and SigLIP 2)"
 
 
-def _resolve(location: str | os.PathLike[str]) -> str:
-    """A local folder's path, or what must then be a hub id."""
-    text = os.fspath(location)
-    if not text:
-        raise BackendError(
-            "transformers: needs a model: a local folder, or a hub id as in transformers:openai/clip-vit-large-patch14"
-        )
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise BackendError(f"{folder} has no config.json; pass a folder that save_pretrained wrote")
-        if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-            raise BackendError(
-                f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}: "
-                "save the tokenizer into the same folder"
-            )
-        return str(folder)
-    if folder.is_file():
-        raise BackendError(f"{folder} is a file; pass the folder that holds it together with config.json")
-    if isinstance(location, os.PathLike) or folder.is_absolute() or text[0] in ".~" or "\\" in text:
-        raise BackendError(f"there is no folder {folder}; check the path, or pass a hub id such as owner/name")
-    return text
-
-
-def _load(place: str, what: str, load: Callable[[], T]) -> T:
-    try:
-        return load()
-    except HardPromptsError:
-        raise
-    except LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) < 300 else reason[:300] + " ..."
-        if isinstance(error, ImportError):
-            step = 'install what is missing (SigLIP 1 needs "pip install sentencepiece protobuf")'
-        elif Path(place).is_dir():
-            step = "the file is missing, damaged or of another model; get it again, or save it from the model"
-        else:
-            step = (
-                f"{place!r} is no local folder, so it was looked for on the hub: check the spelling; "
-                f'without network, run "hf download {place}" where there is one and pass the local folder'
-            )
-        raise BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}") from error
-
-
 def _load_weights(place: str, kind: str, dtype: torch.dtype) -> Any:
     model, info = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
         place, dtype=dtype, use_safetensors=None, output_loading_info=True
     )
-    return _complete(place, (model, info))
-
-
-def _complete(place: str, loaded: tuple[Any, dict[str, Any]]) -> Any:
-    """The model that was loaded, if nothing of it is missing."""
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers would go on with random numbers in their place
-        raise BackendError(
-            f"the weights of {place} lack {len(missing)} tensors, among them {missing[0]}; the file is damaged "
-            "or of another model"
-        )
-    return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without progress bars and load reports: what they warn of is raised as an error here."""
-    log = transformers.utils.logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
+    return complete(place, (model, info))
 
 
 # --- the text tower -----------------------------------------------------------------------

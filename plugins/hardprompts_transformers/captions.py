@@ -11,7 +11,7 @@ from PIL import Image
 
 from hardprompts.encoders import default_device
 from hardprompts.errors import BackendError
-from hardprompts_transformers.backend import LOADING_ERRORS
+from hardprompts_transformers.loading import LOADING_ERRORS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

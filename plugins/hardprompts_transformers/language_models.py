@@ -116,7 +116,7 @@ def _adapted(
         model,
         name,
         vocabulary,
-        _context(model, tokenizer),
+        context(model, tokenizer),
         (before, () if kind == "causal" else behind),
         mask_id,
         _output_scale(model, table),
@@ -133,7 +133,8 @@ def _frame(tokenizer: Any, vocabulary: Vocabulary) -> tuple[tuple[int, ...], tup
     return (), ()
 
 
-def _context(model: Any, tokenizer: Any) -> int:
+def context(model: Any, tokenizer: Any) -> int:
+    """Tokens of one input, special ones counted, as the model's config and its tokenizer state them."""
     config = model.config
     stated = [
         getattr(config, field, None) for field in ("max_position_embeddings", "n_positions", "max_sequence_length")
@@ -146,7 +147,7 @@ def _context(model: Any, tokenizer: Any) -> int:
     return min(found) - (offset if found[0] == min(found) else 0) if found else DEFAULT_CONTEXT
 
 
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert"}
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 
 
 def _output_scale(model: Any, table: torch.Tensor) -> float | None:

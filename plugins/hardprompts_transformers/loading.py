@@ -1,0 +1,107 @@
+"""Where a model of transformers lies, how its files are read, and what is said when they cannot be."""
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from hardprompts.errors import BackendError, HardPromptsError
+
+#: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+
+#: What reading a damaged, foreign or absent model raises, in transformers and below it.
+LOADING_ERRORS = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError,
+    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+def resolve(location: str | os.PathLike[str], example: str) -> str:
+    """A local folder's path, or what must then be a hub id.
+
+    Args:
+        example: a name that can be opened, for the message where there is none.
+
+    Raises:
+        BackendError: no name, no such folder, or a file.
+    """
+    text = os.fspath(location)
+    if not text:
+        scheme = example.partition(":")[0]
+        raise BackendError(f"{scheme}: needs a model: a local folder, or a hub id as in {example}")
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.is_file():
+        raise BackendError(f"{folder} is a file; pass the folder that holds it together with config.json")
+    if isinstance(location, os.PathLike) or folder.is_absolute() or text[0] in ".~" or "\\" in text:
+        raise BackendError(f"there is no folder {folder}; check the path, or pass a hub id such as owner/name")
+    return text
+
+
+def check_folder(folder: Path, tokenizer_files: Sequence[str] = TOKENIZER_FILES) -> None:
+    """Raises BackendError where a folder has no config, or none of the files that hold the tokens."""
+    if not (folder / "config.json").is_file():
+        raise BackendError(f"{folder} has no config.json; pass a folder that save_pretrained wrote")
+    if not any((folder / file).is_file() for file in tokenizer_files):
+        raise BackendError(
+            f"{folder} has no tokenizer; expected one of {', '.join(tokenizer_files)}: "
+            "save the tokenizer into the same folder"
+        )
+
+
+def load(place: str, what: str, read: Callable[[], T]) -> T:
+    """What `read` gives, or a BackendError that says what of `place` could not be read, and what to do next."""
+    try:
+        return read()
+    except HardPromptsError:
+        raise
+    except LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 300 else reason[:300] + " ..."
+        if isinstance(error, ImportError):
+            step = 'install what is missing (SigLIP 1 needs "pip install sentencepiece protobuf")'
+        elif Path(place).is_dir():
+            step = "the file is missing, damaged or of another model; get it again, or save it from the model"
+        else:
+            step = (
+                f"{place!r} is no local folder, so it was looked for on the hub: check the spelling; "
+                f'without network, run "hf download {place}" where there is one and pass the local folder'
+            )
+        raise BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}") from error
+
+
+def complete(place: str, loaded: tuple[Any, dict[str, Any]], unused: tuple[str, ...] = ()) -> Any:
+    """The model that was loaded, if nothing of it is missing but what begins with `unused`."""
+    model, info = loaded
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(unused))
+    if missing:  # transformers would go on with random numbers in their place
+        raise BackendError(
+            f"the weights of {place} lack {len(missing)} tensors, among them {missing[0]}; the file is damaged "
+            "or of another model"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without progress bars and load reports: what they warn of is raised as an error here."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()

@@ -1,0 +1,379 @@
+"""Backends over sentence encoders: models of text alone, whose folders sentence-transformers reads and writes."""
+
+import dataclasses
+import inspect
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from jaxtyping import Float
+from tokenizers import normalizers
+from torch import Tensor
+
+from hardprompts.encoders import Backend
+from hardprompts.errors import BackendError
+from hardprompts.tokenizers import adapt
+from hardprompts.vocabulary import BatchTokenizer, Tokenizer, Vocabulary
+from hardprompts_transformers.backend import ARCHITECTURES
+from hardprompts_transformers.language_models import context
+from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
+from hardprompts_transformers.sentence_modules import Pooling, SentenceModules
+
+EXAMPLE = "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2"
+
+#: Models that read and write, of which the half that reads is an encoder.
+ENCODER_HALVES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
+
+#: Tokens of one pass in `encode_text`: what a processor's caches hold, and enough for a GPU.
+BATCH_TOKENS = {"cpu": 2**12, "cuda": 2**16}
+
+#: What is read of a repository; the other formats of the same weights are not.
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+OTHER_FORMATS = ("onnx/*", "openvino/*")
+
+
+# --- opening ------------------------------------------------------------------------------
+
+
+def open_backend(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> Backend:
+    """The sentence encoder of a local folder or hub id, frozen; see `open_sentence_encoder`.
+
+    Args:
+        name: a folder, or a hub id such as "intfloat/e5-small-v2"; "sentence-transformers/" may be left out.
+    """
+    place = resolve(name, EXAMPLE)
+    folder = Path(place) if Path(place).is_dir() else _downloaded(place)
+    return open_sentence_encoder(
+        folder, name=f"sentence-transformers:{name}", device=device, dtype=dtype, prompt=prompt, prompt_name=prompt_name
+    )
+
+
+def open_sentence_encoder(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    note: str = "",
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> Backend:
+    """The sentence encoder of a local folder as a backend of text alone, called `name`, frozen.
+
+    A folder as sentence-transformers writes it, or one of a transformer alone, whose states are then averaged as that
+    package does. Only weights are read, from safetensors or by torch's restricted unpickler; code that a repository
+    brings along is never run.
+
+    Args:
+        note: one line that a person should know before use.
+        prompt: what stands before every text, such as "query: ". It counts as part of the encoder: it is no part of
+            any text that is found, and takes its room in the context.
+        prompt_name: the same by its name among the encoder's own. With neither, its default, if it has one.
+
+    Raises:
+        BackendError: a file that is missing or damaged, a model or a module that is not supported, an unknown
+            `prompt_name`, a prompt that the words behind it run into, or features from token embeddings that differ
+            from the model's own.
+    """
+    place = Path(folder)
+    modules = SentenceModules.read(place, device, dtype)
+    chosen = _prompt(modules, prompt, prompt_name, place)
+    where = str(modules.transformer)
+    check_folder(modules.transformer, (*TOKENIZER_FILES, "vocab.txt", "sentencepiece.bpe.model"))
+    with quiet():
+        config = load(
+            where, "config.json", lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        )
+        architecture = _architecture(config, where)
+        tokenizer = load(
+            where, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        )
+        model = load(where, "the weights", lambda: _load_weights(where, architecture, dtype).to(device))
+    model.eval().requires_grad_(False)
+    if modules.pooling is None:
+        pooling = _usual_pooling(config)
+        modules = dataclasses.replace(modules, pooling=pooling)
+        note = note or f"{place} has no modules.json, so its texts are pooled by {pooling.mode}"
+    modules.width(config.get_text_config().hidden_size)
+    encoder = SentenceEncoder.create(model, tokenizer, modules, chosen, name)
+    return Backend(name, encoder, None, device, dtype, note or _note(modules, chosen))
+
+
+def _downloaded(name: str) -> Path:
+    """The folder of a repository on the hub, as it is on this machine then."""
+    repository = name if "/" in name else f"sentence-transformers/{name}"
+
+    def download() -> Path:
+        folder = Path(snapshot_download(repository, allow_patterns=list(FILES), ignore_patterns=list(OTHER_FORMATS)))
+        if not any(folder.rglob("*.safetensors")):
+            snapshot_download(repository, allow_patterns=["*.bin"], ignore_patterns=list(OTHER_FORMATS))
+        return folder
+
+    return load(repository, "the files", download)
+
+
+def _prompt(modules: SentenceModules, prompt: str | None, name: str | None, place: Path) -> str:
+    """The prompt that was asked for, or the encoder's default."""
+    if prompt is not None and name is not None:
+        raise BackendError(f"give a prompt or a prompt_name, not both; got {prompt!r} and {name!r}")
+    name = modules.default_prompt_name if name is None and prompt is None else name
+    if name is not None and name not in modules.prompts:
+        known = ", ".join(map(repr, modules.prompts)) or "none"
+        raise BackendError(f"{place} has no prompt {name!r}; its own are: {known}. Any other can be given as prompt=")
+    chosen = prompt if prompt is not None else "" if name is None else modules.prompts[name]
+    if chosen and modules.pooling is not None and not modules.pooling.includes_prompt:
+        raise BackendError(
+            f"{place} leaves its prompt {chosen!r} out of the pooling (include_prompt is false), which is not "
+            "supported; open it with prompt=''"
+        )
+    return chosen
+
+
+def _note(modules: SentenceModules, prompt: str) -> str:
+    own = [name for name, text in modules.prompts.items() if text]
+    if prompt or not own:
+        return ""
+    return (
+        f"nothing stands before the texts; this encoder has prompts for that: prompt_name={' or '.join(map(repr, own))}"
+    )
+
+
+def _architecture(config: Any, where: str) -> str:
+    """The name of the class that reads texts alone.
+
+    Raises:
+        BackendError: there is none.
+    """
+    kind = str(getattr(config, "model_type", ""))
+    if kind in ARCHITECTURES:
+        raise BackendError(
+            f"{where} holds a model of type {kind!r}, which has an image tower too and is no sentence encoder; open it "
+            f"as transformers:{where}"
+        )
+    names = transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES
+    found = ENCODER_HALVES.get(kind) or (None if getattr(config, "is_encoder_decoder", False) else names.get(kind))
+    model = getattr(transformers, found, None) if isinstance(found, str) else None
+    if model is None or "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        raise BackendError(
+            f"{where} holds a model of type {kind!r}, which is no encoder of text that starts from token embeddings; "
+            "supported are BERT, MPNet, RoBERTa, XLM-R, DistilBERT, T5's encoder, decoders such as Qwen, and others "
+            "like them"
+        )
+    return str(model.__name__)
+
+
+def _load_weights(where: str, architecture: str, dtype: torch.dtype) -> Any:
+    loaded = getattr(transformers, architecture).from_pretrained(
+        where, dtype=dtype, use_safetensors=None, output_loading_info=True
+    )
+    # BERT's own pooler stands behind the states that are read here, and most sentence encoders leave it out.
+    return complete(where, loaded, unused=("pooler.",))
+
+
+def _usual_pooling(config: Any) -> Pooling:
+    """What sentence-transformers does with a transformer of which nothing more is said."""
+    architecture = next(iter(getattr(config, "architectures", None) or ()), "")
+    causal = architecture.endswith("ForCausalLM") and getattr(config, "is_causal", True)
+    return Pooling("lasttoken" if causal else "mean")
+
+
+# --- the tokenizer ------------------------------------------------------------------------
+
+
+class PromptedTokenizer:
+    """The tokenizer of texts that stand behind a prompt, which is no part of them.
+
+    Some tokenizers write the first word of a text with other tokens than the same word behind another.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str) -> None:
+        self._tokenizer, self._prompt = tokenizer, prompt
+        first, second = tokenizer.encode(f"{prompt}a"), tokenizer.encode(f"{prompt}the")
+        pairs = enumerate(zip(first, second, strict=False))
+        #: The ids of the prompt itself.
+        self.ids = first[: next((place for place, (one, other) in pairs if one != other), len(first))]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text."""
+        prompted = [f"{self._prompt}{text}" for text in texts]
+        if isinstance(self._tokenizer, BatchTokenizer):
+            found = self._tokenizer.encode_batch(prompted)
+        else:
+            found = [self._tokenizer.encode(text) for text in prompted]
+        # A text that the prompt runs into keeps all of these, so that it never passes for its own tokens.
+        return [
+            ids[len(self.ids) :] if ids[: len(self.ids)] == self.ids and text.strip() else ids if text.strip() else []
+            for text, ids in zip(texts, found, strict=True)
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`."""
+        return self._tokenizer.decode(ids)
+
+    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence of ids."""
+        if isinstance(self._tokenizer, BatchTokenizer):
+            return self._tokenizer.decode_batch(batch)
+        return [self._tokenizer.decode(ids) for ids in batch]
+
+
+def _lower_cased(tokenizer: Any, name: str) -> None:
+    """Makes the tokenizer read everything in lower case."""
+    if not tokenizer.is_fast:
+        raise BackendError(
+            f"{name} reads texts in lower case (do_lower_case), which needs a fast tokenizer, and it has a "
+            f"{type(tokenizer).__name__}; save one with tokenizer.json into its folder"
+        )
+    backend = tokenizer.backend_tokenizer
+    own = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+
+
+# --- the encoder --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SentenceEncoder:
+    """A transformer with its pooling and what stands behind that, driven from token embeddings.
+
+    All texts of one pass have as many tokens, so that there is neither padding nor a mask.
+
+    Attributes:
+        model: transformers' own, without a head.
+        modules: what stands behind it.
+        vocabulary: its tokens; the table is that of the words, to which the model adds what it knows of their places.
+        max_tokens: tokens that a text may have, special tokens and the prompt not counted.
+        prompt: what stands before every text.
+        before: embeddings of the special tokens before a text, and of the prompt.
+        after: those behind it.
+    """
+
+    model: Any
+    tokenizer: Any
+    modules: SentenceModules
+    pooling: Pooling
+    vocabulary: Vocabulary
+    max_tokens: int
+    prompt: str
+    before: Float[Tensor, "before dim"]
+    after: Float[Tensor, "after dim"]
+
+    @classmethod
+    def create(cls, model: Any, tokenizer: Any, modules: SentenceModules, prompt: str, name: str) -> "SentenceEncoder":
+        """The encoder of a frozen model; `name` is for messages.
+
+        Raises:
+            BackendError: the tokenizer does not belong to the model, or no text fits behind the prompt.
+        """
+        assert modules.pooling is not None
+        if modules.lower_case:
+            _lower_cased(tokenizer, name)
+        embedding = model.get_input_embeddings()
+        count = embedding.weight.shape[0]
+        whole = list(tokenizer(f"{prompt}a")["input_ids"])
+        if max([*whole, *tokenizer.all_special_ids]) >= count:
+            raise BackendError(
+                f"{name}: the tokenizer has ids beyond the model's {count} embeddings; use the tokenizer that "
+                "belongs to the model"
+            )
+        table = embedding(torch.arange(count, device=embedding.weight.device))
+        adapted = adapt(tokenizer)
+        content = adapted.encode(f"{prompt}a")
+        prompted = PromptedTokenizer(adapted, prompt) if prompt else None
+        vocabulary = Vocabulary.create(
+            table, prompted or adapted, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        )
+        _check_words(vocabulary, prompt, name)
+        start = next((at for at in range(len(whole)) if whole[at : at + len(content)] == content), None)
+        if start is None:
+            raise BackendError(f"{name}: the tokenizer reads a text differently with special tokens than without them")
+        fixed = whole[:start] + (prompted.ids if prompted else [])
+        behind = whole[start + len(content) :]
+        length = min(modules.max_length or context(model, tokenizer), context(model, tokenizer))
+        room = length - len(fixed) - len(behind)
+        if room < 1:
+            raise BackendError(f"{name}: the prompt {prompt!r} leaves no room in the {length} tokens that it reads")
+        encoder = cls(model, tokenizer, modules, modules.pooling, vocabulary, room, prompt, table[fixed], table[behind])
+        encoder._check_forward(name)
+        return encoder
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Features of texts given as the embeddings of all their tokens, without special tokens and the prompt.
+
+        Raises:
+            ValueError: more tokens than `max_tokens`.
+        """
+        rows, tokens = embeddings.shape[:2]
+        if tokens > self.max_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the encoder has room for")
+        parts = (self.before, embeddings.to(self.before.dtype), self.after)
+        states = torch.cat([part.expand(rows, -1, -1) for part in parts], dim=1)  # (rows, places, dim)
+        return self._features(inputs_embeds=states)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Features of texts by the model's own tokenizer and forward pass; what is beyond its length is left out."""
+        length = self.max_tokens + len(self.before) + len(self.after)
+        encoded = self.tokenizer([f"{self.prompt}{text}" for text in texts], truncation=True, max_length=length)
+        rows_of: dict[int, list[int]] = defaultdict(list)
+        for row, ids in enumerate(encoded["input_ids"]):
+            rows_of[len(ids)].append(row)
+        budget = BATCH_TOKENS.get(self.before.device.type, BATCH_TOKENS["cuda"])
+        features, order = [], []
+        for places, rows in rows_of.items():
+            order += rows
+            ids = torch.tensor([encoded["input_ids"][row] for row in rows], device=self.before.device)
+            features += [self._features(input_ids=part) for part in ids.split(max(1, budget // places))]
+        return torch.cat(features)[torch.tensor(order).argsort().to(self.before.device)]
+
+    def _features(self, **inputs: Tensor) -> Float[Tensor, "rows features"]:
+        options = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        features = self.pooling(self.model(**inputs, **options).last_hidden_state)
+        for head in self.modules.heads:
+            features = head(features)
+        return features
+
+    def _check_forward(self, name: str) -> None:
+        """Compares features from token embeddings with those of the model's own forward pass on a few short texts."""
+        allowed = self.vocabulary.allowed_ids
+        words = [self.vocabulary.decode([int(i)]) for i in allowed[:: len(allowed) // 4 + 1]]
+        for text in (words[0], " ".join(words)):
+            ids = torch.tensor([self.vocabulary.encode(text)[: self.max_tokens]], device=self.before.device)
+            with torch.no_grad():
+                found = self.encode(self.vocabulary.embed(ids)).float()
+            expected = self.encode_text([text]).float()
+            tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
+            difference = float((found - expected).norm() / expected.norm())
+            if not difference <= tolerance:  # also when it is NaN
+                raise BackendError(
+                    f"{name}: features from token embeddings differ from the model's own by {difference:.2g} (more "
+                    f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "
+                    f"transformers {transformers.__version__} computes a {type(self.model).__name__} in a way that is not known here"
+                )
+
+
+def _check_words(vocabulary: Vocabulary, prompt: str, name: str) -> None:
+    """Raises BackendError where the tokenizer has no words, or has none behind the prompt."""
+    allowed = vocabulary.allowed_ids[:: max(1, len(vocabulary.allowed_ids) // 16)].tolist()
+    if not allowed:
+        raise BackendError(
+            f"{name}: none of the tokenizer's tokens is text that encodes to that token; its files are damaged"
+        )
+    if not any(vocabulary.survives_round_trip([token]) for token in allowed):
+        raise BackendError(f"{name}: the words behind the prompt {prompt!r} run into it; end it with a space")
