@@ -14,6 +14,7 @@ SDK = ROOT / "sdk" / "hardprompts"
 #: Each room may import those above it, and others on its own line.
 ORDER = (
     {"errors", "memory"},
+    {"wording"},
     {"prompts", "images", "noise"},
     {"frozen"},
     {"towers"},

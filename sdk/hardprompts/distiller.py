@@ -447,6 +447,9 @@ class PromptDistiller:
         """One prompt for each original, all searched in one batch."""
         seed = torch.seed() % 2**31 if options.seed is None else options.seed
         words = self.backend.vocabulary.narrowed(options.vocabulary, options.banned)
+        if options.vocabulary is None:  # words of several tokens that the originals have may be used, as a whole
+            texts = (options.initial_prompt, *(teacher.text for teacher in teachers))
+            words = words.with_words(text for text in texts if text is not None)
         matches = self._matches(teachers, options, seed)
         template, num_tokens = matches.followed.template, self._num_tokens(teachers[0], options)
         if self.method.startswith("nearest"):

@@ -86,7 +86,8 @@ class _Required:
                 f"the required words {', '.join(map(repr, missing or required))} cannot stand in {slot.text!r}: this "
                 "model's tokens do not spell them there; use other words"
             )
-        if vocabulary.spells_banned(ids, slot):
+        # The list of bad words is for what the search finds, not for what somebody asks for.
+        if dataclasses.replace(vocabulary, banned_words=frozenset()).spells_banned(ids, slot):
             raise VocabularyError(f"the required words {text!r} contain something banned; require or ban it, not both")
         return cls(ids, template)
 
@@ -130,7 +131,7 @@ class _Options:
     unlike_weight: float = 0.5
     views: int = 8
     shortest: float | None = None
-    words: bool | Sequence[str] = False
+    words: bool | Sequence[str] | None = None
     required: Sequence[str] = ()
     penalties: Mapping[str, float] = dataclasses.field(default_factory=dict)
     repetition_penalty: float = 0.0
@@ -233,7 +234,7 @@ class PromptInverter:
         unlike_weight: float = 0.5,
         views: int = 8,
         shortest: float | None = None,
-        words: bool | Sequence[str] = False,
+        words: bool | Sequence[str] | None = None,
         required: Sequence[str] = (),
         penalties: Mapping[str, float] | None = None,
         repetition_penalty: float = 0.0,
@@ -262,8 +263,10 @@ class PromptInverter:
             template: the text that the prompt is for, with one "{}": "a tiger in the style of {}".
             initial_prompt: text to start from; default: random tokens.
             unlike: images that the prompt should not fit.
-            banned: strings that must not occur in the prompt, whatever their case.
-            vocabulary: phrases whose tokens alone may be used (a keyword bank), or a `Vocabulary`.
+            banned: strings that must not occur in the prompt, whatever their case. Slurs and swear words must not
+                either; "none", or "none" among the strings, lifts that list.
+            vocabulary: phrases whose words alone may be used (a keyword bank), or a `Vocabulary`, which is used
+                as it is.
             text: a text that the prompt should resemble too, with `text_weight` of the whole in [0, 1].
             weights: the images' weights, one positive number each; default: all equal.
             unlike_weight: what similarity with `unlike` costs, relative to similarity with `images`.
@@ -272,8 +275,9 @@ class PromptInverter:
                 exact picture only is then not worth a word. 1 takes the image as it is.
             shortest: return the shortest prompt that reaches this share, in (0, 1], of the best
                 similarity; `candidates` then shows similarity against length.
-            words: True: only tokens that are made of letters alone; or a list of real words, and only
-                tokens that are one of them.
+            words: True: only tokens that are real words, of the letters of one script; a list of words: only these,
+                some of which may have several tokens; False: any tokens. Default: real words, if the model has
+                enough of them and `vocabulary` is not given.
             required: words that the prompt begins with, in this order; the search fills the rest.
             penalties: strings, and what each occurrence of one costs, as a share of the spread (see
                 `token_cost`); below 0 it is a reward. Words that must not occur at all are `banned`.
@@ -358,9 +362,8 @@ class PromptInverter:
     def _invert(self, tasks: Sequence[Any], options: _Options) -> list[HardPrompt]:
         """One prompt for each task, all searched in one batch."""
         slot = PromptTemplate(options.template)
-        words = self.backend.vocabulary.narrowed(options.vocabulary, options.banned)
-        if options.words:
-            words = words.words() if options.words is True else real_words(words, options.words)
+        captions = self._captions(tasks, options)
+        words = self._words(options, captions)
         required = _Required.create(options.required, words, slot)
         seen = self._targets(self.backend, tasks, options, options.views)
         plain = seen if options.views == 1 else self._targets(self.backend, tasks, options, views=1)
@@ -375,7 +378,6 @@ class PromptInverter:
             )
         check_length(num_tokens, objective.free_tokens(), required.template, self.backend.name)
         seed = torch.seed() % 2**31 if options.seed is None else options.seed
-        captions = self._captions(tasks, options)
         rows = len(tasks) * options.restarts
         initial = random_starts(words, rows, num_tokens, seed, options.initial_prompt)
         _begin_with(captions, initial, words, options.restarts)
@@ -418,6 +420,29 @@ class PromptInverter:
     def _opposed(self) -> bool:
         """Whether the method looks for what fits least."""
         return isinstance(self.search, Prepared) and self.search.opposed
+
+    def _words(self, options: _Options, captions: Sequence[str | None]) -> Vocabulary:
+        """The vocabulary that was asked for, with the words of several tokens of the texts that a search begins with.
+
+        Raises:
+            VocabularyError: no token is left.
+        """
+        real: bool | None
+        if options.words is None or isinstance(options.words, bool):
+            listed, real = None, options.words
+        else:
+            listed, real = options.words, False
+        whole_phrases = isinstance(self.search, Prepared)
+        if whole_phrases and real is None:
+            real = False
+        words = self.backend.vocabulary.narrowed(options.vocabulary, options.banned, real)
+        if listed is not None:
+            return real_words(words, listed)
+        if whole_phrases:
+            return dataclasses.replace(words, compounds=()) if words.compounds else words
+        if options.vocabulary is not None:
+            return words
+        return words.with_words(text for text in (options.initial_prompt, *captions) if text is not None)
 
     def _captions(self, tasks: Sequence[Any], options: _Options) -> list[str | None]:
         """What each task's restarts begin with, if anything."""

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,7 @@ from torch import Tensor
 from hardprompts.errors import VocabularyError
 from hardprompts.frozen import FrozenTable
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.wording import NO_LIST, WordBan, bad_words, dominant_script, is_real_word, words_in
 
 Metric = Literal["cosine", "l2"]
 
@@ -58,6 +59,7 @@ class Vocabulary:
         allowed: (vocab,) True where the search may use the token.
         widths: how `dim` is divided among the encoders; they add up to `dim`.
         banned: strings, in lower case, that must not occur in the decoded text.
+        banned_words: words, in lower case, that must not occur as whole words; see `without_bad_words`.
         compounds: words of several tokens that a search may use too, as the ids that they have behind another
             word; see `with_words`.
 
@@ -69,6 +71,7 @@ class Vocabulary:
     allowed: Bool[Tensor, " vocab"]
     widths: tuple[int, ...]
     banned: tuple[str, ...] = ()
+    banned_words: frozenset[str] = frozenset()
     compounds: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
@@ -111,6 +114,7 @@ class Vocabulary:
             allowed=allowed,
             widths=tuple(width for v in vocabularies for width in v.widths),
             banned=tuple(dict.fromkeys(word for v in vocabularies for word in v.banned)),
+            banned_words=frozenset().union(*(v.banned_words for v in vocabularies)),
             compounds=tuple(
                 dict.fromkeys(ids for v in vocabularies for ids in v.compounds if all(i < size for i in ids))
             ),
@@ -134,56 +138,109 @@ class Vocabulary:
         words = [" ".join(word.lower().split()) for word in ([banned] if isinstance(banned, str) else banned)]
         if not all(words):
             raise VocabularyError("a banned string is empty, which would ban every text; remove it")
-        ids = [int(i) for i in self.allowed_ids]
-        keep = self.allowed.clone()
-        keep[[i for i in ids if any(word in self.decode([i]).lower() for word in words)]] = False
-        return self._allowing(keep, f"banning {', '.join(map(repr, words))}", banned=(*self.banned, *words))
+        return self._keeping(
+            lambda text: not any(word in text.lower() for word in words),
+            f"banning {', '.join(map(repr, words))}",
+            banned=(*self.banned, *words),
+        )
 
     def only(self, phrases: Iterable[str]) -> "Vocabulary":
-        """The same vocabulary, restricted to the tokens of some phrases: a keyword bank.
+        """The same vocabulary, restricted to the words of some phrases: a keyword bank.
 
         Raises:
-            VocabularyError: the phrases have no token that may be used.
+            VocabularyError: no token that may be used is one of their words.
         """
-        keep = torch.zeros_like(self.allowed)
         phrases = [phrases] if isinstance(phrases, str) else list(phrases)
-        ids = sorted({i for phrase in phrases for i in self.encode(phrase)})
-        keep[ids] = True
-        return self._allowing(keep & self.allowed, f"the {len(phrases)} phrases of the keyword bank")
+        whole = dataclasses.replace(self, compounds=()).with_words(phrases)
+        written = self._behind_a_word([word for phrase in phrases for word in phrase.split()])
+        keep = torch.zeros_like(self.allowed)
+        # The pieces of a word of several tokens, such as "cyberpunk", say something else by themselves.
+        keep[[i for ids in written if ids not in whole._compound_ids for i in ids]] = True
+        return whole._allowing(keep & self.allowed, f"the {len(phrases)} phrases of the keyword bank")
 
     def words(self) -> "Vocabulary":
-        """The same vocabulary, restricted to tokens that are words: letters alone, no digits and no signs.
+        """The same vocabulary, restricted to real words: letters of its main script alone; see `is_real_word`.
 
         Raises:
             VocabularyError: no token that may be used is a word.
         """
-        texts = _decode_all(self.tokenizer, [[i] for i in self.allowed_ids.tolist()])
+        return self._real_words
+
+    @functools.cached_property
+    def _real_words(self) -> "Vocabulary":
+        script = self._script
+        return self._keeping(lambda text: is_real_word(text, script), "leaving out all that are not words")
+
+    @functools.cached_property
+    def has_words_enough(self) -> bool:
+        """Whether prompts can be made of real words alone: 1,000 tokens are such, or half of those allowed."""
+        ids = self.allowed_ids.tolist()
+        count = sum(is_real_word(self._texts[i], self._script) for i in ids)
+        return count >= ENOUGH_WORDS or 2 * count >= len(ids) > 0
+
+    @functools.cached_property
+    def _script(self) -> str:
+        return dominant_script(self._texts[i] for i in self.allowed_ids.tolist())
+
+    @property
+    def _texts(self) -> list[str]:
+        return _token_texts(self.tokenizer, len(self))
+
+    def without_bad_words(self) -> "Vocabulary":
+        """The same vocabulary, where no slur or swear word may appear in the text; see `bad_words`.
+
+        Other than banned strings these are looked for as whole words: "grass" stays.
+
+        Raises:
+            VocabularyError: no token is left.
+        """
+        return self._decent
+
+    @functools.cached_property
+    def _decent(self) -> "Vocabulary":
+        words = self.banned_words | bad_words()
+        ban = WordBan(words)
+        return self._keeping(lambda text: not ban.found_in(text), "leaving out bad words", banned_words=words)
+
+    def _keeping(self, keeps: Callable[[str], bool], reason: str, **changes: Any) -> "Vocabulary":
+        """The tokens and words whose text is kept, with other fields changed too."""
+        texts = self._texts
         keep = torch.zeros_like(self.allowed)
-        keep[[i for i, text in zip(self.allowed_ids.tolist(), texts, strict=True) if text.isalpha()]] = True
-        return self._allowing(keep, "leaving out all that are not words")
+        keep[[i for i in self.allowed_ids.tolist() if keeps(texts[i])]] = True
+        spelled = _decode_all(self.tokenizer, [list(ids) for ids in self.compounds])
+        compounds = tuple(ids for ids, text in zip(self.compounds, spelled, strict=True) if keeps(text))
+        return self._allowing(keep, reason, compounds=compounds, **changes)
 
     def with_words(self, words: Iterable[str]) -> "Vocabulary":
         """The same vocabulary, whose search may also use these words where they have several tokens.
 
         Kept are words of two to four tokens that are written as one behind another word and read back as these
-        tokens, and that are not banned; of phrases, each word is taken by itself. Words of one token need no
+        tokens, and that are not banned; of texts, each word is taken by itself. Words of one token need no
         mention: whether they may be used is said by `allowed`.
         """
-        texts = list(dict.fromkeys(text for phrase in words for text in phrase.split()))
-        before = self.encode(_WORD)
-        encoded = _encode_all(self.tokenizer, [f"{_WORD} {text}" for text in texts])
+        texts = list(
+            dict.fromkeys(word for text in ([words] if isinstance(words, str) else words) for word in words_in(text))
+        )
         kept = [
-            (text, tuple(ids[len(before) :]))
-            for text, ids in zip(texts, encoded, strict=True)
-            if ids[: len(before)] == before and 2 <= len(ids) - len(before) <= MAX_WORD_TOKENS
+            (text, ids)
+            for text, ids in zip(texts, self._behind_a_word(texts), strict=True)
+            if 2 <= len(ids) <= MAX_WORD_TOKENS and len(self.split(ids)) == 1
         ]
+        before = self.encode(_WORD)
         spelled = _decode_all(self.tokenizer, [[*before, *ids] for _, ids in kept])
         found = [
             ids
             for (text, ids), behind in zip(kept, spelled, strict=True)
             if behind.lower() == f"{_WORD} {text.lower()}" and not self.spells_banned(ids)
         ]
-        return dataclasses.replace(self, compounds=tuple(dict.fromkeys((*self.compounds, *found))))
+        new = [ids for ids in dict.fromkeys(found) if ids not in self._compound_ids]
+        return dataclasses.replace(self, compounds=(*self.compounds, *new)) if new else self
+
+    def _behind_a_word(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The ids of each text as it stands behind another word; none, if that word is then written otherwise."""
+        before = self.encode(_WORD)
+        encoded = _encode_all(self.tokenizer, [f"{_WORD} {text}" for text in texts])
+        return [tuple(ids[len(before) :]) if ids[: len(before)] == before else () for ids in encoded]
 
     def unrestricted(self, special_ids: Iterable[int] = ()) -> "Vocabulary":
         """Every token but `special_ids`, as in the PEZ reference; most prompts then have no text."""
@@ -191,12 +248,10 @@ class Vocabulary:
         keep[list(special_ids)] = False
         return dataclasses.replace(self, allowed=keep)
 
-    def _allowing(
-        self, allowed: Bool[Tensor, " vocab"], reason: str, banned: tuple[str, ...] | None = None
-    ) -> "Vocabulary":
+    def _allowing(self, allowed: Bool[Tensor, " vocab"], reason: str, **changes: Any) -> "Vocabulary":
         if not allowed.any():
             raise VocabularyError(f"no token is left to search over after {reason}; allow more words")
-        return dataclasses.replace(self, allowed=allowed, banned=self.banned if banned is None else banned)
+        return dataclasses.replace(self, allowed=allowed, **changes)
 
     @functools.cached_property
     def units(self) -> list[tuple[int, ...]]:
@@ -218,14 +273,32 @@ class Vocabulary:
         draw = torch.randint(len(self.allowed_ids), shape, generator=generator, device=generator.device)
         return self.allowed_ids[draw.to(self.allowed_ids.device)]
 
-    def narrowed(self, to: "Sequence[str] | Vocabulary | None", banned: Sequence[str] = ()) -> "Vocabulary":
-        """The vocabulary that a search was asked to use: `only` these phrases, or another vocabulary, `without` some.
+    def narrowed(
+        self,
+        to: "Sequence[str] | Vocabulary | None",
+        banned: Sequence[str] = (),
+        words: bool | None = False,
+    ) -> "Vocabulary":
+        """The vocabulary that a search was asked to use.
+
+        Args:
+            to: phrases whose words alone may be used (see `only`), or a vocabulary, which is used as it is.
+            banned: strings that must not occur; see `without`. Slurs and swear words must not occur either
+                (`without_bad_words`), unless one of the strings is "none", which lifts that list.
+            words: whether to use real words alone (see `words`); None: if nothing is said of `to`, and there are
+                enough (`has_words_enough`).
 
         Raises:
             VocabularyError: no token is left.
         """
-        words = to if isinstance(to, Vocabulary) else self if to is None else self.only(to)
-        return words.without(banned) if banned else words
+        strings = [banned] if isinstance(banned, str) else list(banned)
+        found = to if isinstance(to, Vocabulary) else self if to is None else self.only(to)
+        if NO_LIST not in strings and not isinstance(to, Vocabulary):
+            found = found.without_bad_words()
+        if words or (words is None and to is None and found.has_words_enough):
+            found = found.words()
+        own = [string for string in strings if string != NO_LIST]
+        return found.without(own) if own else found
 
     # --- embeddings -----------------------------------------------------------------------
 
@@ -365,10 +438,11 @@ class Vocabulary:
         if not self.compounds:
             return False
         for place, word in enumerate(self.split(ids)):
-            if len(word) > 1 and word not in self._compound_ids:
-                # Some tokenizers write the first word of a text with other ids than the same word further on.
-                if place or self.decode(word).lower() not in self._compound_texts:
-                    return True
+            if len(word) == 1 or word in self._compound_ids:
+                continue
+            # Some tokenizers write the first word of a text with other ids than the same word further on.
+            if place or self.decode(word).lower() not in self._compound_texts:
+                return True
         return False
 
     def _joined(self, left: int, right: int) -> bool:
@@ -395,15 +469,26 @@ class Vocabulary:
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""
-        if not self.banned:
+        return self.bans(template.fill(self.decode(ids)), template.fill(""))
+
+    def bans(self, text: str, own: str = "") -> bool:
+        """True if a text has more of something banned than a part of it that is the user's `own`."""
+        if not self.banned and not self.banned_words:
             return False
-        fixed, text = template.fill("").lower(), template.fill(self.decode(ids)).lower()
-        text = " ".join(text.split())
-        return any(text.count(word) > fixed.count(word) for word in self.banned)
+        fixed, text = own.lower(), " ".join(text.lower().split())
+        if any(text.count(word) > fixed.count(word) for word in self.banned):
+            return True
+        found = self._word_ban.found_in(text)
+        # Only texts with something bad in them, which are rare, are compared with what is the user's own.
+        return bool(found) and bool(found - self._word_ban.found_in(fixed))
+
+    @functools.cached_property
+    def _word_ban(self) -> WordBan:
+        return WordBan(self.banned_words)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token by itself, for display."""
-        return tuple(self.decode([i]) for i in ids)
+        return tuple(_decode_all(self.tokenizer, [[i] for i in ids]))
 
 
 _MASKS: "weakref.WeakKeyDictionary[Tokenizer, Tensor]" = weakref.WeakKeyDictionary()
@@ -419,7 +504,7 @@ def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
     mask = _MASKS.get(tokenizer)
     if mask is None or len(mask) != size:
         mask = torch.zeros(size, dtype=torch.bool)
-        texts = _decode_all(tokenizer, [[i] for i in range(size)])
+        texts = _token_texts(tokenizer, size)
         # Half a UTF-8 character decodes to the replacement character: no text that anyone can type.
         ids = [i for i, text in enumerate(texts) if text and "\ufffd" not in text and text.isprintable()]
         before = tokenizer.encode(_WORD)
@@ -427,6 +512,17 @@ def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
         mask[[i for i, found in zip(ids, encoded, strict=True) if found == [*before, i]]] = True
         _MASKS[tokenizer] = mask
     return mask
+
+
+_TEXTS: "weakref.WeakKeyDictionary[Tokenizer, list[str]]" = weakref.WeakKeyDictionary()
+
+
+def _token_texts(tokenizer: Tokenizer, size: int) -> list[str]:
+    """The text of each id by itself."""
+    texts = _TEXTS.get(tokenizer)
+    if texts is None or len(texts) != size:
+        texts = _TEXTS[tokenizer] = _decode_all(tokenizer, [[i] for i in range(size)])
+    return texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -457,6 +553,9 @@ def _edges(tokenizer: Tokenizer, token: int) -> _Edges:
         known[token] = _Edges(continues, is_open and text != "", text[:1].isalnum(), text[-1:].isalnum())
     return known[token]
 
+
+#: So many words are enough to say anything.
+ENOUGH_WORDS = 1000
 
 #: Tokens that a word may have at most; what takes more is no word that the model knows.
 MAX_WORD_TOKENS = 4

@@ -135,13 +135,23 @@ def content_hash(tables: Sequence[PhraseTable]) -> str:
 def encode_phrases(phrases: Sequence[str], vocabulary: Vocabulary, max_tokens: int) -> list[tuple[int, ...] | None]:
     """The ids of each phrase; None where a search may not use it.
 
-    That is, where it has no tokens or more than `max_tokens`, spells something banned, or has a token that the
+    That is, where it has no tokens or more than `max_tokens`, spells something banned, or has a word that the
     vocabulary was narrowed by. Tokens that only spell something together are fine in a phrase. The ids are those
     behind another word, as the tokens of a vocabulary are judged, since some tokenizers write the first word of a
     text with others.
     """
     typeable = round_trip_mask(vocabulary.tokenizer, len(vocabulary.table)).to(vocabulary.allowed.device)
-    taken_away = set((typeable & ~vocabulary.allowed).nonzero().flatten().tolist())
+    narrowed = (typeable & ~vocabulary.allowed).nonzero().flatten().tolist()
+    # Banned words are looked for in the text: "ass" as a piece of "hourglass" is none.
+    taken_away = {
+        i for i, text in zip(narrowed, vocabulary.token_texts(narrowed), strict=True) if not vocabulary.bans(text)
+    }
+
+    def usable(ids: list[int]) -> bool:
+        if taken_away.isdisjoint(ids):
+            return True
+        return all(word in vocabulary.compounds or taken_away.isdisjoint(word) for word in vocabulary.split(ids))
+
     tokenizer, before = vocabulary.tokenizer, len(vocabulary.encode(_WORD))
     found: list[tuple[int, ...] | None] = []
     for start in range(0, len(phrases), CHUNK):
@@ -153,9 +163,8 @@ def encode_phrases(phrases: Sequence[str], vocabulary: Vocabulary, max_tokens: i
             else [tokenizer.encode(text) for text in texts]
         )
         for phrase, ids in zip(part, (whole[before:] for whole in encoded), strict=True):
-            fits = 0 < len(ids) <= max_tokens and taken_away.isdisjoint(ids)
-            spells = fits and any(word in phrase.lower() for word in vocabulary.banned)
-            found.append(tuple(ids) if fits and not spells else None)
+            fits = 0 < len(ids) <= max_tokens and usable(ids)
+            found.append(tuple(ids) if fits and not vocabulary.bans(phrase) else None)
     return found
 
 

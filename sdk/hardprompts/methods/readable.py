@@ -12,7 +12,7 @@ from hardprompts.encoders import Backend, LanguageModel, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, VocabularyError
 from hardprompts.objectives import Score
 from hardprompts.prompts import Candidate, PromptTemplate
-from hardprompts.vocabulary import BatchTokenizer, Vocabulary
+from hardprompts.vocabulary import Vocabulary
 
 #: What stands before a text for a model whose tokenizer puts nothing there: the end of what came before.
 STARTS = ("\n", ".")
@@ -166,29 +166,21 @@ class ReadableScore:
 
 
 def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
-    """The same vocabulary, restricted to tokens that are one of these words, whatever its case.
-
-    Other than `Vocabulary.only`, it leaves no pieces of words: "running" does not allow "ning".
+    """The same vocabulary, restricted to these words, whatever their case; some may have several tokens.
 
     Raises:
-        VocabularyError: no token that may be used is one of them.
+        VocabularyError: no token that may be used is one of them: words of several tokens alone do not suffice.
     """
     known = {word.strip().lower() for word in words}
     ids = vocabulary.allowed_ids.tolist()
-    tokenizer = vocabulary.tokenizer
-    texts = (
-        tokenizer.decode_batch([[i] for i in ids])
-        if isinstance(tokenizer, BatchTokenizer)
-        else [tokenizer.decode([i]) for i in ids]
-    )
-    kept = [i for i, text in zip(ids, texts, strict=True) if text.strip().lower() in known]
-    if not kept:
+    texts = vocabulary.token_texts(ids)
+    allowed = torch.zeros_like(vocabulary.allowed)
+    allowed[[i for i, text in zip(ids, texts, strict=True) if text.lower() in known]] = True
+    if not allowed.any():
         raise VocabularyError(
             f"none of the {len(ids)} tokens that may be used is one of the {len(known)} words; give more words"
         )
-    allowed = torch.zeros_like(vocabulary.allowed)
-    allowed[kept] = True
-    return dataclasses.replace(vocabulary, allowed=allowed)
+    return dataclasses.replace(vocabulary, allowed=allowed, compounds=()).with_words(known)
 
 
 @dataclasses.dataclass(frozen=True)

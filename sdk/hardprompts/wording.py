@@ -1,0 +1,142 @@
+"""Which words a prompt is made of unless somebody asks for others: real ones, and none that would embarrass."""
+
+import collections
+import functools
+import importlib.util
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+from hardprompts.errors import VocabularyError
+
+#: Among the strings that are banned, the one that lifts the list of bad words.
+NO_LIST = "none"
+
+#: Words of fewer than three letters that say something in a prompt.
+SHORT_WORDS = frozenset("a an as at be by do go he hi i if in is it me my no of oh on or ox so tv uk up us we".split())
+
+#: What a word of three, four, five, six and more letters must have on the Zipf scale: short strings are common as
+#: abbreviations. Of CLIP's 32,258 tokens of three letters and more, 25,029 words then stay: of what stands in a
+#: dictionary 97 %, which makes 87 % of them instead of 69 %; most others are names.
+LEAST_COMMON = (3.0, 2.8, 2.0, 1.5)
+
+#: Scripts whose words are as short as one sign.
+_DENSE = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA")
+
+#: Of the list of bad words: animals, things, places, garments, techniques and names, which describe pictures.
+_HARMLESS = frozenset(
+    "cow girl,cow girls,cowgirl,cowgirls,dummy,enlargement,facial,fat,flange,god,hell,hemp,hookah,hump,knob,len,maxi,"
+    "organ,paddy,pasty,pawn,pollock,pot,revue,rum,sandbar,screw,seaman,seamen,slope,sniper,steamy,strip,stroke,titi,"
+    "uzi,vixen,vodka,wang,woody,yury".split(",")
+)
+
+#: Other forms of its words, and some like them, that the list lacks.
+_MISSING = frozenset(
+    "arousal aroused arseholes arses aryans assholes bastards bitchy bullshitting butt butts chinks coons crapped "
+    "crapping crappy craps cripple crippled cripples cumshots cunty damned darkie darkies dickheads dicks douches "
+    "dumb dykes erections erotica eroticism faggots farted farting farts frigging fuckery genital genitals hitlers "
+    "hoes hookers idiot idiots imbecile imbeciles jackasses jerking jerks junkies lesbian midget midgets molested "
+    "molester molesters molesting moronic morons murdered murderer murderers murdering murderous murders nakedness "
+    "nazis negroes negros nudism nudist nudists penises pervert perverted perverts pimping pimps pornographic "
+    "prostitutes prostitution pubes rapes rapists redskin redskins retards sadistic sexed sexes sexier sexiest "
+    "sexist sexuality sexually sexy shemales sissies skanky slavery slaves slutty spastic squaw stripper strippers "
+    "sucker suckers sucks sucky tampons testicles thot thots threesomes thugs trannies tranny transsexuals turds "
+    "vaginas vomited vomiting vomits wankers wanking weirdos wetbacks whorish".split()
+)
+
+
+@functools.cache
+def bad_words() -> frozenset[str]:
+    """Slurs, swear words and what is sexual or drastic, in lower case: words, and phrases of several.
+
+    Some name people or what may be seen in a picture; they are listed because nobody expects to be told them of
+    a picture without having asked.
+
+    Raises:
+        VocabularyError: the package with the list is not installed.
+
+    Source: profanity_wordlist.txt of better-profanity (MIT), without words that describe pictures (`_HARMLESS`),
+    with forms that it lacks (`_MISSING`), and without its spellings that contain signs, which no word is.
+    """
+    # Found, not imported: the package would build its own tables first.
+    found = importlib.util.find_spec("better_profanity")
+    if found is None or found.origin is None:
+        raise VocabularyError(
+            "the list of bad words is not installed; pip install better-profanity, or do without it: banned='none'"
+        )
+    lines = (Path(found.origin).parent / "profanity_wordlist.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line.strip().lower() for line in lines}
+    return frozenset(entry for entry in listed if entry.replace(" ", "").isalnum()) - _HARMLESS | _MISSING
+
+
+class WordBan:
+    """Looks for words in texts, as whole words whatever their case: "ass" is in "an Ass!", not in "grass".
+
+    Args:
+        words: words, and phrases of several, in lower case.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = frozenset(word for word in words if " " not in word)
+        self._phrases = tuple(f" {word} " for word in words if " " in word)
+
+    def found_in(self, text: str) -> collections.Counter[str]:
+        """The words that a text has, and how often."""
+        words = words_in(text.lower())
+        found = collections.Counter(word for word in words if word in self._words)
+        line = f" {' '.join(words)} "
+        found.update({phrase: line.count(phrase) for phrase in self._phrases if phrase in line})
+        return found
+
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def words_in(text: str) -> list[str]:
+    """The runs of letters and digits in a text."""
+    return _WORD.findall(text)
+
+
+def dominant_script(texts: Iterable[str]) -> str:
+    """The script that most of the words in `texts` are written in, as Unicode's names begin: "LATIN", say; or ""."""
+    scripts = collections.Counter(_script(text[0]) for text in texts if text.isalpha())
+    return scripts.most_common(1)[0][0] if scripts else ""
+
+
+def is_real_word(text: str, script: str) -> bool:
+    """Whether a text is a word: letters of one script, three or more of them or a short word that is known.
+
+    In Latin letters it must also be as common in English as `LEAST_COMMON` says: a tokenizer keeps pieces of words
+    that stand alone as well, such as "tionally". "an", "dog" and "Paris" are words; "ph", "q3", "don't" are none.
+    """
+    if not text.isalpha() or (
+        not (script == "LATIN" and text.isascii()) and any(_script(letter) != script for letter in text)
+    ):
+        return False
+    if script in _DENSE or text.lower() in SHORT_WORDS:
+        return True
+    return len(text) >= 3 and (script != "LATIN" or commonness(text) >= LEAST_COMMON[min(len(text), 6) - 3])
+
+
+def commonness(word: str) -> float:
+    """How common a word is in English, on the Zipf scale: 3 once in a million words, 6 once in a thousand; 0: unknown.
+
+    Source: wordfreq (Speer 2022, doi:10.5281/zenodo.7199437).
+    """
+    frequency = _frequencies().get(word.lower(), 0.0)
+    return math.log10(frequency) + 9 if frequency else 0.0
+
+
+@functools.cache
+def _frequencies() -> dict[str, float]:
+    from wordfreq import get_frequency_dict  # takes a third of a second, and most of it is read once
+
+    found: dict[str, float] = get_frequency_dict("en", wordlist="best")
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "").partition(" ")[0]
