@@ -17,6 +17,9 @@ from hardprompts.search import Search
 #: Comma-separated entry-point names; when set, only these plugins are loaded.
 PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
 
+#: What knows images when nobody names a model: the first of these that can be opened here.
+PREFERRED_MODELS = ("photo", "emoji")
+
 #: What a plugin may add: the hooks of `hardprompts.hookspecs`.
 HOOKS = ("backends", "search_methods", "soft_prompt_formats")
 
@@ -84,6 +87,27 @@ def plugins() -> dict[str, tuple[str, ...]]:
 def backends() -> dict[str, OpenBackend]:
     """The ways to open a model, by scheme."""
     return _collect("backends", plugin_manager())
+
+
+def default_model() -> str:
+    """What knows images when nobody names a model: the first of `PREFERRED_MODELS` that is installed.
+
+    The last of them, where none is.
+    """
+    return next((scheme for scheme in PREFERRED_MODELS if is_installed(scheme)), PREFERRED_MODELS[-1])
+
+
+def is_installed(scheme: str) -> bool:
+    """Whether a plugin adds this scheme, and has all that it needs for it.
+
+    A plugin whose models need packages that may be missing says so with a function `installed`, which returns a bool
+    and imports nothing heavy; of others it is taken for granted.
+    """
+    for implementation in plugin_manager().hook.backends.get_hookimpls():
+        if scheme in implementation.function():
+            installed = getattr(implementation.plugin, "installed", None)
+            return installed is None or bool(installed())
+    return False
 
 
 def search_methods() -> dict[str, Callable[[], Search]]:

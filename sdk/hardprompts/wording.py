@@ -105,6 +105,7 @@ def dominant_script(texts: Iterable[str]) -> str:
     return scripts.most_common(1)[0][0] if scripts else ""
 
 
+@functools.lru_cache(maxsize=2**16)
 def is_real_word(text: str, script: str) -> bool:
     """Whether a text is a word: letters of one script, three or more of them or a short word that is known.
 

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from hardprompts.inverter import PromptInverter
     from hardprompts.search import Search
 
-#: What knows images when nobody names a model: it is part of the installation.
-DEFAULT_MODEL = "emoji"
-
 app = typer.Typer(
     help="Turn images into hard prompts: plain text for any model.",
     no_args_is_help=True,
@@ -36,7 +33,12 @@ app = typer.Typer(
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The model; see `hardprompts models` (default: emoji)."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SCHEME:NAME",
+        help="The model; see `hardprompts models` (default: photo, if it is installed).",
+    ),
 ]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens.")]
 Template = Annotated[str, typer.Option(help="The text that the prompt is for, with one {} where it goes.")]
@@ -45,7 +47,10 @@ Steps = Annotated[int | None, typer.Option(help="Steps of the method, at most.")
 Restarts = Annotated[int | None, typer.Option(help="Random starts, searched in one batch.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds for each search, at most.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
-Banned = Annotated[list[str] | None, typer.Option(help="A string that must not occur; may be repeated.")]
+Banned = Annotated[
+    list[str] | None,
+    typer.Option(help="A string that must not occur; may be repeated. none: lifts the list of swear words."),
+]
 Unlike = Annotated[
     list[Path] | None, typer.Option(metavar="IMAGE", help="An image that the prompt should not fit; may be repeated.")
 ]
@@ -53,7 +58,12 @@ VocabularyFile = Annotated[
     Path | None,
     typer.Option("--vocabulary", metavar="FILE", help="Use only the words of this file, one phrase a line."),
 ]
-Words = Annotated[bool, typer.Option("--words", help="Use only tokens that are made of letters.")]
+Words = Annotated[
+    bool | None,
+    typer.Option(
+        "--words/--no-words", help="Use real words alone, or any tokens (default: words, if there are enough)."
+    ),
+]
 Required = Annotated[
     list[str] | None, typer.Option("--require", metavar="WORD", help="The prompt begins with it; may be repeated.")
 ]
@@ -94,7 +104,7 @@ class Request:
     vocabulary: Path | None = None
     device: str | None = None
     dtype: str = "float32"
-    words: bool = False
+    words: bool | None = None
     required: tuple[str, ...] = ()
     caption: str | None = None
     bank: Path | None = None
@@ -165,7 +175,7 @@ class Request:
             "banned": self.banned or None,
             "unlike": list(self.unlike) or None,
             "vocabulary": None if self.vocabulary is None else self._phrases(),
-            "words": self.words or None,
+            "words": self.words,
             "required": self.required or None,
             "caption": self.caption,
             "prior_weight": self.prior_weight,
@@ -173,20 +183,21 @@ class Request:
         return {name: value for name, value in given.items() if value is not None}
 
     def open(self) -> "PromptInverter":
-        """The inverter; without a model's name, the embedded one, and what it is good for."""
+        """The inverter; without a model's name that of `default_model`, and what it is good for."""
         import torch
 
         from hardprompts.inverter import PromptInverter
+        from hardprompts.plugins import default_model
 
         search = self._search()
         method: dict[str, Any] = {} if search is None else {"method": search}
-        model = DEFAULT_MODEL if self.model is None else self.model
+        model = default_model() if self.model is None else self.model
         with err.status(f"opening {model}") if err.is_terminal else contextlib.nullcontext():
             inverter = PromptInverter(
                 model, device=self.device, dtype=getattr(torch, self.dtype), prior=self.prior, **method
             )
-        if self.model is None and inverter.backend.note:
-            say(" ".join(inverter.backend.note.split()), "dim")
+        if self.model is None:
+            screen.show_note(model, inverter.backend.note)
         return inverter
 
 
@@ -204,7 +215,7 @@ def invert(
     banned: Banned = None,
     unlike: Unlike = None,
     vocabulary: VocabularyFile = None,
-    words: Words = False,
+    words: Words = None,
     require: Required = None,
     caption: Caption = None,
     bank: Bank = None,
@@ -437,6 +448,7 @@ def main() -> None:
         # In a pipe, Windows would write its code page, which has no letters for many prompts.
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    screen.show_warnings()
     app()
 
 

@@ -28,8 +28,11 @@ def batch(
         typer.Option("--output", "-o", metavar="OUT", help="prompts.jsonl, prompts.parquet, or a folder of parts."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The model; see `hardprompts models`.")
-    ] = "emoji",
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="SCHEME:NAME", help="See `hardprompts models` (default: photo, if installed)."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images searched together: more use a GPU better.")] = 16,
     workers: Annotated[
         int | None, typer.Option(help="So many workers of Ray, one for each GPU, say (default: this process).")
@@ -57,8 +60,13 @@ def batch(
     restarts: Annotated[int | None, typer.Option(help="Random starts of each image.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds for each image, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Another one gives other prompts.")] = 0,
-    banned: Annotated[list[str] | None, typer.Option(help="A string that must not occur; may be repeated.")] = None,
-    words: Annotated[bool, typer.Option("--words", help="Use only tokens that are made of letters.")] = False,
+    banned: Annotated[
+        list[str] | None,
+        typer.Option(help="A string that must not occur; may be repeated. none: lifts the list of swear words."),
+    ] = None,
+    words: Annotated[
+        bool | None, typer.Option("--words/--no-words", help="Use real words alone, or any tokens.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")] = None,
     dtype: Annotated[
         Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Numbers that the model computes with.")
@@ -82,10 +90,12 @@ def batch(
         import torch
 
         from hardprompts import batch as batches
+        from hardprompts.plugins import default_model
 
+        model = default_model() if model is None else model
         given = {
             "max_steps": steps, "restarts": restarts, "deadline": deadline, "banned": banned or None,
-            "words": words or None,
+            "words": words,
         }  # fmt: skip
         options: dict[str, Any] = {
             "num_tokens": tokens, "template": template, "seed": seed, "method": method, "batch_size": batch_size,

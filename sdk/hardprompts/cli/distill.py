@@ -50,7 +50,10 @@ def distill(
     restarts: Annotated[int | None, typer.Option(help="Starts, searched in one batch.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds for the search, at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")] = None,
-    banned: Annotated[list[str] | None, typer.Option(help="A string that must not occur; may be repeated.")] = None,
+    banned: Annotated[
+        list[str] | None,
+        typer.Option(help="A string that must not occur; may be repeated. none: lifts the list of swear words."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything about the prompt as JSON.")] = False,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")] = None,

