@@ -20,6 +20,7 @@ from faithfulness import learned, scenes_of
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.evaluation import Measurement, markdown_table
 from hardprompts.portability import portability_report
+from hardprompts.prompts import SLOT
 from hardprompts.softprompts.geometry import angles, natural_ids
 from hardprompts.softprompts.robustness import robustness
 
@@ -63,18 +64,22 @@ def paths(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, Any]:
     return found
 
 
-def decodings(prompts: Sequence[SoftPrompt], backend: Any, evaluations: int) -> dict[str, list[DistilledPrompt]]:
-    """The prompts decoded to the nearest words, and by what they do."""
-    return {
-        name: PromptDistiller(backend, method).distill_each(
-            prompts, num_tokens=8, seed=0, progress=False, max_evaluations=evaluations * len(prompts)
-        )
-        for name, method in (
-            ("nearest, cosine", "nearest"),
-            ("nearest, L2", "nearest-l2"),
-            (BY_BEHAVIOUR, "pez+refine"),
-        )
+def decodings(
+    prompts: Sequence[SoftPrompt], backend: Any, evaluations: int, templates: Sequence[str] = (SLOT,)
+) -> dict[str, list[DistilledPrompt]]:
+    """The prompts decoded to the nearest words, and by what they do in some templates."""
+    distillers = {
+        "nearest, cosine": PromptDistiller(backend, "nearest"),
+        "nearest, L2": PromptDistiller(backend, "nearest-l2"),
+        BY_BEHAVIOUR: PromptDistiller(backend),
     }
+    return {
+        name: distiller.distill_each(
+            prompts, num_tokens=8, inside=templates, seed=0, progress=False,
+            max_evaluations=evaluations * len(prompts),
+        )
+        for name, distiller in distillers.items()
+    }  # fmt: skip
 
 
 def carried_over(
@@ -92,7 +97,9 @@ def carried_over(
     return strengths
 
 
-def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, list[float]]) -> None:
+def drawn(
+    where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, list[float]], picture: Path = PICTURE
+) -> None:
     """The picture of all of it."""
     soft, natural = "#c2410c", "#1d4ed8"
     figure, axes = subplots(1, 5, figsize=(17, 3.2))
@@ -105,7 +112,10 @@ def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, 
         axis.set(xlabel=label, ylabel="share of the tokens")
     axes[1].axvline(CONE_DEGREES, color="grey", linestyle=":")
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
-    axes[0].set_xlim(right=2.6)
+    # A few tokens are much longer than all others.
+    axes[0].set_xlim(
+        right=1.1 * max(torch.tensor(where[f"{kind} lengths"]).quantile(0.995).item() for kind in ("soft", "natural"))
+    )
     for axis, name, label in ((axes[2], "shrunk", "lengths divided by"),
                               (axes[3], "rotated", "degrees towards the nearest word")):  # fmt: skip
         positions = moved[name]["positions"]
@@ -123,7 +133,7 @@ def drawn(where: dict[str, list[float]], moved: dict[str, Any], kept: dict[str, 
                 color=["#a8a29e", "#a8a29e", "#15803d"])  # fmt: skip
     axes[4].set(ylabel="share of the effect kept", ylim=(0, 1))
     axes[4].tick_params(axis="x", labelrotation=15)
-    save_figure(figure, PICTURE)
+    save_figure(figure, picture)
 
 
 def main() -> None:
