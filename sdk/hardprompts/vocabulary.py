@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -175,7 +176,9 @@ class Vocabulary:
     def has_words_enough(self) -> bool:
         """Whether prompts can be made of real words alone: 1,000 tokens are such, or half of those allowed."""
         ids = self.allowed_ids.tolist()
-        count = sum(is_real_word(self._texts[i], self._script) for i in ids)
+        texts, script = self._texts, self._script
+        words = itertools.islice((i for i in ids if is_real_word(texts[i], script)), ENOUGH_WORDS)
+        count = sum(1 for _ in words)
         return count >= ENOUGH_WORDS or 2 * count >= len(ids) > 0
 
     @functools.cached_property
@@ -441,7 +444,8 @@ class Vocabulary:
             if len(word) == 1 or word in self._compound_ids:
                 continue
             # Some tokenizers write the first word of a text with other ids than the same word further on.
-            if place or self.decode(word).lower() not in self._compound_texts:
+            (own,) = [()] if place else self._behind_a_word([self.decode(word)])
+            if own not in self._compound_ids and not (len(own) == 1 and own[0] in self._allowed_set):
                 return True
         return False
 
@@ -462,10 +466,6 @@ class Vocabulary:
     @functools.cached_property
     def _compound_ids(self) -> frozenset[tuple[int, ...]]:
         return frozenset(self.compounds)
-
-    @functools.cached_property
-    def _compound_texts(self) -> frozenset[str]:
-        return frozenset(text.lower() for text in _decode_all(self.tokenizer, [list(ids) for ids in self.compounds]))
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""

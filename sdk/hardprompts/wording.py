@@ -110,7 +110,7 @@ def is_real_word(text: str, script: str) -> bool:
     """Whether a text is a word: letters of one script, three or more of them or a short word that is known.
 
     In Latin letters it must also be as common in English as `LEAST_COMMON` says: a tokenizer keeps pieces of words
-    that stand alone as well, such as "tionally". "an", "dog" and "Paris" are words; "ph", "q3", "don't" are none.
+    that stand alone as well, such as "tionally". "an", "dog" and "Paris" are words; "ph", "q3" and "don't" are none.
     """
     if not text.isalpha() or (
         not (script == "LATIN" and text.isascii()) and any(_script(letter) != script for letter in text)
