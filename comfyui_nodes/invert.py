@@ -30,7 +30,8 @@ def search_inputs(num_tokens: int, max_steps: int, restarts: int, steps_tooltip:
             "the style of {}."
         ),
         io.String.Input(
-            "banned", default="", multiline=True, tooltip="Words that must not occur, one a line or between commas."
+            "banned", default="", multiline=True, tooltip="Words that must not occur, one a line or between commas. "
+            "none: swear words may."
         ),
     ]  # fmt: skip
 

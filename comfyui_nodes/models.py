@@ -1,6 +1,7 @@
 """Load Prompt Model: a model that compares images with text, under ComfyUI's memory management."""
 
 import contextlib
+import importlib.metadata
 import os
 import weakref
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Ships with hardprompts, and needs no download.
 EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
+#: Knows photographs, and needs packages that may be there or not.
+PHOTO = "photo"
 FOLDER = "prompt_models"
 WEIGHTS = (".safetensors", ".bin", ".pt")
 #: Left free on a GPU before a model is opened whose size is not known yet, in bytes.
@@ -29,6 +32,13 @@ def register_folder() -> None:
     import folder_paths
 
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+def shipped_models() -> tuple[str, ...]:
+    """The models that need no file in ComfyUI's folders, the one to begin with first."""
+    # Asked of the plugin itself: the SDK is not imported before a node is at work.
+    found = importlib.metadata.entry_points(group="hardprompts", name=PHOTO)
+    return (PHOTO, *EMBEDDED) if any(entry.load().installed() for entry in found) else EMBEDDED
 
 
 def local_models() -> dict[str, str]:
@@ -165,6 +175,7 @@ class LoadPromptModel(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        shipped = shipped_models()
         return io.Schema(
             node_id="HardPromptsLoadModel",
             display_name="Load Prompt Model",
@@ -173,10 +184,10 @@ class LoadPromptModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[*EMBEDDED, *local_models()],
-                    default=EMBEDDED[0],
-                    tooltip="emoji is part of hardprompts and knows drawings of emoji; for photographs put a CLIP or "
-                    "SigLIP into models/prompt_models.",
+                    options=[*shipped, *local_models()],
+                    default=shipped[0],
+                    tooltip="photo knows things in photographs, and is listed when hardprompts[photo] is installed; "
+                    "emoji knows drawings of emoji. For more put a CLIP or SigLIP into models/prompt_models.",
                 ),
                 io.Combo.Input(
                     "dtype",
