@@ -18,8 +18,10 @@ from torch import Tensor
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
 from hardprompts.tokenizers import adapt
+from hardprompts.towers import FrozenEncoder
 from hardprompts.vocabulary import BatchTokenizer, Tokenizer, Vocabulary
 from hardprompts_transformers.backend import ARCHITECTURES
+from hardprompts_transformers.frozen_encoder import frozen_encoder
 from hardprompts_transformers.language_models import context
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
 from hardprompts_transformers.sentence_modules import Pooling, SentenceModules
@@ -262,6 +264,7 @@ class SentenceEncoder:
         prompt: what stands before every text.
         before: embeddings of the special tokens before a text, and of the prompt.
         after: those behind it.
+        frozen: the model and its pooling in float32 on a CPU, where that is faster than its modules; else None.
     """
 
     model: Any
@@ -273,6 +276,7 @@ class SentenceEncoder:
     prompt: str
     before: Float[Tensor, "before dim"]
     after: Float[Tensor, "after dim"]
+    frozen: FrozenEncoder | None
 
     @classmethod
     def create(cls, model: Any, tokenizer: Any, modules: SentenceModules, prompt: str, name: str) -> "SentenceEncoder":
@@ -309,7 +313,10 @@ class SentenceEncoder:
         room = length - len(fixed) - len(behind)
         if room < 1:
             raise BackendError(f"{name}: the prompt {prompt!r} leaves no room in the {length} tokens that it reads")
-        encoder = cls(model, tokenizer, modules, modules.pooling, vocabulary, room, prompt, table[fixed], table[behind])
+        frozen = frozen_encoder(model, modules.pooling.mode)
+        encoder = cls(
+            model, tokenizer, modules, modules.pooling, vocabulary, room, prompt, table[fixed], table[behind], frozen
+        )
         encoder._check_forward(name)
         return encoder
 
@@ -324,48 +331,66 @@ class SentenceEncoder:
             raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the encoder has room for")
         parts = (self.before, embeddings.to(self.before.dtype), self.after)
         states = torch.cat([part.expand(rows, -1, -1) for part in parts], dim=1)  # (rows, places, dim)
-        return self._features(inputs_embeds=states)
+        return self._through_heads(self._own(inputs_embeds=states) if self.frozen is None else self.frozen(states))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
-        """Features of texts by the model's own tokenizer and forward pass; what is beyond its length is left out."""
-        length = self.max_tokens + len(self.before) + len(self.after)
-        encoded = self.tokenizer([f"{self.prompt}{text}" for text in texts], truncation=True, max_length=length)
+        """Features of texts by the model's own tokenizer; what is beyond its length is left out.
+
+        Texts of as many tokens are taken together, many thousands of them at once if so many are given.
+        """
+        encoded = self._ids(texts)
         rows_of: dict[int, list[int]] = defaultdict(list)
-        for row, ids in enumerate(encoded["input_ids"]):
-            rows_of[len(ids)].append(row)
+        for row, own in enumerate(encoded):
+            rows_of[len(own)].append(row)
         budget = BATCH_TOKENS.get(self.before.device.type, BATCH_TOKENS["cuda"])
         features, order = [], []
         for places, rows in rows_of.items():
             order += rows
-            ids = torch.tensor([encoded["input_ids"][row] for row in rows], device=self.before.device)
-            features += [self._features(input_ids=part) for part in ids.split(max(1, budget // places))]
+            ids = torch.tensor([encoded[row] for row in rows], device=self.before.device)
+            for part in ids.split(max(1, budget // places)):
+                vectors = self._own(input_ids=part) if self.frozen is None else self.frozen(self.vocabulary.embed(part))
+                features.append(self._through_heads(vectors))
         return torch.cat(features)[torch.tensor(order).argsort().to(self.before.device)]
 
-    def _features(self, **inputs: Tensor) -> Float[Tensor, "rows features"]:
-        options = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-        features = self.pooling(self.model(**inputs, **options).last_hidden_state)
-        for head in self.modules.heads:
-            features = head(features)
-        return features
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """All ids of each text, special ones and the prompt's too."""
+        length = self.max_tokens + len(self.before) + len(self.after)
+        prompted = [f"{self.prompt}{text}" for text in texts]
+        ids: list[list[int]] = self.tokenizer(prompted, truncation=True, max_length=length)["input_ids"]
+        return ids
 
+    def _own(self, **inputs: Tensor) -> Float[Tensor, "rows width"]:
+        """What the model itself and the pooling make of texts of as many tokens, given as ids or as embeddings."""
+        options = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
+        return self.pooling(self.model(**inputs, **options).last_hidden_state)
+
+    def _through_heads(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
+        for head in self.modules.heads:
+            vectors = head(vectors)
+        return vectors
+
+    @torch.no_grad()
     def _check_forward(self, name: str) -> None:
-        """Compares features from token embeddings with those of the model's own forward pass on a few short texts."""
+        """Compares features from token embeddings with those of the model's own forward pass on a few short texts.
+
+        A new release of transformers could make them differ, and every number of a search would then be wrong.
+        """
         allowed = self.vocabulary.allowed_ids
         words = [self.vocabulary.decode([int(i)]) for i in allowed[:: len(allowed) // 4 + 1]]
         for text in (words[0], " ".join(words)):
-            ids = torch.tensor([self.vocabulary.encode(text)[: self.max_tokens]], device=self.before.device)
-            with torch.no_grad():
-                found = self.encode(self.vocabulary.embed(ids)).float()
-            expected = self.encode_text([text]).float()
-            tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
-            difference = float((found - expected).norm() / expected.norm())
-            if not difference <= tolerance:  # also when it is NaN
-                raise BackendError(
-                    f"{name}: features from token embeddings differ from the model's own by {difference:.2g} (more "
-                    f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "
-                    f"transformers {transformers.__version__} computes a {type(self.model).__name__} in a way that is not known here"
-                )
+            content = torch.tensor([self.vocabulary.encode(text)[: self.max_tokens]], device=self.before.device)
+            ids = torch.tensor(self._ids([text]), device=self.before.device)
+            found = self.encode(self.vocabulary.embed(content)).float()
+            for expected in (self._through_heads(self._own(input_ids=ids)).float(), self.encode_text([text]).float()):
+                tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
+                difference = float((found - expected).norm() / expected.norm())
+                if not difference <= tolerance:  # also when it is NaN
+                    raise BackendError(
+                        f"{name}: features from token embeddings differ from the model's own by {difference:.2g} (more "
+                        f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "
+                        f"transformers {transformers.__version__} computes a {type(self.model).__name__} in a new way"
+                    )
 
 
 def _check_words(vocabulary: Vocabulary, prompt: str, name: str) -> None:
