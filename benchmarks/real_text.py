@@ -157,7 +157,7 @@ def main() -> None:
         write_section(DOCS / "results.md", "real_text", f"```console\n{command()}\n```\n\n{text}")
 
 
-def test_prompts(path: Path, count: int) -> list[str]:
+def measured_prompts(path: Path, count: int) -> list[str]:
     """The first prompts of the fixed shuffle of those in a file, (count,); white space is made one space.
 
     Raises:
@@ -202,7 +202,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, cells: Cells, backend: Backend | None = None) -> None:
         self.options, self.cells = options, cells
         self.backend = backend or load_backend(options.model or minilm(), device="cpu")
-        *self.prompts, other = test_prompts(options.prompts, options.targets + 1)
+        *self.prompts, other = measured_prompts(options.prompts, options.targets + 1)
         self.targets = self.backend.encode_texts(self.prompts)
         self.warm_up = self.backend.encode_texts([other])
         self.warmed: set[str] = set()
