@@ -405,18 +405,67 @@ def test_the_version_is_shown() -> None:
     assert Run("--version").out == f"{hardprompts.__version__}\n"
 
 
-def test_the_default_model_says_what_it_is_good_for(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "installed, more", [("photo", ""), ("emoji", '; offline for photos: pip install "hardprompts[photo]"')]
+)
+def test_the_default_model_says_what_it_is_good_for(
+    installed: str, more: str, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import dataclasses
 
     import hardprompts.inverter
+    import hardprompts.plugins
 
-    def noted(*_: Any, **__: Any) -> Any:
-        return dataclasses.replace(toy_backend(), note="Knows words\nonly; pass --model for photos.")
+    opened: list[str] = []
+
+    def noted(name: str, **_: Any) -> Any:
+        opened.append(name)
+        return dataclasses.replace(toy_backend(), note="Knows words\nonly; pass --model for more.")
 
     monkeypatch.setattr(hardprompts.inverter, "load_backend", noted)
+    monkeypatch.setattr(hardprompts.plugins, "is_installed", lambda scheme: scheme in (installed, "emoji"))
     without, named = Run("score", "red", pictures / "a.png"), Run("score", "red", pictures / "a.png", "--model", "toy")
-    assert without.err == "Knows words only; pass --model for photos.\n"
+    assert without.err == f"Knows words only; pass --model for more.{more}\n"
     assert named.err == "" and named.out == without.out
+    assert opened == [installed, "toy"]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ((), {}),
+        (("--words",), {"words": True}),
+        (("--no-words", "--banned", "none"), {"words": False, "banned": ("none",)}),
+    ],
+)
+def test_what_words_may_be_used_reaches_the_search(
+    options: tuple[str, ...], expected: dict[str, Any], pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def spy(self: Any, images: Any, **options: Any) -> Any:
+        given.update(options)
+        return invert(self, images, **options)
+
+    invert = PromptInverter.invert
+    monkeypatch.setattr(PromptInverter, "invert", spy)
+    assert Run("invert", pictures / "a.png", *QUICK, *options).code == 0
+    assert {name: given[name] for name in ("words", "banned") if name in given} == expected
+
+
+def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import warnings
+
+    usual: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", lambda *arguments, **_: usual.append(arguments[1]))
+        screen.show_warnings()
+        warnings.warn("photo knows nothing\nof this [red]picture[/red]; name another model", UserWarning, stacklevel=1)
+        warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+    found = capsys.readouterr().err
+    assert found == "warning: photo knows nothing of this [red]picture[/red]; name another model\n"
+    assert usual == [DeprecationWarning]
 
 
 def test_the_live_display_shows_prompts_as_data(monkeypatch: pytest.MonkeyPatch) -> None:

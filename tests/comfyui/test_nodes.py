@@ -8,6 +8,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +128,18 @@ def test_loading_the_pack_imports_neither_the_sdk_nor_a_model_library(world: Wor
     new = {name.partition(".")[0] for name in set(sys.modules) - before}
     assert not new & {"transformers", "diffusers", "open_clip"}
     assert not [name for name in set(sys.modules) - before if name.startswith("hardprompts.")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_photo_is_listed_first_where_it_is_installed(
+    there: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = module("models")
+    plugin = SimpleNamespace(load=lambda: SimpleNamespace(installed=lambda: there))
+    monkeypatch.setattr(models.importlib.metadata, "entry_points", lambda **_: [plugin])
+    assert models.shipped_models() == (("photo",) if there else ()) + models.EMBEDDED
+    (choice, *_) = models.LoadPromptModel.define_schema().inputs
+    assert choice.options["default"] == choice.options["options"][0] == ("photo" if there else "emoji")
 
 
 # --- images -------------------------------------------------------------------------------

@@ -21,7 +21,16 @@ from hardprompts import (
     search_methods,
 )
 from hardprompts.methods import PEZ
-from hardprompts.plugins import PLUGINS_VARIABLE, plugin_manager, plugins, register, search_method, unregister
+from hardprompts.plugins import (
+    PLUGINS_VARIABLE,
+    default_model,
+    is_installed,
+    plugin_manager,
+    plugins,
+    register,
+    search_method,
+    unregister,
+)
 from hardprompts.testing import toy_backend
 
 
@@ -156,3 +165,18 @@ def test_the_variable_chooses_plugins(fresh: None, monkeypatch: pytest.MonkeyPat
     )
     monkeypatch.setenv(PLUGINS_VARIABLE, "emoji, other")
     assert set(plugins()) == {"hardprompts"}
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("there, expected", [(True, "photo"), (False, "emoji"), (None, "emoji")])
+def test_the_default_model_is_photo_where_it_is_installed(
+    there: bool | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, "emoji")
+    if there is not None:
+        photo = plugin(backends={"photo": toy_backend})
+        photo.installed = lambda: there
+        register(photo, "photo")
+    assert is_installed("emoji") and not is_installed("nothing")  # a plugin that says nothing is taken for granted
+    assert is_installed("photo") is bool(there)
+    assert default_model() == expected
