@@ -6,7 +6,7 @@ PYTHON = python3
 VENV = .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.hardprompts-installed
-IMAGE = plugins/hardprompts_emoji/examples/fox-purple-flat.png
+IMAGE = plugins/hardprompts_photo/examples/cat.jpg
 
 # Nothing here may reach a model hub.
 export HF_HUB_OFFLINE = 1
@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE = 1
 .PHONY: help install demo test check fix clean
 
 help:
-	@echo "make demo     an example image becomes a prompt, offline (IMAGE=path for your own)"
+	@echo "make demo     a photograph becomes a prompt, offline (IMAGE=path for your own)"
 	@echo "make test     the tests"
 	@echo "make check    style, types, spelling, import directions"
 	@echo "make fix      mends style where it can be mended by itself"
