@@ -434,20 +434,25 @@ class Vocabulary:
         return [tuple(word) for word in words]
 
     def tears_words(self, ids: Sequence[int]) -> bool:
-        """True if pieces of words stand together in `ids` that are none of the `compounds`: "cyberpun", say.
+        """True if pieces of the `compounds` stand in `ids` otherwise than in one of them: "cyberpun", say.
 
         Without compounds there is nothing to tear, since no token that is allowed by default is a piece.
         """
         if not self.compounds:
             return False
         for place, word in enumerate(self.split(ids)):
-            if len(word) == 1 or word in self._compound_ids:
-                continue
-            # Some tokenizers write the first word of a text with other ids than the same word further on.
-            (own,) = [()] if place else self._behind_a_word([self.decode(word)])
-            if own not in self._compound_ids and not (len(own) == 1 and own[0] in self._allowed_set):
-                return True
+            if not self._is_whole(word):
+                # Some tokenizers write the first word of a text with other ids than the same word further on.
+                (own,) = [()] if place else self._behind_a_word([self.decode(word)])
+                if not own or not self._is_whole(own):
+                    return True
         return False
+
+    def _is_whole(self, word: tuple[int, ...]) -> bool:
+        """Whether joined tokens are one of the compounds, or a single token is more than a piece of one."""
+        if len(word) > 1:
+            return word in self._compound_ids
+        return word[0] in self._allowed_set or word[0] not in self._pieces
 
     def _joined(self, left: int, right: int) -> bool:
         """Whether two tokens that stand side by side spell parts of one word."""
@@ -466,6 +471,10 @@ class Vocabulary:
     @functools.cached_property
     def _compound_ids(self) -> frozenset[tuple[int, ...]]:
         return frozenset(self.compounds)
+
+    @functools.cached_property
+    def _pieces(self) -> frozenset[int]:
+        return frozenset(i for ids in self.compounds for i in ids)
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""

@@ -103,6 +103,14 @@ def test_a_word_of_several_tokens_stands_whole_or_not_at_all(
         assert with_word.unrestricted().admits(each)  # and so do methods that ask for every token
 
 
+def test_a_piece_does_not_stand_alone_unless_it_is_a_word_that_may_be_used() -> None:
+    vocabulary = vocabulary_of(word_pieces())
+    ids = vocabulary.encode("red cyber dog")
+    assert vocabulary.with_words(["cyberpunk"]).admits(ids)
+    bank = vocabulary.only(["red dog", "cyberpunk"])
+    assert bank.admits(vocabulary.encode("red cyberpunk, dog")) and not bank.admits(ids)
+
+
 @KINDS
 def test_units_are_the_allowed_tokens_and_the_compounds(kind: Callable[[], tokenizers.Tokenizer]) -> None:
     plain = vocabulary_of(kind())
