@@ -104,7 +104,8 @@ def is_installed(scheme: str) -> bool:
     and imports nothing heavy; of others it is taken for granted.
     """
     for implementation in plugin_manager().hook.backends.get_hookimpls():
-        if scheme in implementation.function():
+        schemes: Any = implementation.function()
+        if scheme in schemes:
             installed = getattr(implementation.plugin, "installed", None)
             return installed is None or bool(installed())
     return False
