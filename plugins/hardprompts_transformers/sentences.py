@@ -37,6 +37,7 @@ BATCH_TOKENS = {"cpu": 2**12, "cuda": 2**16}
 #: What is read of a repository; the other formats of the same weights are not.
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 OTHER_FORMATS = ("onnx/*", "openvino/*")
+OLDER_WEIGHTS = "pytorch_model*.bin"
 
 
 # --- opening ------------------------------------------------------------------------------
@@ -119,8 +120,9 @@ def _downloaded(name: str) -> Path:
 
     def download() -> Path:
         folder = Path(snapshot_download(repository, allow_patterns=list(FILES), ignore_patterns=list(OTHER_FORMATS)))
-        if not any(folder.rglob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=["*.bin"], ignore_patterns=list(OTHER_FORMATS))
+        parts = {config.parent.relative_to(folder) for config in folder.rglob("config.json")}
+        older = [str(part / OLDER_WEIGHTS) for part in parts if not any((folder / part).glob("*.safetensors"))]
+        snapshot_download(repository, allow_patterns=older)
         return folder
 
     return load(repository, "the files", download)
@@ -338,8 +340,16 @@ class SentenceEncoder:
         """Features of texts by the model's own tokenizer; what is beyond its length is left out.
 
         Texts of as many tokens are taken together, many thousands of them at once if so many are given.
+
+        Raises:
+            ValueError: a text without tokens, where the model adds none of its own.
         """
         encoded = self._ids(texts)
+        if not all(encoded):
+            text = texts[encoded.index([])]
+            raise ValueError(
+                f"the text {text!r} has no tokens, and the model adds none of its own; give a text with words"
+            )
         rows_of: dict[int, list[int]] = defaultdict(list)
         for row, own in enumerate(encoded):
             rows_of[len(own)].append(row)
@@ -400,5 +410,7 @@ def _check_words(vocabulary: Vocabulary, prompt: str, name: str) -> None:
         raise BackendError(
             f"{name}: none of the tokenizer's tokens is text that encodes to that token; its files are damaged"
         )
-    if not any(vocabulary.survives_round_trip([token]) for token in allowed):
+    behind = [vocabulary.respelled([token]) for token in allowed] if prompt else []
+    torn = sum(ids is None or not vocabulary.survives_round_trip(ids) for ids in behind)
+    if 2 * torn > len(behind):
         raise BackendError(f"{name}: the words behind the prompt {prompt!r} run into it; end it with a space")
