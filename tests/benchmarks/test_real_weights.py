@@ -82,28 +82,60 @@ def test_words_name_classes(text: str, classes: set[str]) -> None:
 
 
 def made_check() -> Any:
-    """A check of two words over 21 photographs: "mountain" fits photograph 0 best, "hotel" fits all others better."""
+    """A check of some words over 21 photographs: "mountain" fits photograph 0 best, the others fit all others better."""
     from photos import Check
 
     nearness = torch.linspace(0.5, 0.9, 21)
-    return Check({"mountain": nearness.flip(0), "hotel": nearness, "dog": nearness, "dogs": nearness, "the": nearness})
+    return Check({"mountain": nearness.flip(0), **dict.fromkeys(["hotel", "dog", "dogs", "the", "wooden"], nearness)})
 
 
-def test_words_are_true_by_label_or_by_the_check_and_fillers_by_the_rule() -> None:
+@pytest.fixture
+def wordnet(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A WordNet of four nouns in its file format."""
+    nouns = {"hotel": 6, "mountain": 17, "guess": 9, "mouse": 5, "us": 15}
+    data = ["  1 a licence"] + [
+        f"{1000 + place:08d} {of:02d} n 01 {word}" for place, (word, of) in enumerate(nouns.items())
+    ]
+    # The second sense of "guess" is one that can be seen; the first counts.
+    index = ["  1 a licence"] + [f"{word} n 1 1 @ 1 0 {1000 + place:08d}" for place, word in enumerate(nouns)]
+    index[3] = f"guess n 2 1 @ 2 0 {1002:08d} {1000:08d}"
+    for name, lines in (("data.noun", data), ("index.noun", index), ("noun.exc", ["mice mouse"])):
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setenv("HARDPROMPTS_WORDNET", str(folder))
+    return folder
+
+
+def test_things_are_nouns_whose_first_sense_can_be_seen(wordnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from things import is_thing
+
+    words = ("hotel", "hotels", "mountain", "mice", "guess", "guesses", "us", "wooden")
+    assert {word for word in words if is_thing(word)} == {"hotel", "hotels", "mountain", "mice"}
+    monkeypatch.setenv("HARDPROMPTS_WORDNET", str(wordnet / "none"))
+    with pytest.raises(FileNotFoundError, match="wordnet-base"):
+        is_thing("hotel")
+
+
+def test_words_are_true_by_label_or_by_the_check_and_fillers_by_the_rule(wordnet: Path) -> None:
     from photos import judged_words
 
-    found = judged_words("the mountain hotel dog dogs", 0, {"dog": 0.3}, made_check())
+    found = judged_words("the mountain hotel wooden dog dogs", 0, {"dog": 0.3}, made_check())
     true = {one["word"]: one["true"] for one in found}
-    assert true == {"the": False, "mountain": True, "hotel": False, "dog": True, "dogs": True}
-    # "the" is listed, "hotel" fits every other photograph better, "dogs" says it again; "dog" is there, whatever fits.
-    fillers = {one["word"]: one["filler"] for one in found}
-    assert fillers == {"the": True, "mountain": False, "hotel": True, "dog": False, "dogs": True}
-    assert [one["rank"] for one in found] == [1, 0, 1, 1, 1]
-    # Nothing but the rank tells: in the middle of the photographs the same words are neither.
-    middle = {one["word"]: (one["true"], one["filler"]) for one in judged_words("mountain hotel", 8, {}, made_check())}
-    assert middle == {"mountain": (False, False), "hotel": (False, True)}
-    without = judged_words("hotel photo", 0, {}, None)
-    assert [(one["true"], one["filler"]) for one in without] == [(False, False), (False, True)]
+    assert true == {"the": False, "mountain": True, "hotel": False, "wooden": False, "dog": True, "dogs": True}
+    # "the" is listed, "wooden" is no thing and fits all others better, "dogs" says it again. A hotel is a thing.
+    fillers = {one["word"] for one in found if one["filler"]}
+    assert fillers == {"the", "wooden", "dogs"}
+    assert [one["rank"] for one in found] == [1, 0, 1, 1, 1, 1]
+    # Where a word that is no thing fits better than half of the others it tells something.
+    late = {one["word"]: (one["true"], one["filler"]) for one in judged_words("wooden mountain", 13, {}, made_check())}
+    assert late == {"wooden": (False, False), "mountain": (False, False)}
+    assert judged_words("wooden", 20, {}, made_check())[0]["true"]
+
+
+def test_without_a_check_fillers_are_listed_or_repeated() -> None:
+    from photos import judged_words
+
+    found = judged_words("hotel photo wooden hotels", 0, {}, None)
+    assert [one["filler"] for one in found] == [False, True, True, True] and not any(one["true"] for one in found)
 
 
 def test_what_is_measured_of_a_prompt() -> None:
@@ -260,11 +292,11 @@ def test_soft_tokens_are_learned_for_texts_and_reported(folder: Path) -> None:
 
     backend, prompts = load_backend("emoji"), ["a red dog", "a black rocket picture"]
     templates = ("{}", "a picture of {}")
-    soft = soft_prompts_real.learned(prompts, backend, 2, templates, steps=60)
+    soft = soft_prompts_real.learned(prompts, backend, 2, templates, steps=40)
     assert [one.name for one in soft] == prompts
     similar = soft_prompts_real.originals(soft, prompts, backend)
     assert min(similar) > 0.9  # random tokens have half of that
-    found = decodings(soft, backend, 300, templates)
+    found = decodings(soft, backend, 150, templates)
     kept = soft_prompts_real.shares(found)
     assert kept["matched"]["by behaviour"][0] > kept["matched"]["nearest, cosine"][0]
     where, moved = geometry(soft, backend), paths(soft, backend)
