@@ -87,9 +87,9 @@ FIRST: dict[str, Row] = {
     ALONE_QUARTER: Row(options=SAME, share=0.25, seeds=3),
     "tropt gcg, 64 candidates": Row(peer="gcg, 64 candidates", seeds=3),
     "tropt gaslite, 16 candidates": Row(peer="gaslite, 16 candidates", seeds=3),
-    "tropt mac": Row(peer="mac", seeds=3),
+    "tropt mac": Row(peer="mac"),
     "tropt mac, 64 candidates": Row(peer="mac, 64 candidates"),
-    "tropt gcg": Row(peer="gcg", seeds=3),
+    "tropt gcg": Row(peer="gcg"),
     "tropt pez": Row(peer="pez", targets=20),
 }
 
