@@ -50,6 +50,28 @@ class Stochastic(Protocol):
 
 
 @runtime_checkable
+class FeatureObjective(Protocol):
+    """What an objective offers if its score is the similarity of a prompt's own features with those of a target.
+
+    Optional. A method may then reason about what a prompt still lacks, and not only try.
+
+    Attributes:
+        text_encoder: what gives the features.
+        mean_targets: (groups, features) whose dot product with the unit features is the score.
+    """
+
+    @property
+    def text_encoder(self) -> TextEncoder: ...
+
+    @property
+    def mean_targets(self) -> Float[Tensor, "groups features"]: ...
+
+    def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Unit features of the filled template."""
+        ...
+
+
+@runtime_checkable
 class Score(Protocol):
     """What picks the winner: deterministic, of tokens that survive the round trip; higher is better.
 

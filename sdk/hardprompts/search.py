@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.encoders import TextEncoder
 from hardprompts.errors import NonFiniteError, SearchError, VocabularyError
 from hardprompts.leaderboard import Leaderboard, admissible
 from hardprompts.memory import is_out_of_memory, release
-from hardprompts.objectives import Evaluation, Objective, Score, Stochastic
+from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic
 from hardprompts.prompts import Candidate, HistoryPoint, PromptTemplate
 from hardprompts.vocabulary import Vocabulary
 
@@ -146,7 +147,7 @@ class BoundObjective:
         token_cost: float = 0.0,
     ) -> None:
         self.groups = groups
-        self._token_cost = token_cost
+        self.token_cost = token_cost
         self._objective = objective
         self._score = score
         self._vocabulary = vocabulary
@@ -222,7 +223,7 @@ class BoundObjective:
 
         loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
         self._spent.evaluations += 2 * len(embeddings)
-        return Evaluation(loss, score[0] - self._token_cost * embeddings.shape[1] if score else None), grad
+        return Evaluation(loss, score[0] - self.token_cost * embeddings.shape[1] if score else None), grad
 
     def score(
         self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
@@ -243,7 +244,50 @@ class BoundObjective:
                 lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
             )
         self._spent.evaluations += count
-        return scores - self._token_cost * lengths
+        return scores - self.token_cost * lengths
+
+    # --- where the score is a similarity of features ------------------------------------------
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """What gives the features that the objective compares with its targets; None: it compares none."""
+        return self._objective.text_encoder if isinstance(self._objective, FeatureObjective) else None
+
+    @property
+    def targets(self) -> Float[Tensor, "rows features"]:
+        """What the features of each restart's prompts are compared with, where there is a `text_encoder`."""
+        assert isinstance(self._objective, FeatureObjective)
+        return self._objective.mean_targets[self.groups]
+
+    @property
+    def scores_features(self) -> bool:
+        """Whether the score falls out of the features, so that both cost one pass."""
+        return self._follows_score and isinstance(self._objective, FeatureObjective)
+
+    def features(
+        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        """The unit features of each sequence, and its similarity with its target less what its tokens cost.
+
+        That is the run's score if `scores_features`. Rows may end in NO_TOKEN. Those for which no passes are left,
+        from the last row on, have features of 0 and -inf.
+        """
+        assert isinstance(self._objective, FeatureObjective)
+        whole, groups, lengths = self._objective, self._groups_of(rows), (ids != NO_TOKEN).sum(dim=1)
+        found = torch.zeros(len(ids), whole.mean_targets.shape[1], device=ids.device)
+        scores = torch.full((len(ids),), -torch.inf, device=ids.device)
+        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+
+        @torch.no_grad()
+        def part(ids: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+            features = whole.features(self._vocabulary.embed(ids))
+            return features, (features * whole.mean_targets[groups]).sum(dim=1)
+
+        for length in lengths[:count].unique().tolist():
+            chosen = (lengths[:count] == length).nonzero().squeeze(1)
+            found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
+        self._spent.evaluations += count
+        return found, scores - self.token_cost * lengths
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]

@@ -8,6 +8,7 @@ from hardprompts.methods.autoprompt import AutoPrompt
 from hardprompts.methods.autoprompt_sgd import AutoPromptSGD
 from hardprompts.methods.banks import PhraseTable, default_bank, read_bank
 from hardprompts.methods.beam import BeamSearch
+from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.evolution import Evolution
 from hardprompts.methods.fluentprompt import FluentPrompt
 from hardprompts.methods.gbda import GBDA
@@ -33,6 +34,7 @@ __all__ = [
     "AutoPrompt",
     "AutoPromptSGD",
     "BeamSearch",
+    "BuildRefine",
     "Evolution",
     "FluentPrompt",
     "PEZBank",
@@ -57,6 +59,7 @@ def search_methods() -> Mapping[str, Callable[[], Search]]:
     return {
         "pez": PEZ,
         "refine": Refine,
+        "build+refine": BuildRefine,
         "pez+refine": PEZRefine,
         "evolution": Evolution,
         "ph2p": PH2P,

@@ -1,0 +1,190 @@
+"""What each word of a vocabulary means by itself, once for each model."""
+
+import hashlib
+import json
+import warnings
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hardprompts.encoders import TextEncoder, normalize
+from hardprompts.files import write_files_atomically
+from hardprompts.methods.banks import CACHE_VARIABLE, cache_folder
+from hardprompts.search import clock
+
+#: Ids of one token, or of a word of several tokens.
+Word = tuple[int, ...]
+
+#: Words that are read at once.
+BATCH = 512
+
+#: Seconds of reading that are worth a file for the next time.
+WORTH_KEEPING = 3.0
+
+#: Words that the model is asked for again before a file is believed.
+PROBES = 16
+
+#: Of how many words, the commonest, the meaning of the others is predicted where there is no time to read them all.
+FEWEST = 512
+
+
+class WordTable:
+    """The unit features of words that stand alone, as far as they were asked for.
+
+    Reading tens of thousands of words takes seconds to a minute on a CPU, so it is done once for each model: the
+    table is kept in memory as long as the encoder is, and, where it took more than a few seconds, in a file of the
+    user's cache folder (see `cache_folder`), named by the model's own embeddings and features.
+
+    Args:
+        encoder: the text tower.
+    """
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        # The table belongs to the encoder and must not keep it alive.
+        self._encoder = weakref.ref(encoder)
+        self._rows: dict[Word, int] = {}
+        self._features: Tensor | None = None
+        self._read_file = False
+
+    @classmethod
+    def of(cls, encoder: TextEncoder) -> "WordTable":
+        """The table of an encoder: the same one at every call."""
+        table = _TABLES.get(encoder)
+        if table is None:
+            table = _TABLES[encoder] = cls(encoder)
+        return table
+
+    def features(
+        self, words: Sequence[Word], *, seconds: float | None = None, progress: bool = True
+    ) -> Float[Tensor, "words features"]:
+        """The unit features of words, (words, features) in float32; those that are new are read now.
+
+        Args:
+            seconds: that reading may take; what it does not suffice for is predicted from the embeddings of the
+                words by a linear map, learned on the words that were read: the first of `words`, which tokenizers
+                put in the order of how common they are. None: all are read.
+            progress: shows a bar on a terminal while words are read.
+        """
+        missing = [word for word in dict.fromkeys(words) if word not in self._rows]
+        if missing and not self._read_file:
+            self._load()
+            missing = [word for word in missing if word not in self._rows]
+        if missing:
+            self._read(missing, seconds, progress)
+        known = [word in self._rows for word in words]
+        if all(known):
+            return self._of(words)
+        return self._predicted(words, torch.tensor(known))
+
+    def _of(self, words: Iterable[Word]) -> Float[Tensor, "words features"]:
+        assert self._features is not None
+        rows = torch.tensor([self._rows[word] for word in words], device=self._features.device)
+        return self._features[rows].float()
+
+    @property
+    def _tower(self) -> TextEncoder:
+        encoder = self._encoder()
+        assert encoder is not None, "whoever asks holds the encoder"
+        return encoder
+
+    @torch.no_grad()
+    def _read(self, words: Sequence[Word], seconds: float | None, progress: bool) -> None:
+        """Takes words in, by their number of tokens, as far as the seconds suffice."""
+        start, device = clock(), self._tower.vocabulary.table.device
+        read: list[Word] = []
+        parts: list[Tensor] = []
+        with tqdm(
+            total=len(words), disable=None if progress else True, desc="reading words, once", unit="word", leave=False
+        ) as bar:
+            for length in sorted({len(word) for word in words}):
+                same = [word for word in words if len(word) == length]
+                for first in range(0, len(same), BATCH):
+                    if seconds is not None and len(read) >= FEWEST and clock() - start > seconds:
+                        break
+                    part = same[first : first + BATCH]
+                    embeddings = self._tower.vocabulary.embed(torch.tensor(part, device=device))
+                    parts.append(normalize(self._tower.encode(embeddings)).half())
+                    read += part
+                    bar.update(len(part))
+        self._add(read, torch.cat(parts))
+        if clock() - start > WORTH_KEEPING and len(read) == len(words):
+            self._save()
+
+    def _add(self, words: Sequence[Word], features: Tensor) -> None:
+        first = len(self._rows)
+        self._rows.update({word: first + place for place, word in enumerate(words)})
+        self._features = features if self._features is None else torch.cat([self._features, features])
+
+    def _predicted(self, words: Sequence[Word], known: Tensor) -> Float[Tensor, "words features"]:
+        """The features that are known, and for the others what a ridge regression makes of their embeddings."""
+        vocabulary = self._tower.vocabulary
+        device = vocabulary.table.device
+        known = known.to(device)
+        embeddings = torch.stack([vocabulary.table[list(word)].float().mean(dim=0) for word in words])
+        read = self._of(word for word in words if word in self._rows)
+        given = embeddings[known]
+        center, mean = given.mean(dim=0), read.mean(dim=0)
+        given = given - center
+        gram = given.T @ given
+        gram.diagonal().add_(0.1 * gram.diagonal().mean())
+        weights = torch.linalg.solve(gram, given.T @ (read - mean))
+        found = normalize((embeddings - center) @ weights + mean)
+        found[known] = read
+        return found
+
+    # --- the file -------------------------------------------------------------------------
+
+    def _path(self) -> Path:
+        """Named by what the model is: its embeddings, and what it makes of a few words."""
+        vocabulary = self._tower.vocabulary
+        content = hashlib.sha256()
+        content.update(str((tuple(vocabulary.table.shape), str(vocabulary.table.dtype))).encode())
+        content.update(vocabulary.table[:: max(1, len(vocabulary) // 997)].float().cpu().numpy().tobytes())
+        return cache_folder() / "words" / f"{content.hexdigest()[:32]}.safetensors"
+
+    @torch.no_grad()
+    def _load(self) -> None:
+        """Takes in what an earlier run has kept, if the model still says the same of a few of its words."""
+        self._read_file = True
+        path = self._path()
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                words = [tuple(word) for word in json.loads(file.metadata()["words"])]
+                features = file.get_tensor("features")
+        except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
+            return
+        vocabulary, device = self._tower.vocabulary, self._tower.vocabulary.table.device
+        if not words or features.ndim != 2 or len(features) != len(words):
+            return
+        if any(not word or not all(isinstance(i, int) and 0 <= i < len(vocabulary) for i in word) for word in words):
+            return
+        for place in range(0, len(words), max(1, len(words) // PROBES)):
+            ids = torch.tensor([words[place]], device=device)
+            own = normalize(self._tower.encode(vocabulary.embed(ids)))[0]
+            if own.shape != features[place].shape or float((own.cpu() - features[place].float()).norm()) > 0.05:
+                return
+        self._add(words, features.to(device))
+
+    def _save(self) -> None:
+        assert self._features is not None
+        words = json.dumps([list(word) for word in self._rows])
+        content = safetensors.torch.save({"features": self._features.cpu().contiguous()}, {"words": words})
+        try:
+            write_files_atomically({self._path(): content})
+        except OSError as error:
+            warnings.warn(
+                f"the features of {len(self._rows)} words are not kept for the next time: {error}; set "
+                f"{CACHE_VARIABLE} to a folder with room",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+_TABLES: "weakref.WeakKeyDictionary[TextEncoder, WordTable]" = weakref.WeakKeyDictionary()
