@@ -20,6 +20,7 @@ from hardprompts.encoders import Backend
 from hardprompts.inverter import PromptInverter
 from hardprompts.methods import Refine
 from hardprompts.noise import LATE, NoiseWindow
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.prompts import HardPrompt, unique
 from hardprompts.search import Search, SearchProgress
 from hardprompts.softprompts import SoftPrompt
@@ -125,7 +126,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 the search method wants.
             search (`str` or `Search`, *optional*):
                 The search method: a name from `hardprompts.search_methods()`, or a method with its own hyperparameters.
-                Defaults to `"pez+refine"` with CLIP and `"ph2p"` with the denoiser.
+                Defaults to `"build+refine"` with CLIP and `"ph2p"` with the denoiser.
             clip_backend (`str`, `Backend` or a list, *optional*):
                 The model for `method="clip"`, as for `hardprompts.load_backend`. Defaults to the dual encoder(s) of the
                 pipeline's text encoder(s): ViT-L/14 for Stable Diffusion 1.x, ViT-H/14 for 2.x, ViT-L/14 and
@@ -180,7 +181,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         with torch.inference_mode(False), self._searching(num_inversion_steps, callback_on_step_end) as on_step:
             limits = {"callback": on_step, "max_steps": num_inversion_steps}
             if method == "clip":
-                inverter = PromptInverter(dual_encoder(self, clip_backend), search or "pez+refine")
+                inverter = PromptInverter(dual_encoder(self, clip_backend), search or DEFAULT_METHOD)
                 return _output(
                     [
                         inverter.invert(task, **{**common, **limits, "progress": False, **search_kwargs})

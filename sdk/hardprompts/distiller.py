@@ -27,13 +27,14 @@ from hardprompts.matching import (
     match_states,
     own_latents,
 )
+from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.selection import Selection
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.noise_prediction import NoiseBank
 from hardprompts.objectives import check_length
 from hardprompts.originals import Original, Teacher, phrases_of, without_phrase, words_of
-from hardprompts.plugins import search_method
+from hardprompts.plugins import DEFAULT_METHOD, search_method
 from hardprompts.prompts import SLOT, Candidate, PromptTemplate
 from hardprompts.search import NO_TOKEN, Callback, Search, SearchResult, on_bar, pack, random_starts, run_search
 from hardprompts.softprompts import decode_nearest
@@ -172,7 +173,7 @@ class PromptDistiller:
     def __init__(
         self,
         backend: "str | Backend | NoisePredictor | Sequence[str | Backend]" = "emoji",
-        method: str | Search = "pez+refine",
+        method: str | Search = DEFAULT_METHOD,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -469,6 +470,8 @@ class PromptDistiller:
             ]
             starts = [self._starts(own, words, options, num_tokens, seed + task) for task, own in enumerate(given)]
             search = search_method("pez") if self.search is None else self.search
+            if matches.kind == "noise" and isinstance(search, BuildRefine):
+                search = search.otherwise
             if matches.kind == "noise" and isinstance(search, PEZRefine):
                 results = self._polished(search, given, starts, teachers, words, matches.followed, shown, seed)
             else:

@@ -27,7 +27,7 @@ from hardprompts.methods.readable import (
     real_words,
 )
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
-from hardprompts.plugins import search_method
+from hardprompts.plugins import DEFAULT_METHOD, search_method
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search import NO_TOKEN, Callback, Search, SearchResult, on_bar, random_starts, run_search
 from hardprompts.vocabulary import Vocabulary
@@ -200,7 +200,7 @@ class PromptInverter:
     def __init__(
         self,
         backend: "str | Backend | Sequence[str | Backend]" = "emoji",
-        method: str | Search = "pez+refine",
+        method: str | Search = DEFAULT_METHOD,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         judge: "str | Backend | None" = None,

@@ -20,6 +20,9 @@ PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
 #: What knows images when nobody names a model: the first of these that can be opened here.
 PREFERRED_MODELS = ("photo", "emoji")
 
+#: The method of front doors that are not told another; see `hardprompts.methods.BuildRefine`.
+DEFAULT_METHOD = "build+refine"
+
 #: What a plugin may add: the hooks of `hardprompts.hookspecs`.
 HOOKS = ("backends", "search_methods", "soft_prompt_formats")
 

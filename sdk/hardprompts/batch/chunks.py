@@ -12,6 +12,7 @@ from hardprompts.batch.records import Record, Unusable
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.images import ImageInput
 from hardprompts.inverter import PromptInverter
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.prompts import HardPrompt
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Opening:
     """How every process opens the same inverter; see `PromptInverter`."""
 
     model: Any = "emoji"
-    method: Any = "pez+refine"
+    method: Any = DEFAULT_METHOD
     judge: Any = None
     prior: Any = None
     device: "torch.device | str | None" = None

@@ -12,6 +12,7 @@ from hardprompts.batch.chunks import Chunk, Opening, invert_chunk
 from hardprompts.batch.run import check_options
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.errors import ImageError
+from hardprompts.plugins import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
@@ -95,7 +96,7 @@ def estimate(
     sample: int | None = None,
     price_per_hour: float | None = None,
     workers: int | None = None,
-    method: "str | Search" = "pez+refine",
+    method: "str | Search" = DEFAULT_METHOD,
     judge: "str | Backend | None" = None,
     prior: "str | Backend | None" = None,
     device: torch.device | str | None = None,

@@ -15,6 +15,7 @@ from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
 from hardprompts.batch.output import Output, plain
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.inverter import PromptInverter
+from hardprompts.plugins import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
@@ -78,7 +79,7 @@ def invert_many(
     output: str | os.PathLike[str],
     model: "str | Sequence[str] | Backend | Callable[[], Backend]" = "emoji",
     *,
-    method: "str | Search" = "pez+refine",
+    method: "str | Search" = DEFAULT_METHOD,
     judge: "str | Backend | None" = None,
     prior: "str | Backend | None" = None,
     device: torch.device | str | None = None,

@@ -42,7 +42,9 @@ Model = Annotated[
 ]
 Tokens = Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens.")]
 Template = Annotated[str, typer.Option(help="The text that the prompt is for, with one {} where it goes.")]
-Method = Annotated[str | None, typer.Option(help="The search method; see `hardprompts methods` (default: pez+refine).")]
+Method = Annotated[
+    str | None, typer.Option(help="The search method; see `hardprompts methods` (default: build+refine).")
+]
 Steps = Annotated[int | None, typer.Option(help="Steps of the method, at most.")]
 Restarts = Annotated[int | None, typer.Option(help="Random starts, searched in one batch.")]
 Deadline = Annotated[float | None, typer.Option(help="Seconds for each search, at most.")]

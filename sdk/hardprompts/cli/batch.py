@@ -55,7 +55,7 @@ def batch(
     price_per_hour: Annotated[float | None, typer.Option(help="Of one worker, in any currency.")] = None,
     tokens: Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompts in the model's tokens.")] = 8,
     template: Annotated[str, typer.Option(help="The text that the prompt is for, with one {} where it goes.")] = "{}",
-    method: Annotated[str, typer.Option(help="The search method; see `hardprompts methods`.")] = "pez+refine",
+    method: Annotated[str, typer.Option(help="The search method; see `hardprompts methods`.")] = "build+refine",
     steps: Annotated[int | None, typer.Option(help="Steps of the method, at most.")] = None,
     restarts: Annotated[int | None, typer.Option(help="Random starts of each image.")] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds for each image, at most.")] = None,

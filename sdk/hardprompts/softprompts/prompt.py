@@ -170,14 +170,14 @@ class SoftPrompt:
         Args:
             model: a model that the soft prompt was made for, or its name for `load_backend`.
             num_tokens: the most tokens of the text; default: 8, or as many as the soft prompt has if these are more.
-            options: `method` of `PromptDistiller` (default "pez+refine"), and whatever `PromptDistiller.distill` takes.
+            options: `method` of `PromptDistiller`, and whatever `PromptDistiller.distill` takes.
 
         Raises: as `PromptDistiller` and its `distill`.
         """
         from hardprompts.distiller import PromptDistiller
 
-        method = options.pop("method", "pez+refine")
-        return PromptDistiller(model, method).distill(self, num_tokens, **options)
+        chosen = {"method": options.pop("method")} if "method" in options else {}
+        return PromptDistiller(model, **chosen).distill(self, num_tokens, **options)
 
     # --- files ----------------------------------------------------------------------------
 
