@@ -456,6 +456,9 @@ def test_what_words_may_be_used_reaches_the_search(
 def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import warnings
 
+    class Unfamiliar(UserWarning):
+        """A category of its own."""
+
     usual: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -463,8 +466,16 @@ def test_a_warning_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         screen.show_warnings()
         warnings.warn("photo knows nothing\nof this [red]picture[/red]; name another model", UserWarning, stacklevel=1)
         warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+        for search in range(2):
+            with screen.LiveSearch():
+                warnings.warn(f"unfamiliar {search}", Unfamiliar, stacklevel=1)
+                warnings.warn(f"unfamiliar {search} again", Unfamiliar, stacklevel=1)
     found = capsys.readouterr().err
-    assert found == "warning: photo knows nothing of this [red]picture[/red]; name another model\n"
+    assert found.splitlines() == [
+        "warning: photo knows nothing of this [red]picture[/red]; name another model",
+        "warning: unfamiliar 0",
+        "warning: unfamiliar 1",
+    ]
     assert usual == [DeprecationWarning]
 
 

@@ -66,8 +66,15 @@ def show_note(model: str, note: str | None) -> None:
         say("; ".join(told), "dim")
 
 
+#: What the present search has been warned of.
+_warned: set[str] = set()
+
+
 def show_warnings() -> None:
-    """From now on what a user is warned of is one line; what is for developers stays as it is."""
+    """From now on what a user is warned of is one line; what is for developers stays as it is.
+
+    A warning of a category of its own is said once in each search, which may look at a picture several times.
+    """
     usual = warnings.showwarning
 
     def show(
@@ -78,10 +85,13 @@ def show_warnings() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if file is None and issubclass(category, UserWarning | RuntimeWarning):
-            say(f"warning: {' '.join(str(message).split())}", "yellow")
-        else:
+        if file is not None or not issubclass(category, UserWarning | RuntimeWarning):
             usual(message, category, filename, lineno, file, line)
+            return
+        about = str(message) if category in (UserWarning, RuntimeWarning) else category.__qualname__
+        if about not in _warned:
+            _warned.add(about)
+            say(f"warning: {' '.join(str(message).split())}", "yellow")
 
     warnings.showwarning = show
 
@@ -119,6 +129,7 @@ class LiveSearch:
         self._progress = progress
 
     def __enter__(self) -> "LiveSearch":
+        _warned.clear()
         if err.is_terminal:
             self._live.start()
         return self
