@@ -383,7 +383,7 @@ def test_models_methods_and_plugins_are_listed() -> None:
     models, methods, plugins = Run("models"), Run("methods"), Run("plugins")
     assert models.code == methods.code == plugins.code == 0
     assert "A model of a hundred words" in models.out
-    assert re.search(r"^pez\+refine .*\[default\]$", methods.out, re.MULTILINE)
+    assert re.search(r"^build\+refine .*\[default\]$", methods.out, re.MULTILINE)
     assert len(methods.out.splitlines()) >= 3
     assert re.search(r"^toy +toy$", plugins.out, re.MULTILINE)
     assert "pez, refine, pez+refine" in plugins.out

@@ -63,8 +63,8 @@ EXCEPTIONS = {
 MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft"}
 PLUGINS = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
 NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", *PLUGINS}
-#: The embedded models are folders of transformers models.
-BUILT_ON_TRANSFORMERS = {"hardprompts_emoji"}
+#: The embedded models are folders of transformers models, and the text side of `photo` is such a folder.
+BUILT_ON_TRANSFORMERS = {"hardprompts_emoji", "hardprompts_photo"}
 
 
 def imported(path: Path, relative: bool = False) -> Iterator[str]:
