@@ -1,6 +1,7 @@
 """Backends over sentence encoders: models of text alone, whose folders sentence-transformers reads and writes."""
 
 import dataclasses
+import functools
 import inspect
 import os
 from collections import defaultdict
@@ -372,8 +373,12 @@ class SentenceEncoder:
 
     def _own(self, **inputs: Tensor) -> Float[Tensor, "rows width"]:
         """What the model itself and the pooling make of texts of as many tokens, given as ids or as embeddings."""
-        options = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-        return self.pooling(self.model(**inputs, **options).last_hidden_state)
+        return self.pooling(self.model(**inputs, **self._options).last_hidden_state)
+
+    @functools.cached_property
+    def _options(self) -> dict[str, bool]:
+        """Decoders are told to keep nothing for what could come behind."""
+        return {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
 
     def _through_heads(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:
         for head in self.modules.heads:

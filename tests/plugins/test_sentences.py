@@ -355,22 +355,29 @@ def test_minilm_is_what_sentence_transformers_makes_of_it(prompt: str) -> None:
     assert len(backend.vocabulary.allowed_ids) > 20_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "text", ["a red bicycle against a wall in amsterdam", "a bicycle, then a house " * 60], ids=["short", "long"]
+    "text",
+    ["a red bicycle against a wall in amsterdam", ("a bicycle then a house " * 13 + ", ") * 5],
+    ids=["short", "long"],
 )
 def test_a_prompt_becomes_a_shorter_one_on_minilm(text: str) -> None:
     found = PromptDistiller(opened(minilm())).distill(
         text, num_tokens=3, max_steps=6, restarts=2, seed=0, progress=False
     )
-    assert found.faithfulness.value > 0.5
+    assert found.faithfulness.matched.value > 0.5
     assert "bicycle" in found.text or "bike" in found.text
 
 
 def test_features_become_a_prompt_on_minilm() -> None:
     backend = opened(minilm())
     target = backend.encode_texts(["school bus"])
-    found = PromptInverter(backend).invert(target, num_tokens=2, max_steps=20, restarts=2, seed=0, progress=False)
-    assert found.score > 0.7
+    found = PromptInverter(backend, method="refine").invert(
+        target, num_tokens=2, max_evaluations=300, restarts=1, seed=0, progress=False
+    )
+    assert found.score > 0.6
+    again = backend.encode_texts([found.text])
+    assert float((again * target).sum()) == pytest.approx(found.score, abs=1e-4)
 
 
 # --- the hub ------------------------------------------------------------------------------

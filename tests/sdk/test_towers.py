@@ -1,7 +1,8 @@
-"""A frozen tower gives the features and gradients that autograd finds through the same modules."""
+"""Frozen towers give the features and gradients that autograd finds through the same modules."""
 
 import copy
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from hardprompts import frozen, towers
 from hardprompts.frozen import FrozenLinear
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenEncoder, FrozenNorm, FrozenTower, PostNormBlock, Readout
 
 WIDTH, HEADS, BLOCKS, BEFORE = 24, 3, 3, 2
 END = torch.linspace(-1, 1, WIDTH).unsqueeze(0)
@@ -149,3 +150,72 @@ def test_a_tower_that_was_packed_can_be_copied(monkeypatch: pytest.MonkeyPatch) 
     x = torch.randn(2, 5, WIDTH, requires_grad=True)
     torch.testing.assert_close(copy.deepcopy(tower)(x, END), tower(x, END))
     torch.testing.assert_close(copy.deepcopy(tower)(x, END), tower(x, END))
+
+
+# --- norms behind the blocks --------------------------------------------------------------
+
+
+class PostNorm(Block):
+    """The same block with a norm behind each part, and every position seen by every other."""
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        mask = None if bias is None else bias.repeat(len(x), 1, 1)
+        x = self.norm_1(x + self.attention(x, x, x, need_weights=False, attn_mask=mask)[0])
+        return self.norm_2(x + self.proj(F.gelu(self.fc(x))))
+
+    def frozen(self) -> PostNormBlock:  # type: ignore[override]
+        return PostNormBlock(**vars(super().frozen()))
+
+
+def encoders_of(
+    readout: Readout, biased: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[Tensor], Tensor], FrozenEncoder]:
+    """The same encoder as modules and frozen."""
+    torch.manual_seed(0)
+    blocks, norm = [PostNorm("gelu") for _ in range(BLOCKS)], nn.LayerNorm(WIDTH)
+    modules = nn.ModuleList([*blocks, norm]).to(dtype)
+    for parameter in modules.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    modules.requires_grad_(False)
+    positions, table = torch.randn(64, WIDTH, dtype=dtype), torch.randn(HEADS, 64, 64, dtype=dtype)
+
+    def bias(length: int) -> Tensor:
+        return table[:, :length, :length]
+
+    def whole(x: Tensor) -> Tensor:
+        x = norm(x + positions[: x.shape[1]])
+        for block in blocks:
+            x = block(x, bias(x.shape[1]) if biased else None)
+        return {"mean": x.mean(dim=1), "first": x[:, 0], "last": x[:, -1]}[readout]
+
+    own = [block.frozen() for block in blocks]
+    return whole, FrozenEncoder(own, FrozenNorm.of(norm), positions, readout, bias if biased else None)
+
+
+@pytest.mark.parametrize("readout", ["mean", "first", "last"])
+@pytest.mark.parametrize("biased", [True, False], ids=["biased", "unbiased"])
+@pytest.mark.parametrize(("batch", "positions"), [(1, 1), (1, 9), (5, 4), (2, 20), (2, 40)])
+@pytest.mark.parametrize("packing", [True, False])
+def test_encoders_with_norms_behind_their_blocks(
+    readout: Readout, biased: bool, batch: int, positions: int, packing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "PACKED_LEAST", 0 if packing else 10**12)
+    modules, encoder = encoders_of(readout, biased)
+    x = torch.randn(batch, positions, WIDTH, requires_grad=True)
+    way = torch.randn(batch, WIDTH)
+    expected, found = modules(x), encoder(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    (wanted,) = torch.autograd.grad((expected * way).sum(), x)
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad((found * way).sum(), x, retain_graph=True)
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(copy.deepcopy(encoder)(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("readout", ["mean", "first", "last"])
+def test_gradients_of_encoders_are_exact(readout: Readout) -> None:
+    _, encoder = encoders_of(readout, True, torch.float64)
+    x = torch.randn(2, 4, WIDTH, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(encoder, (x,), fast_mode=True)
