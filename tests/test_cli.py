@@ -386,7 +386,7 @@ def test_models_methods_and_plugins_are_listed() -> None:
     assert re.search(r"^build\+refine .*\[default\]$", methods.out, re.MULTILINE)
     assert len(methods.out.splitlines()) >= 3
     assert re.search(r"^toy +toy$", plugins.out, re.MULTILINE)
-    assert "pez, refine, pez+refine" in plugins.out
+    assert "pez, refine, build+refine, pez+refine" in plugins.out
 
 
 def test_every_model_scheme_describes_itself_with_an_example() -> None:
