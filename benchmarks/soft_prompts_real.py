@@ -5,9 +5,10 @@
 
 Each soft prompt is two tokens, learned by gradient so that they stand for a prompt that a person wrote, in several
 templates: its features are to be those of the same template with the prompt in it. The prompts are of the file that
-real_text.py measures with, and others than those. Text is found for the soft tokens by their nearest words, and by what
-they do; held out are other templates. Lengths and angles, shrinking and turning are those of Bailey et al. 2023, as in
-soft_prompt_findings.py. It writes benchmarks/results/soft_prompts_real.json, docs/soft_prompts.md and its picture.
+real_text.py measures with, and others than those. Text is found for the soft tokens by their nearest words, and by
+what they do; held out are other templates. Lengths and angles, shrinking and turning are those of Bailey et al. 2023,
+as in soft_prompt_findings.py. A run that is stopped goes on where it stopped. It writes
+benchmarks/results/soft_prompts_real.json, docs/soft_prompts.md and its picture.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import DOCS, save, write_section
+from common import DOCS, Cells, save, write_section
 from faithfulness import TEMPLATES
 from generation import command
 from real_text import PROMPTS, TEST_PROMPTS, minilm, shuffled_prompts
 from soft_prompt_findings import BY_BEHAVIOUR, CONE_DEGREES, decodings, drawn, geometry, paths
 
-from hardprompts import Backend, DistilledPrompt, SoftPrompt, load_backend
+from hardprompts import Backend, DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.encoders import normalize
 from hardprompts.evaluation import Measurement, markdown_table
 from hardprompts.learning import descend
@@ -31,6 +32,9 @@ from hardprompts.matching import FeatureMatch, MeanMatch
 from hardprompts.originals import soft_prompt_of
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search import random_starts
+
+#: Soft prompts of one cell, which is finished or measured again as a whole.
+PART = 5
 
 
 def learned(
@@ -53,41 +57,54 @@ def learned(
     ]
 
 
-def shares(found: Mapping[str, Sequence[DistilledPrompt]]) -> dict[str, dict[str, list[float]]]:
-    """What each way keeps of each soft prompt's effect, where it was matched and held out."""
-    kept: dict[str, dict[str, list[float]]] = {}
-    for which in ("matched", "held_out"):
-        kept[which] = {}
-        for way, decoded in found.items():
-            own = [getattr(prompt.faithfulness, which) for prompt in decoded]
-            kept[which][way] = [share.value for share in own if share is not None]
-    return kept
+def measured(prompts: Sequence[str], backend: Backend, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Soft prompts of some prompts, how similar they are to these, and what each way of decoding makes of them."""
+    soft = learned(prompts, backend, arguments.soft_tokens, TEMPLATES, arguments.steps)
+    found = decodings(soft, backend, arguments.evaluations, TEMPLATES)
+    return {
+        "soft": [embeddings_of(one).tolist() for one in soft],
+        "similar": originals(soft, prompts, backend),
+        "found": {way: [kept_by(prompt) for prompt in decoded] for way, decoded in found.items()},
+    }
+
+
+def kept_by(prompt: DistilledPrompt) -> dict[str, Any]:
+    """A text, and what it keeps of the soft prompt's effect where it was matched and held out."""
+    faithfulness = prompt.faithfulness
+    assert faithfulness is not None and faithfulness.held_out is not None
+    shares = {"matched": faithfulness.matched.value, "held_out": faithfulness.held_out.value}
+    return {"text": prompt.text, "tokens": len(prompt.token_ids), "passes": prompt.evaluations, **shares}
+
+
+def embeddings_of(prompt: SoftPrompt) -> torch.Tensor:
+    """The soft tokens, (tokens, dim)."""
+    return torch.cat(list(prompt.embeddings.values()), dim=1)
 
 
 def originals(prompts: Sequence[SoftPrompt], names: Sequence[str], backend: Backend) -> list[float]:
     """How similar each soft prompt is to the prompt that it stands for, alone."""
-    features = [
-        normalize(backend.text_encoder.encode(torch.cat(list(prompt.embeddings.values()), dim=1)[None]))[0]
-        for prompt in prompts
-    ]
+    features = [normalize(backend.text_encoder.encode(embeddings_of(prompt)[None]))[0] for prompt in prompts]
     return [float(own @ target) for own, target in zip(features, backend.encode_texts(list(names)), strict=True)]
 
 
 def report(
-    where: Mapping[str, Sequence[float]], moved: Mapping[str, Any], kept: Mapping[str, Mapping[str, list[float]]],
-    found: Mapping[str, Sequence[DistilledPrompt]], prompts: Sequence[str], similar: Sequence[float],
+    where: Mapping[str, Sequence[float]], moved: Mapping[str, Any], found: Mapping[str, Sequence[Mapping[str, Any]]],
+    prompts: Sequence[str], similar: Sequence[float],
 ) -> str:  # fmt: skip
     """The tables, as a section of a page."""
     count = len(prompts)
-    table = [["text", "tokens", "matched", "held out", "by behaviour has more, held out"]]
-    best = Measurement("", tuple(kept["held_out"][BY_BEHAVIOUR]))
+    table = [["text", "tokens", "matched", "held out", f"{BY_BEHAVIOUR} has more, held out"]]
+    best = share(found, BY_BEHAVIOUR, "held_out")
     for way in found:
-        own = {which: Measurement(way, tuple(kept[which][way])) for which in kept}
-        length = sum(len(prompt.token_ids) for prompt in found[way]) / count
-        more = "" if way == BY_BEHAVIOUR else f"{best.minus(own['held_out']).mean:+.3f} ± " + (
-            f"{best.minus(own['held_out']).half_width:.3f}"
+        matched, held_out = (share(found, way, which) for which in ("matched", "held_out"))
+        length = sum(one["tokens"] for one in found[way]) / count
+        more = best.minus(held_out)
+        table.append(
+            [
+                way, f"{length:.1f}", str(matched.interval()), str(held_out.interval()),
+                "" if way == BY_BEHAVIOUR else f"{more.mean:+.3f} ± {more.half_width:.3f}",
+            ]
         )  # fmt: skip
-        table.append([way, f"{length:.1f}", str(own["matched"].interval()), str(own["held_out"].interval()), more])
     facts = [["", "soft", "natural"]]
     facts.append(["median length", *(f"{median(where[f'{kind} lengths']):.2f}" for kind in ("soft", "natural"))])
     middle = [median(where[f"{kind} degrees"]) for kind in KINDS]
@@ -101,10 +118,15 @@ def report(
     examples = [["soft prompt for", *found]]
     for place in range(min(8, count)):
         name = prompts[place] if len(prompts[place]) <= 90 else f"{prompts[place][:90].rsplit(' ', 1)[0]} ..."
-        examples.append([name, *(decoded[place].text for decoded in found.values())])
+        examples.append([name, *(decoded[place]["text"] for decoded in found.values())])
     similarity = Measurement("", tuple(similar)).interval()
     intro = f"{count} soft prompts; the mean similarity of one with the prompt that it stands for is {similarity}."
     return "\n\n".join([intro, *map(markdown_table, (table, facts, examples))])
+
+
+def share(found: Mapping[str, Sequence[Mapping[str, Any]]], way: str, which: str) -> Measurement:
+    """What a way of decoding keeps of each soft prompt."""
+    return Measurement(way, tuple(one[which] for one in found[way]))
 
 
 KINDS = ("soft", "natural")
@@ -129,6 +151,7 @@ def main() -> None:
     parser.add_argument("--soft-tokens", type=int, default=2, help="tokens of a soft prompt")
     parser.add_argument("--steps", type=int, default=500, help="of learning one")
     parser.add_argument("--evaluations", type=int, default=4000, help="passes for each soft prompt decoded")
+    parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.prompts is None:
@@ -137,20 +160,39 @@ def main() -> None:
     count = arguments.count or (4 if arguments.quick else 30)
     prompts = shuffled_prompts(arguments.prompts)[TEST_PROMPTS : TEST_PROMPTS + count]
     backend = load_backend(arguments.model or minilm(), device="cpu")
-    soft = learned(prompts, backend, arguments.soft_tokens, TEMPLATES, arguments.steps)
-    similar = originals(soft, prompts, backend)
-    found = decodings(soft, backend, arguments.evaluations, TEMPLATES)
-    where, moved, kept = geometry(soft, backend), paths(soft, backend), shares(found)
-    text = report(where, moved, kept, found, prompts, similar)
+    cells = Cells("soft_prompts_real", arguments.only_read, describe)
+    parts = []
+    for first in range(0, count, PART):
+        own = prompts[first : first + PART]
+        cell = {
+            "prompts": [prompt[:40] for prompt in own], "tokens": arguments.soft_tokens, "steps": arguments.steps,
+            "evaluations": arguments.evaluations, "method": repr(PromptDistiller(backend).search),
+        }  # fmt: skip
+        parts.append(cells.get(cell, lambda own=own: measured(own, backend, arguments)))
+    soft = [
+        soft_prompt_of(torch.tensor(rows), backend.vocabulary, prompt[:200], {"model": backend.name})
+        for rows, prompt in zip([rows for part in parts for rows in part["soft"]], prompts, strict=True)
+    ]
+    similar = [value for part in parts for value in part["similar"]]
+    found = {way: [one for part in parts for one in part["found"][way]] for way in parts[0]["found"]}
+    where, moved = geometry(soft, backend), paths(soft, backend)
+    text = report(where, moved, found, prompts, similar)
     print(text)
     if arguments.quick:
         return
-    drawn(where, moved, kept["held_out"], DOCS / "soft_prompts_real.png")
+    held_out = {way: [one["held_out"] for one in decoded] for way, decoded in found.items()}
+    drawn(where, moved, held_out, DOCS / "soft_prompts_real.png")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("prompts", "model")}
-    texts = {way: [prompt.text for prompt in decoded] for way, decoded in found.items()}
-    facts = {"prompts": prompts, "similarity": similar, "geometry": where, "paths": moved, "kept": kept, "texts": texts}
+    facts = {"prompts": prompts, "similarity": similar, "geometry": where, "paths": moved, "found": found}
     print(save("soft_prompts_real", {"settings": {**settings, "count": count}, **facts}))
-    write_section(DOCS / "soft_prompts.md", "soft_prompts_real", f"```console\n{command()}\n```\n\n{text}")
+    picture = "![Lengths and angles, what shrinking and turning leaves, what decoding keeps](soft_prompts_real.png)"
+    write_section(DOCS / "soft_prompts.md", "soft_prompts_real", f"```console\n{command()}\n```\n\n{text}\n\n{picture}")
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """A cell in a line."""
+    own = figures["found"][BY_BEHAVIOUR]
+    return f"keeps {sum(one['held_out'] for one in own) / len(own):.3f}, {own[0]['text']!r}"
 
 
 if __name__ == "__main__":

@@ -288,21 +288,22 @@ def test_vectors_of_another_model_come_back_in_order(monkeypatch: pytest.MonkeyP
 
 def test_soft_tokens_are_learned_for_texts_and_reported(folder: Path) -> None:
     import soft_prompts_real
-    from soft_prompt_findings import decodings, drawn, geometry, paths
+    from soft_prompt_findings import drawn, geometry, paths
 
     backend, prompts = load_backend("emoji"), ["a red dog", "a black rocket picture"]
-    templates = ("{}", "a picture of {}")
-    soft = soft_prompts_real.learned(prompts, backend, 2, templates, steps=40)
-    assert [one.name for one in soft] == prompts
-    similar = soft_prompts_real.originals(soft, prompts, backend)
-    assert min(similar) > 0.9  # random tokens have half of that
-    found = decodings(soft, backend, 150, templates)
-    kept = soft_prompts_real.shares(found)
-    assert kept["matched"]["by behaviour"][0] > kept["matched"]["nearest, cosine"][0]
+    arguments = argparse.Namespace(soft_tokens=2, steps=40, evaluations=150)
+    part = soft_prompts_real.measured(prompts, backend, arguments)
+    assert min(part["similar"]) > 0.9  # random tokens have half of that
+    found = part["found"]
+    assert found["by behaviour"][0]["matched"] > found["nearest, cosine"][0]["matched"]
+    assert json.loads(json.dumps(part)) == part
+
+    soft = [soft_prompts_real.soft_prompt_of(torch.tensor(rows), backend.vocabulary, "", {}) for rows in part["soft"]]
+    assert soft_prompts_real.originals(soft, prompts, backend) == pytest.approx(part["similar"], abs=1e-5)
     where, moved = geometry(soft, backend), paths(soft, backend)
-    text = soft_prompts_real.report(where, moved, kept, found, prompts, similar)
+    text = soft_prompts_real.report(where, moved, found, prompts, part["similar"])
     assert "2 soft prompts" in text and "a black rocket picture" in text and "by behaviour" in text
-    drawn(where, moved, kept["held_out"], folder / "soft.png")
+    drawn(where, moved, {way: [one["held_out"] for one in own] for way, own in found.items()}, folder / "soft.png")
     assert (folder / "soft.png").stat().st_size > 10_000
 
 
