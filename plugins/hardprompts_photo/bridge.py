@@ -62,14 +62,16 @@ class Bridge:
         Raises:
             BackendError: its file is missing or damaged.
         """
-        tensors, metadata = read()
-        settings = json.loads(metadata["settings"])
+        stored, metadata = read()
+        tensors = {name: tensor.float().to(device) for name, tensor in stored.items()}
         return cls(
-            *(tensors[name].float().to(device) for name in ("classes", "people", "person")),
-            tensors[f"{size}.weight"].float().to(device),
-            tensors[f"{size}.bias"].float().to(device),
+            classes=tensors["classes"],
+            people=tensors["people"],
+            person=tensors["person"],
+            weight=tensors[f"{size}.weight"],
+            bias=tensors[f"{size}.bias"],
             names=tuple(json.loads(metadata["names"])),
-            **settings,
+            **json.loads(metadata["settings"]),
         )
 
     def text_features(
@@ -84,7 +86,8 @@ class Bridge:
             plain: which of them show a thing on a plain ground.
         """
         probabilities = logits.softmax(dim=-1)
-        somebody = (probabilities @ self.people / self.person_full).clamp(max=1)
+        # Clothes on a plain ground are worn by nobody.
+        somebody = (probabilities @ self.people / self.person_full).clamp(max=1) * ~plain.to(logits.device)
         mapped = roots(pooled) @ self.weight + self.bias
         share = torch.where(plain.to(mapped.device), self.plain_map_share, self.map_share)
         seen = class_words(probabilities, self.classes, self.top)

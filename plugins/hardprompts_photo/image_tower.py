@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageChops
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 #: TensorFlow's EfficientNet-Lite takes pixels in [-1, 1].
@@ -19,6 +20,12 @@ CROP = 0.875
 MARGIN = 0.08
 #: Values of 255 by which a plain ground may vary; JPEG makes them differ a little.
 GROUND_TOLERANCE = 12
+#: Of the pixels at the edge, those of the ground, at the least.
+GROUND_SHARE = 0.5
+#: Of the pixels in the box of a thing, those of the ground, at the least.
+GROUND_INSIDE = 0.1
+#: Pixels of a longer side that are enough to look for the ground.
+LOOK = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,18 +71,38 @@ def on_plain_ground(images: Sequence[Image.Image]) -> Bool[Tensor, " images"]:
 
 
 def thing_on_ground(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """The box of the thing on a plain ground; None if the edge of the image is not of one color, or all of it is."""
-    edges = (
-        image.crop((0, 0, image.width, 1)), image.crop((0, image.height - 1, image.width, image.height)),
-        image.crop((0, 0, 1, image.height)), image.crop((image.width - 1, 0, image.width, image.height)),
-    )  # fmt: skip
-    extrema = [channel for edge in edges for channel in edge.getextrema()]
-    for channel in range(3):
-        lows, highs = zip(*extrema[channel::3], strict=True)
-        if max(highs) - min(lows) > GROUND_TOLERANCE:
-            return None
-    difference = ImageChops.difference(image, Image.new("RGB", image.size, image.getpixel((0, 0))))
-    return difference.point(lambda value: 255 * (value > GROUND_TOLERANCE)).getbbox()
+    """The box of the thing on a plain ground; None for a photograph, or if there is nothing but the ground.
+
+    A ground is plain if the corners have one color, and `GROUND_SHARE` of the edge too: a thing may touch the edge.
+    """
+    step = max(1, max(image.size) // LOOK)
+    small = (max(1, image.width // step), max(1, image.height // step))
+    pixels = np.asarray(image.resize(small, Image.Resampling.NEAREST) if step > 1 else image)
+    ground = pixels[0, 0].astype(np.int16)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    like_ground = (abs(edge - ground) <= GROUND_TOLERANCE).all(axis=-1)
+    corners = abs(pixels[[0, 0, -1, -1], [0, -1, 0, -1]] - ground) <= GROUND_TOLERANCE
+    if not corners.all() or like_ground.mean() < GROUND_SHARE:
+        return None
+    box = _box_of(abs(pixels - ground).max(axis=-1) > GROUND_TOLERANCE)
+    if box is None or _framed(pixels[box[1] : box[3], box[0] : box[2]], ground):
+        return None
+    across, down = image.width / small[0], image.height / small[1]
+    return round(box[0] * across), round(box[1] * down), round(box[2] * across), round(box[3] * down)
+
+
+def _box_of(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of what is True."""
+    if not mask.any():
+        return None
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _framed(box: NDArray[np.uint8], ground: NDArray[np.int16]) -> bool:
+    """Whether the box shows no ground around anything: then it is a photograph in a frame."""
+    like_ground = abs(box - ground).max(axis=-1) <= GROUND_TOLERANCE
+    return bool(like_ground.mean() < GROUND_INSIDE)
 
 
 def square_of(image: Image.Image, side: int) -> Image.Image:

@@ -266,15 +266,24 @@ def test_people_are_seen_in_classes_that_they_wear() -> None:
     features = bridge.normalize(opened.text_features(pooled, logits, torch.tensor([False, False])))
     jeans, zebra = features @ opened.person
     assert jeans > zebra + 0.2
+    cut_out = bridge.normalize(opened.text_features(pooled, logits, torch.tensor([True, True])))[0] @ opened.person
+    assert jeans > cut_out + 0.1
 
 
 def test_a_thing_on_a_plain_ground_is_read_whole() -> None:
     picture = Image.new("RGB", (400, 100), (250, 250, 250))
     picture.paste((200, 30, 30), (20, 40, 380, 60))
+    picture.paste((250, 250, 250), (100, 40, 200, 48))
     assert image_tower.thing_on_ground(picture) == (20, 40, 380, 60)
     square = image_tower.square_of(picture, 100)
     red = [square.crop((x, 50, x + 1, 51)).getextrema()[1][1] < 100 for x in range(100)]
     assert 80 <= sum(red) <= 90 and not red[0] and not red[-1]
+
+
+def test_a_photograph_in_a_frame_is_a_photograph() -> None:
+    framed = Image.new("RGB", (471, 320), "white")
+    framed.paste(Image.open(CAT).convert("RGB"), (10, 10))
+    assert image_tower.thing_on_ground(framed) is None
 
 
 def test_a_photograph_is_no_thing_on_a_plain_ground() -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -73,11 +74,15 @@ def download(build: Path) -> Path:
     packages, tree = build / "packages", build / "tree"
     packages.mkdir(parents=True, exist_ok=True)
     for name in DEBIAN:
-        _once(tree / f".{name}", lambda name=name: _unpack_debian(name, packages, tree))
+        _once(tree / f".{name}", partial(_unpack_debian, name, packages, tree))
     for name in NPM:
-        folder = tree / "npm" / name.partition("@1")[0].replace("/", "-")
-        _once(folder / ".unpacked", lambda name=name, folder=folder: _unpack_npm(name, packages, folder))
+        folder = _npm_folder(name, tree)
+        _once(folder / ".unpacked", partial(_unpack_npm, name, packages, folder))
     return tree
+
+
+def _npm_folder(name: str, tree: Path) -> Path:
+    return tree / "npm" / name.rpartition("@")[0].replace("/", "-")
 
 
 def _once(mark: Path, make: Callable[[], None]) -> None:
@@ -178,7 +183,7 @@ def emoji(tree: Path, build: Path) -> list[Picture]:
     codes = {re.sub(r"[^a-z0-9]+", "-", own[0]).strip("-"): code for code, own in words.items()}
     found = []
     for name, folders in NPM.items():
-        package = tree / "npm" / name.partition("@1")[0].replace("/", "-")
+        package = _npm_folder(name, tree)
         for vendor, folder in folders.items():
             for file in sorted((package / folder).glob("*.svg")):
                 code = codes.get(file.stem, file.stem.replace("-fe0f", ""))  # fluent's files have names

@@ -36,7 +36,11 @@ SETTINGS: dict[str, float] = {
 PENALTY = 0.3
 #: Words of a picture that count: its title or name, and keywords.
 MOST_WORDS = 6
-SOURCES = ("openclipart", "noto", "twemoji", "fluent-modern", "fluent-flat")
+#: What each tower's map is learned from; the smaller tower, a judge, has less.
+SOURCES = {
+    "lite2": ("openclipart", "noto", "twemoji", "fluent-modern", "fluent-flat"),
+    "lite0": ("openclipart",),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,11 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     tree = pictures.download(options.build)
-    learned_from = [picture for picture in pictures.all_pictures(options.build) if picture.source in SOURCES]
+    found = pictures.all_pictures(options.build)
     encoder = text_encoder()
     names = class_words.class_names()
     classes = class_embeddings(encoder, names, tree / "usr/share/wordnet")
-    words = encoder.encode_texts([", ".join(picture.words[:MOST_WORDS]) for picture in learned_from])
     tensors = {
         "classes": classes,
         "people": torch.tensor([float(name in class_words.WITH_PEOPLE) for name in names]),
@@ -60,21 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for size in SIZES:
         tower = image_tower(size)
-        parts = [
-            pooled_features(
-                tower,
-                [one for one in learned_from if one.source == source],
-                options.build / f"features/{size}-0-{source}.pt",
-            )
-            for source in SOURCES
-        ]
-        order = [i for source in SOURCES for i, one in enumerate(learned_from) if one.source == source]
-        pooled = torch.cat(parts)
+        by_source = [[one for one in found if one.source == source] for source in SOURCES[size]]
+        files = [options.build / f"features/{size}-0-{source}.pt" for source in SOURCES[size]]
+        pooled = torch.cat([pooled_features(tower, own, file) for own, file in zip(by_source, files, strict=True)])
+        words = encoder.encode_texts([", ".join(one.words[:MOST_WORDS]) for own in by_source for one in own])
         said = bridge.class_words(tower.logits(pooled).softmax(dim=-1), classes, int(SETTINGS["top"]))
-        weight, bias = ridge(bridge.roots(pooled), words[order] - said, PENALTY)
+        weight, bias = ridge(bridge.roots(pooled), words - said, PENALTY)
         tensors |= {f"{size}.weight": weight, f"{size}.bias": bias}
         tensors[f"check.{size}"] = tower.logits(tower.pooled([check_picture()]))[0]
-        print(f"{size}: learned from {len(order)} pictures", flush=True)
+        print(f"{size}: learned from {len(pooled)} pictures", flush=True)
     _write(tensors, names, options.output)
 
 
