@@ -64,7 +64,10 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     if not text.checked:
         check_sentences(backend, text.folder)
     tower = PhotoEncoder(EfficientNetLite(network, SIZES[size]), bridge)
-    return dataclasses.replace(backend, image_encoder=tower)
+    # The classes' own words, of which a sentence encoder spells many with several tokens.
+    vocabulary = backend.vocabulary.with_words(bridge.names)
+    encoder = dataclasses.replace(backend.text_encoder, vocabulary=vocabulary)  # type: ignore[type-var]
+    return dataclasses.replace(backend, text_encoder=encoder, image_encoder=tower)
 
 
 # --- the image tower ----------------------------------------------------------------------

@@ -29,7 +29,7 @@ from hardprompts_photo.recipe.features import pooled_features
 PLAIN_SHARE = 0.2
 #: What the bridge does with its parts; see `Bridge`.
 SETTINGS: dict[str, float] = {
-    "top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.4, "plain_map_share": 1.0,
+    "top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.0, "plain_map_share": 1.0,
     "least_familiarity": 4.2,
 }  # fmt: skip
 #: Of the ridge regression, as a share of a feature's variance.
