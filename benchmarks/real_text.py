@@ -76,6 +76,8 @@ class Row:
 
 DEFAULT, QUARTER, ALONE = "the default", "the default, a quarter of the passes", "the default, for similarity alone"
 ALONE_QUARTER = f"{ALONE}, a quarter of the passes"
+# Peers search all tokens that survive the round trip; the default the real words among them.
+ALONE_ANY = f"{ALONE}, of any tokens"
 OTHER = "another person's prompt, whole"
 SAME: Mapping[str, Any] = {"views": 1, "token_cost": 0.0}
 
@@ -83,6 +85,7 @@ SAME: Mapping[str, Any] = {"views": 1, "token_cost": 0.0}
 FIRST: dict[str, Row] = {
     DEFAULT: Row(seeds=3),
     ALONE: Row(options=SAME, seeds=3),
+    ALONE_ANY: Row(options={**SAME, "words": False, "banned": "none"}, seeds=3),
     QUARTER: Row(share=0.25, seeds=3),
     ALONE_QUARTER: Row(options=SAME, share=0.25, seeds=3),
     "tropt gcg, 64 candidates": Row(peer="gcg, 64 candidates", seeds=3),
@@ -414,7 +417,7 @@ def sentence(measured: Mapping[str, Runs], options: argparse.Namespace, judged: 
     if not peers:
         return text
     best = max(peers, key=lambda name: interval(name, peers[name], "similarity").mean)
-    pairs = [(name, best) for name in (DEFAULT, ALONE, QUARTER, ALONE_QUARTER)]
+    pairs = [(name, best) for name in (DEFAULT, ALONE, ALONE_ANY, QUARTER, ALONE_QUARTER)]
     pairs += [(name, peer) for peer in peers if peer == "tropt pez" for name in (DEFAULT, ALONE)]
     lines = [text, ""]
     for name, peer in pairs:
