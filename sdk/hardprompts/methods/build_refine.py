@@ -56,6 +56,7 @@ class BuildRefine:
         moved_share: the share of a refining step that is words moved to other places.
         patience: prompts tried around one before it counts as the best around it.
         rounds: rebuilt prompts in a row that are no better, after which the method is done.
+        pool: words that are considered at all, those nearest to the target by themselves.
         exchange_scale: how much of a word's own features is seen in those of a prompt, to begin with.
         otherwise: the method where there are no features.
 
@@ -68,11 +69,12 @@ class BuildRefine:
     moved_share: float = 0.25
     patience: int = 160
     rounds: int = 12
+    pool: int = 8192
     exchange_scale: float = 0.5
     otherwise: PEZRefine = PEZRefine()
 
     def __post_init__(self) -> None:
-        for name in ("step_size", "words_tried", "patience"):
+        for name in ("step_size", "words_tried", "patience", "pool"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.rounds < 0 or not 0 <= self.moved_share < 1:
@@ -156,6 +158,14 @@ class _Words:
         places = {word: place for place, word in enumerate(vocabulary.units)}
         return cls(vocabulary.units, features, features.mean(dim=0), places)
 
+    def likeliest(self, target: Float[Tensor, " features"], count: int) -> "_Words":
+        """Those that are nearest to a target by themselves, in the order that all have; the mean stays that of all."""
+        if count >= len(self.words):
+            return self
+        kept = (self.features @ target).topk(count).indices.sort().values
+        words = [self.words[place] for place in kept.tolist()]
+        return _Words(words, self.features[kept], self.mean, {word: place for place, word in enumerate(words)})
+
     def of(self, prompt: Sequence[Word]) -> Float[Tensor, "words features"]:
         """The features of a prompt's words; the mean for a word that may not be used, from a caption, say."""
         rows = [self.features[self.places[word]] if word in self.places else self.mean for word in prompt]
@@ -196,10 +206,11 @@ class _Neighborhood:
         max_tokens: int,
         generator: torch.Generator,
     ) -> None:
-        self.method, self.objective, self.words = method, objective, words
+        self.method, self.objective = method, objective
         self.max_tokens, self.generator = max_tokens, generator
         self.target = objective.targets[row].float()
-        self.fits = words.features @ self.target  # (words,)
+        self.words = words.likeliest(self.target, method.pool)
+        self.fits = self.words.features @ self.target  # (words,)
         self.tried: set[Prompt] = set()
         width = len(self.target)
         # A ridge regression from what is exchanged to what the predictions were wrong by.
