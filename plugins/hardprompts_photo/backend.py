@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hardprompts.encoders import Backend
+from hardprompts.encoders import Backend, TextEncoder, normalize
 from hardprompts.errors import BackendError, MissingExtra
 from hardprompts_photo import weights
 from hardprompts_photo.bridge import Bridge
@@ -60,14 +60,14 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     from hardprompts_transformers.sentences import open_sentence_encoder
 
     full_name = f"photo:{name}" if name else "photo"
-    backend = open_sentence_encoder(text.folder, name=full_name, device=device, dtype=dtype, note=NOTE)
+    backend = open_sentence_encoder(
+        # The classes' own words, of which a sentence encoder spells many with several tokens.
+        text.folder, name=full_name, device=device, dtype=dtype, note=NOTE, words=bridge.names,
+    )  # fmt: skip
     if not text.checked:
         check_sentences(backend, text.folder)
-    tower = PhotoEncoder(EfficientNetLite(network, SIZES[size]), bridge)
-    # The classes' own words, of which a sentence encoder spells many with several tokens.
-    vocabulary = backend.vocabulary.with_words(bridge.names)
-    encoder = dataclasses.replace(backend.text_encoder, vocabulary=vocabulary)  # type: ignore[type-var]
-    return dataclasses.replace(backend, text_encoder=encoder, image_encoder=tower)
+    tower = PhotoEncoder(EfficientNetLite(network, SIZES[size]), bridge, backend.text_encoder)
+    return dataclasses.replace(backend, image_encoder=tower)
 
 
 # --- the image tower ----------------------------------------------------------------------
@@ -79,17 +79,35 @@ class PhotoEncoder:
 
     network: EfficientNetLite
     bridge: Bridge
+    text_encoder: TextEncoder
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
-        """Features of RGB images of any size, in the text space. Not normalised.
+        """Features of RGB images of any size, in the text space, of unit length.
 
         Warns:
             UnfamiliarPicture: the classifier recognizes nothing in one of them.
         """
-        pooled = self.network.pooled(images)
-        logits = self.network.logits(pooled)
-        _warn_of_strangers(self.bridge.familiarity(logits), self.bridge.least_familiarity)
-        return self.bridge.text_features(pooled.float(), logits.float(), on_plain_ground(images))
+        parts = self.network.pooled_parts(images)
+        logits = [self.network.logits(own).float() for own in parts]
+        _warn_of_strangers(
+            self.bridge.familiarity(torch.stack([own[0] for own in logits])), self.bridge.least_familiarity
+        )
+        plain = on_plain_ground(images).tolist()
+        said = [self.bridge.said(own) for own, is_plain in zip(logits, plain, strict=True) if not is_plain]
+        texts = list(dict.fromkeys(said))
+        read = dict(zip(texts, normalize(self.text_encoder.encode_text(texts)), strict=True)) if texts else {}
+        words = iter(said)
+        return torch.stack(
+            [
+                normalize(self.bridge.text_features(pooled[:1].float(), own[:1]))[0] if is_plain else read[next(words)]
+                for pooled, own, is_plain in zip(parts, logits, plain, strict=True)
+            ]
+        )
+
+    def said(self, image: Image.Image) -> str:
+        """The words for what is seen in a photograph, before any search."""
+        (parts,) = self.network.pooled_parts([image])
+        return self.bridge.said(self.network.logits(parts).float())
 
     def familiarity(self, images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """How surely the classifier recognizes anything in each image; see `Bridge.familiarity`."""

@@ -1,11 +1,12 @@
 """The bridge: from what a classifier sees in a picture to the text space of a sentence encoder."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -17,42 +18,46 @@ FILE = Path(__file__).resolve().parent / "bridge.safetensors"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bridge:
-    """A picture's place in the text space: its classes' words, the people in it, and a linear map of its features.
+    """A picture's place in the text space: what the classifier sees in it, said in words, and a linear map of features.
 
-    The classes' part is ConSE: the probabilities of the likeliest classes, times the embeddings of their words. People
-    are no class of ImageNet, but many classes are worn, played or ridden by one: their joint probability says whether
-    somebody is there. The map is a ridge regression, learned on drawings with words, from the roots of the features to
-    what the classes' words miss.
+    In photographs there are several things. What is seen in any part of one is said, class by class, and the sentence
+    encoder reads it: the features of "pizza cup person", and not the mean of those of the three, which are near to
+    "meal". Kinds of one thing (thirty breeds) are said by their plain word, unless one of them is likely. People are no
+    class of ImageNet, but many classes are worn, played or ridden by one: their joint probability says whether somebody
+    is there.
+
+    Of drawings and cut-outs, one thing on a plain ground, the classes' words are averaged as in ConSE, and a ridge
+    regression, learned on drawings with words, adds what these words miss.
 
     Attributes:
         classes: of the words of each class, of unit length.
         people: 1 for classes whose photographs show a person, else 0.
-        person: of the word "person", of unit length.
-        weight: of the map.
+        weight: of the map, from the roots of the features.
         bias: of the map.
         names: of the classes.
-        top: classes that count.
-        person_share: what a person adds, where the classes have length 1.
-        person_full: joint probability of the classes with people from which on all of that is added.
-        map_share: what the map adds to a photograph, as a share of its own output.
-        plain_map_share: likewise to a drawing or cut-out on a plain ground.
+        plain: the plain word of each class, such as "dog"; "" where its name is plain, or there is none.
+        top: classes that count in a drawing.
+        map_share: what the map adds to a drawing, as a share of its own output.
+        least_share: probability from which on something is said of a photograph.
+        most_said: things that are said of a photograph, at most, but for a person.
+        person_from: joint probability of the classes with people from which on there is a person.
         least_familiarity: below it, a picture shows nothing that the classifier knows.
 
     Source: Norouzi et al., Zero-Shot Learning by Convex Combination of Semantic Embeddings (arXiv 1312.5650).
-        Deviations: an embedding stands for several words of a class; people and the linear map are added.
+        Deviations: photographs are read as words; an embedding stands for several words of a class; the map.
     """
 
     classes: Float[Tensor, "classes text"]
     people: Float[Tensor, " classes"]
-    person: Float[Tensor, " text"]
     weight: Float[Tensor, "width text"]
     bias: Float[Tensor, " text"]
     names: tuple[str, ...]
+    plain: tuple[str, ...]
     top: int
-    person_share: float
-    person_full: float
     map_share: float
-    plain_map_share: float
+    least_share: float
+    most_said: int
+    person_from: float
     least_familiarity: float
 
     @classmethod
@@ -67,31 +72,46 @@ class Bridge:
         return cls(
             classes=tensors["classes"],
             people=tensors["people"],
-            person=tensors["person"],
             weight=tensors[f"{size}.weight"],
             bias=tensors[f"{size}.bias"],
             names=tuple(json.loads(metadata["names"])),
+            plain=tuple(json.loads(metadata["plain"])),
             **json.loads(metadata["settings"]),
         )
 
-    def text_features(
-        self,
-        pooled: Float[Tensor, "images width"],
-        logits: Float[Tensor, "images classes"],
-        plain: Bool[Tensor, " images"],
-    ) -> Float[Tensor, "images text"]:
-        """Where pictures lie among texts. Not normalised.
-
-        Args:
-            plain: which of them show a thing on a plain ground.
-        """
+    def said(self, logits: Float[Tensor, "parts classes"]) -> str:
+        """The words for what is seen in the parts of one photograph, the likeliest first."""
         probabilities = logits.softmax(dim=-1)
-        # Clothes on a plain ground are worn by nobody.
-        somebody = (probabilities @ self.people / self.person_full).clamp(max=1) * ~plain.to(logits.device)
+        likeliest = probabilities.amax(dim=0)
+        found: list[tuple[float, str]] = []
+        for members in self._kinds:
+            together = float(probabilities[:, members].sum(dim=1).max())
+            if together < self.least_share:
+                continue
+            share, place = likeliest[members].max(dim=0)
+            first = int(members[place])
+            alone = float(share) >= together / 2
+            found.append((together, self.names[first] if alone else self.plain[first]))
+        words = [name for _, name in sorted(found, reverse=True)[: self.most_said]]
+        words = words or [self.names[int(likeliest.argmax())]]
+        if float((probabilities @ self.people).mean()) >= self.person_from and "person" not in words:
+            words.append("person")
+        return " ".join(words)
+
+    @functools.cached_property
+    def _kinds(self) -> list[Int[Tensor, " members"]]:
+        """The classes by what they are kinds of; those without a plain word each by itself."""
+        kinds: dict[str, list[int]] = {}
+        for place, (name, plain) in enumerate(zip(self.names, self.plain, strict=True)):
+            kinds.setdefault(plain or name, []).append(place)
+        return [torch.tensor(members, device=self.people.device) for members in kinds.values()]
+
+    def text_features(
+        self, pooled: Float[Tensor, "images width"], logits: Float[Tensor, "images classes"]
+    ) -> Float[Tensor, "images text"]:
+        """Where drawings and cut-outs on a plain ground lie among texts. Not normalised."""
         mapped = roots(pooled) @ self.weight + self.bias
-        share = torch.where(plain.to(mapped.device), self.plain_map_share, self.map_share)
-        seen = class_words(probabilities, self.classes, self.top)
-        return seen + self.person_share * somebody[:, None] * self.person + share[:, None] * mapped
+        return class_words(logits.softmax(dim=-1), self.classes, self.top) + self.map_share * mapped
 
     def familiarity(self, logits: Float[Tensor, "images classes"]) -> Float[Tensor, " images"]:
         """By how many standard deviations of all classes' outputs the likeliest one is above their mean.

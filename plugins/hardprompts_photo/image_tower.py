@@ -16,6 +16,8 @@ MEAN = 0.5
 DEVIATION = 0.5
 #: The centre of a photograph that is read, as a share of its shorter side.
 CROP = 0.875
+#: How much longer than wide a photograph is whose ends are read too.
+LONG = 1.15
 #: Room around a thing on a plain ground, as a share of its longer side.
 MARGIN = 0.08
 #: Values of 255 by which a plain ground may vary; JPEG makes them differ a little.
@@ -39,6 +41,12 @@ class EfficientNetLite:
 
     network: Any
     size: int
+
+    def pooled_parts(self, images: Sequence[Image.Image]) -> list[Float[Tensor, "parts width"]]:
+        """The features of the parts of each RGB image: see `parts_of`."""
+        squares = [parts_of(image, self.size) for image in images]
+        pooled = self.pooled_squares([square for parts in squares for square in parts])
+        return list(pooled.split([len(parts) for parts in squares]))
 
     def pooled(self, images: Sequence[Image.Image]) -> Float[Tensor, "images width"]:
         """The features behind the last convolution, averaged over the square that is read of each RGB image.
@@ -118,6 +126,17 @@ def square_of(image: Image.Image, side: int) -> Image.Image:
         image.resize(size, Image.Resampling.BICUBIC, box=thing), ((side - size[0]) // 2, (side - size[1]) // 2)
     )
     return square
+
+
+def parts_of(image: Image.Image, side: int) -> list[Image.Image]:
+    """The squares that are read of an RGB image: the one of `square_of`, and of a photograph that is not nearly square
+    its two ends as well, of which that one has but a part."""
+    first = square_of(image, side)
+    short, long = sorted(image.size)
+    if long < LONG * short or thing_on_ground(image) is not None:
+        return [first]
+    boxes = [(0, 0, short, short), (image.width - short, image.height - short, image.width, image.height)]
+    return [first, *(image.resize((side, side), Image.Resampling.BICUBIC, box=box) for box in boxes)]
 
 
 def centre_of(image: Image.Image, side: int) -> Image.Image:

@@ -38,6 +38,9 @@ Captioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 #: Steps of a method that would never stop by itself.
 DEFAULT_MAX_STEPS = 1000
 
+#: What a token must add for images, as a share of the spread of the similarity of random prompts.
+TOKEN_COST = 0.15
+
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
 
@@ -143,7 +146,7 @@ class _Options:
     max_evaluations: int | None = None
     deadline: float | None = None
     patience: int | None = None
-    token_cost: float = 0.15
+    token_cost: float | None = None
     top_k: int = 10
     seed: int | None = None
     callback: Callback | None = None
@@ -161,7 +164,7 @@ class _Options:
             raise ValueError(f"prior_weight must be finite and not negative, got {self.prior_weight}")
         if self.initial_prompt is not None and self.caption is not None:
             raise ValueError("give an initial_prompt, which all restarts begin with, or a caption, not both")
-        if self.token_cost < 0:
+        if self.token_cost is not None and self.token_cost < 0:
             raise ValueError(f"token_cost must not be negative, got {self.token_cost}")
         for name in ("num_tokens", "views", "restarts", "top_k"):
             if getattr(self, name) < 1:
@@ -246,7 +249,7 @@ class PromptInverter:
         max_evaluations: int | None = None,
         deadline: float | None = None,
         patience: int | None = None,
-        token_cost: float = 0.15,
+        token_cost: float | None = None,
         top_k: int = 10,
         seed: int | None = None,
         callback: Callback | None = None,
@@ -290,7 +293,8 @@ class PromptInverter:
             restarts: random starts, searched in one batch.
             token_cost: what a token must add to be worth its place, as a share of the spread (standard
                 deviation) of the similarity of random prompts. It drops tokens that say more of the
-                model than of the image. 0 fills all places.
+                model than of the image. 0 fills all places. Default: 0.15, and 0 for a model of text alone, where
+                there is no image to say less of.
             max_steps, max_evaluations, deadline, patience, top_k, seed, callback: see `run_search`.
             progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
@@ -398,7 +402,7 @@ class PromptInverter:
                 max_evaluations=options.max_evaluations,
                 deadline=options.deadline,
                 patience=options.patience,
-                token_cost=options.token_cost * spread,
+                token_cost=self._token_cost(options) * spread,
                 top_k=max(options.top_k, PARETO_POOL) if options.pareto else options.top_k,
                 seed=seed,
                 callback=on_bar(options.callback, bar),
@@ -415,6 +419,11 @@ class PromptInverter:
                 candidates, settings["pareto"] = self._weighed(candidates, own, slot)
             prompts.append(self._prompt(own, candidates, result, slot, settings))
         return prompts
+
+    def _token_cost(self, options: _Options) -> float:
+        if options.token_cost is not None:
+            return options.token_cost
+        return 0.0 if self.backend.image_encoder is None else TOKEN_COST
 
     @property
     def _opposed(self) -> bool:

@@ -3,6 +3,7 @@
 import collections
 import functools
 import importlib.util
+import itertools
 import math
 import re
 import unicodedata
@@ -128,6 +129,16 @@ def commonness(word: str) -> float:
     """
     frequency = _frequencies().get(word.lower(), 0.0)
     return math.log10(frequency) + 9 if frequency else 0.0
+
+
+@functools.cache
+def common_words(count: int = 60_000) -> tuple[str, ...]:
+    """So many English words and names, the commonest first, that are real words; see `is_real_word`.
+
+    Source: see `commonness`.
+    """
+    words = (word for word in _frequencies() if is_real_word(word, "LATIN"))  # the commonest come first
+    return tuple(itertools.islice(words, count))
 
 
 @functools.cache

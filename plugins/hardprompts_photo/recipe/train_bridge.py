@@ -29,8 +29,7 @@ from hardprompts_photo.recipe.features import pooled_features
 PLAIN_SHARE = 0.2
 #: What the bridge does with its parts; see `Bridge`.
 SETTINGS: dict[str, float] = {
-    "top": 20, "person_share": 0.6, "person_full": 0.2, "map_share": 0.0, "plain_map_share": 1.0,
-    "least_familiarity": 4.2,
+    "top": 20, "map_share": 1.0, "least_share": 0.1, "most_said": 3, "person_from": 0.1, "least_familiarity": 4.2,
 }  # fmt: skip
 #: Of the ridge regression, as a share of a feature's variance.
 PENALTY = 0.3
@@ -58,7 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tensors = {
         "classes": classes,
         "people": torch.tensor([float(name in class_words.WITH_PEOPLE) for name in names]),
-        "person": encoder.encode_texts(["person"])[0],
         "check.text": encoder.encode_texts([CHECK_SENTENCE])[0],
     }
     for size in SIZES:
@@ -72,13 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tensors |= {f"{size}.weight": weight, f"{size}.bias": bias}
         tensors[f"check.{size}"] = tower.logits(tower.pooled([check_picture()]))[0]
         print(f"{size}: learned from {len(pooled)} pictures", flush=True)
-    _write(tensors, names, options.output)
+    _write(tensors, names, class_words.plain_words(tree / "usr/share/wordnet"), options.output)
 
 
-def _write(tensors: Mapping[str, Tensor], names: Sequence[str], output: Path) -> None:
+def _write(tensors: Mapping[str, Tensor], names: Sequence[str], plain: Sequence[str], output: Path) -> None:
     temporary = output.with_suffix(".new")
     halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
-    save_file(halves, temporary, {"names": json.dumps(names), "settings": json.dumps(SETTINGS)})
+    said = [class_words.cleaned(name) for name in names]
+    metadata = {"names": json.dumps(said), "plain": json.dumps(list(plain)), "settings": json.dumps(SETTINGS)}
+    save_file(halves, temporary, metadata)
     temporary.chmod(0o644)
     temporary.replace(output)
 

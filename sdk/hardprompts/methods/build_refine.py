@@ -23,6 +23,9 @@ Walk = Generator[list[Prompt], "_Answers", None]
 #: What a prompt must gain to be gone on from.
 LEAST_GAIN = 1e-6
 
+#: Of the target's length, what is no difference any more.
+LEAST_DISTANCE = 1e-4
+
 #: How much of the whole target is added to what a prompt lacks of it.
 TARGET_SHARE = 0.35
 
@@ -68,7 +71,7 @@ class BuildRefine:
     words_tried: int = 16
     moved_share: float = 0.25
     patience: int = 160
-    rounds: int = 12
+    rounds: int = 6
     pool: int = 8192
     exchange_scale: float = 0.5
     otherwise: PEZRefine = PEZRefine()
@@ -227,7 +230,7 @@ class _Neighborhood:
             best = self._better(answers, best) or best
         best = yield from self._refine(best, self.method.patience)
         failed = 0
-        while failed < self.method.rounds and len(best.prompt) > 1:
+        while failed < self.method.rounds and len(best.prompt) > 1 and not self._is_perfect(best):
             dropped = self._chosen(best.prompt)
             kept = tuple(word for place, word in enumerate(best.prompt) if place not in dropped)
             answers = yield [kept]
@@ -236,6 +239,12 @@ class _Neighborhood:
             state = yield from self._refine(state, self.method.patience // 2)
             failed = 0 if state.score > best.score + LEAST_GAIN else failed + 1
             best = max(best, state, key=lambda one: one.score)
+
+    def _is_perfect(self, state: _State) -> bool:
+        """True if the prompt has the features of the target itself, as the text that a target was taken from has."""
+        if not self.objective.scores_features:
+            return False
+        return float(state.features @ self.target) > (1 - LEAST_DISTANCE) * float(self.target.norm())
 
     def _chosen(self, prompt: Prompt) -> set[int]:
         """Places of two or three words, drawn at random; of one, where there are but two."""
@@ -279,7 +288,7 @@ class _Neighborhood:
         """Goes on from the best that improves, until so many around a prompt do not."""
         without_gain = 0
         moved = self._moved(state.prompt)
-        while without_gain < patience:
+        while without_gain < patience and not self._is_perfect(state):
             predicted = self._predicted(state)
             corrected = self._corrected(state, predicted)
             count = min(len(moved), round(self.method.moved_share * self.method.step_size))
