@@ -5,7 +5,7 @@ import functools
 import inspect
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hardprompts.errors import BackendError
 from hardprompts.tokenizers import adapt
 from hardprompts.towers import FrozenEncoder
 from hardprompts.vocabulary import BatchTokenizer, Tokenizer, Vocabulary
+from hardprompts.wording import common_words
 from hardprompts_transformers.backend import ARCHITECTURES
 from hardprompts_transformers.frozen_encoder import frozen_encoder
 from hardprompts_transformers.language_models import context
@@ -73,6 +74,7 @@ def open_sentence_encoder(
     note: str = "",
     prompt: str | None = None,
     prompt_name: str | None = None,
+    words: Iterable[str] | None = None,
 ) -> Backend:
     """The sentence encoder of a local folder as a backend of text alone, called `name`, frozen.
 
@@ -85,6 +87,8 @@ def open_sentence_encoder(
         prompt: what stands before every text, such as "query: ". It counts as part of the encoder: it is no part of
             any text that is found, and takes its room in the context.
         prompt_name: the same by its name among the encoder's own. With neither, its default, if it has one.
+        words: what a search may use beside words of one token, as far as the tokenizer spells it in two to four.
+            Default: common words of English, of which tokenizers of 30,000 tokens spell every other one in pieces.
 
     Raises:
         BackendError: a file that is missing or damaged, a model or a module that is not supported, an unknown
@@ -112,6 +116,8 @@ def open_sentence_encoder(
         note = note or f"{place} has no modules.json, so its texts are pooled by {pooling.mode}"
     modules.width(config.get_text_config().hidden_size)
     encoder = SentenceEncoder.create(model, tokenizer, modules, chosen, name)
+    vocabulary = encoder.vocabulary.with_words(common_words() if words is None else words)
+    encoder = dataclasses.replace(encoder, vocabulary=vocabulary)
     return Backend(name, encoder, None, device, dtype, note or _note(modules, chosen))
 
 
