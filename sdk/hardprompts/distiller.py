@@ -17,7 +17,9 @@ from hardprompts.inverter import DEFAULT_MAX_STEPS
 from hardprompts.language_matching import match_outputs
 from hardprompts.matching import (
     ContextStates,
+    FeatureMatch,
     Match,
+    MeanFeatureMatch,
     MeanMatch,
     Windows,
     embedded_template,
@@ -751,7 +753,10 @@ class PromptDistiller:
 
 
 def _mean(parts: Sequence[Match]) -> Match:
-    return parts[0] if len(parts) == 1 else MeanMatch(tuple(parts))
+    if len(parts) == 1:
+        return parts[0]
+    alike = tuple(part for part in parts if isinstance(part, FeatureMatch))
+    return MeanFeatureMatch(alike) if len(alike) == len(parts) else MeanMatch(tuple(parts))
 
 
 def _padded(rows: Sequence[Sequence[int]], num_tokens: int) -> list[tuple[int, ...]]:

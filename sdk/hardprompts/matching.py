@@ -456,6 +456,26 @@ class MeanMatch:
         return min(part.free_tokens() for part in self.parts)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanFeatureMatch(MeanMatch):
+    """The mean of several feature matches of one encoder, which is a similarity of features side by side too."""
+
+    parts: tuple[FeatureMatch, ...]
+
+    @property
+    def text_encoder(self) -> TextEncoder:
+        return self.parts[0].text_encoder
+
+    @functools.cached_property
+    def mean_targets(self) -> Float[Tensor, "groups features"]:
+        """The targets of all templates, side by side, so that the dot product with `features` is the score."""
+        return torch.cat([part.mean_targets for part in self.parts], dim=1) / len(self.parts) ** 0.5
+
+    def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """The unit features in all templates, side by side and at unit length together."""
+        return torch.cat([part.features(embeddings) for part in self.parts], dim=1) / len(self.parts) ** 0.5
+
+
 # --- what they share ----------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from hardprompts import PromptInverter, run_search
+from hardprompts.matching import MeanFeatureMatch, match_features
 from hardprompts.methods import BuildRefine, PEZRefine, word_table
 from hardprompts.methods.build_refine import _Answers, _Neighborhood, _State, _Words
 from hardprompts.methods.word_table import WordTable
@@ -230,3 +231,16 @@ def test_what_there_is_no_time_to_read_is_predicted(monkeypatch: pytest.MonkeyPa
     assert torch.allclose(found[:48], true[:48], atol=2e-3)
     mean = torch.nn.functional.normalize(true[:48].mean(dim=0), dim=0)
     assert float((found[48:] * true[48:]).sum(dim=1).mean()) > float((true[48:] @ mean).mean())
+
+
+def test_it_searches_in_several_templates_at_once() -> None:
+    templates = [PromptTemplate(text) for text in ("{}", "a house and {}", "{} in the night")]
+    wanted = torch.tensor(VOCABULARY.encode("red boat"))
+    parts = tuple(match_features(BACKEND, [[VOCABULARY.embed(wanted)]], template) for template in templates)
+    whole = MeanFeatureMatch(parts)
+    start = VOCABULARY.sample((4, 2), torch.Generator().manual_seed(0))
+    groups = torch.zeros(4, dtype=torch.long)
+    features = whole.features(VOCABULARY.embed(start))
+    assert torch.allclose(features @ whole.mean_targets[0], whole.score(start, groups), atol=1e-5)
+    (result,) = run_search(BuildRefine(), whole, whole, VOCABULARY, start, seed=0)
+    assert result.best.text == "red boat"

@@ -143,12 +143,17 @@ def _asking(objective: BoundObjective, row: int) -> Callable[[Prompt], Tensor]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Words:
-    """The words that may be used, with the features of each by itself, and the mean of these."""
+    """The words that may be used, with the features of each by itself, and the mean of these.
+
+    Attributes:
+        width: the numbers that the encoder gives; `features` repeat them where a prompt stands in several templates.
+    """
 
     words: list[Word]
     features: Float[Tensor, "words features"]
     mean: Float[Tensor, " features"]
     places: dict[Word, int]
+    width: int
 
     @classmethod
     def read(cls, objective: BoundObjective, vocabulary: Vocabulary) -> "_Words":
@@ -159,7 +164,10 @@ class _Words:
             vocabulary.units, seconds=None if left is None else READING_SHARE * left
         )
         places = {word: place for place, word in enumerate(vocabulary.units)}
-        return cls(vocabulary.units, features, features.mean(dim=0), places)
+        width = features.shape[1]
+        if (templates := objective.targets.shape[1] // width) > 1:
+            features = features.repeat(1, templates) / templates**0.5
+        return cls(vocabulary.units, features, features.mean(dim=0), places, width)
 
     def likeliest(self, target: Float[Tensor, " features"], count: int) -> "_Words":
         """Those that are nearest to a target by themselves, in the order that all have; the mean stays that of all."""
@@ -167,7 +175,8 @@ class _Words:
             return self
         kept = (self.features @ target).topk(count).indices.sort().values
         words = [self.words[place] for place in kept.tolist()]
-        return _Words(words, self.features[kept], self.mean, {word: place for place, word in enumerate(words)})
+        places = {word: place for place, word in enumerate(words)}
+        return _Words(words, self.features[kept], self.mean, places, self.width)
 
     def of(self, prompt: Sequence[Word]) -> Float[Tensor, "words features"]:
         """The features of a prompt's words; the mean for a word that may not be used, from a caption, say."""
@@ -215,7 +224,7 @@ class _Neighborhood:
         self.words = words.likeliest(self.target, method.pool)
         self.fits = self.words.features @ self.target  # (words,)
         self.tried: set[Prompt] = set()
-        width = len(self.target)
+        width = words.width
         # A ridge regression from what is exchanged to what the predictions were wrong by.
         self._gram = CORRECTION_RIDGE * torch.eye(width, device=self.target.device)
         self._errors = torch.zeros(width, device=self.target.device)
@@ -384,8 +393,9 @@ class _Neighborhood:
     def _corrected(self, state: _State, predicted: Tensor) -> Float[Tensor, "places words"]:
         """The predictions with what was learned of their errors; -inf for words that the prompt has already."""
         weights = torch.linalg.solve(self._gram, self._errors)
-        words = self.words
-        found = predicted + words.features @ weights - (words.of(state.prompt) @ weights)[:, None]
+        words, width = self.words, self.words.width
+        old = words.of(state.prompt)[:, :width] @ weights
+        found = predicted + words.features[:, :width] @ weights - old[:, None]
         found[:, [words.places[word] for word in state.prompt if word in words.places]] = -torch.inf
         return found
 
@@ -403,7 +413,7 @@ class _Neighborhood:
         if not new:
             return
         here = self.words.of(state.prompt)
-        exchanged = self.words.features[new] - here[old]
+        exchanged = (self.words.features[new] - here[old])[:, : self.words.width]
         expected = predicted[old, new] - state.features @ self.target
         errors = torch.tensor(gains, device=expected.device) - expected
         self._gram += exchanged.T @ exchanged
