@@ -9,7 +9,7 @@ from .models import PromptModel
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
 EACH, ALL = "one prompt per image", "one prompt for all"
-METHODS = ("pez+refine", "pez", "refine", "beam", "phrase-bank", "evolution")
+METHODS = ("build+refine", "pez+refine", "pez", "refine", "beam", "phrase-bank", "evolution")
 MAX_SEED = 2**31 - 1
 
 
@@ -70,7 +70,8 @@ class ImageToPrompt(io.ComfyNode):
                 ),
                 *search_inputs(8, 300, 16, "Steps of the search, at most; it may end sooner by itself."),
                 io.Combo.Input(
-                    "method", options=list(METHODS), default=METHODS[0], tooltip="pez+refine explores and then "
+                    "method", options=list(METHODS), default=METHODS[0], tooltip="build+refine builds the prompt from "
+                    "what it still lacks, and then exchanges its words; pez+refine explores by gradients, and then "
                     "polishes; pez is the method of the paper; beam grows the prompt token by token; phrase-bank puts "
                     "known phrases together."
                 ),

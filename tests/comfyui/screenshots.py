@@ -68,7 +68,7 @@ def _checkpoint(place: tuple[int, int]) -> Node:
     return Node("CheckpointLoaderSimple", {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}, place, (330, 100))
 
 
-_INVERT = {"mode": "one prompt per image", "method": "pez+refine", "prompt_model": ["2", 0]}
+_INVERT = {"mode": "one prompt per image", "method": "build+refine", "prompt_model": ["2", 0]}
 
 GRAPHS: dict[str, dict[str, Node]] = {
     "image_to_prompt": {

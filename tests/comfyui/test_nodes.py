@@ -260,7 +260,7 @@ def test_keep_loaded_off_leaves_nothing_behind(world: World) -> None:
 
 SEARCH = {
     "mode": "one prompt per image", "num_tokens": 3, "max_steps": 12, "restarts": 4, "seed": 0, "template": "{}",
-    "banned": "", "method": "pez+refine",
+    "banned": "", "method": "build+refine",
 }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ SEARCH = {"num_tokens": 4, "max_steps": 15, "restarts": 4, "seed": 0, "template"
 def image_to_prompt(*images: str, **changed: Any) -> dict[str, Any]:
     workflow = {"model": model(), "search": node(
         "HardPromptsImageToPrompt", prompt_model=["model", 0], mode="one prompt per image",
-        **{**SEARCH, "method": "pez+refine", **changed},
+        **{**SEARCH, "method": "build+refine", **changed},
     )}  # fmt: skip
     for place, image in enumerate(images):
         workflow[f"image{place}"] = node("LoadImage", image=image)
