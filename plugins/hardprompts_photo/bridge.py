@@ -35,10 +35,10 @@ class Bridge:
         weight: of the map, from the roots of the features.
         bias: of the map.
         names: of the classes.
-        plain: the plain word of each class, such as "dog"; "" where its name is plain, or there is none.
+        plain: the plain word of each class, such as "dog"; "" where there is none.
         top: classes that count in a drawing.
         map_share: what the map adds to a drawing, as a share of its own output.
-        least_share: probability from which on something is said of a photograph.
+        least_share: probability from which on something is said of a photograph; twice that for several kinds of one.
         most_said: things that are said of a photograph, at most, but for a person.
         person_from: joint probability of the classes with people from which on there is a person.
         least_familiarity: below it, a picture shows nothing that the classifier knows.
@@ -86,12 +86,14 @@ class Bridge:
         found: list[tuple[float, str]] = []
         for members in self._kinds:
             together = float(probabilities[:, members].sum(dim=1).max())
-            if together < self.least_share:
-                continue
             share, place = likeliest[members].max(dim=0)
             first = int(members[place])
             alone = float(share) >= together / 2
-            found.append((together, self.names[first] if alone else self.plain[first]))
+            # A little probability for each of a hundred breeds is no dog.
+            if together < (self.least_share if alone else 2 * self.least_share):
+                continue
+            # A class may have the plain word for a name, and so may two classes: "sunglasses".
+            found.append((together, self.names[first] if alone else self.plain[first] or self.names[first]))
         words = [name for _, name in sorted(found, reverse=True)[: self.most_said]]
         words = words or [self.names[int(likeliest.argmax())]]
         if float((probabilities @ self.people).mean()) >= self.person_from and "person" not in words:

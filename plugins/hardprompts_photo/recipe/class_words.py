@@ -9,7 +9,10 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from hardprompts.wording import commonness
 
 #: What people call things, between a kind and "animal" or "device".
 PLAIN_WORDS = frozenset(
@@ -68,6 +71,9 @@ WITH_PEOPLE = frozenset(
     .split("|")
 )
 
+#: How common a word must be to be said, on the scale of `hardprompts.wording.commonness`.
+LEAST_COMMON = 2.5
+
 
 def class_names() -> list[str]:
     """The 1,000 readable names that open_clip has, read from its file without importing it."""
@@ -85,6 +91,20 @@ def cleaned(name: str) -> str:
     return " ".join(re.sub(r"[()/,]| or ", " ", name).split())
 
 
+def said_names(plain: Sequence[str]) -> list[str]:
+    """How each class is said of a photograph: "tench" is a fish, and an Egyptian Mau an Egyptian Mau cat.
+
+    Names with a word that few people know are the plain word, where there is one; to breeds and other proper names it
+    is added, if they do not have it.
+    """
+    said = []
+    for name, word in zip(map(cleaned, class_names()), plain, strict=True):
+        rarest = min(map(commonness, re.findall("[a-z]+", name.lower())))
+        proper = name[0].isupper() and word and word not in name.lower().split()
+        said.append(word if word and rarest < LEAST_COMMON else f"{name} {word}" if proper else name)
+    return said
+
+
 def plain_words(wordnet: Path) -> list[str]:
     """The plain word of each class, "" where there is none; `wordnet` is the folder of WordNet's data.noun."""
     import timm.data
@@ -95,10 +115,7 @@ def plain_words(wordnet: Path) -> list[str]:
     found = []
     for name, offset in zip(class_names(), offsets, strict=True):
         found.append(PLAIN_WORD_OF.get(name) or _nearest(offset, synsets))
-    return [
-        word if word.lower() not in name.lower().split() else ""
-        for word, name in zip(found, class_names(), strict=True)
-    ]
+    return found
 
 
 def _nearest(offset: str, synsets: dict[str, tuple[list[str], list[str]]]) -> str:

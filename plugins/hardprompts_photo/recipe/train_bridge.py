@@ -70,14 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tensors |= {f"{size}.weight": weight, f"{size}.bias": bias}
         tensors[f"check.{size}"] = tower.logits(tower.pooled([check_picture()]))[0]
         print(f"{size}: learned from {len(pooled)} pictures", flush=True)
-    _write(tensors, names, class_words.plain_words(tree / "usr/share/wordnet"), options.output)
+    _write(tensors, class_words.plain_words(tree / "usr/share/wordnet"), options.output)
 
 
-def _write(tensors: Mapping[str, Tensor], names: Sequence[str], plain: Sequence[str], output: Path) -> None:
+def _write(tensors: Mapping[str, Tensor], plain: Sequence[str], output: Path) -> None:
     temporary = output.with_suffix(".new")
     halves = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
-    said = [class_words.cleaned(name) for name in names]
-    metadata = {"names": json.dumps(said), "plain": json.dumps(list(plain)), "settings": json.dumps(SETTINGS)}
+    metadata = {
+        "names": json.dumps(class_words.said_names(plain)),
+        "plain": json.dumps(list(plain)),
+        "settings": json.dumps(SETTINGS),
+    }
     save_file(halves, temporary, metadata)
     temporary.chmod(0o644)
     temporary.replace(output)
@@ -116,7 +119,8 @@ def class_embeddings(encoder: Backend, names: Sequence[str], wordnet: Path) -> T
     """(classes, text) of unit length: each class's name, and a share of its plain word."""
     own = encoder.encode_texts([class_words.cleaned(name) for name in names])
     plain = class_words.plain_words(wordnet)
-    others = encoder.encode_texts([word or class_words.cleaned(name) for word, name in zip(plain, names, strict=True)])
+    new = [word if word.lower() not in name.lower().split() else "" for word, name in zip(plain, names, strict=True)]
+    others = encoder.encode_texts([word or class_words.cleaned(name) for word, name in zip(new, names, strict=True)])
     return normalize((1 - PLAIN_SHARE) * own + PLAIN_SHARE * others)
 
 
