@@ -6,6 +6,7 @@ original is given as token embeddings, so it may be a text or a soft prompt.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -469,11 +470,13 @@ class MeanFeatureMatch(MeanMatch):
     @functools.cached_property
     def mean_targets(self) -> Float[Tensor, "groups features"]:
         """The targets of all templates, side by side, so that the dot product with `features` is the score."""
-        return torch.cat([part.mean_targets for part in self.parts], dim=1) / len(self.parts) ** 0.5
+        joined = torch.cat([part.mean_targets for part in self.parts], dim=1)
+        return joined / math.sqrt(len(self.parts))
 
     def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """The unit features in all templates, side by side and at unit length together."""
-        return torch.cat([part.features(embeddings) for part in self.parts], dim=1) / len(self.parts) ** 0.5
+        joined = torch.cat([part.features(embeddings) for part in self.parts], dim=1)
+        return joined / math.sqrt(len(self.parts))
 
 
 # --- what they share ----------------------------------------------------------------------

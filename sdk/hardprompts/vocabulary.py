@@ -227,7 +227,7 @@ class Vocabulary:
         kept = [
             (text, ids)
             for text, ids in zip(texts, self._behind_a_word(texts), strict=True)
-            if 2 <= len(ids) <= MAX_WORD_TOKENS and len(self.split(ids)) == 1
+            if 2 <= len(ids) <= MAX_WORD_TOKENS and all(map(self._joined, ids, ids[1:]))
         ]
         before = self.encode(_WORD)
         spelled = _decode_all(self.tokenizer, [[*before, *ids] for _, ids in kept])
@@ -478,6 +478,8 @@ class Vocabulary:
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""
+        if not self.banned and not self.banned_words:
+            return False  # without decoding, which is most of the time where words are many
         return self.bans(template.fill(self.decode(ids)), template.fill(""))
 
     def bans(self, text: str, own: str = "") -> bool:

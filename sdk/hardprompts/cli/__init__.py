@@ -200,6 +200,8 @@ class Request:
             )
         if self.model is None:
             screen.show_note(model, inverter.backend.note)
+        if self.deadline is None:
+            screen.read_words(inverter.search, inverter.backend)
         return inverter
 
 

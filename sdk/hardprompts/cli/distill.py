@@ -73,6 +73,8 @@ def distill(
         with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
             original = _original(what, name)
             distiller = _open(model, method, device)
+            if deadline is None:
+                screen.read_words(distiller.search, distiller.backend)
             with screen.LiveSearch() as live:
                 prompt = distiller.distill(original, match=match, callback=live, progress=False, **options)
         if as_json:

@@ -20,8 +20,9 @@ from hardprompts.errors import HardPromptsError
 from hardprompts.prompts import printable
 
 if TYPE_CHECKING:
+    from hardprompts.encoders import Backend
     from hardprompts.prompts import HardPrompt
-    from hardprompts.search import SearchProgress
+    from hardprompts.search import Search, SearchProgress
 
 #: Exit codes: an image of many failed; nothing could be done; Ctrl-C, as shells count it.
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -94,6 +95,17 @@ def show_warnings() -> None:
             say(f"warning: {' '.join(str(message).split())}", "yellow")
 
     warnings.showwarning = show
+
+
+def read_words(search: "Search | None", backend: "Backend") -> None:
+    """Reads the words of a model that nobody has read before, and says so while it lasts."""
+    from hardprompts.methods import BuildRefine
+
+    # A denoiser or a language model may be followed by other things than features.
+    if isinstance(search, BuildRefine) and backend.noise_predictor is None and backend.language_model is None:
+        reading = f"reading the words of {backend.name}, once for each model"
+        with err.status(reading) if err.is_terminal else contextlib.nullcontext():
+            search.read_words(backend.text_encoder, progress=False)
 
 
 def show_prompt(prompt: "HardPrompt") -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.encoders import TextEncoder
 from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.refine import unpack
 from hardprompts.methods.word_table import Word, WordTable
@@ -89,6 +90,13 @@ class BuildRefine:
     def for_language_models(cls) -> PEZRefine:
         """What searches where a language model is to answer with labels, which have no features to be similar to."""
         return PEZRefine.for_language_models()
+
+    def read_words(self, encoder: TextEncoder, progress: bool = True) -> None:
+        """Reads the words of a model now, which the first search would do; see `WordTable`.
+
+        Those that are searched by default: real words, if there are enough of them.
+        """
+        WordTable.of(encoder).features(encoder.vocabulary.narrowed(None, (), None).units, progress=progress)
 
     def steps(
         self,
@@ -267,10 +275,7 @@ class _Neighborhood:
         """Adds words as long as there is room and they are worth their place."""
         while True:
             prompt, new = state.prompt, self._missing(state, without)
-            tried = [(word,) for word in new] if not prompt else []
-            if prompt:
-                tried = [(word, *prompt) for word in new] + [(*prompt, word) for word in new]
-            tried = self._fresh(tried)
+            tried = self._fresh([*((word, *prompt) for word in new), *((*prompt, word) for word in new)])
             if not tried:
                 return state
             better = self._better((yield tried), state)
@@ -388,7 +393,8 @@ class _Neighborhood:
         reached = state.features @ self.target + scale * (self.fits - (old @ self.target)[:, None])
         # |f + s (new - old)|, where f and all words have unit length
         squares = 1 + 2 * scale * (own - (old @ state.features)[:, None]) + 2 * scale**2 * (1 - near)
-        return reached / squares.clamp_min(1e-6).sqrt()
+        predicted: Tensor = reached / squares.clamp_min(1e-6).sqrt()
+        return predicted
 
     def _corrected(self, state: _State, predicted: Tensor) -> Float[Tensor, "places words"]:
         """The predictions with what was learned of their errors; -inf for words that the prompt has already."""
