@@ -401,7 +401,7 @@ class _Neighborhood:
         weights = torch.linalg.solve(self._gram, self._errors)
         words, width = self.words, self.words.width
         old = words.of(state.prompt)[:, :width] @ weights
-        found = predicted + words.features[:, :width] @ weights - old[:, None]
+        found: Tensor = predicted + words.features[:, :width] @ weights - old[:, None]
         found[:, [words.places[word] for word in state.prompt if word in words.places]] = -torch.inf
         return found
 
