@@ -23,6 +23,7 @@ from hardprompts.evaluation import Measurement, diversities, image_similarities
 from hardprompts.learning import descend
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.objectives import FeatureSimilarity
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.prompts import write_text_atomically
 from hardprompts.search import Search
 from hardprompts_emoji import scenes
@@ -47,7 +48,7 @@ class Method:
     """
 
     kind: Literal["clip", "diffusion", "soft", "text"]
-    search: str | Search = "pez+refine"
+    search: str | Search = DEFAULT_METHOD
     bank: bool = False
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

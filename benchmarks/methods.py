@@ -11,8 +11,9 @@ except where a row says otherwise.
 
 Among how many restarts a method's passes are divided stands in its row (the best of three such numbers, which
 `--tune` compares on other scenes), and schedules are fitted to the passes. A run that is stopped goes on where it
-stopped. It writes benchmarks/results/methods.json, the table of docs/methods.md and its picture. `--group default`
-compares variants of the default instead.
+stopped. It writes benchmarks/results/methods.json, the table of docs/methods.md and its picture. `--group before`
+compares the default with the one before it alone, `--group pez+refine` that one with variants of itself. The first row
+of a group is what the others are compared with.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from hardprompts.methods import (
     RandomSearch,
     Refine,
 )
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.search import SearchProgress
 from hardprompts_emoji import scenes as world
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
@@ -99,9 +101,10 @@ def world_bank() -> tuple[PhraseTable, ...]:
     return tuple(PhraseTable.create(name, phrases) for name, phrases in tables)
 
 
-DEFAULT, SOFT, CAPTION = "pez+refine (default)", "soft prompt, nearest words", "true caption"
+DEFAULT, SOFT, CAPTION = f"{DEFAULT_METHOD} (default)", "soft prompt, nearest words", "true caption"
 METHODS: dict[str, Row] = {
-    DEFAULT: Row(lambda *_: "pez+refine", tuned=False),
+    DEFAULT: Row(lambda *_: DEFAULT_METHOD, tuned=False),
+    "pez+refine": Row(lambda *_: PEZRefine(), tuned=False),
     "pez": Row(lambda *_: PEZ()),
     "refine": Row(lambda *_: Refine(), 1),
     "gcg": Row(lambda *_: GCG(), 4),
@@ -127,7 +130,7 @@ METHODS: dict[str, Row] = {
     CAPTION: Row(lambda *_: None, tuned=False),
 }
 VARIANTS: dict[str, Row] = {
-    DEFAULT: METHODS[DEFAULT],
+    "pez+refine": METHODS["pez+refine"],
     "one view": Row(lambda *_: PEZRefine(), options={"views": 1}),
     "tokens cost nothing": Row(lambda *_: PEZRefine(), options={"token_cost": 0.0}),
     "tokens cost twice as much": Row(lambda *_: PEZRefine(), options={"token_cost": 0.3}),
@@ -144,7 +147,11 @@ VARIANTS: dict[str, Row] = {
         lambda *_: PEZ(), options={"views": 1, "token_cost": 0.0}
     ),
 }
-GROUPS = {"methods": METHODS, "default": VARIANTS}
+GROUPS = {
+    "methods": METHODS,
+    "before": {name: METHODS[name] for name in (DEFAULT, "pez+refine")},
+    "pez+refine": VARIANTS,
+}
 
 
 def main() -> None:
@@ -154,7 +161,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=2000, help="forward and backward passes for each target")
     parser.add_argument("--num-tokens", type=int, default=8)
     parser.add_argument("--group", choices=list(GROUPS), default="methods")
-    parser.add_argument("--methods", nargs="*", metavar="METHOD", help="some of the group; the default is always there")
+    parser.add_argument("--methods", nargs="*", metavar="METHOD", help="some of the group; its first is always there")
     parser.add_argument("--tune", action="store_true", help="compare restarts, on other scenes, with one seed")
     parser.add_argument("--other-scenes", action="store_true", help="those to choose settings by; needs --name")
     parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
@@ -166,11 +173,11 @@ def main() -> None:
     unknown = set(options.methods or ()) - set(group)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(group)}")
-    rows = {name: row for name, row in group.items() if name in {DEFAULT, *(options.methods or group)}}
+    rows = {name: row for name, row in group.items() if name in {next(iter(group)), *(options.methods or group)}}
     if options.tune:
         tune(rows, options)
         return
-    name = options.name or ("methods" if options.group == "methods" else "methods_default")
+    name = options.name or ("methods" if options.group == "methods" else f"methods_{options.group}")
     if options.other_scenes and options.name is None:
         parser.error("the page is of the measured scenes: give --name with --other-scenes")
     first_seed = TUNED_ON if options.other_scenes else MEASURED
@@ -215,7 +222,7 @@ class Bench:
                 for name, own in cells.items():
                     for place, run in zip(places, own, strict=True):
                         found[name][place].append(run)
-        kept = [place for place, runs in enumerate(found[DEFAULT]) if runs]
+        kept = [place for place, runs in enumerate(next(iter(found.values()))) if runs]
         if not kept:
             raise SystemExit("no part of the targets is finished for all of these methods")
         return {name: [runs[place] for place in kept] for name, runs in found.items()}
@@ -358,12 +365,13 @@ def tune(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     options.targets, options.seeds = min(options.targets, 20), 1
     bench = Bench(options, TUNED_ON, Cells("methods_tuning", options.only_read, describe))
     table = [["method", *(f"{count} restarts" for count in RESTARTS), "in use"]]
+    reference = next(iter(rows))
     for name, row in rows.items():
         if not row.tuned:
             continue
         cells = []
         for count in RESTARTS:
-            runs = bench.measure({DEFAULT: rows[DEFAULT], name: dataclasses.replace(row, restarts=count)})[name]
+            runs = bench.measure({reference: rows[reference], name: dataclasses.replace(row, restarts=count)})[name]
             cells.append(str(by_target(name, runs, "judge").interval()))
         table.append([name, *cells, str(row.restarts)])
     print(markdown_table(table))
@@ -386,9 +394,10 @@ HEAD = (
 def report(
     rows: Mapping[str, Row], measured: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], options: argparse.Namespace
 ) -> tuple[dict[str, Any], str]:
-    """All figures, and the table, best judge first."""
+    """All figures, and the table, best judge first; differences are from the first of the rows."""
     judged = {name: by_target(name, runs, "judge") for name, runs in measured.items()}
-    reference = judged[DEFAULT]
+    first = next(iter(rows))
+    reference, called = judged[first], _called(first)
     facts: dict[str, Any] = {}
     lines = []
     for name in sorted(judged, key=lambda name: -judged[name].interval().mean):
@@ -411,7 +420,7 @@ def report(
                 name,
                 "" if name == CAPTION else str(rows[name].restarts),
                 str(own["judge"]),
-                "" if name == DEFAULT else f"{over.mean:+.3f} ± {over.half_width:.3f}",
+                "" if name == first else f"{over.mean:+.3f} ± {over.half_width:.3f}",
                 str(own["similarity"]),
                 *(f"{100 * own[key].mean:.0f} %" for key in ("objects", "background", "style")),
                 f"{own['tokens'].mean:.1f}",
@@ -427,28 +436,35 @@ def report(
             lines.append(
                 ["soft prompt, no text", str(rows[name].restarts), "it reads text", "", str(soft)] + [""] * 5 + spent
             )
-    setting = {"targets": len(reference.values), "seeds": max(map(len, measured[DEFAULT])), "passes": options.passes,
+    setting = {"targets": len(reference.values), "seeds": max(map(len, measured[first])), "passes": options.passes,
                "num_tokens": options.num_tokens, "threads": options.threads}  # fmt: skip
     facts = {"setting": setting, "pass_marks": pass_marks(options.passes), "second_marks": SECONDS, "methods": facts}
     sentence = (
         f"{setting['targets']} targets, {setting['seeds']} seeds, at most {options.passes} passes for each target, "
         f"prompts of up to {options.num_tokens} tokens. {standing(judged)} Seconds are of one thread of one processor."
     )
-    return facts, f"{sentence}\n\n{markdown_table([list(HEAD), *lines])}"
+    head = [f"over {called}" if column == "over the default" else column for column in HEAD]
+    return facts, f"{sentence}\n\n{markdown_table([head, *lines])}"
+
+
+def _called(first: str) -> str:
+    """What the method that others are compared with is called in a sentence."""
+    return "the default" if first == DEFAULT else first
 
 
 KEYS = ("judge", "similarity", "objects", "background", "style", "tokens", "reencodes", "evaluations", "seconds")
 
 
 def standing(judged: Mapping[str, Measurement]) -> str:
-    """Where the default stands among the searches, by the judge."""
+    """Where the first method stands among the searches, by the judge."""
     searches = {name: own for name, own in judged.items() if name != CAPTION}
+    reference = next(iter(searches))
     first = max(searches, key=lambda name: searches[name].interval().mean)
-    if first == DEFAULT:
-        return "By the judge the default is first."
-    ahead = searches[first].minus(searches[DEFAULT])
+    if first == reference:
+        return f"By the judge {_called(reference)} is first."
+    ahead = searches[first].minus(searches[reference])
     within = "within" if ahead.low <= 0 else "not within"
-    return f"By the judge {first} is first, {ahead} ahead of the default, which is {within} its interval."
+    return f"By the judge {first} is first, {ahead} ahead of {_called(reference)}, which is {within} its interval."
 
 
 def mean_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
@@ -462,8 +478,8 @@ def mean_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float | Non
 
 #: Lines of the picture that have a colour; the others are grey.
 SHOWN = {
-    DEFAULT: "#c2410c", "pez": "#1d4ed8", "refine": "#15803d", "gcg": "#7c3aed", "mac": "#db2777", "arca": "#0891b2",
-    "autoprompt": "#a16207", "greedy": "#4d7c0f", "random search": "#44403c",
+    DEFAULT: "#c2410c", "pez+refine": "#0f172a", "pez": "#1d4ed8", "refine": "#15803d", "gcg": "#7c3aed",
+    "mac": "#db2777", "arca": "#0891b2", "autoprompt": "#a16207", "greedy": "#4d7c0f", "random search": "#44403c",
 }  # fmt: skip
 
 

@@ -51,6 +51,7 @@ from step_speed import import_reference
 from hardprompts import Backend, PromptInverter, load_backend, search
 from hardprompts.evaluation import Measurement, markdown_table
 from hardprompts.methods import PEZ
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts_emoji import path as model_path
 from hardprompts_emoji.scenes import HELD_OUT_SEED
 
@@ -195,8 +196,9 @@ class Peers:
         search.clock = now
         same: dict[str, Any] = {"views": 1, "token_cost": 0.0}
         rows: dict[str, tuple[Any, bool, dict[str, Any]]] = {
-            "ours, the default": ("pez+refine", False, {}),
-            "ours, for similarity alone": ("pez+refine", True, same),
+            "ours, the default": (DEFAULT_METHOD, False, {}),
+            "ours, for similarity alone": (DEFAULT_METHOD, True, same),
+            "ours, pez+refine, for similarity alone": ("pez+refine", True, same),
             "ours, PEZ, as many steps as the reference": (
                 PEZ(), True, {**same, "restarts": 1, "max_steps": self.options.steps}
             ),

@@ -18,6 +18,7 @@ from common import held_out_scenes, interval, number, percent, pictures, save, s
 
 from hardprompts import PromptInverter, load_backend
 from hardprompts.evaluation import markdown_table
+from hardprompts.plugins import DEFAULT_METHOD
 
 
 def measure(num_objects: int, count: int, method: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -37,7 +38,7 @@ def measure(num_objects: int, count: int, method: str, seed: int) -> tuple[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--method", default="pez+refine")
+    parser.add_argument("--method", default=DEFAULT_METHOD)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="truth_recovery", help="of the file in benchmarks/results")
     arguments = parser.parse_args()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.search import Search
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +54,7 @@ def test_a_section_of_a_page_is_replaced_and_nothing_else(folder: Path) -> None:
 
 def test_the_page_has_the_sections_that_are_written() -> None:
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name in ("methods", "methods_default", "peers", "limit"):
+    for name in ("methods", "methods_before", "methods_pez+refine", "peers", "limit"):
         assert page.count(f"<!-- {name} -->") == page.count(f"<!-- end of {name} -->") == 1
 
 
@@ -64,7 +65,9 @@ def test_every_row_makes_a_search() -> None:
         for name, row in group.items():
             made = row.method(100, 8)
             assert isinstance(made, Search | str) or name == methods.CAPTION, name
-    assert group[methods.DEFAULT].method(100, 8) == "pez+refine"
+    assert methods.DEFAULT == "build+refine (default)"
+    assert next(iter(methods.METHODS)) == next(iter(methods.GROUPS["before"])) == methods.DEFAULT
+    assert methods.METHODS[methods.DEFAULT].method(100, 8) == DEFAULT_METHOD
 
 
 def test_methods_are_compared_within_their_passes(folder: Path) -> None:
