@@ -536,7 +536,7 @@ def test_other_errors_of_the_disk_are_themselves(folder: Path, tmp_path: Path, m
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"num_tokens": 4}, "num_tokens was 3 and is 4"),
         ({"batch_size": 3}, "batch_size was 2 and is 3"),
-        ({"method": "pez"}, "method was 'pez\\+refine' and is 'pez'"),
+        ({"method": "pez"}, "method was 'build\\+refine' and is 'pez'"),
         ({"banned": ["red"]}, r"banned was None and is \['red'\]"),
         ({"key": "id"}, "key was None and is 'id'"),
     ],

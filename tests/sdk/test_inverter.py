@@ -15,6 +15,7 @@ from hardprompts import (
     join_backends,
 )
 from hardprompts.methods import PEZ
+from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.testing import ToyEncoder, toy_backend
 
 BACKEND = toy_backend()
@@ -34,7 +35,7 @@ def test_the_planted_prompt_of_a_picture_is_found() -> None:
     assert isinstance(prompt, HardPrompt)
     assert prompt.text == "red house" and prompt.score == pytest.approx(1, abs=1e-4)
     assert BACKEND.vocabulary.encode(prompt.filled) == list(prompt.token_ids)
-    assert prompt.tokens == ("red", "house") and prompt.model == "toy" and prompt.method == "pez+refine"
+    assert prompt.tokens == ("red", "house") and prompt.model == "toy" and prompt.method == DEFAULT_METHOD
     assert prompt.candidates[0].text == prompt.text and prompt.history and prompt.seed == 0
     assert prompt.provenance["steps"] > 0
 
