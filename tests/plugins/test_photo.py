@@ -414,3 +414,12 @@ def test_words_of_classes_are_of_classes_that_there_are() -> None:
     assert set(class_words.PLAIN_WORD_OF) <= set(names)
     assert class_words.cleaned("swim trunks / shorts") == "swim trunks shorts"
     assert class_words.cleaned("impala (antelope)") == "impala antelope"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip has the names")
+def test_names_that_few_people_know_give_way_to_the_plain_word() -> None:
+    names = class_words.class_names()
+    plain = {"tench": "fish", "goldfish": "fish", "Egyptian Mau": "cat", "pizza": "food"}
+    said = class_words.said_names([plain.get(name, "") for name in names])
+    found = [said[names.index(name)] for name in (*plain, "jay")]
+    assert found == ["fish", "goldfish", "Egyptian Mau cat", "pizza", "jay"]
