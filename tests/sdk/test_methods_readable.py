@@ -182,6 +182,7 @@ def test_penalties_and_rewards_move_words() -> None:
     without = inverter.invert(target, num_tokens=2, penalties={"Red": 50.0}, **QUICK)
     assert "red" not in without.text.split()
     assert inverter.invert(target, num_tokens=2, penalties={"red": 1e-6}, **QUICK).text == "red house"
+    inverter = PromptInverter(BACKEND, "pez+refine")  # the default never says a word twice
     twice = inverter.invert(features("red red"), num_tokens=2, **{**QUICK, "token_cost": 0.0})
     once = inverter.invert(features("red red"), num_tokens=2, repetition_penalty=50.0, **{**QUICK, "token_cost": 0.0})
     assert twice.text == "red red" and len(set(once.text.split())) == len(once.text.split())

@@ -51,6 +51,8 @@ class BuildRefine:
     `patience` prompts around one improves it, two or three of its words are taken out and others are built in,
     until `rounds` of that brought nothing.
 
+    No word is added that the prompt has already.
+
     Where the score is no similarity of features (predicted noise, what a language model answers), nothing can be
     predicted so, and `otherwise` searches.
 
