@@ -29,14 +29,10 @@ from common import DOCS, Cells, save, save_figure, subplots, write_section
 from generation import command
 
 from hardprompts import Backend, ClassifierPromptTuner, load_backend
-from hardprompts.classification import few_shot
-from hardprompts.classification.few_shot import FewShotRun
-from hardprompts.classification.measures import Measures
-from hardprompts.classification.objective import LabelLikelihood
-from hardprompts.classification.opened import PromptedModel, batch_prior
+from hardprompts.classification import FewShotRun, LabelLikelihood, Measures, PromptedModel, batch_prior, few_shot
+from hardprompts.distillation import tune_soft_prompt
 from hardprompts.evaluation import Measurement, comparison_table, markdown_table, ratio_interval
 from hardprompts.methods import FluentPrompt, RandomSearch
-from hardprompts.prompt_tuning import tune_soft_prompt
 from hardprompts.search import Search
 
 PARTS = ("methods", "fluency", "few-shot", "transfer", "report")

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardprompts.classification import ClassificationTemplate, Verbalizer
-from hardprompts.classification.opened import PromptedModel, language_model
+from hardprompts.classification import ClassificationTemplate, PromptedModel, Verbalizer, language_model
 from hardprompts.encoders import Backend
 from hardprompts.evaluation import Interval, t_interval
 from hardprompts_emoji.glosses import TASK, load_glosses

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from hardprompts import Backend, HardPrompt
+from hardprompts.atomic import write_text_atomically
 from hardprompts.evaluation import t_interval
-from hardprompts.prompts import write_text_atomically
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 

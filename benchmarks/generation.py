@@ -19,13 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
+from hardprompts.atomic import write_text_atomically
+from hardprompts.distillation import descend
 from hardprompts.evaluation import Measurement, diversities, image_similarities
-from hardprompts.learning import descend
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.objectives import FeatureSimilarity
-from hardprompts.plugins import DEFAULT_METHOD
-from hardprompts.prompts import write_text_atomically
-from hardprompts.search import Search
+from hardprompts.search import DEFAULT_METHOD, Search
 from hardprompts_emoji import scenes
 
 #: Other scenes than those of the other benchmarks, so that nothing is tuned on what is reported.

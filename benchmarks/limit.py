@@ -31,11 +31,12 @@ from generation import command
 from step_speed import VISION
 
 from hardprompts import load_backend, run_search
-from hardprompts.encoders import default_device, normalize
+from hardprompts.devices import default_device
+from hardprompts.encoders import normalize
 from hardprompts.evaluation import markdown_table
-from hardprompts.frozen import FrozenTable
-from hardprompts.methods.pez import PEZ
+from hardprompts.methods import PEZ
 from hardprompts.objectives import FeatureSimilarity
+from hardprompts.towers import FrozenTable
 from hardprompts_openclip.backend import from_model
 
 NUM_TOKENS = 8

@@ -49,8 +49,7 @@ from hardprompts.methods import (
     RandomSearch,
     Refine,
 )
-from hardprompts.plugins import DEFAULT_METHOD
-from hardprompts.search import SearchProgress
+from hardprompts.search import DEFAULT_METHOD, SearchProgress
 from hardprompts_emoji import scenes as world
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 

@@ -48,10 +48,11 @@ from generation import command
 from safetensors.torch import save_file
 from step_speed import import_reference
 
-from hardprompts import Backend, PromptInverter, load_backend, search
+from hardprompts import Backend, PromptInverter, load_backend
 from hardprompts.evaluation import Measurement, markdown_table
 from hardprompts.methods import PEZ
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.search import DEFAULT_METHOD
+from hardprompts.search import loop as search
 from hardprompts_emoji import path as model_path
 from hardprompts_emoji.scenes import HELD_OUT_SEED
 

@@ -27,9 +27,9 @@ from generation import (
 )
 from round_trip import interval_of
 
+from hardprompts.atomic import write_text_atomically
 from hardprompts.evaluation import markdown_table
 from hardprompts.methods import PEZ, PH2P
-from hardprompts.prompts import write_text_atomically
 
 BASE = "base"
 

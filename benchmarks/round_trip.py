@@ -37,9 +37,9 @@ from generation import (
 from PIL import Image
 
 from hardprompts.applications import picture_grid
+from hardprompts.atomic import write_text_atomically
 from hardprompts.evaluation import Measurement, TextStatistics, markdown_table, text_statistics
 from hardprompts.methods import PEZ, PH2P
-from hardprompts.prompts import write_text_atomically
 
 DEFAULT, CAPTION, EMPTY = "default", "true caption", "empty prompt"
 METHODS: dict[str, Method] = {

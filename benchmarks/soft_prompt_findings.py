@@ -18,11 +18,10 @@ from common import pictures, save, save_figure, subplots
 from faithfulness import learned, scenes_of
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
+from hardprompts.distillation import portability_report
 from hardprompts.evaluation import Measurement, markdown_table
-from hardprompts.portability import portability_report
 from hardprompts.prompts import SLOT
-from hardprompts.softprompts.geometry import angles, natural_ids
-from hardprompts.softprompts.robustness import robustness
+from hardprompts.softprompts import angles, measure_robustness, natural_ids
 
 PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts.png"
 #: Beyond this angle from their nearest word, soft prompts were found to lose what they do.
@@ -47,7 +46,7 @@ def geometry(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, list[floa
 def paths(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, Any]:
     """What is left of each prompt's effect where it is shrunk, and where it is turned towards its nearest words."""
     reports = [
-        robustness(
+        measure_robustness(
             torch.cat(list(prompt.embeddings.values()), dim=1), backend.vocabulary, backend.text_encoder.encode,
             backend.text_encoder.max_tokens,
         )

@@ -25,11 +25,9 @@ from real_text import PROMPTS, TEST_PROMPTS, minilm, shuffled_prompts
 from soft_prompt_findings import BY_BEHAVIOUR, CONE_DEGREES, decodings, drawn, geometry, paths
 
 from hardprompts import Backend, DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
+from hardprompts.distillation import FeatureMatch, MeanMatch, descend, soft_prompt_of
 from hardprompts.encoders import normalize
 from hardprompts.evaluation import Measurement, markdown_table
-from hardprompts.learning import descend
-from hardprompts.matching import FeatureMatch, MeanMatch
-from hardprompts.originals import soft_prompt_of
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search import random_starts
 
@@ -42,7 +40,7 @@ def learned(
 ) -> list[SoftPrompt]:
     """Soft tokens that stand for each prompt, learned in one batch from random tokens.
 
-    Source: as `hardprompts.learning.learn_soft_prompts`, with texts where that has images.
+    Source: as `hardprompts.distillation.learn_soft_prompts`, with texts where that has images.
     """
     vocabulary = backend.vocabulary
     parts = []

@@ -25,9 +25,9 @@ import torch
 from common import save
 
 from hardprompts import run_search
-from hardprompts.encoders import default_device
+from hardprompts.devices import default_device
 from hardprompts.evaluation import markdown_table
-from hardprompts.methods.pez import PEZ
+from hardprompts.methods import PEZ
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts_openclip.backend import from_model
 

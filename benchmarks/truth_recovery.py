@@ -18,7 +18,7 @@ from common import held_out_scenes, interval, number, percent, pictures, save, s
 
 from hardprompts import PromptInverter, load_backend
 from hardprompts.evaluation import markdown_table
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.search import DEFAULT_METHOD
 
 
 def measure(num_objects: int, count: int, method: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -107,7 +107,7 @@ class SaveCaptions(io.ComfyNode):
     @classmethod
     def execute(cls, text: list[str], path: list[str], before: list[str], existing: list[str]) -> io.NodeOutput:
         """The paths of the captions: cat.txt beside cat.png; cat.png.txt where there is a cat.jpg too."""
-        from hardprompts.prompts import write_text_atomically
+        from hardprompts.atomic import write_text_atomically
 
         if len(text) != len(path):
             raise ValueError(f"{len(text)} texts for {len(path)} images; both must come from the same images")

@@ -78,7 +78,7 @@ class ImageToPromptDiffusion(io.ComfyNode):
         unlike: Any = None,
     ) -> io.NodeOutput:
         """The prompts."""
-        from hardprompts.denoising import DenoisingInverter
+        from hardprompts.diffusion import DenoisingInverter
 
         images = to_images(image, mask)
         with gradients_through_graph():

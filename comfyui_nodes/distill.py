@@ -63,7 +63,7 @@ class DistillPrompt(io.ComfyNode):
         keep_loaded: bool = True,
     ) -> io.NodeOutput:
         """The short prompt."""
-        from hardprompts.distiller import PromptDistiller
+        from hardprompts.distillation import PromptDistiller
 
         with prompt_model.opened(keep_loaded) as backend:
             prompt = PromptDistiller(backend).distill(

@@ -89,7 +89,7 @@ def joined(prompt: Any, vocabulary: Any) -> Any:
     Raises:
         BackendError: it was made for other encoders.
     """
-    from hardprompts.originals import Teacher
+    from hardprompts.distillation import Teacher
 
     return Teacher.of(prompt, vocabulary, "this CLIP").embeddings
 
@@ -128,8 +128,8 @@ class EmbeddingToPrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         """The prompt."""
         from hardprompts import SoftPrompt
-        from hardprompts.denoising import backend_of
-        from hardprompts.distiller import PromptDistiller
+        from hardprompts.diffusion import backend_of
+        from hardprompts.distillation import PromptDistiller
 
         soft = SoftPrompt.from_file(embedding_path(embedding))
         with gradients_through_graph():

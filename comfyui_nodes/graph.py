@@ -107,7 +107,7 @@ def graph_text_encoder(clip: Any) -> "GraphTextEncoder":
         BackendError: it is no CLIP, or quantised.
     """
     from hardprompts import BackendError
-    from hardprompts.tokenizers import tokenizer_of
+    from hardprompts.towers import tokenizer_of
     from hardprompts.vocabulary import Vocabulary
 
     parts = dict(clip.cond_stage_model.named_children())

@@ -13,8 +13,8 @@ import transformers
 from PIL import Image
 from tokenizers import pre_tokenizers
 
+from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.methods import PEZ
-from hardprompts.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts_diffusers import noise_predictor
 from hardprompts_diffusers.components import modules_of
 from hardprompts_diffusers.generic import PipelinePredictor

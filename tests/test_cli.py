@@ -413,7 +413,7 @@ def test_the_default_model_says_what_it_is_good_for(
 ) -> None:
     import dataclasses
 
-    import hardprompts.inverter
+    import hardprompts.inversion.inverter
     import hardprompts.plugins
 
     opened: list[str] = []
@@ -422,7 +422,7 @@ def test_the_default_model_says_what_it_is_good_for(
         opened.append(name)
         return dataclasses.replace(toy_backend(), note="Knows words\nonly; pass --model for more.")
 
-    monkeypatch.setattr(hardprompts.inverter, "load_backend", noted)
+    monkeypatch.setattr("hardprompts.inversion.inverter.load_backend", noted)
     monkeypatch.setattr(hardprompts.plugins, "is_installed", lambda scheme: scheme in (installed, "emoji"))
     without, named = Run("score", "red", pictures / "a.png"), Run("score", "red", pictures / "a.png", "--model", "toy")
     assert without.err == f"Knows words only; pass --model for more.{more}\n"
@@ -485,7 +485,7 @@ def test_the_live_display_shows_prompts_as_data(monkeypatch: pytest.MonkeyPatch)
     from rich.console import Console
 
     from hardprompts.prompts import Candidate
-    from hardprompts.search import SearchProgress
+    from hardprompts.search.protocol import SearchProgress
 
     terminal = io.StringIO()
     monkeypatch.setattr(screen, "err", Console(file=terminal, force_terminal=True, width=200))

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from hardprompts.cli import app
-from hardprompts.plugins import is_installed
+from hardprompts.encoders import is_installed
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

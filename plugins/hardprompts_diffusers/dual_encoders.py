@@ -6,7 +6,7 @@ import torch
 
 from hardprompts.encoders import Backend, join_backends, load_backend
 from hardprompts.errors import BackendError
-from hardprompts.tokenizers import tokenizer_of
+from hardprompts.towers import tokenizer_of
 from hardprompts_diffusers.components import text_encoders
 
 #: Width and layers of a CLIP text tower, and the model that it is taken from. Stable Diffusion 2.x leaves

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hardprompts.errors import BackendError
-from hardprompts.tokenizers import tokenizer_of
-from hardprompts.vocabulary import Tokenizer, Vocabulary
+from hardprompts.towers import Tokenizer, tokenizer_of
+from hardprompts.vocabulary import Vocabulary
 
 
 def embedding_modules(encoder: nn.Module) -> list[nn.Embedding]:

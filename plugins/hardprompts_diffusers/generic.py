@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hardprompts.errors import BackendError
 from hardprompts.noise import Conditioning, NoiseSchedule
-from hardprompts.tokenizers import tokenizer_of
+from hardprompts.towers import tokenizer_of
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_diffusers.components import denoiser_of, text_encoders, working
 from hardprompts_diffusers.embeddings import embedding_modules, soft_tokens, vocabulary_of

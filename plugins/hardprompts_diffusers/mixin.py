@@ -14,15 +14,15 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from hardprompts.denoising import DEFAULT_MAX_STEPS, DenoisingInverter
-from hardprompts.distiller import PromptDistiller
+from hardprompts.diffusion import DenoisingInverter
+from hardprompts.diffusion.inverter import DEFAULT_MAX_STEPS
+from hardprompts.distillation import PromptDistiller
 from hardprompts.encoders import Backend
-from hardprompts.inverter import PromptInverter
+from hardprompts.inversion import PromptInverter
 from hardprompts.methods import Refine
 from hardprompts.noise import LATE, NoiseWindow
-from hardprompts.plugins import DEFAULT_METHOD
 from hardprompts.prompts import HardPrompt, unique
-from hardprompts.search import Search, SearchProgress
+from hardprompts.search import DEFAULT_METHOD, Search, SearchProgress
 from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import preserved
 from hardprompts_diffusers.dual_encoders import dual_encoder
@@ -159,7 +159,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 Further arguments of the pipeline's call, such as `max_sequence_length`.
             search_kwargs:
                 Further options of [`hardprompts.PromptInverter.invert`] (method `"clip"`) or of
-                [`hardprompts.denoising.DenoisingOptions`], such as `restarts`, `vocabulary`, `crop` or `top_k`.
+                [`hardprompts.diffusion.DenoisingOptions`], such as `restarts`, `vocabulary`, `crop` or `top_k`.
 
         Examples:
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
-from hardprompts.denoising import ConditioningFeatures
+from hardprompts.diffusion import ConditioningFeatures
 from hardprompts.encoders import Backend, NoisePredictor
 from hardprompts.errors import BackendError, HardPromptsError
 from hardprompts_diffusers.components import check_placement, modules_of

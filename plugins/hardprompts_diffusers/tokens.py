@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from hardprompts.vocabulary import BatchTokenizer, Tokenizer
+from hardprompts.towers import BatchTokenizer, Tokenizer
 
 #: Words without a common beginning or end; what stands around both is the context.
 WORDS = ("a", "the")

@@ -26,7 +26,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hardprompts.files import SoftPromptFormat
+    from hardprompts.softprompts import SoftPromptFormat
 
 # The marker of `hardprompts.hookimpl`, without what comes with it.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
@@ -47,9 +47,9 @@ def soft_prompt_formats() -> Mapping[str, SoftPromptFormat]:
         "kohya-xti": XTI(),
         "diffusers": Diffusers(),
         "pti": PivotalTuning(),
+        "peft": Peft(),
         "comfyui": ComfyUI(),
         "comfyui-bundle": Bundle(),
-        "peft": Peft(),
         "list": ListOfDicts(),
         "tensor": Tensor(),
     }

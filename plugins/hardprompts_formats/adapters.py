@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardprompts.errors import FileFormatError
-from hardprompts.files import Match, SoftPromptFile
-from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts.prompt import ENCODER_DECODER, LANGUAGE_MODEL
-from hardprompts.softprompts.stored import brief, quoted
+from hardprompts.errors import FileFormatError, brief, quoted
+from hardprompts.softprompts import ENCODER_DECODER, LANGUAGE_MODEL, Match, SoftPrompt, SoftPromptFile
 from hardprompts_formats.common import MAX_TEXT, matrix, safetensors_bytes
 
 CONFIG = "adapter_config.json"
@@ -41,6 +38,7 @@ class Peft:
     """
 
     suffixes = ("",)
+    repository_files = ("adapter_config.json", "adapter_model.safetensors")
 
     def detect(self, file: SoftPromptFile) -> Match:
         if file.container == "folder":

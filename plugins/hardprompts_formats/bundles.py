@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hardprompts.errors import FileFormatError
-from hardprompts.files import Match, SoftPromptFile
-from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts.stored import quoted
+from hardprompts.errors import FileFormatError, quoted
+from hardprompts.softprompts import Match, SoftPrompt, SoftPromptFile
 from hardprompts_formats.embeddings import A1111, MAX_ENTRIES, ComfyUI, Kohya
 
 _START = "bundle_emb."

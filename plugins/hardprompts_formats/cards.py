@@ -15,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from hardprompts.errors import FileFormatError
-from hardprompts.files import Match, SoftPromptFile
-from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts.stored import MAX_VALUES, StoredTensor, brief
+from hardprompts.errors import FileFormatError, brief
+from hardprompts.softprompts import MAX_VALUES, Match, SoftPrompt, SoftPromptFile, StoredTensor
 from hardprompts_formats.embeddings import A1111
 
 #: The text in a PNG that holds the soft prompt.

@@ -10,10 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardprompts.errors import FileFormatError
-from hardprompts.files import SoftPromptFile
-from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts.prompt import encoder_of_width
-from hardprompts.softprompts.stored import StoredTensor
+from hardprompts.softprompts import SoftPrompt, SoftPromptFile, StoredTensor, encoder_of_width
 
 #: Texts in metadata longer than this are lists of training images and the like.
 MAX_TEXT = 1000

@@ -7,11 +7,17 @@ from typing import Any
 
 from torch import Tensor as TorchTensor
 
-from hardprompts.errors import FileFormatError
-from hardprompts.files import Match, SoftPromptFile
-from hardprompts.softprompts import ENCODER_WIDTHS, SoftPrompt
-from hardprompts.softprompts.prompt import ENCODER_OF_WIDTH, OTHER_ENCODERS, encoder_of_width
-from hardprompts.softprompts.stored import StoredTensor, quoted
+from hardprompts.errors import FileFormatError, quoted
+from hardprompts.softprompts import (
+    ENCODER_OF_WIDTH,
+    ENCODER_WIDTHS,
+    OTHER_ENCODERS,
+    Match,
+    SoftPrompt,
+    SoftPromptFile,
+    StoredTensor,
+    encoder_of_width,
+)
 from hardprompts_formats.common import (
     is_matrix,
     matrix,
@@ -144,6 +150,7 @@ class Diffusers:
     """
 
     suffixes = (".safetensors", ".bin")
+    repository_files = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")
     _FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
     _PARTS = re.compile(
         r"(?P<stem>.+?)(?P<second>_2)?(?P<step>-steps-\d+)?(?P<suffix>\.safetensors|\.bin)", re.IGNORECASE
@@ -245,6 +252,7 @@ class ComfyUI:
     """
 
     suffixes = (".safetensors", ".pt")
+    repository_files = ("embeddings.safetensors",)
 
     def detect(self, file: SoftPromptFile) -> Match:
         encoders = {_encoder(key.removesuffix(OUTPUT_SUFFIX)) for key in file.keys}

@@ -10,7 +10,7 @@ from open_clip import tokenizer as open_clip_tokenizer
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 
 from hardprompts.errors import BackendError
-from hardprompts.vocabulary import Tokenizer
+from hardprompts.towers import Tokenizer
 
 
 class BytePairTokenizer:

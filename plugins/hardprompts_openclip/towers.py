@@ -26,8 +26,7 @@ from open_clip.transformer import (
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from hardprompts.frozen import FrozenLinear
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenLinear, FrozenNorm, FrozenTower
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,9 +18,7 @@ from torch import Tensor
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
-from hardprompts.frozen import FrozenLinear
-from hardprompts.tokenizers import adapt
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenNorm, FrozenTower
+from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenLinear, FrozenNorm, FrozenTower, adapt
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
 

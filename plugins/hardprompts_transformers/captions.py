@@ -9,7 +9,7 @@ import torch
 import transformers
 from PIL import Image
 
-from hardprompts.encoders import default_device
+from hardprompts.devices import default_device
 from hardprompts.errors import BackendError
 from hardprompts_transformers.loading import LOADING_ERRORS
 

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hardprompts.frozen import FrozenLinear
-from hardprompts.towers import ACTIVATIONS, FrozenEncoder, FrozenNorm, PostNormBlock, Readout
+from hardprompts.towers import ACTIVATIONS, FrozenEncoder, FrozenLinear, FrozenNorm, PostNormBlock, Readout
 from hardprompts_transformers.sentence_modules import PoolingMode
 
 READOUTS: dict[PoolingMode, Readout] = {"mean": "mean", "cls": "first", "lasttoken": "last"}

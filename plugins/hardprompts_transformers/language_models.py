@@ -8,7 +8,7 @@ import transformers
 
 from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
 from hardprompts.errors import BackendError
-from hardprompts.tokenizers import adapt
+from hardprompts.towers import adapt
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.causal import CausalLanguageModel
 from hardprompts_transformers.checkpointing import checkpointed_layers

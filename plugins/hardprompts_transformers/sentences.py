@@ -18,9 +18,8 @@ from torch import Tensor
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
-from hardprompts.tokenizers import adapt
-from hardprompts.towers import FrozenEncoder
-from hardprompts.vocabulary import BatchTokenizer, Tokenizer, Vocabulary
+from hardprompts.towers import BatchTokenizer, FrozenEncoder, Tokenizer, adapt
+from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import common_words
 from hardprompts_transformers.backend import ARCHITECTURES
 from hardprompts_transformers.frozen_encoder import frozen_encoder

@@ -1,8 +1,9 @@
 # The public names of hardprompts. `__init__.py` imports each from here on first use, so that
 # `import hardprompts` and `hardprompts --help` do not wait for torch.
-from .classifier import ClassifierPromptTuner
-from .distiller import PromptDistiller
-from .encoders import Backend, join_backends, load_backend
+from .classification import ClassifierPromptTuner
+from .diffusion import DenoisingInverter
+from .distillation import DistilledPrompt, PromptDistiller
+from .encoders import Backend, backends, join_backends, load_backend
 from .errors import (
     BackendError,
     FileFormatError,
@@ -18,11 +19,10 @@ from .errors import (
     VocabularyError,
 )
 from .hookspecs import hookimpl
-from .inverter import PromptInverter
-from .plugins import backends, search_methods, soft_prompt_formats
+from .inversion import PromptInverter
 from .prompts import Candidate, HardPrompt, PromptTemplate
-from .search import run_search
-from .softprompts import DistilledPrompt, SoftPrompt
+from .search import Candidates, Search, run_search, search_methods
+from .softprompts import SoftPrompt, SoftPromptFormat, soft_prompt_formats
 
 __version__: str
 
@@ -30,7 +30,9 @@ __all__ = [
     "Backend",
     "BackendError",
     "Candidate",
+    "Candidates",
     "ClassifierPromptTuner",
+    "DenoisingInverter",
     "DistilledPrompt",
     "FileFormatError",
     "HardPrompt",
@@ -43,8 +45,10 @@ __all__ = [
     "PromptDistiller",
     "PromptInverter",
     "PromptTemplate",
+    "Search",
     "SearchError",
     "SoftPrompt",
+    "SoftPromptFormat",
     "TemplateError",
     "UnknownName",
     "VocabularyError",

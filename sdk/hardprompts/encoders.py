@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from hardprompts import plugins
+from hardprompts.devices import default_device
 from hardprompts.errors import BackendError, UnknownName
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
@@ -330,15 +332,6 @@ def normalize(features: Float[Tensor, "*batch features"]) -> Float[Tensor, "*bat
     return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
-def default_device() -> torch.device:
-    """CUDA where there is one, then Apple's MPS, then the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
 def load_backend(
     name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, **options: Any
 ) -> Backend:
@@ -356,7 +349,6 @@ def load_backend(
         UnknownName: no plugin has this scheme.
         BackendError: the plugin cannot open the model, or has no such option; MissingExtra if a package is missing.
     """
-    from hardprompts.plugins import backends
 
     scheme, _, rest = name.partition(":")
     known = backends()
@@ -446,3 +438,34 @@ def join_backends(backends: Sequence[Backend], weights: Sequence[float] | None =
         dtype=backends[0].dtype,
         note=" ".join(dict.fromkeys(backend.note for backend in backends if backend.note)),
     )
+
+
+#: What knows images when nobody names a model: the first of these that can be opened here.
+PREFERRED_MODELS = ("photo", "emoji")
+
+
+def backends() -> dict[str, OpenBackend]:
+    """The ways to open a model, by scheme."""
+    return plugins.collect("backends")
+
+
+def default_model() -> str:
+    """What knows images when nobody names a model: the first of `PREFERRED_MODELS` that is installed.
+
+    The last of them, where none is.
+    """
+    return next((scheme for scheme in PREFERRED_MODELS if is_installed(scheme)), PREFERRED_MODELS[-1])
+
+
+def is_installed(scheme: str) -> bool:
+    """Whether a plugin adds this scheme, and has all that it needs for it.
+
+    A plugin whose models need packages that may be missing says so with a function `installed`, which returns a bool
+    and imports nothing heavy; of others it is taken for granted.
+    """
+    for implementation in plugins.plugin_manager().hook.backends.get_hookimpls():
+        schemes: Any = implementation.function()
+        if scheme in schemes:
+            installed = getattr(implementation.plugin, "installed", None)
+            return installed is None or bool(installed())
+    return False

@@ -73,3 +73,20 @@ class FileFormatError(HardPromptsError, ValueError):
 
 class HubError(HardPromptsError):
     """The Hub refused, could not be reached, or has no such repository. Nothing was half done, there or here."""
+
+
+def printable(text: str) -> str:
+    """The text, with what would move a terminal's cursor or break a line written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def quoted(text: object) -> str:
+    """A text from a file, for a message: in quotes, without control characters, and not longer than 60."""
+    written = str(text)
+    return repr(written if len(written) <= 60 else f"{written[:57]}...")
+
+
+def brief(error: BaseException) -> str:
+    """What a library said of a file, for a message: without control characters, and not longer than 200."""
+    written = "".join(c if c.isprintable() else " " for c in str(error)) or type(error).__name__
+    return written if len(written) <= 200 else f"{written[:197]}..."

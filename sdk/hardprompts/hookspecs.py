@@ -5,15 +5,10 @@ through the entry-point group "hardprompts". It must import without its model li
 is imported when a model is opened.
 """
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import pluggy
-
-if TYPE_CHECKING:  # so that a plugin which imports `hookimpl` does not wait for torch
-    from hardprompts.encoders import OpenBackend
-    from hardprompts.files import SoftPromptFormat
-    from hardprompts.search import Search
 
 PROJECT = "hardprompts"
 
@@ -22,15 +17,21 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def backends() -> "Mapping[str, OpenBackend]":  # type: ignore[empty-body]
-    """Ways to open a model, by scheme: {"open_clip": open_backend}."""
+def backends() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Ways to open a model, by scheme: {"open_clip": open_backend}; each is a `hardprompts.encoders.OpenBackend`."""
 
 
 @hookspec
-def search_methods() -> "Mapping[str, Callable[[], Search]]":  # type: ignore[empty-body]
-    """Search methods, by the name that people select them with: {"pez": PEZ}; called without arguments."""
+def search_methods() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Search methods, by the name that people select them with: {"pez": PEZ}.
+
+    Each is called without arguments and returns a `hardprompts.search.Search`.
+    """
 
 
 @hookspec
-def soft_prompt_formats() -> "Mapping[str, SoftPromptFormat]":  # type: ignore[empty-body]
-    """Formats of soft-prompt files, by the name that people save them with: {"diffusers": Diffusers()}."""
+def soft_prompt_formats() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Formats of soft-prompt files, by the name that people save them with: {"diffusers": Diffusers()}.
+
+    Each is a `hardprompts.softprompts.SoftPromptFormat`.
+    """

@@ -3,25 +3,19 @@
 import functools
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pluggy
 
-from hardprompts import hookspecs, methods
-from hardprompts.encoders import OpenBackend
-from hardprompts.errors import PluginError, UnknownName
-from hardprompts.files import SoftPromptFormat
-from hardprompts.search import Search
+from hardprompts import hookspecs
+from hardprompts.errors import PluginError
 
 #: Comma-separated entry-point names; when set, only these plugins are loaded.
 PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
 
-#: What knows images when nobody names a model: the first of these that can be opened here.
-PREFERRED_MODELS = ("photo", "emoji")
-
-#: The method of front doors that are not told another; see `hardprompts.methods.BuildRefine`.
-DEFAULT_METHOD = "build+refine"
+#: The entry point of our own search methods, which are always loaded.
+OWN_METHODS = "methods"
 
 #: What a plugin may add: the hooks of `hardprompts.hookspecs`.
 HOOKS = ("backends", "search_methods", "soft_prompt_formats")
@@ -36,9 +30,8 @@ def plugin_manager() -> pluggy.PluginManager:
     """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    manager.register(methods, "hardprompts")
     chosen = os.environ.get(PLUGINS_VARIABLE)
-    names = None if chosen is None else {name.strip() for name in chosen.split(",")}
+    names = None if chosen is None else {OWN_METHODS, *(name.strip() for name in chosen.split(","))}
     for entry_point in importlib.metadata.entry_points(group=hookspecs.PROJECT):
         if manager.has_plugin(entry_point.name) or (names is not None and entry_point.name not in names):
             continue
@@ -87,55 +80,13 @@ def plugins() -> dict[str, tuple[str, ...]]:
     return {name: tuple(things) for name, things in sorted(found.items())}
 
 
-def backends() -> dict[str, OpenBackend]:
-    """The ways to open a model, by scheme."""
-    return _collect("backends", plugin_manager())
-
-
-def default_model() -> str:
-    """What knows images when nobody names a model: the first of `PREFERRED_MODELS` that is installed.
-
-    The last of them, where none is.
-    """
-    return next((scheme for scheme in PREFERRED_MODELS if is_installed(scheme)), PREFERRED_MODELS[-1])
-
-
-def is_installed(scheme: str) -> bool:
-    """Whether a plugin adds this scheme, and has all that it needs for it.
-
-    A plugin whose models need packages that may be missing says so with a function `installed`, which returns a bool
-    and imports nothing heavy; of others it is taken for granted.
-    """
-    for implementation in plugin_manager().hook.backends.get_hookimpls():
-        schemes: Any = implementation.function()
-        if scheme in schemes:
-            installed = getattr(implementation.plugin, "installed", None)
-            return installed is None or bool(installed())
-    return False
-
-
-def search_methods() -> dict[str, Callable[[], Search]]:
-    """The search methods, by name."""
-    return _collect("search_methods", plugin_manager())
-
-
-def soft_prompt_formats() -> dict[str, SoftPromptFormat]:
-    """The formats that soft prompts are read from and written in, by name."""
-    return _collect("soft_prompt_formats", plugin_manager())
-
-
-def search_method(method: "str | Search") -> Search:
-    """A method by its name, with its default hyperparameters; a method is returned as it is.
+def collect(hook: str) -> dict[str, Any]:
+    """All that the plugins add through one hook, by name.
 
     Raises:
-        UnknownName: no plugin registered that name.
+        PluginError: two plugins add the same name, or one returns something else than a mapping.
     """
-    if not isinstance(method, str):
-        return method
-    known = search_methods()
-    if method not in known:
-        raise UnknownName("search method", method, known)
-    return known[method]()
+    return _collect(hook, plugin_manager())
 
 
 def _collect(hook: str, manager: pluggy.PluginManager) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Prompts as values: a template with one slot, and a hard prompt with all that is known about it."""
 
-import contextlib
 import dataclasses
 import html
 import json
@@ -8,21 +7,24 @@ import math
 import operator
 import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hardprompts.errors import FileFormatError, TemplateError
+from typing_extensions import Unpack
+
+from hardprompts.atomic import write_text_atomically
+from hardprompts.errors import FileFormatError, TemplateError, printable
+from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
+from hardprompts.hub.client import PullOptions, pull_files
+from hardprompts.hub.mixin import HubMixin
+from hardprompts.hub.names import PROMPT_FILE, hub_model
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from hardprompts.hub import Pushed
-    from hardprompts.softprompts import SoftPrompt
 
 SLOT = "{}"
-FILE_NAME = "prompt.json"
 FORMAT_VERSION = 1
 
 #: What makes a text literal in a UI's prompt syntax: (pattern, replacement), one after the other. In ComfyUI a
@@ -100,7 +102,7 @@ class HistoryPoint:
 
 
 @dataclasses.dataclass(frozen=True)
-class HardPrompt:
+class HardPrompt(HubMixin):
     """Text that any model takes, and what is known about it.
 
     `encode(prompt.filled)` of the model's tokenizer has `token_ids` in the slot, always:
@@ -141,23 +143,6 @@ class HardPrompt:
 
     def __str__(self) -> str:
         return self.filled
-
-    def __add__(self, other: "HardPrompt") -> "HardPrompt":
-        """This prompt and another one behind it, with a space between, as one: encoded, checked and scored anew.
-
-        Only the tokenizer of a model knows the ids of the joined text, so the model that both prompts
-        name is opened for it; `hardprompts.applications.concatenate` takes one that is open already,
-        other separators, and images to score the result against. The score here tells how much of
-        what each prompt says is still there: the mean cosine similarity with both.
-
-        Raises:
-            BackendError, UnknownName: they name no model, or two, or one that cannot be opened.
-            TemplateError: they are for different templates, or too long together.
-            VocabularyError: the joined text does not survive the round trip.
-        """
-        from hardprompts.applications import concatenate
-
-        return concatenate([self, other]) if isinstance(other, HardPrompt) else NotImplemented
 
     def escaped(self, syntax: Literal["comfyui", "a1111"]) -> str:
         """`filled`, with the characters that weight words in a UI's syntax made literal.
@@ -258,122 +243,52 @@ class HardPrompt:
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
         """Writes `prompt.json` into a folder, which is made if need be; returns the file's path."""
-        return write_text_atomically(Path(save_directory) / FILE_NAME, self.to_json())
+        return write_text_atomically(Path(save_directory) / PROMPT_FILE, self.to_json())
 
     def to_json(self) -> str:
         """All fields as the text of `prompt.json`."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload a hard prompt",
-        create_pr: bool = False,
-        revision: str | None = None,
-        license: str | None = None,
-        soft_prompt: "SoftPrompt | None" = None,
-    ) -> "Pushed":
-        """Puts `prompt.json` and a card into a repository of the Hub, in one commit; tells where they are.
+    def hub_files(self, repo_id: str) -> dict[str, bytes]:
+        """The files that hold it in a repository, by name."""
+        return {PROMPT_FILE: self.to_json().encode()}
 
-        Args:
-            repo_id: "user/name"; made if there is none.
-            soft_prompt: the soft prompt that this one was decoded from, to go into the same repository.
-
-        The other arguments and the errors are those of `hardprompts.hub.push`.
-        """
-        from hardprompts import hub
-
-        return hub.push(
-            repo_id,
-            self,
-            soft_prompt,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            revision=revision,
-            license=license,
+    def card_part(self, repo_id: str) -> CardPart:
+        """What the repository's card says of it."""
+        return CardPart(
+            _card_section(repo_id, self), ("hard-prompt", "prompt-inversion"), base_model=hub_model(self.model)
         )
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_path: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Unpack[PullOptions]
     ) -> "HardPrompt":
         """The prompt that `save_pretrained` wrote into a folder, or `push_to_hub` into a repository of the Hub.
 
         Args:
-            pretrained_path: a folder; or "user/name", if there is no folder of that name.
-            revision: a branch, tag or commit of the repository. Default: "main".
-            token: default the one that `hf auth login` stored, or HF_TOKEN.
-            cache_dir: where downloads are kept. Default: the Hub's cache.
-            local_files_only: read the cache alone, and never reach for the Hub.
+            pretrained_model_name_or_path: a folder; or "user/name", if there is no folder of that name.
+            options: revision, token, cache_dir and local_files_only: see `hardprompts.hub.PullOptions`.
 
         Raises:
             FileFormatError: there is no prompt in that folder, or it is damaged.
             HubError: there is no such repository, no prompt is in it, or it cannot be reached and is not in the cache.
         """
-        if isinstance(pretrained_path, str) and not os.path.exists(pretrained_path):
-            from hardprompts import hub
-
-            folder = hub.hard_prompt_folder(
-                pretrained_path,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
-            return cls._in_folder(folder)
-        return cls._in_folder(Path(pretrained_path))
+        return cls._in_folder(pull_files(pretrained_model_name_or_path, [PROMPT_FILE], **options))
 
     @classmethod
     def _in_folder(cls, folder: Path) -> "HardPrompt":
-        path = folder / FILE_NAME
+        path = folder / PROMPT_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise FileFormatError(f"not a hard prompt: {type(values).__name__} instead of named fields")
             return cls.from_dict(values)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileFormatError(f"no {FILE_NAME} in {os.fspath(folder)!r}") from error
+            raise FileFormatError(f"no {PROMPT_FILE} in {os.fspath(folder)!r}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error
-
-
-def write_text_atomically(path: Path, text: str) -> Path:
-    """Writes a text in one go; see `written_atomically`."""
-    with written_atomically(path) as file:
-        file.write(text.encode("utf-8"))
-    return path
-
-
-@contextlib.contextmanager
-def written_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which has its name when the block ends: a reader, or a crash, never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def printable(text: str) -> str:
-    """The text, with what would move a terminal's cursor or break a line written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -382,3 +297,42 @@ def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     for candidate in sorted(candidates, key=lambda c: -c.score):
         best.setdefault(candidate.text, candidate)
     return tuple(best.values())
+
+
+def _card_section(repo_id: str, prompt: HardPrompt) -> str:
+    facts: list[tuple[str, object]] = [
+        ("model", prompt.model),
+        ("method", prompt.method),
+        (prompt.score_unit if prompt.score_unit.replace(" ", "").isalnum() else "score", f"{prompt.score:.4f}"),
+        ("tokens", len(prompt.token_ids)),
+        ("template", "" if prompt.template == "{}" else prompt.template),
+        ("seed", prompt.seed),
+        ("stopped", prompt.stop_reason),
+        ("evaluations", prompt.evaluations or None),
+    ]
+    parts = [
+        "A hard prompt: text that any model, UI or API takes. It was found by a search, so it need not read well.",
+        code_fence(prompt.filled),
+    ]
+    if printable(prompt.filled) != prompt.filled:
+        parts.append("Characters that cannot be seen are shown as escapes; `prompt.json` has the exact text.")
+    parts.append(facts_list(facts))
+    escapes: list[tuple[str, object]] = [
+        (ui, text)
+        for ui, text in (("ComfyUI", prompt.escaped("comfyui")), ("A1111", prompt.escaped("a1111")))
+        if text != prompt.filled
+    ]
+    if escapes:
+        parts.append("With the characters that weight words made literal:\n\n" + facts_list(escapes))
+    if len(prompt.candidates) > 1:
+        best = "\n".join(f"1. {code_span(c.text)} ({c.score:.4f})" for c in prompt.candidates[:5])
+        parts.append(f"The best that the search found:\n\n{best}")
+    parts.append(
+        python_block(
+            "from hardprompts import HardPrompt",
+            "",
+            f'prompt = HardPrompt.from_pretrained("{repo_id}")',
+            "pipe(str(prompt))  # any text-to-image pipeline",
+        )
+    )
+    return "\n\n".join(parts)

@@ -17,14 +17,17 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, LanguageModelKind, normalize
 from hardprompts.errors import FileFormatError
-from hardprompts.files import Match, SoftPromptFormat, open_file, write_files_atomically
-from hardprompts.inverter import PromptInverter
+from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import Search, run_search
+from hardprompts.search.loop import run_search
+from hardprompts.search.protocol import Search
 from hardprompts.softprompts import SoftPrompt
+from hardprompts.softprompts.containers import Match, open_file
+from hardprompts.softprompts.prompt import SoftPromptFormat
 from hardprompts.softprompts.stored import StoredTensor
 from hardprompts.vocabulary import Vocabulary
 

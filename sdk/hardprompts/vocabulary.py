@@ -5,47 +5,22 @@ import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hardprompts.errors import VocabularyError
-from hardprompts.frozen import FrozenTable
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.towers.frozen import FrozenTable
+from hardprompts.towers.tokenizers import BatchTokenizer, Tokenizer
 from hardprompts.wording import NO_LIST, WordBan, bad_words, dominant_script, is_real_word, words_in
 
 Metric = Literal["cosine", "l2"]
 
 #: Rows of `query @ table.T` that are held at once: 2**25 floats are 128 MiB.
 MAX_TABLE_ENTRIES = 2**25
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Text to ids and back, without special tokens, padding or truncation."""
-
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, special tokens left out."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without white space at either end."""
-        ...
-
-
-@runtime_checkable
-class BatchTokenizer(Tokenizer, Protocol):
-    """A tokenizer that is faster at many texts at once; large vocabularies are then opened sooner."""
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, special tokens left out."""
-        ...
-
-    def decode_batch(self, batch: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each sequence of ids, without white space at either end."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hardprompts.plugins import DEFAULT_METHOD
-from hardprompts.search import Search
+from hardprompts.search.protocol import Search
+from hardprompts.search.registry import DEFAULT_METHOD
 
 ROOT = Path(__file__).parent.parent.parent
 

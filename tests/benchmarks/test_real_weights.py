@@ -205,7 +205,7 @@ def test_every_registered_method_has_a_row(monkeypatch: pytest.MonkeyPatch) -> N
     import real_text
 
     from hardprompts import PromptInverter, search_methods
-    from hardprompts.search import Search
+    from hardprompts.search.protocol import Search
 
     found = real_text.rows()
     others = set(search_methods()) - {real_text.default_method(), *real_text.LEFT_OUT}

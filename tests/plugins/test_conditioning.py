@@ -14,10 +14,11 @@ pytest.importorskip("accelerate")
 import diffusers_families as families  # noqa: E402
 
 from hardprompts import BackendError, NonFiniteError, PromptDistiller, SearchError, SoftPrompt, load_backend  # noqa: E402
-from hardprompts.conditioning import text_from_conditioning  # noqa: E402
-from hardprompts.denoising import backend_of  # noqa: E402
-from hardprompts.learning import learn_soft_prompt  # noqa: E402
-from hardprompts.matching import ContextStates, match_states, own_latents  # noqa: E402
+from hardprompts.diffusion.features import backend_of  # noqa: E402
+from hardprompts.diffusion.sampling import own_latents  # noqa: E402
+from hardprompts.distillation.learning import learn_soft_prompt  # noqa: E402
+from hardprompts.distillation.recovery import text_from_conditioning  # noqa: E402
+from hardprompts.distillation.states import ContextStates, match_states  # noqa: E402
 from hardprompts.methods import PEZRefine, Refine  # noqa: E402
 from hardprompts.prompts import PromptTemplate  # noqa: E402
 from hardprompts.testing import toy_backend  # noqa: E402

@@ -18,9 +18,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hardprompts import FileFormatError
-from hardprompts.files import read_soft_prompts
-from hardprompts.plugins import plugins, soft_prompt_formats
+from hardprompts.plugins import plugins
 from hardprompts.softprompts import SoftPrompt
+from hardprompts.softprompts.prompt import read_soft_prompts, soft_prompt_formats
 from hardprompts.testing import check_format
 
 ROOT = Path(__file__).parent.parent.parent

@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hardprompts import FileFormatError
-from hardprompts.files import read_soft_prompts
+from hardprompts.softprompts.prompt import read_soft_prompts
 
 FILES = 500
 

@@ -13,7 +13,7 @@ import torch
 
 from hardprompts import ClassifierPromptTuner, load_backend
 from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer, reading
-from hardprompts.classification.opened import PromptedModel
+from hardprompts.classification.prompted import PromptedModel
 from hardprompts.errors import BackendError
 
 transformers = pytest.importorskip("transformers")

@@ -17,11 +17,11 @@ import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors  # noqa: E402
 
-from hardprompts import frozen  # noqa: E402
 from hardprompts.encoders import Backend, load_backend  # noqa: E402
 from hardprompts.errors import BackendError, MissingExtra  # noqa: E402
 from hardprompts.prompts import PromptTemplate  # noqa: E402
 from hardprompts.testing import check_backend, check_inversions  # noqa: E402
+from hardprompts.towers import frozen  # noqa: E402
 from hardprompts_openclip.backend import OpenClipTextEncoder, from_model  # noqa: E402
 from hardprompts_openclip.tokenizers import BytePairTokenizer, adapt  # noqa: E402
 from hardprompts_openclip.towers import HookedTower  # noqa: E402

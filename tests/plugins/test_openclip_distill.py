@@ -12,7 +12,7 @@ import torch
 open_clip = pytest.importorskip("open_clip")
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend  # noqa: E402
-from hardprompts.originals import windows_of, words_of  # noqa: E402
+from hardprompts.distillation.originals import windows_of, words_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

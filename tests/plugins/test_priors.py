@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hardprompts import PromptInverter
-from hardprompts.methods.readable import fluency, open_likelihood
+from hardprompts.inversion.readability import fluency, open_likelihood
 from hardprompts.testing import WORDS, toy_backend
 
 transformers = pytest.importorskip("transformers")

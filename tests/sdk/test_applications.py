@@ -19,16 +19,10 @@ from hardprompts import (
     VocabularyError,
     run_search,
 )
-from hardprompts.applications import (
-    Generate,
-    Individual,
-    concatenate,
-    evolve,
-    likeness,
-    negative_prompt,
-    picture_grid,
-    rerank,
-)
+from hardprompts.applications.breeding import Individual, evolve
+from hardprompts.applications.joining import concatenate, negative_prompt
+from hardprompts.applications.pictures import Generate, likeness, picture_grid
+from hardprompts.applications.reranking import rerank
 from hardprompts.methods import Evolution
 from hardprompts.methods.evolution import cross
 from hardprompts.objectives import FeatureSimilarity

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from hardprompts import PromptTemplate, SoftPrompt
 from hardprompts.cli import app
-from hardprompts.cli.audit import audits_of, stored_dtypes
+from hardprompts.distillation.audits import audits_of, stored_dtypes
 from hardprompts.softprompts import analyze, decode_nearest
 from hardprompts.softprompts.audit import Audit, Decoded, FileFacts, read_ban_list, spells
 from hardprompts.softprompts.plots import curve_svg, histogram_svg
 from hardprompts.softprompts.report import render_refusal, render_report
-from hardprompts.softprompts.robustness import Curve, Histogram, Spread, robustness
+from hardprompts.softprompts.robustness import Curve, Histogram, Spread, measure_robustness
 from hardprompts.testing import toy_backend
 from hardprompts.vocabulary import Vocabulary
 
@@ -53,7 +53,7 @@ def compared(prompt: SoftPrompt, vocabulary: Vocabulary, **fields: Any) -> Audit
         geometry=analyze(embeddings, vocabulary),
         nearest=decode_nearest(embeddings, vocabulary),
         spread=Spread.of(embeddings, vocabulary),
-        robustness=robustness(
+        robustness=measure_robustness(
             embeddings, vocabulary, encoder.encode, encoder.max_tokens, template=PromptTemplate("red {}")
         ),
         **fields,
@@ -77,7 +77,7 @@ def bag_of_embeddings(embeddings: torch.Tensor) -> torch.Tensor:
 
 
 def test_shrinking_does_nothing_to_an_encoder_that_sees_directions(vocabulary: Vocabulary) -> None:
-    report = robustness(drawn(3, 32), vocabulary, bag_of_directions, 20, template=PromptTemplate("red {}"))
+    report = measure_robustness(drawn(3, 32), vocabulary, bag_of_directions, 20, template=PromptTemplate("red {}"))
     for values in (report.shrunk.soft, report.shrunk.natural_median, report.shrunk.natural_low):
         assert values == pytest.approx([1.0] * len(values), abs=1e-4)
     assert report.shrunk.kept_until() is None
@@ -86,7 +86,7 @@ def test_shrinking_does_nothing_to_an_encoder_that_sees_directions(vocabulary: V
 
 def test_the_shares_are_those_of_the_definition(vocabulary: Vocabulary) -> None:
     values, template = 3 * drawn(2, 32), PromptTemplate("red {} house")
-    report = robustness(
+    report = measure_robustness(
         values, vocabulary, bag_of_embeddings, 20, template=template, factors=(1, 4), degrees=(0, 25), natural_prompts=3
     )
     before, after = (vocabulary.embed(torch.tensor(ids)).sum(dim=0) for ids in vocabulary.template_ids(template))
@@ -127,9 +127,11 @@ def test_what_has_no_room_is_left_out(vocabulary: Vocabulary) -> None:
         seen.append(embeddings.shape[1])
         return bag_of_embeddings(embeddings)
 
-    report = robustness(drawn(30, 32), vocabulary, encode, 8, template=PromptTemplate("red {}"))
+    report = measure_robustness(drawn(30, 32), vocabulary, encode, 8, template=PromptTemplate("red {}"))
     assert report.tokens == 7 and max(seen) == 8
-    many = robustness(drawn(90, 32), vocabulary, encode, 200, template=PromptTemplate("red {}"), natural_prompts=4)
+    many = measure_robustness(
+        drawn(90, 32), vocabulary, encode, 200, template=PromptTemplate("red {}"), natural_prompts=4
+    )
     assert many.tokens == 90 and many.natural_prompts == 1
 
 
@@ -154,7 +156,7 @@ def test_misuse_of_robustness(changes: dict[str, Any], vocabulary: Vocabulary) -
         "template": PromptTemplate("red {}"),
     }
     with pytest.raises(ValueError):
-        robustness(**{**values, **changes})
+        measure_robustness(**{**values, **changes})
 
 
 def test_half_the_effect() -> None:

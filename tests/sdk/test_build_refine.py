@@ -10,13 +10,14 @@ import safetensors.torch
 import torch
 
 from hardprompts import PromptInverter, run_search
-from hardprompts.matching import MeanFeatureMatch, match_features
+from hardprompts.distillation.features import MeanFeatureMatch, match_features
 from hardprompts.methods import BuildRefine, PEZRefine, word_table
 from hardprompts.methods.build_refine import _Answers, _Neighborhood, _State, _Words
 from hardprompts.methods.word_table import WordTable
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import BoundObjective, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.rows import pack
 from hardprompts.testing import toy_backend
 
 BACKEND = toy_backend()

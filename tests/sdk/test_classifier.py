@@ -20,13 +20,13 @@ from hardprompts.classification import (
 )
 from hardprompts.classification.data import holdout_split, sorted_classes
 from hardprompts.classification.measures import Measures
-from hardprompts.classification.opened import PromptedModel
+from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.rows import LABEL, PROMPT
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import BackendError, FileFormatError, NonFiniteError, TemplateError
 from hardprompts.methods import PEZ, AutoPromptSGD, FluentPrompt, PromptTuning, RandomSearch, Refine
-from hardprompts.methods.adafactor import Adafactor
-from hardprompts.search import BoundObjective
+from hardprompts.methods.optimizers import Adafactor
+from hardprompts.search.bound import BoundObjective
 from hardprompts.testing import WORDS, ToyLanguageModel, toy_backend, toy_language_model
 from hardprompts.vocabulary import Vocabulary
 
@@ -465,7 +465,7 @@ def test_an_interrupted_fit_goes_on_bit_by_bit(tmp_path, monkeypatch: pytest.Mon
     assert len(list(tmp_path.glob("search-*.json"))) == 3
     assert (resumed.prompt_, resumed.report_, resumed.seed_) == (whole.prompt_, whole.report_, whole.seed_)
     assert np.array_equal(resumed.predict_proba(texts), whole.predict_proba(texts))
-    monkeypatch.setattr("hardprompts.classifier.run_search", lambda *a, **k: pytest.fail("searched again"))
+    monkeypatch.setattr("hardprompts.classification.tuner.run_search", lambda *a, **k: pytest.fail("searched again"))
     tuner(seeds=3, checkpoint=tmp_path).fit(texts, labels)
     monkeypatch.undo()
     other = tuner(seeds=3, checkpoint=tmp_path, num_tokens=2).fit(texts, labels)
@@ -656,7 +656,7 @@ def test_transfer_reports_what_each_model_makes_of_the_prompt() -> None:
 
 
 def test_calibration_undoes_a_constant_prior() -> None:
-    from hardprompts.classification.opened import batch_prior
+    from hardprompts.classification.prompted import batch_prior
 
     draw = torch.Generator().manual_seed(0)
     targets = [i % 2 for i in range(200)]

@@ -20,11 +20,11 @@ from hardprompts import (
     VocabularyError,
 )
 from hardprompts.cli import app
-from hardprompts.learning import descend, learn_soft_prompt, learn_soft_prompts
-from hardprompts.matching import FeatureMatch, MeanMatch, match_features
-from hardprompts.methods import PEZ
-from hardprompts.methods.selection import Selection
-from hardprompts.originals import (
+from hardprompts.distillation.faithfulness import Faithfulness, Share
+from hardprompts.distillation.features import FeatureMatch, match_features
+from hardprompts.distillation.learning import descend, learn_soft_prompt, learn_soft_prompts
+from hardprompts.distillation.matching import MeanMatch
+from hardprompts.distillation.originals import (
     Teacher,
     encoders_for,
     phrases_of,
@@ -33,10 +33,12 @@ from hardprompts.originals import (
     without_phrase,
     words_of,
 )
-from hardprompts.portability import nearest_above, portability_report
+from hardprompts.distillation.portability import nearest_above, portability_report
+from hardprompts.methods import PEZ
+from hardprompts.methods.selection import Selection
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import pack, run_search
-from hardprompts.softprompts.faithfulness import Faithfulness, Share
+from hardprompts.search.loop import run_search
+from hardprompts.search.rows import pack
 from hardprompts.testing import ToyEncoder, toy_backend
 
 BACKEND = toy_backend()
@@ -184,9 +186,8 @@ def test_files_soft_prompts_and_tensors_say_the_same(tmp_path: Path) -> None:
 
 def test_a_soft_prompt_tells_what_it_says() -> None:
     prompt = soft_prompt_of(noisy("old boat", 0.05), VOCABULARY)
-    found = prompt.to_hard(BACKEND, **QUICK)
-    assert found.text == DISTILLER.distill(prompt, **QUICK).text == "old boat"
-    assert prompt.to_hard(BACKEND, 1, method="nearest", **QUICK).method == "nearest"
+    assert DISTILLER.distill(prompt, **QUICK).text == "old boat"
+    assert PromptDistiller(BACKEND, method="nearest").distill(prompt, 1, **QUICK).method == "nearest"
 
 
 def test_the_parts_of_a_soft_prompt_are_found_by_their_widths() -> None:
@@ -213,7 +214,7 @@ def test_the_ratio_is_of_the_original_s_tokens(ratio: float, expected: int) -> N
 
 
 def _options(**options: Any) -> Any:
-    from hardprompts.distiller import _Options
+    from hardprompts.distillation.distiller import _Options
 
     return _Options(**options)
 

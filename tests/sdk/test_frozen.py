@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from hardprompts import frozen
-from hardprompts.frozen import FrozenTable
+from hardprompts.towers import frozen
+from hardprompts.towers.frozen import FrozenTable
 
 
 @pytest.mark.parametrize("packing", [True, False])

@@ -21,10 +21,13 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from hardprompts import Candidate, ClassifierPromptTuner, FileFormatError, HardPrompt, HubError, SoftPrompt
-from hardprompts import hub as module
+from hardprompts import sharing as module
 from hardprompts.classification import Verbalizer
 from hardprompts.cli import app
-from hardprompts.model_card import MARK, hub_model, render_card
+from hardprompts.hub import PushResult, repository_files
+from hardprompts.hub.card import MARK
+from hardprompts.hub.names import hub_model
+from hardprompts.softprompts.prompt import soft_files
 from hardprompts.testing import toy_language_model
 
 PROMPT = HardPrompt(
@@ -111,7 +114,7 @@ def test_a_hard_prompt_goes_there_and_comes_back(hub: LoopbackHub) -> None:
     repo = hub.repos["alice/tiger"]
     assert set(repo.files) == {".gitattributes", "README.md", "prompt.json"}
     assert repo.messages == ["initial commit", "my tiger"] and not repo.private
-    assert pushed == module.Pushed("alice/tiger", f"{hub.url}/alice/tiger/commit/{pushed.revision}", pushed.revision)
+    assert pushed == PushResult("alice/tiger", f"{hub.url}/alice/tiger/commit/{pushed.revision}", pushed.revision)
     assert pushed.revision == repo.refs["main"]
     assert HardPrompt.from_pretrained("alice/tiger") == PROMPT
     assert HardPrompt.from_pretrained("alice/tiger", revision=pushed.revision) == PROMPT
@@ -142,7 +145,7 @@ def test_a_soft_prompt_goes_there_and_comes_back(
 
 
 def test_both_in_one_repository(hub: LoopbackHub) -> None:
-    PROMPT.push_to_hub("alice/both", soft_prompt=soft())
+    module.push("alice/both", PROMPT, soft())
     assert HardPrompt.from_pretrained("alice/both") == PROMPT
     assert same(SoftPrompt.from_pretrained("alice/both"), soft())
     hard, found = module.pull("alice/both")
@@ -165,7 +168,7 @@ def test_soft_prompts_of_other_tools_are_read(hub: LoopbackHub, tmp_path: Path) 
 
 
 def test_an_adapter_of_other_tools_is_called_as_its_repository(hub: LoopbackHub) -> None:
-    written = module.soft_files(soft(embeddings={"lm": torch.ones(2, 8)}))
+    written = soft_files(soft(embeddings={"lm": torch.ones(2, 8)}))
     del written["soft_prompt.json"]
     hub.create("bob/adapter").files.update(written)
     assert SoftPrompt.from_pretrained("bob/adapter").name == "adapter"
@@ -293,7 +296,7 @@ def test_two_that_make_the_repository_at_once_both_get_there(hub: LoopbackHub) -
 
 
 def test_offline_the_cache_is_read(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    PROMPT.push_to_hub("alice/both", soft_prompt=soft())
+    module.push("alice/both", PROMPT, soft())
     HardPrompt.from_pretrained("alice/both")
     SoftPrompt.from_pretrained("alice/both")
     asked = len(hub.log)
@@ -412,7 +415,7 @@ def test_a_push_that_breaks_off_commits_nothing(method: str, path: str, hub: Loo
 def test_a_pull_that_breaks_off_leaves_nothing_half_done(
     method: str, kind: Any, hub: LoopbackHub, tmp_path: Path
 ) -> None:
-    PROMPT.push_to_hub("alice/both", soft_prompt=soft())
+    module.push("alice/both", PROMPT, soft())
     hub.fail(method, "/resolve/", kind, times=100)
     for read in (HardPrompt.from_pretrained, SoftPrompt.from_pretrained):
         with pytest.raises(HubError, match=r"try again|check the connection"):
@@ -535,6 +538,11 @@ def parsed(card: str) -> tuple[dict[str, Any], list[Any]]:
     return yaml.safe_load(found.data.to_yaml()), MarkdownIt("commonmark").enable("table").parse(found.content)
 
 
+def card(repo_id: str, *values: Any, license: str | None = None) -> str:
+    held = [value for value in values if value is not None]
+    return repository_files(repo_id, held, license)["README.md"].decode()
+
+
 def everything(tokens: list[Any]) -> list[Any]:
     return [token for parent in tokens for token in (parent, *(parent.children or ()))]
 
@@ -552,9 +560,9 @@ def test_a_card_stays_valid_and_inert(text: str, hub: LoopbackHub) -> None:
         candidates=(Candidate(text, (1,), 0.5),) * 2,
     )
     prompt = soft(base_models=(text,), metadata={text: text})
-    card = render_card("alice/tiger", hostile, prompt, "cc0-1.0")
-    metadata, tokens = parsed(card)
-    plain, expected = parsed(render_card("alice/tiger", PROMPT, soft(), "cc0-1.0"))
+    written = card("alice/tiger", hostile, prompt, license="cc0-1.0")
+    metadata, tokens = parsed(written)
+    plain, expected = parsed(card("alice/tiger", PROMPT, soft(), license="cc0-1.0"))
     assert {**plain, "base_model": None} == {**metadata, "base_model": None} and "base_model" not in metadata
     listed = everything(tokens)
     kinds = {token.type for token in listed}
@@ -565,14 +573,14 @@ def test_a_card_stays_valid_and_inert(text: str, hub: LoopbackHub) -> None:
     ]
     blocks = [token.content for token in listed if token.type == "fence"]
     assert len(blocks) == 4 and blocks[0].count("\n") == 1
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2066-\u2069]", card)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2066-\u2069]", written)
     # The real client asks the hub whether the metadata are valid before it commits.
-    assert hostile.push_to_hub("alice/hostile", soft_prompt=prompt).changed
+    assert module.push("alice/hostile", hostile, prompt).changed
     assert hub.requests("validate-yaml") and HardPrompt.from_pretrained("alice/hostile") == hostile
 
 
 def test_a_card_tells_what_the_prompt_is() -> None:
-    metadata, tokens = parsed(render_card("alice/tiger", PROMPT, license="cc0-1.0"))
+    metadata, tokens = parsed(card("alice/tiger", PROMPT, license="cc0-1.0"))
     assert metadata == {
         "base_model": "openai/clip-vit-large-patch14",
         "library_name": "hardprompts",
@@ -588,14 +596,12 @@ def test_a_card_tells_what_the_prompt_is() -> None:
 
 
 def test_the_metadata_of_soft_prompts() -> None:
-    metadata, _ = parsed(render_card("alice/style", None, soft()))
+    metadata, _ = parsed(card("alice/style", None, soft()))
     assert metadata["base_model"] == "runwayml/stable-diffusion-v1-5" and metadata["pipeline_tag"] == "text-to-image"
-    metadata, _ = parsed(
-        render_card("alice/lm", None, soft(embeddings={"lm": torch.ones(1, 8)}, base_models=("/x/y",)))
-    )
+    metadata, _ = parsed(card("alice/lm", None, soft(embeddings={"lm": torch.ones(1, 8)}, base_models=("/x/y",))))
     assert "base_model" not in metadata and metadata["pipeline_tag"] == "text-generation"
     with pytest.raises(ValueError, match="neither"):
-        render_card("alice/x", None)
+        module.push("alice/x")
 
 
 def test_a_license_that_the_hub_does_not_know(hub: LoopbackHub) -> None:
@@ -605,9 +611,9 @@ def test_a_license_that_the_hub_does_not_know(hub: LoopbackHub) -> None:
 
 
 def test_the_hub_itself_validates_the_card(hub: LoopbackHub) -> None:
-    ModelCard(render_card("alice/tiger", PROMPT, soft())).validate()
+    ModelCard(card("alice/tiger", PROMPT, soft())).validate()
     with pytest.raises(ValueError, match="license"):
-        ModelCard(render_card("alice/tiger", PROMPT, license="evil")).validate()
+        ModelCard(card("alice/tiger", PROMPT, license="evil")).validate()
 
 
 @pytest.mark.parametrize(
@@ -703,7 +709,7 @@ def test_a_classifier_goes_there_and_comes_back(hub: LoopbackHub) -> None:
 
 def test_the_card_of_a_classifier_has_its_report() -> None:
     tuner = fitted_tuner()
-    card = module.contents("alice/weather", None, None, tuner=tuner._saved())["README.md"].decode()
+    card = repository_files("alice/weather", [tuner._saved()])["README.md"].decode()
     metadata, tokens = parsed(card)
     assert metadata["pipeline_tag"] == "text-classification"
     assert metadata["tags"] == ["hardprompts", "hard-prompt", "prompt-tuning"]
@@ -722,7 +728,7 @@ def test_nothing_in_a_classifier_becomes_markup(text: str) -> None:
         prompt=dataclasses.replace(saved.prompt, text=text, method=text, stop_reason=text),
         report={**saved.report, "notes": [text], "measured_on": text},
     )  # fmt: skip
-    _, tokens = parsed(module.contents("alice/x", None, None, tuner=hostile)["README.md"].decode())
+    _, tokens = parsed(repository_files("alice/x", [hostile])["README.md"].decode())
     listed = everything(tokens)
     assert not {token.type for token in listed} & {"html_inline", "link_open", "image"}
     assert [token.content.strip() for token in listed if token.type == "html_block"] == [MARK]

@@ -15,7 +15,7 @@ from hardprompts import (
     join_backends,
 )
 from hardprompts.methods import PEZ
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.search.registry import DEFAULT_METHOD
 from hardprompts.testing import ToyEncoder, toy_backend
 
 BACKEND = toy_backend()

@@ -8,16 +8,16 @@ import torch
 
 from hardprompts import PromptDistiller, PromptTemplate, SoftPrompt, TemplateError
 from hardprompts.classification import ClassificationTemplate, Verbalizer
-from hardprompts.classification.opened import PromptedModel
-from hardprompts.language_matching import match_outputs, output_features
-from hardprompts.matching import Match
-from hardprompts.prompt_tuning import (
+from hardprompts.classification.prompted import PromptedModel
+from hardprompts.distillation.classifiers import (
     classifier_robustness,
     decode_classifier,
     text_templates,
     tune_soft_prompt,
 )
-from hardprompts.softprompts.robustness import robustness
+from hardprompts.distillation.matching import Match
+from hardprompts.distillation.outputs import match_outputs, output_features
+from hardprompts.softprompts import measure_robustness
 from hardprompts.testing import WORDS, ToyLanguageModel, toy_language_model
 
 KINDS = ("causal", "masked", "seq2seq")
@@ -268,5 +268,5 @@ def test_outputs_serve_as_features_for_the_robustness_of_files(kind: str) -> Non
     assert torch.allclose(features.square().sum(dim=1), torch.ones(2), atol=1e-5)
     expected = [outcome(model, model.vocabulary.embed(row), ()).exp().sqrt() for row in ids]
     assert torch.allclose(features, torch.stack(expected), atol=1e-5)
-    report = robustness(soft(model), model.vocabulary, encode, model.max_tokens, template=PromptTemplate("old {} the"), natural_prompts=2)  # fmt: skip
+    report = measure_robustness(soft(model), model.vocabulary, encode, model.max_tokens, template=PromptTemplate("old {} the"), natural_prompts=2)  # fmt: skip
     assert report.shrunk.soft[0] == pytest.approx(1.0, abs=1e-4)

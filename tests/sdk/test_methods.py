@@ -9,8 +9,8 @@ import torch
 from hardprompts import UnknownName, run_search, search_methods
 from hardprompts.methods import PEZ, PEZRefine, Refine
 from hardprompts.objectives import FeatureSimilarity
-from hardprompts.plugins import search_method
-from hardprompts.search import pack
+from hardprompts.search.registry import search_method
+from hardprompts.search.rows import pack
 from hardprompts.testing import check_search, toy_backend
 
 BACKEND = toy_backend()
@@ -143,7 +143,7 @@ def test_most_of_the_time_before_a_deadline_is_left_for_the_refinement_of_fewer_
             refined.append((len(initial_ids), objective.seconds_left))
             return super().steps(objective, vocabulary, initial_ids, generator)
 
-    monkeypatch.setattr("hardprompts.search.clock", lambda: float(next(seconds)))
+    monkeypatch.setattr("hardprompts.search.loop.clock", lambda: float(next(seconds)))
     objective = task(random_targets(1)[0])
     start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(0))
     search = PEZRefine(refine=Watched(candidates_per_slot=10))

@@ -15,7 +15,7 @@ from hardprompts.methods import PEZ, PEZBank, PhraseBank, PhraseTable, default_b
 from hardprompts.methods.banks import cache_folder, content_hash, encode_phrases, phrase_features
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import pack
+from hardprompts.search.rows import pack
 from hardprompts.testing import toy_backend
 
 BACKEND = toy_backend()

@@ -45,7 +45,7 @@ def test_a_bank_of_the_users(tmp_path, invert) -> None:
 
 
 def test_required_words_a_caption_letters_alone_and_a_prior(invert, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hardprompts.methods import readable
+    from hardprompts.inversion import readability as readable
 
     opened = []
 

@@ -11,7 +11,8 @@ from hardprompts.methods.gbda import softmax_slope
 from hardprompts.methods.gcg import _Buffer
 from hardprompts.objectives import Evaluation, FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import BoundObjective, Candidates
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
 from hardprompts.testing import toy_backend, toy_language_model
 from hardprompts.vocabulary import Vocabulary
 

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from hardprompts import BackendError, ImageError, NonFiniteError, PromptInverter, VocabularyError, run_search
-from hardprompts.methods import PEZ, BeamSearch, PhraseBank
-from hardprompts.methods.readable import (
+from hardprompts.inversion.readability import (
     LanguageModelLikelihood,
     ReadableScore,
     fluency,
@@ -17,6 +16,7 @@ from hardprompts.methods.readable import (
     pareto_front,
     real_words,
 )
+from hardprompts.methods import PEZ, BeamSearch, PhraseBank
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import Candidate, PromptTemplate
 from hardprompts.testing import ToyEncoder, toy_backend, toy_language_model

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from hardprompts import BackendError, NonFiniteError, PromptTemplate, SearchError, TemplateError, run_search
-from hardprompts.denoising import ConditioningFeatures, DenoisingInverter
+from hardprompts.diffusion.features import ConditioningFeatures
+from hardprompts.diffusion.inverter import DenoisingInverter
+from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.encoders import Backend, NoisePredictor
 from hardprompts.methods import PEZRefine, Refine
 from hardprompts.noise import LATE, PREDICTIONS, Conditioning, NoiseSchedule, NoiseWindow
-from hardprompts.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.objectives import Objective, Score, Stochastic
 from hardprompts.testing import ToyEncoder, check_backend, toy_backend
 

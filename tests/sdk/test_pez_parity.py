@@ -13,7 +13,9 @@ import torch
 
 from hardprompts.methods.pez import PEZ
 from hardprompts.objectives import FeatureSimilarity
-from hardprompts.search import BoundObjective, Candidates, run_search
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.loop import run_search
+from hardprompts.search.protocol import Candidates
 from hardprompts.vocabulary import Vocabulary
 
 pytest.importorskip("open_clip")

@@ -8,11 +8,11 @@ import torch
 
 from hardprompts import VocabularyError, run_search
 from hardprompts.methods import PEZ, PH2P
-from hardprompts.methods.ph2p import minimise
+from hardprompts.methods.optimizers import minimise
 from hardprompts.objectives import Evaluation, FeatureSimilarity, Stochastic
-from hardprompts.plugins import search_method
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import BoundObjective
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.registry import search_method
 from hardprompts.testing import toy_backend
 from hardprompts.vocabulary import Vocabulary
 

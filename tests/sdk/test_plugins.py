@@ -20,17 +20,10 @@ from hardprompts import (
     methods,
     search_methods,
 )
+from hardprompts.encoders import default_model, is_installed
 from hardprompts.methods import PEZ
-from hardprompts.plugins import (
-    PLUGINS_VARIABLE,
-    default_model,
-    is_installed,
-    plugin_manager,
-    plugins,
-    register,
-    search_method,
-    unregister,
-)
+from hardprompts.plugins import PLUGINS_VARIABLE, plugin_manager, plugins, register, unregister
+from hardprompts.search.registry import search_method
 from hardprompts.testing import toy_backend
 
 
@@ -91,7 +84,7 @@ def test_options_of_a_scheme_are_passed_on_and_others_refused() -> None:
 
 
 def test_our_own_methods_come_by_the_same_hooks() -> None:
-    assert set(plugins()["hardprompts"]) >= {"pez", "refine", "pez+refine", "ph2p"}
+    assert set(plugins()["methods"]) >= {"pez", "refine", "pez+refine", "ph2p"}
 
 
 @pytest.mark.parametrize("hook, thing", [("backends", toy_backend), ("search_methods", PEZ)])
@@ -161,10 +154,12 @@ def test_a_plugin_that_cannot_be_imported_says_what_to_do(fresh: None, monkeypat
 
 def test_the_variable_chooses_plugins(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        importlib.metadata, "entry_points", lambda group: [entry_point("gone", "no_such_module_of_ours")]
+        importlib.metadata,
+        "entry_points",
+        lambda group: [entry_point("gone", "no_such_module_of_ours"), entry_point("methods", "hardprompts.methods")],
     )
     monkeypatch.setenv(PLUGINS_VARIABLE, "emoji, other")
-    assert set(plugins()) == {"hardprompts"}
+    assert set(plugins()) == {"methods"}  # our own are always there
 
 
 @pytest.mark.usefixtures("fresh")

@@ -13,7 +13,9 @@ from rich.console import Console
 
 from hardprompts import Candidate, FileFormatError, HardPrompt, PromptTemplate, TemplateError
 from hardprompts import prompts as module
-from hardprompts.prompts import FILE_NAME, HistoryPoint, escape, unique, write_text_atomically
+from hardprompts.atomic import write_text_atomically
+from hardprompts.hub.names import PROMPT_FILE
+from hardprompts.prompts import HistoryPoint, escape, unique
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -146,13 +148,13 @@ def test_a_damaged_prompt_cannot_steer_the_terminal() -> None:
 
 def test_a_prompt_comes_back_as_it_was_and_byte_for_byte(tmp_path: Path) -> None:
     path = PROMPT.save_pretrained(tmp_path / "new" / "folder")
-    assert path == tmp_path / "new" / "folder" / FILE_NAME
+    assert path == tmp_path / "new" / "folder" / PROMPT_FILE
     again = HardPrompt.from_pretrained(path.parent)
     assert again == PROMPT
     before = path.read_bytes()
     assert again.save_pretrained(tmp_path / "second").read_bytes() == before
     assert b"\r" not in before and "虎" in before.decode("utf-8")
-    assert os.listdir(path.parent) == [FILE_NAME]
+    assert os.listdir(path.parent) == [PROMPT_FILE]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -198,7 +200,7 @@ def changed(**fields: Any) -> str:
     ],
 )
 def test_a_damaged_file_is_one_clear_error(content: str, tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
+    path = tmp_path / PROMPT_FILE
     path.write_text(content, encoding="utf-8")
     with pytest.raises(FileFormatError) as caught:
         HardPrompt.from_pretrained(tmp_path)
@@ -207,7 +209,7 @@ def test_a_damaged_file_is_one_clear_error(content: str, tmp_path: Path) -> None
 
 
 def test_bytes_that_are_no_text_are_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00{")
+    (tmp_path / PROMPT_FILE).write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(FileFormatError, match="not JSON"):
         HardPrompt.from_pretrained(tmp_path)
 

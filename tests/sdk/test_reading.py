@@ -8,11 +8,11 @@ import torch
 
 from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer, reading
 from hardprompts.classification.batches import MAX_BATCH_TOKENS, MemoryLimit, RowBatches, draw
-from hardprompts.classification.opened import PromptedModel
+from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.reading import common_beginning
 from hardprompts.classification.rows import LABEL, PROMPT
+from hardprompts.distillation.outputs import match_outputs
 from hardprompts.encoders import PrefixReader
-from hardprompts.language_matching import match_outputs
 from hardprompts.prompts import PromptTemplate
 from hardprompts.testing import ToyLanguageModel
 

@@ -9,7 +9,9 @@ import torch
 from hardprompts import NonFiniteError, PromptTemplate, SearchError, run_search
 from hardprompts.methods import PEZ, Refine
 from hardprompts.objectives import Evaluation, FeatureSimilarity
-from hardprompts.search import NO_TOKEN, BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import NO_TOKEN, pack
 from hardprompts.testing import toy_backend
 
 BACKEND = toy_backend()

@@ -20,20 +20,14 @@ import safetensors.torch
 import torch
 
 from hardprompts import FileFormatError, UnknownName, hookimpl, plugins
-from hardprompts import files as files_module
-from hardprompts.files import (
-    Match,
-    SoftPromptFile,
-    choose,
-    describe_model,
-    open_file,
-    read_soft_prompts,
-    write_files_atomically,
-)
+from hardprompts.atomic import write_files_atomically
 from hardprompts.softprompts import ENCODER_WIDTHS, SoftPrompt
+from hardprompts.softprompts import containers as files_module
 from hardprompts.softprompts import pickled as pickled_module
 from hardprompts.softprompts import stored as stored_module
+from hardprompts.softprompts.containers import Match, SoftPromptFile, describe_model, open_file
 from hardprompts.softprompts.pickled import read_legacy_torch, read_torch_zip
+from hardprompts.softprompts.prompt import choose, read_soft_prompts
 from hardprompts.softprompts.stored import StoredTensor
 from hardprompts.testing import check_format
 

@@ -7,7 +7,7 @@ import torch
 
 from hardprompts import load_backend
 from hardprompts.methods import PEZ
-from hardprompts.search import Candidates
+from hardprompts.search.protocol import Candidates
 from hardprompts.testing import ToyEncoder, check_backend, check_inversions, check_search, toy_backend
 from hardprompts.vocabulary import Vocabulary
 

@@ -9,9 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hardprompts import frozen, towers
-from hardprompts.frozen import FrozenLinear
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenEncoder, FrozenNorm, FrozenTower, PostNormBlock, Readout
+from hardprompts.towers import frozen
+from hardprompts.towers import text as towers
+from hardprompts.towers.frozen import FrozenLinear
+from hardprompts.towers.text import (
+    ACTIVATIONS,
+    FrozenBlock,
+    FrozenEncoder,
+    FrozenNorm,
+    FrozenTower,
+    PostNormBlock,
+    Readout,
+)
 
 WIDTH, HEADS, BLOCKS, BEFORE = 24, 3, 3, 2
 END = torch.linspace(-1, 1, WIDTH).unsqueeze(0)

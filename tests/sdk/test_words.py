@@ -11,10 +11,10 @@ import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from hardprompts import PromptInverter, PromptTemplate, VocabularyError
+from hardprompts.inversion.readability import real_words
 from hardprompts.methods.banks import encode_phrases
-from hardprompts.methods.readable import real_words
 from hardprompts.testing import toy_backend
-from hardprompts.tokenizers import FastTokenizer
+from hardprompts.towers.tokenizers import FastTokenizer
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import WordBan, bad_words, commonness, dominant_script, is_real_word
 

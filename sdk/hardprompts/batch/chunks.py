@@ -11,9 +11,9 @@ from hardprompts.batch.output import Row, plain
 from hardprompts.batch.records import Record, Unusable
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.images import ImageInput
-from hardprompts.inverter import PromptInverter
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend

@@ -12,11 +12,11 @@ from hardprompts.batch.chunks import Chunk, Opening, invert_chunk
 from hardprompts.batch.run import check_options
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.errors import ImageError
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
-    from hardprompts.search import Search
+    from hardprompts.search.protocol import Search
 
 MILLION = 1_000_000
 

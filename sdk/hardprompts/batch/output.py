@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
+from hardprompts.atomic import write_text_atomically, written_atomically
 from hardprompts.errors import FileFormatError, MissingExtra
-from hardprompts.prompts import write_text_atomically, written_atomically
 
 #: What is told of a record: its prompt, or the error instead of it.
 Row: TypeAlias = dict[str, Any]

@@ -14,12 +14,12 @@ from tqdm.auto import tqdm
 from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
 from hardprompts.batch.output import Output, plain
 from hardprompts.batch.sources import SourceInput, open_source
-from hardprompts.inverter import PromptInverter
-from hardprompts.plugins import DEFAULT_METHOD
+from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
-    from hardprompts.search import Search
+    from hardprompts.search.protocol import Search
 
 #: Options of `PromptInverter.invert` that are not for the pictures of a batch.
 _NOT_FOR_BATCHES = {"self", "images", "callback", "progress"}

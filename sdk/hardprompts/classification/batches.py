@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hardprompts.classification.reading import common_beginning
 from hardprompts.classification.rows import PROMPT, Row
+from hardprompts.devices import is_out_of_memory, release
 from hardprompts.encoders import LanguageModel, PrefixReader
-from hardprompts.memory import is_out_of_memory, release
 
 #: Tokens of all rows that go through the model at once, where nothing else is said.
 MAX_BATCH_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}

@@ -12,7 +12,7 @@ from hardprompts.classification.data import as_labels, as_texts, sorted_classes
 from hardprompts.evaluation import Interval, markdown_table, t_interval
 
 if TYPE_CHECKING:
-    from hardprompts.classifier import ClassifierPromptTuner
+    from hardprompts.classification.tuner import ClassifierPromptTuner
 
 #: Steps of a search from a few examples where nothing else limits it: each sees all of them, so these are epochs.
 EPOCHS = 100

@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hardprompts.atomic import write_text_atomically
 from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.errors import FileFormatError, HardPromptsError
-from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint, write_text_atomically
-from hardprompts.search import SearchResult
+from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
+from hardprompts.hub.mixin import HubMixin
+from hardprompts.hub.names import PROMPT_FILE, TUNER_FILE, hub_model
+from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint
+from hardprompts.search.protocol import SearchResult
 
-FILE_NAME = "tuner.json"
 FORMAT_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class SavedTuner:
+class SavedTuner(HubMixin):
     """What is kept of a fitted tuner: all but the model.
 
     Attributes:
@@ -48,13 +51,23 @@ class SavedTuner:
         }
         return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
+    def hub_files(self, repo_id: str) -> dict[str, bytes]:
+        """The files that hold it in a repository, by name: its prompt stands beside it, for those who want it alone."""
+        return {TUNER_FILE: self.to_json().encode(), PROMPT_FILE: self.prompt.to_json().encode()}
+
+    def card_part(self, repo_id: str) -> CardPart:
+        """What the repository's card says of it."""
+        return CardPart(
+            _card_section(repo_id, self), ("hard-prompt", "prompt-tuning"), "text-classification", hub_model(self.model)
+        )
+
     def write(self, folder: Path) -> Path:
         """Writes tuner.json into a folder, which is made if need be; returns the file's path.
 
         Raises:
             HardPromptsError: a label is neither a number, a string nor an enum.
         """
-        return write_text_atomically(folder / FILE_NAME, self.to_json())
+        return write_text_atomically(folder / TUNER_FILE, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> "SavedTuner":
@@ -63,7 +76,7 @@ class SavedTuner:
         Raises:
             FileFormatError: there is none in that folder, or it is damaged.
         """
-        path = folder / FILE_NAME
+        path = folder / TUNER_FILE
         values = _read(path)
         version = values.get("format_version")
         if version != FORMAT_VERSION:
@@ -145,3 +158,52 @@ def _written(label: Any) -> Any:
 def _labelled(label: Any) -> Any:
     """An enum comes back as the name of its member: its class is the user's own."""
     return str(label["name"]) if isinstance(label, dict) else label
+
+
+def _card_section(repo_id: str, tuner: "SavedTuner") -> str:
+    prompt, report, words = tuner.prompt, tuner.report, tuner.verbalizer
+    facts: list[tuple[str, object]] = [
+        ("model", tuner.model), ("template", tuner.parameters.get("template")), ("method", prompt.method),
+        ("tokens", len(prompt.token_ids)), ("seed", prompt.seed), ("stopped", prompt.stop_reason),
+        ("evaluations", prompt.evaluations or None),
+        *((f"word{'s' * (len(own) > 1)} of class {place}", f"{label}: {', '.join(own)}")
+          for place, (label, own) in enumerate(zip(words.classes, words.words, strict=True))),
+    ]  # fmt: skip
+    parts = [
+        "A few words that make a frozen language model tell the class of a text. They were found by a search, so they "
+        "need not read well.",
+        code_fence(prompt.text),
+        facts_list(facts),
+        _measured(report),
+    ]
+    notes = [note for note in report.get("notes") or () if isinstance(note, str)]
+    if notes:
+        parts.append("\n".join(f"- {code_span(note)}" for note in notes))
+    parts.append(
+        python_block(
+            "from hardprompts import ClassifierPromptTuner",
+            "",
+            f'tuner = ClassifierPromptTuner.from_pretrained("{repo_id}")',
+            'tuner.predict(["a text"])',
+        )
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    """The report of a classifier as a table: the prompt beside the empty template."""
+    rows = []
+    for name, key in (("this prompt", "prompt"), ("no prompt", "empty_template")):
+        figures = report.get(key)
+        if not isinstance(figures, Mapping):
+            return ""
+        numbers = [figures.get(field) for field in ("accuracy", "balanced_accuracy", "category_errors")]
+        shown = [f"{float(value):.3f}" if isinstance(value, int | float) else "" for value in numbers]
+        answers = figures.get("histogram")
+        counts = "/".join(str(int(count)) for count in answers) if isinstance(answers, list | tuple) else ""
+        rows.append(f"| {name} | {' | '.join(shown)} | {counts} |")
+    count = report["prompt"].get("count")
+    texts = f"{int(count)} " if isinstance(count, int) else ""
+    on = "held-out texts" if report.get("measured_on") == "holdout" else "texts that it was learned from"
+    head = "| | accuracy | balanced accuracy | no label at all | answers by class |\n|---|---|---|---|---|"
+    return f"Measured on {texts}{on}:\n\n{head}\n" + "\n".join(rows)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hardprompts.classification.data import as_labels, as_texts
 from hardprompts.classification.measures import Measures
-from hardprompts.classification.opened import PromptedModel, batch_prior, language_model
+from hardprompts.classification.prompted import PromptedModel, batch_prior, language_model
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.encoders import Backend, load_backend
 from hardprompts.evaluation import Interval, bootstrap_interval, markdown_table
 
 if TYPE_CHECKING:
-    from hardprompts.classifier import ClassifierPromptTuner
+    from hardprompts.classification.tuner import ClassifierPromptTuner
 
 
 @dataclasses.dataclass(frozen=True)

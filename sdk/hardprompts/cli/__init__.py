@@ -20,8 +20,8 @@ from hardprompts.cli import batch, classify, comfyui, distill, hub, screen
 from hardprompts.cli.screen import clear_errors, err, fail, out, say
 
 if TYPE_CHECKING:
-    from hardprompts.inverter import PromptInverter
-    from hardprompts.search import Search
+    from hardprompts.inversion.inverter import PromptInverter
+    from hardprompts.search.protocol import Search
 
 app = typer.Typer(
     help="Turn images into hard prompts: plain text for any model.",
@@ -152,7 +152,7 @@ class Request:
         """
         from hardprompts.methods import PEZBank, PhraseBank, read_bank
         from hardprompts.methods.banks import cache_folder
-        from hardprompts.plugins import search_method
+        from hardprompts.search.registry import search_method
 
         if self.bank is None:
             if self.method is not None:
@@ -188,8 +188,8 @@ class Request:
         """The inverter; without a model's name that of `default_model`, and what it is good for."""
         import torch
 
-        from hardprompts.inverter import PromptInverter
-        from hardprompts.plugins import default_model
+        from hardprompts.encoders import default_model
+        from hardprompts.inversion.inverter import PromptInverter
 
         search = self._search()
         method: dict[str, Any] = {} if search is None else {"method": search}
@@ -354,9 +354,10 @@ def inspect_file(
 ) -> None:
     """Tell what a soft-prompt file is, for which models, and which words are near. Nothing in it is run."""
     with clear_errors():
+        from hardprompts.atomic import write_text_atomically
         from hardprompts.cli import audit
+        from hardprompts.distillation.audits import audits_of
         from hardprompts.errors import FileFormatError
-        from hardprompts.prompts import write_text_atomically
         from hardprompts.softprompts.audit import FileFacts, read_ban_list
         from hardprompts.softprompts.report import render_refusal, render_report
 
@@ -372,7 +373,7 @@ def inspect_file(
 
                 backend = load_backend(model, device=device)
             try:
-                audits = audit.audits_of(file, backend, ban_list=banned, plots=report is not None, decode=decode)
+                audits = audits_of(file, backend, ban_list=banned, plots=report is not None, decode=decode)
             except FileFormatError as error:
                 if report is not None and file.exists():
                     reason = str(error).replace(str(file), file.name)
@@ -405,7 +406,7 @@ app.command()(classify.classify)
 def models() -> None:
     """List what can stand behind --model."""
     with clear_errors():
-        from hardprompts.plugins import backends
+        from hardprompts.encoders import backends
 
         for scheme, opener in sorted(backends().items()):
             say(f"{scheme:<14}{_first_line(opener)}", console=out)
@@ -417,8 +418,8 @@ def models() -> None:
 def methods() -> None:
     """List the search methods."""
     with clear_errors():
-        from hardprompts.inverter import PromptInverter
-        from hardprompts.plugins import search_methods
+        from hardprompts.inversion.inverter import PromptInverter
+        from hardprompts.search.registry import search_methods
 
         default = inspect.signature(PromptInverter).parameters["method"].default
         for name, method in sorted(search_methods().items()):

@@ -90,7 +90,7 @@ def batch(
         import torch
 
         from hardprompts import batch as batches
-        from hardprompts.plugins import default_model
+        from hardprompts.encoders import default_model
 
         model = default_model() if model is None else model
         given = {

@@ -11,10 +11,10 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.screen import clear_errors, fail, say
-from hardprompts.prompts import printable
+from hardprompts.errors import printable
 
 if TYPE_CHECKING:
-    from hardprompts.classifier import ClassifierPromptTuner
+    from hardprompts.classification.tuner import ClassifierPromptTuner
 
 Table = Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table with a head; .tsv is split at tabs.")]
 TextColumn = Annotated[str, typer.Option("--text-column", help="The column of the texts.")]
@@ -112,7 +112,7 @@ def tune(
             fail("give --label or --suggest, not both")
         import torch
 
-        from hardprompts.classifier import ClassifierPromptTuner
+        from hardprompts.classification.tuner import ClassifierPromptTuner
 
         verbalizer: Any = "suggest" if suggest else words
         if test is not None and shots is None:
@@ -184,7 +184,7 @@ def classify(
     """Print the label of each text, as a table on stdout."""
     with clear_errors():
         texts = sys.stdin.read().splitlines() if data is None else read_column(data, (text_column,))[0]
-        from hardprompts.classifier import ClassifierPromptTuner
+        from hardprompts.classification.tuner import ClassifierPromptTuner
 
         fitted = ClassifierPromptTuner.from_pretrained(tuner, model=model, device=device)
         likely = fitted.predict_proba(texts)

@@ -10,11 +10,12 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.screen import clear_errors, err, fail, say
-from hardprompts.prompts import printable
+from hardprompts.errors import printable
 
 if TYPE_CHECKING:
-    from hardprompts.distiller import PromptDistiller
-    from hardprompts.softprompts import DistilledPrompt, SoftPrompt
+    from hardprompts.distillation.distiller import PromptDistiller
+    from hardprompts.distillation.faithfulness import DistilledPrompt
+    from hardprompts.softprompts.prompt import SoftPrompt
 
 DEFAULT_MODEL = "emoji"
 
@@ -107,7 +108,7 @@ def _original(what: str, name: str) -> "str | SoftPrompt":
 
 def _open(model: str | None, method: str | None, device: str | None) -> "PromptDistiller":
     """The distiller; without a model's name that of the embedded one, and what it is good for."""
-    from hardprompts.distiller import PromptDistiller
+    from hardprompts.distillation.distiller import PromptDistiller
 
     chosen = DEFAULT_MODEL if model is None else model
     with err.status(f"opening {chosen}") if err.is_terminal else contextlib.nullcontext():

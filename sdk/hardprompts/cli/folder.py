@@ -8,16 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from hardprompts.atomic import write_text_atomically
 from hardprompts.batch.chunks import prompts_of_each
 from hardprompts.batch.sources import images_in
 from hardprompts.cli.screen import LiveSearch, out, say
 from hardprompts.errors import FileFormatError, HardPromptsError, ImageError
-from hardprompts.prompts import HardPrompt, write_text_atomically
+from hardprompts.prompts import HardPrompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from hardprompts.inverter import PromptInverter
+    from hardprompts.inversion.inverter import PromptInverter
 
 __all__ = ("CsvFile", "Destination", "FolderRun", "TextFiles", "images_in")
 

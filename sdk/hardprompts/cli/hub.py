@@ -33,7 +33,7 @@ def push(
     The token is the one that `hf auth login` stored, or HF_TOKEN.
     """
     with clear_errors():
-        from hardprompts import hub
+        from hardprompts import sharing as hub
 
         hard, soft = _prompts_in(folder)
         pushed = hub.push(
@@ -59,7 +59,7 @@ def pull(
 ) -> None:
     """Print the prompt of a repository: the text of a hard prompt, or what a soft prompt is."""
     with clear_errors():
-        from hardprompts import hub
+        from hardprompts import sharing as hub
 
         hard, soft = hub.pull(repo_id, revision=revision, local_files_only=offline)
         if hard is not None:
@@ -80,7 +80,7 @@ def _prompts_in(place: Path) -> "tuple[HardPrompt | None, SoftPrompt | None]":
     Raises:
         FileFormatError: there is none, or it is damaged.
     """
-    from hardprompts.hub import prompts_in
+    from hardprompts.sharing import prompts_in
     from hardprompts.softprompts import SoftPrompt
 
     return prompts_in(place) if place.is_dir() else (None, SoftPrompt.from_file(place))

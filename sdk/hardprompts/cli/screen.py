@@ -16,13 +16,12 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from hardprompts.errors import HardPromptsError
-from hardprompts.prompts import printable
+from hardprompts.errors import HardPromptsError, printable
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.prompts import HardPrompt
-    from hardprompts.search import Search, SearchProgress
+    from hardprompts.search.protocol import Search, SearchProgress
 
 #: Exit codes: an image of many failed; nothing could be done; Ctrl-C, as shells count it.
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -58,7 +57,7 @@ def clear_errors() -> Iterator[None]:
 
 def show_note(model: str, note: str | None) -> None:
     """What a model that nobody named is good for, in one line, and how to get the one that is preferred to it."""
-    from hardprompts.plugins import PREFERRED_MODELS
+    from hardprompts.encoders import PREFERRED_MODELS
 
     told = [" ".join(note.split())] if note else []
     if model != PREFERRED_MODELS[0]:

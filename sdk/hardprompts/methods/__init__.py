@@ -22,7 +22,7 @@ from hardprompts.methods.phrase_bank import PhraseBank
 from hardprompts.methods.random_search import RandomSearch
 from hardprompts.methods.refine import Refine
 from hardprompts.methods.soft import PromptTuning
-from hardprompts.search import Search
+from hardprompts.search.protocol import Search
 
 __all__ = [
     "ARCA",

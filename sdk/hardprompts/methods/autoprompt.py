@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Vocabulary
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Int
 
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
 

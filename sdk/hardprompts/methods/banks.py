@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend
 from hardprompts.errors import FileFormatError
-from hardprompts.files import write_files_atomically
 from hardprompts.prompts import PromptTemplate
-from hardprompts.vocabulary import BatchTokenizer, Vocabulary, round_trip_mask
+from hardprompts.towers.tokenizers import BatchTokenizer
+from hardprompts.vocabulary import Vocabulary, round_trip_mask
 
 #: Where features of banks are kept, if this is set; else in the user's cache folder.
 CACHE_VARIABLE = "HARDPROMPTS_CACHE"

@@ -8,8 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.methods.banks import encode_phrases
-from hardprompts.methods.refine import Ids
-from hardprompts.search import BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import Ids, pack
 from hardprompts.vocabulary import Vocabulary
 
 #: Words that a sentence is put together with, though the gradient of no image asks for them.

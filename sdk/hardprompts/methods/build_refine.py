@@ -11,9 +11,10 @@ from torch import Tensor
 
 from hardprompts.encoders import TextEncoder
 from hardprompts.methods.pez_refine import PEZRefine
-from hardprompts.methods.refine import unpack
 from hardprompts.methods.word_table import Word, WordTable
-from hardprompts.search import BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import pack, unpack
 from hardprompts.vocabulary import Vocabulary
 
 Prompt = tuple[Word, ...]

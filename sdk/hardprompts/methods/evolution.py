@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.methods.refine import Ids, unpack
-from hardprompts.search import BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import Ids, pack, unpack
 from hardprompts.vocabulary import Vocabulary
 
 #: Children that are bred for one that is new and survives the round trip, before a generation is left smaller.

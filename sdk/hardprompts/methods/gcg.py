@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Vocabulary
 
 #: What is done to the slopes of a step before tokens are chosen by them.

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.methods.gcg import GCG
-from hardprompts.search import BoundObjective, Candidates
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
 from hardprompts.vocabulary import Vocabulary
 
 

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.methods.adafactor import Adafactor
 from hardprompts.methods.adamw import AdamW
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.methods.optimizers import Adafactor
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hardprompts.methods.banks import PhraseTable, default_bank
 from hardprompts.methods.pez import PEZ
-from hardprompts.search import BoundObjective, Candidates
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
 from hardprompts.vocabulary import Vocabulary
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hardprompts.methods.pez import PEZ
 from hardprompts.methods.refine import Refine
-from hardprompts.search import BoundObjective, Candidates
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
 from hardprompts.vocabulary import Vocabulary
 
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.methods.optimizers import minimise
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
-#: Steps whose curvature L-BFGS remembers, and by how much a step that is refused is shortened.
-MEMORY, SHORTENED = 10, 0.25
 #: How far L-BFGS moves a token before it knows any curvature, in token lengths.
 FIRST_STEP = 0.1
 
@@ -204,71 +205,3 @@ class _Descent:
         first = self._factor.isnan() & (length > 0)
         self._factor = torch.where(first, self._first_length / length, self._factor)
         return grad * self._factor.nan_to_num(0.0)
-
-
-def minimise(
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
-    start: Float[Tensor, "rows numbers"],
-    steps: int,
-    learning_rate: float = 1.0,
-    first_step: float | None = None,
-) -> Float[Tensor, "rows numbers"]:
-    """The best points of as many functions as there are rows, after `steps` iterations of L-BFGS.
-
-    Each row is a minimisation of its own, with its own curvature and step length, and all are
-    evaluated in one batch: once at the start and once in each iteration. A step that does not lower
-    its row's loss enough (Armijo), or leads to NaN or infinity, is refused, and tried again shorter.
-
-    Args:
-        evaluate: (rows, numbers) to the losses, (rows,), and their gradients, (rows, numbers).
-        learning_rate: the length that a step is first tried with.
-        first_step: how far a row without curvature moves at a rate of 1; None: by its gradient, but no
-            farther than 1 in the sum of all numbers, as `torch.optim.LBFGS` does.
-
-    Source: Nocedal & Wright, Numerical Optimization, algorithm 7.4. Where no step is refused, each
-    row takes the steps of `torch.optim.LBFGS`. That one is not used itself, since
-    its inner products and its line search would run over all rows together, so that a restart would
-    depend on the others.
-    """
-    point = start
-    loss, grad = evaluate(point)
-    curved: Bool[Tensor, "rows 1"] = torch.zeros_like(loss, dtype=torch.bool).unsqueeze(1)
-    taken = ~curved
-    gamma, length = torch.ones_like(loss).unsqueeze(1), torch.ones_like(loss).unsqueeze(1)
-    direction = torch.zeros_like(point)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # of moves, changes of the gradient, 1 / (their product) or 0
-    for _ in range(steps):
-        direction = torch.where(taken, _newton(grad, pairs, gamma), direction)
-        if first_step is None:
-            first = (1 / grad.abs().sum(dim=1, keepdim=True)).clamp(max=1)
-        else:
-            first = first_step / grad.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        length = torch.where(taken, learning_rate * torch.where(curved, 1.0, first), SHORTENED * length)
-        trial = point + length * direction
-        trial_loss, trial_grad = evaluate(trial)
-        enough = loss + 1e-4 * (length * direction * grad).sum(dim=1)
-        finite = trial_loss.isfinite() & trial_grad.isfinite().all(dim=1)
-        taken = (finite & (trial_loss <= enough)).unsqueeze(1)
-        move, change = trial - point, trial_grad - grad
-        product = (move * change).sum(dim=1, keepdim=True)
-        usable = taken & (product > 1e-10 * move.norm(dim=1, keepdim=True) * change.norm(dim=1, keepdim=True))
-        kept = [torch.where(usable, values, 0.0) for values in (move, change, 1 / product)]
-        pairs.append((kept[0], kept[1], kept[2]))
-        del pairs[:-MEMORY]
-        gamma = torch.where(usable, product / change.square().sum(dim=1, keepdim=True), gamma)
-        curved = curved | usable
-        point, grad = torch.where(taken, trial, point), torch.where(taken, trial_grad, grad)
-        loss = torch.where(taken.squeeze(1), trial_loss, loss)
-    return point
-
-
-def _newton(grad: Tensor, pairs: list[tuple[Tensor, Tensor, Tensor]], gamma: Tensor) -> Tensor:
-    """The quasi-Newton direction of each row, by the two-loop recursion; pairs with a 0 take no part."""
-    result, weights = -grad, []
-    for move, change, inverse in reversed(pairs):
-        weights.append(inverse * (move * result).sum(dim=1, keepdim=True))
-        result = result - weights[-1] * change
-    result = result * gamma
-    for (move, change, inverse), weight in zip(pairs, reversed(weights), strict=True):
-        result = result + move * (weight - inverse * (change * result).sum(dim=1, keepdim=True))
-    return result

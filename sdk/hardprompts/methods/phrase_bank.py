@@ -20,9 +20,10 @@ from hardprompts.methods.banks import (
     encode_phrases,
     phrase_features,
 )
-from hardprompts.methods.refine import Ids
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search import BoundObjective, Candidates, Search, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates, Search
+from hardprompts.search.rows import Ids, pack
 from hardprompts.vocabulary import Vocabulary
 
 Mode = Literal["best", "fast", "classic", "negative"]

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.search import NO_TOKEN, BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import Ids, pack, unpack
 from hardprompts.vocabulary import Vocabulary
-
-Ids = tuple[int, ...]
 
 #: Moves of a restart in one step whose text is read back as other tokens and is therefore scored again.
 RESPELLED = 4
@@ -171,8 +171,3 @@ class Refine:
             for index, tokens in zip(chosen, best.tolist(), strict=True):
                 found[index] = tokens
         return found
-
-
-def unpack(ids: Int[Tensor, "rows tokens"]) -> list[Ids]:
-    """The rows as tuples, without NO_TOKEN."""
-    return [tuple(i for i in row if i != NO_TOKEN) for row in ids.tolist()]

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.search import BoundObjective, Candidates, pack
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import pack
 from hardprompts.vocabulary import Vocabulary
 
 Ids = tuple[int, ...]

@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.methods.adamw import AdamW
-from hardprompts.search import BoundObjective, Candidates, filled
+from hardprompts.search.bound import BoundObjective
+from hardprompts.search.protocol import Candidates
+from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
 
 

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import TextEncoder, normalize
-from hardprompts.files import write_files_atomically
 from hardprompts.methods.banks import CACHE_VARIABLE, cache_folder
-from hardprompts.search import clock
+from hardprompts.search.bound import clock
 
 #: Ids of one token, or of a word of several tokens.
 Word = tuple[int, ...]

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hardprompts.prompts import printable
+from hardprompts.errors import printable
+from hardprompts.softprompts.families import ENCODER_DECODER, LANGUAGE_MODEL
 from hardprompts.softprompts.geometry import NEAR, GeometryReport
 from hardprompts.softprompts.nearest import NearestDecoding
-from hardprompts.softprompts.prompt import ENCODER_DECODER, LANGUAGE_MODEL, SoftPrompt
+from hardprompts.softprompts.prompt import SoftPrompt
 from hardprompts.softprompts.robustness import RobustnessReport, Spread
 
 #: A soft token longer than all but so many of the model's own tokens is out of distribution.

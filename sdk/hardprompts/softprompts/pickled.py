@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardprompts.errors import FileFormatError
-from hardprompts.softprompts.stored import StoredTensor, brief
+from hardprompts.errors import FileFormatError, brief
+from hardprompts.softprompts.stored import StoredTensor
 
 #: Bytes of a pickle's instructions; those of a checkpoint of Stable Diffusion have half a million.
 MAX_PICKLE_BYTES = 2**22

@@ -1,80 +1,29 @@
 """Soft prompts as values: the embeddings that stand where tokens would, for each text encoder of a model."""
 
 import dataclasses
+import json
 import os
 import types
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
-if TYPE_CHECKING:
-    from hardprompts.encoders import Backend
-    from hardprompts.hub import Pushed
-    from hardprompts.softprompts.faithfulness import DistilledPrompt
-
-#: The text encoders that soft prompts are shared for, by the names that UIs store them under, and the
-#: widths of their token embeddings. Any other name may be used too, with any width.
-ENCODER_WIDTHS: Mapping[str, tuple[int, ...]] = types.MappingProxyType(
-    {
-        "clip_l": (768,),
-        "clip_g": (1280,),
-        "clip_h": (1024,),
-        "t5xxl": (4096, 1024),  # of Cosmos: the first T5 of 11 billion parameters
-        "t5base": (768,),
-        "pile_t5xl": (2048,),
-        "umt5xxl": (4096,),
-        "umt5base": (768,),
-        "t5gemma_9b": (3584,),
-        "gemma2_2b": (2304,),
-        "gemma3_12b": (3840,),
-        "llama": (4096,),
-        "mistral3_24b": (5120,),
-        "qwen25_7b": (3584,),
-        "qwen3_06b": (1024,),
-        "qwen3_4b": (2560,),
-        "qwen3_8b": (4096,),
-    }
-)
-
-#: The encoder that a width means where a file does not name it: soft prompts of no other encoders are common.
-ENCODER_OF_WIDTH: Mapping[int, str] = types.MappingProxyType(
-    {768: "clip_l", 1024: "clip_h", 1280: "clip_g", 4096: "t5xxl"}
-)
-
-#: An encoder whose width says nothing, and the second one beside it.
-OTHER_ENCODERS = ("text_encoder", "text_encoder_2")
-
-#: A language model; the two halves of an encoder-decoder, each with soft tokens of its own.
-LANGUAGE_MODEL = ("lm",)
-ENCODER_DECODER = ("lm_encoder", "lm_decoder")
-
-_FAMILIES: Mapping[frozenset[str], tuple[str, ...]] = types.MappingProxyType(
-    {
-        frozenset(encoders.split()): names
-        for encoders, names in {
-            "clip_l": ("SD 1.x",),
-            "clip_h": ("SD 2.x",),
-            "clip_l clip_g": ("SDXL",),
-            "clip_g": ("SDXL refiner", "Stable Cascade"),
-            "clip_l clip_g t5xxl": ("SD3",),
-            "clip_l t5xxl": ("FLUX.1",),
-            "clip_l clip_g t5xxl llama": ("HiDream",),
-            "clip_l llama": ("HunyuanVideo",),
-            "t5xxl": ("DeepFloyd IF", "PixArt", "Chroma"),
-            "pile_t5xl": ("AuraFlow",),
-            "umt5xxl": ("Wan",),
-            "gemma2_2b": ("Lumina 2", "Sana"),
-            "qwen25_7b": ("Qwen-Image",),
-            "qwen3_4b": ("Z-Image",),
-            "mistral3_24b": ("FLUX.2",),
-        }.items()
-    }
-)
+from hardprompts import plugins
+from hardprompts.atomic import write_files_atomically
+from hardprompts.errors import FileFormatError, HubError, UnknownName
+from hardprompts.hub.card import DEFAULT_TASK, CardPart, facts_list, python_block
+from hardprompts.hub.client import PullOptions, pull_files
+from hardprompts.hub.mixin import HubMixin
+from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files, is_repo_id
+from hardprompts.softprompts.containers import Match, SoftPromptFile, all_keys, describe_model, described, open_file
+from hardprompts.softprompts.families import ENCODER_DECODER, ENCODER_WIDTHS, FAMILIES, LANGUAGE_MODEL
+from hardprompts.softprompts.folder import FORMAT_VERSION, has_soft_prompt, read_facts, soft_prompt_files
 
 #: What one soft prompt may hold; anything larger is no prompt.
 MAX_TOKENS = 4096
@@ -83,7 +32,7 @@ MAX_NAME_LENGTH = 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SoftPrompt:
+class SoftPrompt(HubMixin):
     """Token embeddings that no text has: a textual inversion, or the prompt of prompt tuning.
 
     Attributes:
@@ -141,7 +90,7 @@ class SoftPrompt:
     @property
     def families(self) -> tuple[str, ...]:
         """The families of models that it fits, by its encoders and widths: ("SDXL",), say."""
-        known = _FAMILIES.get(frozenset(self.encoders))
+        known = FAMILIES.get(frozenset(self.encoders))
         if self.embeddings.keys() == {"t5xxl"} and self.widths != (4096,):
             return ("Cosmos",)
         if known:
@@ -162,23 +111,6 @@ class SoftPrompt:
             parts.append(f"from {self.source_format}")
         return f"SoftPrompt({self.name!r}: {', '.join(parts)})"
 
-    # --- text -----------------------------------------------------------------------------
-
-    def to_hard(self, model: "str | Backend", num_tokens: int | None = None, **options: Any) -> "DistilledPrompt":
-        """The text that makes a model do what this soft prompt makes it do, and how faithfully.
-
-        Args:
-            model: a model that the soft prompt was made for, or its name for `load_backend`.
-            num_tokens: the most tokens of the text; default: 8, or as many as the soft prompt has if these are more.
-            options: `method` of `PromptDistiller`, and whatever `PromptDistiller.distill` takes.
-
-        Raises: as `PromptDistiller` and its `distill`.
-        """
-        from hardprompts.distiller import PromptDistiller
-
-        chosen = {"method": options.pop("method")} if "method" in options else {}
-        return PromptDistiller(model, **chosen).distill(self, num_tokens, **options)
-
     # --- files ----------------------------------------------------------------------------
 
     @classmethod
@@ -188,14 +120,13 @@ class SoftPrompt:
         Args:
             path: a file, or the folder of an adapter. Of a pair of files for SDXL either one.
             name: which one, if the file holds several; its trigger otherwise stays as it is.
-            format: one of `hardprompts.plugins.soft_prompt_formats()`; default: found by what is in the file.
+            format: one of `hardprompts.soft_prompt_formats()`; default: found by what is in the file.
 
         Raises:
             FileFormatError: missing, damaged, of no known format, or without token embeddings
                 (a model, a LoRA, an adapter of prefix tuning); or several are in it, and none was chosen.
             UnknownName: there is no such format.
         """
-        from hardprompts.files import choose, read_soft_prompts
 
         return choose(read_soft_prompts(path, format=format), name, path)
 
@@ -204,13 +135,12 @@ class SoftPrompt:
 
         Args:
             path: the file, with one of the format's suffixes; for "peft" the adapter's folder.
-            format: one of `hardprompts.plugins.soft_prompt_formats()`, "diffusers" say.
+            format: one of `hardprompts.soft_prompt_formats()`, "diffusers" say.
 
         Raises:
             FileFormatError: the format has no place for these encoders, or another suffix.
             UnknownName: there is no such format.
         """
-        from hardprompts.files import save_soft_prompt
 
         return save_soft_prompt(self, path, format=format)
 
@@ -223,72 +153,54 @@ class SoftPrompt:
         Raises:
             FileFormatError: no format has a place for it.
         """
-        from hardprompts.files import write_files_atomically
-        from hardprompts.hub import soft_files
+        from hardprompts.atomic import write_files_atomically
 
         folder = Path(save_directory)
         return write_files_atomically({folder / name: content for name, content in soft_files(self).items()})
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | None = None,
-        commit_message: str = "Upload a soft prompt",
-        create_pr: bool = False,
-        revision: str | None = None,
-        license: str | None = None,
-    ) -> "Pushed":
-        """Puts what `save_pretrained` writes and a card into a repository of the Hub; tells where they are.
+    def hub_files(self, repo_id: str) -> dict[str, bytes]:
+        """The files that hold it in a repository, by name; a soft prompt without a name is called as the repository.
 
-        Plain `pipe.load_textual_inversion(repo_id)` of diffusers reads it from there. A soft prompt without a name is
-        called as the repository.
-
-        The arguments and the errors are those of `hardprompts.hub.push`.
+        Raises:
+            FileFormatError: no format has a place for it.
         """
-        from hardprompts import hub
+        return soft_files(self if self.name else _renamed(self, repo_id))
 
-        return hub.push(
-            repo_id,
-            soft_prompt=self,
-            private=private,
-            token=token,
-            commit_message=commit_message,
-            create_pr=create_pr,
-            revision=revision,
-            license=license,
+    def card_part(self, repo_id: str) -> CardPart:
+        """What the repository's card says of it."""
+        of_language_model = self.encoders in (LANGUAGE_MODEL, ENCODER_DECODER)
+        return CardPart(
+            _card_section(repo_id, self if self.name else _renamed(self, repo_id)),
+            ("soft-prompt", "prompt-tuning" if of_language_model else "textual_inversion"),
+            "text-generation" if of_language_model else DEFAULT_TASK,
+            next(filter(is_repo_id, self.base_models), ""),
         )
 
     @classmethod
     def from_pretrained(
-        cls,
-        pretrained_path: str | os.PathLike[str],
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Unpack[PullOptions]
     ) -> "SoftPrompt":
         """The soft prompt in a folder, or in a repository of the Hub: of `push_to_hub`, or of a training script.
 
         Args:
-            pretrained_path: a folder; or "user/name", if there is no folder of that name.
-            revision: a branch, tag or commit of the repository. Default: "main".
-            token: default the one that `hf auth login` stored, or HF_TOKEN.
-            cache_dir: where downloads are kept. Default: the Hub's cache.
-            local_files_only: read the cache alone, and never reach for the Hub.
+            pretrained_model_name_or_path: a folder; or "user/name", if there is no folder of that name.
+            options: revision, token, cache_dir and local_files_only: see `hardprompts.hub.PullOptions`.
 
         Raises:
             FileFormatError: there is no soft prompt in that folder, several are, or it is damaged.
             HubError: there is no such repository, no soft prompt is in it, or it cannot be reached and is not in the
                 cache.
         """
-        from hardprompts import hub
-
-        return hub.read_soft_prompt(
-            pretrained_path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        place = pretrained_model_name_or_path
+        folder = pull_files(place, soft_prompt_files(), **options)
+        if folder == Path(place):
+            return soft_prompt_in(folder)
+        if not has_soft_prompt(folder):
+            raise HubError(
+                f"reading {os.fspath(place)!r}: it holds no soft prompt ({', '.join(embedding_files())}); a file of "
+                "another name can be downloaded and read by SoftPrompt.from_file"
+            )
+        return soft_prompt_in(folder, os.fspath(place).rpartition("/")[2])
 
 
 def check_name(name: str) -> None:
@@ -331,6 +243,247 @@ def _checked(encoder: Any, values: Any) -> Float[Tensor, "tokens _"]:
     return held
 
 
-def encoder_of_width(width: int) -> str:
-    """The text encoder that embeddings of this width are for, where the file does not name it."""
-    return ENCODER_OF_WIDTH.get(width, OTHER_ENCODERS[0])
+@runtime_checkable
+class SoftPromptFormat(Protocol):
+    """One way to keep soft prompts in a file. An object without state; `hardprompts.testing.check_format` checks it.
+
+    Attributes:
+        suffixes: what the files that it writes may end in, the usual one first; "" stands for a folder.
+            () if it only reads.
+    """
+
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...
+
+    def detect(self, file: SoftPromptFile) -> Match:
+        """Whether `file` is of this format; looks at keys and shapes, and reads no tensor."""
+        ...
+
+    def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
+        """The soft prompts in it, in order; `source_format` is filled in afterwards.
+
+        Raises:
+            FileFormatError: what is in it is no soft prompt.
+            ValueError: what SoftPrompt refuses; the message is passed on with the path.
+        """
+        ...
+
+    def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
+        """The content of the file, or of several files, that hold `prompt`; nothing is written yet.
+
+        The same prompt gives the same bytes.
+
+        Raises:
+            FileFormatError: the format has no place for these encoders.
+        """
+        ...
+
+
+@runtime_checkable
+class RepositoryFormat(SoftPromptFormat, Protocol):
+    """A format that soft prompts are kept in by `save_pretrained` and on the Hub.
+
+    Attributes:
+        repository_files: the names of all files that it may write there, the one that is always written first.
+    """
+
+    @property
+    def repository_files(self) -> tuple[str, ...]: ...
+
+
+def read_soft_prompts(path: str | os.PathLike[str], *, format: str = "") -> tuple[SoftPrompt, ...]:
+    """All soft prompts in a file, or in the folder of an adapter.
+
+    Args:
+        format: its format; default: found by what is in the file, as the module's docstring says.
+
+    Raises:
+        FileFormatError: missing, damaged, of no known format, or without token embeddings.
+        UnknownName: there is no such format.
+    """
+
+    known = soft_prompt_formats()
+    if format and format not in known:
+        raise UnknownName("soft prompt format", format, known)
+    file = open_file(path)
+    try:
+        chosen = format or _format_of(file, known)
+        if format and known[format].detect(file) is Match.NO:
+            raise FileFormatError(f"it is not of the format {format!r}; {described(file)}")
+        prompts = tuple(known[chosen].read(file))
+        if not prompts:
+            raise FileFormatError(f"the format {chosen!r} found no soft prompt in it")
+    except ValueError as error:
+        raise FileFormatError(f"{os.fspath(path)!r}: {error}") from error
+    return tuple(dataclasses.replace(prompt, source_format=chosen) for prompt in prompts)
+
+
+def choose(prompts: Sequence[SoftPrompt], name: str, path: str | os.PathLike[str]) -> SoftPrompt:
+    """The only soft prompt of a file, or the one called `name`.
+
+    Raises:
+        FileFormatError: there are several and no name was given, or none is called so.
+    """
+    fitting = [prompt for prompt in prompts if not name or prompt.name == name]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(repr(prompt.name) for prompt in prompts[:20]) + (", ..." if len(prompts) > 20 else "")
+    wrong = f"none is called {name!r}" if name else "choose one with name=..."
+    plural = "s" if len(prompts) > 1 else ""
+    raise FileFormatError(f"{os.fspath(path)!r} holds {len(prompts)} soft prompt{plural} ({names}), and {wrong}")
+
+
+def _format_of(file: SoftPromptFile, known: Mapping[str, SoftPromptFormat]) -> str:
+    answers = {name: format.detect(file) for name, format in known.items()}
+    found = sorted(name for name, answer in answers.items() if answer is Match.CERTAIN)
+    if not found:
+        model = describe_model(all_keys(file.tree))
+        if model:
+            raise FileFormatError(f"it is {model}, not a soft prompt")
+        found = sorted(name for name, answer in answers.items() if answer is Match.FITS)
+    if len(found) > 1:
+        raise FileFormatError(f"it may be of the formats {', '.join(found)}; choose with format=...")
+    if not found:
+        raise FileFormatError(f"{described(file)}; the known formats are {', '.join(sorted(known)) or 'none'}")
+    return found[0]
+
+
+def save_soft_prompt(prompt: SoftPrompt, path: str | os.PathLike[str], *, format: str) -> tuple[Path, ...]:
+    """Writes a soft prompt in one format; returns the files written.
+
+    Raises:
+        FileFormatError: the format only reads, has another suffix, or no place for these encoders.
+        UnknownName: there is no such format.
+    """
+
+    known = soft_prompt_formats()
+    if format not in known:
+        raise UnknownName("soft prompt format", format, known)
+    writable = {name: tuple(each.suffixes) for name, each in known.items() if each.suffixes}
+    if format not in writable:
+        raise FileFormatError(
+            f"the format {format!r} is only read; written are {', '.join(sorted(writable)) or 'none'}"
+        )
+    place = Path(path)
+    accepted = writable[format]
+    if place.suffix.lower() not in accepted and "" not in accepted:
+        raise FileFormatError(
+            f"the format {format!r} is written to files that end in {' or '.join(accepted)}, not {place.name!r}"
+        )
+    return write_files_atomically(known[format].write(prompt, place))
+
+
+def soft_prompt_formats() -> dict[str, SoftPromptFormat]:
+    """The formats that soft prompts are read from and written in, by name."""
+    return plugins.collect("soft_prompt_formats")
+
+
+def soft_files(prompt: SoftPrompt) -> dict[str, bytes]:
+    """The files that hold a soft prompt in a folder or repository, by name: in the first format with a place for it.
+
+    Raises:
+        FileFormatError: no format has a place for it; the message says why, of each.
+    """
+    reasons = []
+    for name, format in _repository_formats().items():
+        # A folder that is not there: what lies in the current one is nothing to the format.
+        folder = Path("hub") / os.urandom(8).hex()
+        try:
+            written = format.write(prompt, _place_in(folder, format))
+        except (FileFormatError, ValueError) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "format": name,
+            "name": prompt.name,
+            "encoders": dict(zip(prompt.encoders, prompt.widths, strict=True)),
+            "num_tokens": prompt.num_tokens,
+            "step": prompt.step,
+            "base_models": list(prompt.base_models),
+            "metadata": dict(prompt.metadata),
+        }
+        text = json.dumps(facts, ensure_ascii=True, indent=2) + "\n"
+        return {SOFT_PROMPT_FILE: text.encode(), **{path.name: content for path, content in written.items()}}
+    raise FileFormatError(f"no format has a place for {prompt!r}: {'; '.join(reasons) or 'none is installed'}")
+
+
+def soft_prompt_in(folder: Path, repo_name: str = "") -> SoftPrompt:
+    """The soft prompt in a folder, with what `soft_prompt.json` says of it, if there is one.
+
+    Args:
+        repo_name: what a prompt without a name of its own is called.
+
+    Raises:
+        FileFormatError: there is none, several are, or it is damaged.
+    """
+    formats = _repository_formats()
+    facts = read_facts(folder / SOFT_PROMPT_FILE, formats)
+    format = facts.get("format", "")
+    prompts = read_soft_prompts(_place_in(folder, formats[format]) if format else folder, format=format)
+    if len(prompts) > 1:
+        listed = ", ".join(repr(prompt.name) for prompt in prompts[:20])
+        raise FileFormatError(
+            f"{os.fspath(folder)!r} holds {len(prompts)} soft prompts ({listed}); read one by its file"
+        )
+    prompt = prompts[0]
+    if not facts:
+        # An adapter is called as its folder, and in the cache that is a commit's hash.
+        return _renamed(prompt, repo_name) if repo_name and prompt.name == folder.resolve().name else prompt
+    try:
+        return dataclasses.replace(
+            prompt,
+            name=facts["name"],
+            step=facts["step"],
+            base_models=tuple(facts["base_models"]),
+            metadata=facts["metadata"],
+        )
+    except ValueError as error:
+        raise FileFormatError(f"{os.fspath(folder / SOFT_PROMPT_FILE)!r}: {error}") from error
+
+
+def _repository_formats() -> dict[str, RepositoryFormat]:
+    """The formats that have files in a repository, in the order in which they are tried for writing."""
+    return {name: format for name, format in soft_prompt_formats().items() if isinstance(format, RepositoryFormat)}
+
+
+def _place_in(folder: Path, format: RepositoryFormat) -> Path:
+    """Where a format writes in a folder: to its first file, or to the folder itself."""
+    return folder if "" in format.suffixes else folder / format.repository_files[0]
+
+
+def _renamed(prompt: SoftPrompt, repo_id: str) -> SoftPrompt:
+    return dataclasses.replace(prompt, name=repo_id.rpartition("/")[2])
+
+
+def _card_section(repo_id: str, prompt: SoftPrompt) -> str:
+    widths = ", ".join(f"{name} {width}" for name, width in zip(prompt.encoders, prompt.widths, strict=True))
+    facts: list[tuple[str, object]] = [
+        ("trigger", prompt.name),
+        ("fits", " or ".join(prompt.families)),
+        ("tokens", prompt.num_tokens),
+        ("text encoders", widths),
+        ("training step", prompt.step),
+        ("trained on", ", ".join(prompt.base_models)),
+    ]
+    parts = ["A soft prompt: token embeddings that no text has.", facts_list(facts)]
+    if prompt.encoders in (LANGUAGE_MODEL, ENCODER_DECODER):
+        parts.append(
+            python_block("from peft import PeftModel", "", f'model = PeftModel.from_pretrained(model, "{repo_id}")')
+        )
+    elif len(prompt.encoders) == 1:
+        parts.append(python_block(f'pipe.load_textual_inversion("{repo_id}")  # a pipeline of diffusers'))
+    elif set(prompt.encoders) == {"clip_l", "clip_g"}:
+        parts.append(
+            python_block(
+                f'pipe.load_textual_inversion("{repo_id}")',
+                "pipe.load_textual_inversion(",
+                f'    "{repo_id}", weight_name="learned_embeds_2.safetensors",',
+                "    text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2,",
+                ")",
+            )
+        )
+    parts.append(
+        python_block("from hardprompts import SoftPrompt", "", f'prompt = SoftPrompt.from_pretrained("{repo_id}")')
+    )
+    return "\n\n".join(parts)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hardprompts.prompts import printable
+from hardprompts.errors import printable
 from hardprompts.softprompts.audit import LONGEST_SHARE, Audit, Decoded, FileFacts, Finding
 from hardprompts.softprompts.geometry import NEAR, GeometryReport, SoftToken
 from hardprompts.softprompts.plots import curve_svg, histogram_svg

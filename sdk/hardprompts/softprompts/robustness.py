@@ -71,7 +71,7 @@ class RobustnessReport:
     quantity: str = "text features"
 
 
-def robustness(
+def measure_robustness(
     embeddings: Float[Tensor, "tokens dim"],
     vocabulary: Vocabulary,
     encode: Encode,

@@ -13,25 +13,13 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hardprompts.errors import FileFormatError
+from hardprompts.errors import FileFormatError, brief
 
 #: Values of one tensor that is read: 128 MiB in float32, a hundred times the largest soft prompt seen.
 MAX_VALUES = 2**25
 
 #: Bytes of a safetensors header; those of the largest models have a million.
 MAX_HEADER_BYTES = 2**24
-
-
-def quoted(text: object) -> str:
-    """A text from a file, for a message: in quotes, without control characters, and not longer than 60."""
-    written = str(text)
-    return repr(written if len(written) <= 60 else f"{written[:57]}...")
-
-
-def brief(error: BaseException) -> str:
-    """What a library said of a file, for a message: without control characters, and not longer than 200."""
-    written = "".join(c if c.isprintable() else " " for c in str(error)) or type(error).__name__
-    return written if len(written) <= 200 else f"{written[:197]}..."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

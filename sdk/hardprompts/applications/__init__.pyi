@@ -1,0 +1,20 @@
+# The public names of hardprompts.applications; `__init__.py` imports each from here on first use.
+from .breeding import Individual, Lineage, evolve
+from .joining import concatenate, negative_prompt
+from .pictures import Generate, ImageScore, likeness, picture_grid
+from .reranking import Ranked, Reranking, rerank
+
+__all__ = [
+    "Generate",
+    "ImageScore",
+    "Individual",
+    "Lineage",
+    "Ranked",
+    "Reranking",
+    "concatenate",
+    "evolve",
+    "likeness",
+    "negative_prompt",
+    "picture_grid",
+    "rerank",
+]

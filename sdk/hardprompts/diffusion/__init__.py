@@ -1,0 +1,5 @@
+"""Inversion through a denoiser: prompts that predict the noise of an image, and its conditioning as features."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+# The public names of hardprompts.diffusion; `__init__.py` imports each from here on first use.
+from .features import ConditioningFeatures, backend_of
+from .inverter import DenoisingInverter, DenoisingOptions
+from .noise_prediction import NoiseBank, NoisePrediction
+from .sampling import own_latents
+
+__all__ = [
+    "ConditioningFeatures",
+    "DenoisingInverter",
+    "DenoisingOptions",
+    "NoiseBank",
+    "NoisePrediction",
+    "backend_of",
+    "own_latents",
+]

@@ -1,0 +1,57 @@
+"""A text encoder that is a denoiser's conditioning, so that searches can compare it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts.encoders import Backend, NoisePredictor
+from hardprompts.noise import Conditioning
+from hardprompts.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ConditioningFeatures:
+    """What a denoiser is told of a text, as the features of a `TextEncoder`.
+
+    The mean over the places of what the text encoders give, less the same of the empty prompt: two
+    texts are near to each other if they change the denoiser's conditioning in the same direction.
+    """
+
+    predictor: NoisePredictor
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.predictor.vocabulary
+
+    @property
+    def max_tokens(self) -> int:
+        return self.predictor.max_tokens
+
+    def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """Features of texts given as the embeddings of all their tokens. Not normalised."""
+        return _pooled(self.predictor.condition(embeddings)) - self._empty()
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
+        """Features of texts by the model's own tokenizers and forward pass. Not normalised."""
+        return torch.cat([_pooled(self.predictor.condition_text(text)) for text in texts]) - self._empty()
+
+    def _empty(self) -> Float[Tensor, "1 features"]:
+        table = self.vocabulary.table
+        with torch.no_grad():
+            return _pooled(self.predictor.condition(table.new_zeros(1, 0, table.shape[1])))
+
+
+def _pooled(conditioning: Conditioning) -> Float[Tensor, "batch features"]:
+    parts = [tensor for tensor in conditioning.tensors if tensor.is_floating_point()]
+    return torch.cat([part if part.ndim == 2 else part.flatten(1, -2).mean(dim=1) for part in parts], dim=-1)
+
+
+def backend_of(predictor: NoisePredictor) -> Backend:
+    """A denoiser with its text encoders as a backend of text."""
+    table = predictor.vocabulary.table
+    return Backend(
+        predictor.name, ConditioningFeatures(predictor), None, table.device, table.dtype, noise_predictor=predictor
+    )

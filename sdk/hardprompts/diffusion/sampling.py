@@ -1,0 +1,56 @@
+"""A model's own pictures, as latents: the DDIM sampler for what a prompt draws."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts.encoders import NoisePredictor
+from hardprompts.errors import NonFiniteError
+
+
+def own_latents(
+    predictor: NoisePredictor,
+    original: Float[Tensor, "tokens dim"],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    num_steps: int = 10,
+) -> Float[Tensor, "images ..."]:
+    """Clean latents that the denoiser itself makes from noise under a prompt given as embeddings, without guidance.
+
+    Args:
+        shape: (images, *latent).
+
+    Source: DDIM, arXiv 2010.02502, equation 12 with sigma = 0.
+    """
+    schedule = predictor.schedule
+    with torch.no_grad():
+        told = predictor.condition(original[None].to(predictor.vocabulary.table))
+        rows = told.rows(torch.zeros(shape[0], dtype=torch.long))
+        device = predictor.vocabulary.table.device
+        x = torch.randn(tuple(shape), generator=generator).to(device)
+        steps = torch.linspace(len(schedule.timesteps) - 1, 0, num_steps + 1).round().long()[:-1]
+        clean = x
+        for index, step in enumerate(steps.tolist()):
+            signal, noise = float(schedule.signal[step]), float(schedule.noise[step])
+            timesteps = schedule.timesteps[step].float().repeat(shape[0]).to(device)
+            predicted = predictor.predict(x, timesteps, rows).to(x)
+            if schedule.prediction == "epsilon":
+                clean, epsilon = (x - noise * predicted) / max(signal, 1e-3), predicted
+            else:
+                clean = {
+                    "sample": predicted,
+                    "v_prediction": signal * x - noise * predicted,
+                    "flow_prediction": x - noise * predicted,
+                }[schedule.prediction]
+                epsilon = (x - signal * clean) / noise
+            if index + 1 < len(steps):
+                after = int(steps[index + 1])
+                x = float(schedule.signal[after]) * clean + float(schedule.noise[after]) * epsilon
+    if not clean.isfinite().all():
+        raise NonFiniteError(
+            f"the pictures that {predictor.name} makes of the original are NaN or infinite; pass images, or load the "
+            "model with dtype=torch.float32"
+        )
+    return clean

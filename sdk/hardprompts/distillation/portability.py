@@ -1,0 +1,151 @@
+"""What a decoded soft prompt is worth on models that it was not made for."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardprompts.distillation.features import match_features
+from hardprompts.distillation.matching import filled
+from hardprompts.distillation.originals import Original, Teacher
+from hardprompts.encoders import Backend
+from hardprompts.errors import ImageError
+from hardprompts.evaluation import markdown_table
+from hardprompts.images import ImageInput, load_images
+from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.vocabulary import Vocabulary
+
+#: The cosine below which a soft token is dropped by the converter that one popular UI ships: 45 degrees.
+CUTOFF = 0.707
+
+#: Random prompts whose similarity with the images is the origin, and its spread the unit, on every model.
+RANDOM_PROMPTS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Portability:
+    """How strongly the texts of one soft prompt mean its images to one model.
+
+    Strength is the similarity with the images, less the mean of random prompts, in their standard deviations:
+    0 says nothing, and models with other scales of similarity can be compared.
+
+    Attributes:
+        model: what they were scored with.
+        hard, nearest: of the decoded text, and of the nearest tokens above the cut-off.
+        soft: of the soft prompt itself on its own model; the same in every row.
+    """
+
+    model: str
+    hard: float
+    nearest: float
+    soft: float
+
+    @property
+    def hard_share(self) -> float:
+        """What share of the soft prompt's strength the decoded text has here; below 0 it is worse than random."""
+        return self.hard / self.soft if self.soft > 0 else float("nan")
+
+    @property
+    def nearest_share(self) -> float:
+        """What share the nearest tokens have here."""
+        return self.nearest / self.soft if self.soft > 0 else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class PortabilityReport:
+    """One row for each model, that of the soft prompt first.
+
+    Attributes:
+        text, nearest_text: the filled texts that were scored.
+    """
+
+    text: str
+    nearest_text: str
+    rows: tuple[Portability, ...]
+
+    def __str__(self) -> str:
+        """A Markdown table."""
+        head = ["model", "soft prompt", "decoded", "share", "nearest tokens", "share"]
+        cells = [
+            [row.model, f"{row.soft:.2f}" if place == 0 else "", f"{row.hard:.2f}", f"{row.hard_share:.0%}",
+             f"{row.nearest:.2f}", f"{row.nearest_share:.0%}"]
+            for place, row in enumerate(self.rows)
+        ]  # fmt: skip
+        return markdown_table([head, *cells])
+
+
+def portability_report(
+    prompt: HardPrompt,
+    soft: Original,
+    source: Backend,
+    backends: Sequence[Backend],
+    images: "ImageInput | Sequence[ImageInput]",
+    template: str | None = None,
+) -> PortabilityReport:
+    """What a soft prompt's decoded text is worth on other models, beside the nearest tokens.
+
+    Args:
+        prompt: what the soft prompt was decoded to, by `PromptDistiller` say.
+        soft: the soft prompt.
+        source: the model that it was made for, with an image tower.
+        backends: other models with image towers; any tokenizers.
+        images: what the soft prompt stands for.
+        template: where all stand; default: the prompt's own.
+
+    Raises:
+        BackendError: a model has no image tower, or the soft prompt is not for `source`.
+        ImageError: there is no image.
+        TemplateError: the soft prompt does not fit beside the template.
+    """
+    slot = PromptTemplate(prompt.template if template is None else template)
+    pictures = load_images(images)
+    if not pictures:
+        raise ImageError("no images; give at least one that the soft prompt stands for")
+    teacher = Teacher.of(soft, source.vocabulary, source.name)
+    nearest = nearest_above(teacher.embeddings, source.vocabulary)
+    unit = match_features(source, [[teacher.embeddings]], slot).mean_targets
+    strengths = _Strengths.of(source, pictures, slot)
+    own = float(strengths.of_features(unit)[0])
+    texts = [filled(slot, prompt.text), filled(slot, nearest)]
+    rows = []
+    for backend in (source, *backends):
+        here = strengths if backend is source else _Strengths.of(backend, pictures, slot)
+        hard, near = here.of_features(backend.encode_texts(texts)).tolist()
+        rows.append(Portability(backend.name, hard, near, own))
+    return PortabilityReport(texts[0], texts[1], tuple(rows))
+
+
+def nearest_above(embeddings: Tensor, vocabulary: Vocabulary, cutoff: float = CUTOFF) -> str:
+    """The text of each soft token's nearest token by cosine, those below the cut-off left out.
+
+    Source: the converter of SD.Next, pull request 2764. Deviations: it puts token 0, which is "!" in CLIP's
+    vocabulary, where a soft token is below the cut-off; and it takes any token, where these have a text.
+    """
+    ids = vocabulary.nearest(embeddings)
+    near = torch.nn.functional.cosine_similarity(embeddings.float(), vocabulary.embed(ids).float(), dim=1) >= cutoff
+    kept = ids[near].tolist()
+    return vocabulary.decode(kept) if kept else ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Strengths:
+    """Similarities with the images on one model, in units of those of random prompts."""
+
+    target: Tensor
+    mean: float
+    spread: float
+
+    @classmethod
+    def of(cls, backend: Backend, pictures: Sequence[Any], template: PromptTemplate) -> "_Strengths":
+        target = backend.encode_images(pictures).mean(dim=0)
+        generator = torch.Generator().manual_seed(0)
+        drawn = backend.vocabulary.sample((RANDOM_PROMPTS, 4), generator).tolist()
+        texts = [filled(template, backend.vocabulary.decode(ids)) for ids in drawn]
+        similarities = backend.encode_texts(texts) @ target
+        return cls(target, float(similarities.mean()), float(similarities.std().clamp_min(1e-6)))
+
+    def of_features(self, features: Tensor) -> Tensor:
+        strengths: Tensor = (features.to(self.target) @ self.target - self.mean) / self.spread
+        return strengths

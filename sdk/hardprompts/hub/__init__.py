@@ -1,0 +1,5 @@
+"""Files to and from the Hub, and the cards that go with them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

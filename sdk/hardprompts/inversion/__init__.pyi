@@ -1,0 +1,24 @@
+# The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
+from .inverter import PromptInverter
+from .readability import (
+    LanguageModelLikelihood,
+    ReadableScore,
+    TextLikelihood,
+    TradeOff,
+    fluency,
+    open_likelihood,
+    pareto_front,
+    real_words,
+)
+
+__all__ = [
+    "LanguageModelLikelihood",
+    "PromptInverter",
+    "ReadableScore",
+    "TextLikelihood",
+    "TradeOff",
+    "fluency",
+    "open_likelihood",
+    "pareto_front",
+    "real_words",
+]

@@ -1,0 +1,29 @@
+# The public names of hardprompts.search; `__init__.py` imports each from here on first use.
+from .bound import BoundObjective, clock
+from .loop import run_search
+from .progress import on_bar
+from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult
+from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
+from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "NO_TOKEN",
+    "BoundObjective",
+    "Callback",
+    "Candidates",
+    "Ids",
+    "Search",
+    "SearchProgress",
+    "SearchResult",
+    "clock",
+    "filled",
+    "language_model_search",
+    "on_bar",
+    "pack",
+    "random_starts",
+    "run_search",
+    "search_method",
+    "search_methods",
+    "unpack",
+]

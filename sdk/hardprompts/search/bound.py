@@ -1,0 +1,218 @@
+"""What a search method may call: the run's objective and score, counted and split to fit memory."""
+
+import copy
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.devices import is_out_of_memory, release
+from hardprompts.encoders import TextEncoder
+from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic
+from hardprompts.prompts import PromptTemplate
+from hardprompts.search.leaderboard import admissible
+from hardprompts.search.rows import NO_TOKEN
+from hardprompts.vocabulary import Vocabulary
+
+#: What seconds and deadlines are measured by.
+clock: Callable[[], float] = time.perf_counter
+
+
+class _BudgetSpent(Exception):
+    """The passes that are left do not suffice for what a method asks for."""
+
+
+@dataclasses.dataclass
+class _Spent:
+    """Passes so far, their limit, the moment the time is over, how many prompts memory holds at once (None: any)."""
+
+    evaluations: int = 0
+    max_evaluations: int | None = None
+    deadline: float | None = None
+    batch_limit: int | None = None
+
+
+class BoundObjective:
+    """The objective and the score of one run, as a method sees them: counted, and batched to memory.
+
+    `rows` tells which restart each sequence belongs to; None: sequence i belongs to restart i.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        score: Score,
+        vocabulary: Vocabulary,
+        template: PromptTemplate,
+        groups: Int[Tensor, " rows"],
+        token_cost: float = 0.0,
+    ) -> None:
+        self.groups = groups
+        self.token_cost = token_cost
+        self._objective = objective
+        self._score = score
+        self._vocabulary = vocabulary
+        self._template = template
+        self._follows_score = objective is score  # type: ignore[comparison-overlap]  # one class may be both
+        self._spent = _Spent()
+
+    @property
+    def evaluations(self) -> int:
+        """Forward and backward passes of one prompt each, so far."""
+        return self._spent.evaluations
+
+    @property
+    def remaining(self) -> int | None:
+        """Passes that the run may still spend; None: there is no limit."""
+        limit = self._spent.max_evaluations
+        return None if limit is None else max(0, limit - self._spent.evaluations)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the run's deadline, 0 behind it; None: there is none."""
+        deadline = self._spent.deadline
+        return None if deadline is None else max(0.0, deadline - clock())
+
+    def limit(self, max_evaluations: int | None, deadline: float | None = None) -> None:
+        """From now on the passes of the run, those so far included, stay within this number.
+
+        Args:
+            deadline: when the run ends, by `clock`; what a method asks for is evaluated nevertheless.
+        """
+        self._spent.max_evaluations, self._spent.deadline = max_evaluations, deadline
+
+    def of_rows(self, rows: Int[Tensor, " chosen"]) -> "BoundObjective":
+        """The same for some of the restarts, which count from 0 again; the passes add up in one count."""
+        chosen = copy.copy(self)
+        chosen.groups = self.groups[rows]
+        return chosen
+
+    def held(self) -> "BoundObjective":
+        """The same with one draw for all calls, if the objective is stochastic; the passes add up in one count."""
+        if not isinstance(self._objective, Stochastic):
+            return self
+        chosen = copy.copy(self)
+        chosen._objective = self._objective.held()
+        return chosen
+
+    def admissible(self, ids: Sequence[int], max_tokens: int) -> tuple[int, ...] | None:
+        """The ids of the prompt's text as it is read back, if a prompt of them may be returned; else None.
+
+        Nearly always they are `ids` themselves, whose score is known; any others have another.
+        """
+        return admissible(self._vocabulary, self._template, ids, max_tokens)
+
+    def value_and_grad(
+        self, embeddings: Float[Tensor, "batch tokens dim"], rows: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Evaluation, Float[Tensor, "batch tokens dim"]]:
+        """The evaluation of each sequence, and the gradient of its loss with respect to its embeddings.
+
+        `Evaluation.score` is None unless the objective's forward pass gives the run's score. Where the passes
+        left are too few for all of the batch the run ends here.
+        """
+        if self.remaining is not None and self.remaining < 2 * len(embeddings):
+            raise _BudgetSpent
+
+        def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                leaf = embeddings.detach().requires_grad_()
+                evaluation = self._objective(leaf, groups)
+                (grad,) = torch.autograd.grad(evaluation.loss.sum(), leaf)
+            score = evaluation.score if self._follows_score else None
+            found = (evaluation.loss.detach(), grad)
+            return found if score is None else (*found, score.detach())
+
+        loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
+        self._spent.evaluations += 2 * len(embeddings)
+        return Evaluation(loss, score[0] - self.token_cost * embeddings.shape[1] if score else None), grad
+
+    def score(
+        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """The run's score of each sequence, less what its tokens cost; rows may end in NO_TOKEN.
+
+        A row of no tokens scores -inf, and so do those for which no passes are left, from the last row on.
+        """
+        groups = self._groups_of(rows)
+        scores = torch.full((len(ids),), -torch.inf, device=ids.device)
+        lengths = (ids != NO_TOKEN).sum(dim=1)
+        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+        for length in lengths[:count].unique().tolist():
+            if length == 0:
+                continue
+            chosen = (lengths[:count] == length).nonzero().squeeze(1)
+            (scores[chosen],) = self._in_parts(
+                lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
+            )
+        self._spent.evaluations += count
+        return scores - self.token_cost * lengths
+
+    # --- where the score is a similarity of features ------------------------------------------
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """What gives the features that the objective compares with its targets; None: it compares none."""
+        return self._objective.text_encoder if isinstance(self._objective, FeatureObjective) else None
+
+    @property
+    def targets(self) -> Float[Tensor, "rows features"]:
+        """What the features of each restart's prompts are compared with, where there is a `text_encoder`."""
+        assert isinstance(self._objective, FeatureObjective)
+        return self._objective.mean_targets[self.groups]
+
+    @property
+    def scores_features(self) -> bool:
+        """Whether the score falls out of the features, so that both cost one pass."""
+        return self._follows_score and isinstance(self._objective, FeatureObjective)
+
+    def features(
+        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+    ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
+        """The unit features of each sequence, and its similarity with its target less what its tokens cost.
+
+        That is the run's score if `scores_features`. Rows may end in NO_TOKEN. Those for which no passes are left,
+        from the last row on, have features of 0 and -inf.
+        """
+        assert isinstance(self._objective, FeatureObjective)
+        whole, groups, lengths = self._objective, self._groups_of(rows), (ids != NO_TOKEN).sum(dim=1)
+        found = torch.zeros(len(ids), whole.mean_targets.shape[1], device=ids.device)
+        scores = torch.full((len(ids),), -torch.inf, device=ids.device)
+        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+
+        @torch.no_grad()
+        def part(ids: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
+            features = whole.features(self._vocabulary.embed(ids))
+            return features, (features * whole.mean_targets[groups]).sum(dim=1)
+
+        for length in lengths[:count].unique().tolist():
+            chosen = (lengths[:count] == length).nonzero().squeeze(1)
+            found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
+        self._spent.evaluations += count
+        return found, scores - self.token_cost * lengths
+
+    def _groups_of(self, rows: Tensor | None) -> Tensor:
+        return self.groups if rows is None else self.groups[rows]
+
+    def _in_parts(
+        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch: Tensor, groups: Tensor
+    ) -> list[Tensor]:
+        """`function` over the batch, in parts that fit into memory, which are found by halving."""
+        while True:
+            limit = self._spent.batch_limit or len(batch)
+            try:
+                parts = [function(b, g) for b, g in zip(batch.split(limit), groups.split(limit), strict=True)]
+                return [torch.cat(values) if len(parts) > 1 else values[0] for values in zip(*parts, strict=True)]
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or limit == 1:
+                    raise
+                self._spent.batch_limit = max(1, min(limit, len(batch)) // 2)
+            release()
+            warnings.warn(
+                f"out of memory with {min(limit, len(batch))} prompts at once; going on with {self._spent.batch_limit}",
+                RuntimeWarning,
+                stacklevel=2,
+            )

@@ -1,0 +1,239 @@
+"""The one optimisation loop of hardprompts: `run_search`.
+
+A search method only proposes candidates (`Search.steps`). Everything that every method needs is
+here, once: restarts in one batch, several tasks in one batch, best-so-far by score, the top
+candidates without duplicates, history, progress, deadline, budgets, patience, cancellation,
+numbers that are not finite, memory that runs out, and one seeded generator.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from hardprompts.errors import NonFiniteError, SearchError
+from hardprompts.objectives import Objective, Score
+from hardprompts.prompts import HistoryPoint, PromptTemplate
+from hardprompts.search.bound import BoundObjective, _BudgetSpent, clock
+from hardprompts.search.leaderboard import Leaderboard
+from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult
+from hardprompts.search.rows import NO_TOKEN, pack
+from hardprompts.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    pass
+
+
+def run_search(
+    search: Search,
+    objective: Objective,
+    score: Score,
+    vocabulary: Vocabulary,
+    initial_ids: Int[Tensor, "rows tokens"],
+    *,
+    groups: Int[Tensor, " rows"] | None = None,
+    template: PromptTemplate = PromptTemplate(),
+    max_steps: int | None = None,
+    max_evaluations: int | None = None,
+    deadline: float | None = None,
+    patience: int | None = None,
+    token_cost: float = 0.0,
+    top_k: int = 10,
+    report_every: int | None = None,
+    seed: int | None = None,
+    callback: Callback | None = None,
+) -> list[SearchResult]:
+    """Runs a method and returns the best prompts of each task, whatever made it stop.
+
+    Args:
+        search: the method.
+        objective: what its gradients follow.
+        score: what picks the winner. May be the same object as `objective`, which saves passes.
+        initial_ids: (rows, tokens) one row per restart.
+        groups: (rows,) the task of each row, 0, 1, ...; default: all rows are restarts of one task.
+        template: where the prompts must survive the round trip.
+        max_steps: steps of the method; at least one of the limits, or a method that converges,
+            is what ends the run.
+        max_evaluations: forward and backward passes of one prompt each, never exceeded but by the scores of
+            `initial_ids`; what a method asks for beyond it is not evaluated.
+        deadline: seconds from now.
+        patience: steps without an improvement of any task.
+        token_cost: score that a token must add to be worth its place. Candidates are ranked by their
+            score less this much for each token, and returned with the score itself.
+        top_k: candidates to keep for each task.
+        report_every: steps between two looks at the scores, and so between two callbacks. A look
+            makes a GPU wait for the host, so the default is 10 there and 1 on the CPU; every
+            candidate is considered either way.
+        seed: of the only generator; default: drawn, and recorded in the result.
+        callback: see `Callback`. A keyboard interrupt also ends the run with the best so far.
+
+    Returns:
+        One result for each task.
+
+    Raises:
+        SearchError: no admissible prompt was met: none survives the round trip in this template,
+            or all spell something banned.
+        NonFiniteError: all scores were NaN or infinite from the start.
+        ValueError: a limit is negative.
+    """
+    limits = Limits(max_steps, max_evaluations, deadline, patience)
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    seed = torch.seed() % 2**31 if seed is None else seed
+    device = vocabulary.table.device
+    initial_ids = initial_ids.to(device)
+    groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
+    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), token_cost)
+    boards = [
+        Leaderboard(vocabulary, template, top_k, token_cost, initial_ids.shape[1]) for _ in range(int(groups.max()) + 1)
+    ]
+    run = _Run(bound, boards, groups.tolist(), limits, callback)
+    try:
+        run.pending.append((0, Candidates(initial_ids)))
+        run.look()
+        bound.limit(max_evaluations, run.ends)
+        proposals = search.steps(bound, vocabulary, initial_ids, torch.Generator().manual_seed(seed))
+        stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
+    except KeyboardInterrupt:
+        stop_reason = "interrupted"
+        if not all(board.scores for board in boards):
+            raise
+    run.check()
+    return [
+        SearchResult(board.top(), tuple(history), seed, stop_reason, run.step, run.seconds, bound.evaluations)
+        for board, history in zip(boards, run.histories, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What ends a run, beside the method's own end; see `run_search`.
+
+    Raises:
+        ValueError: a limit is negative.
+    """
+
+    max_steps: int | None = None
+    max_evaluations: int | None = None
+    deadline: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in dataclasses.asdict(self).items():
+            if limit is not None and limit < 0:
+                raise ValueError(f"{name} must not be negative, got {limit}")
+
+    def reached(self, step: int, evaluations: int, seconds: float, without_gain: int) -> str | None:
+        """The first limit that is reached, by name, or None."""
+        spent = {
+            "max_steps": step, "max_evaluations": evaluations, "deadline": seconds, "patience": without_gain
+        }  # fmt: skip
+        limits = vars(self)
+        return next((name for name, value in spent.items() if limits[name] is not None and value >= limits[name]), None)
+
+
+class _Run:
+    """One run on its way: what was proposed, what was the best of it, how far it came."""
+
+    def __init__(
+        self,
+        bound: BoundObjective,
+        boards: Sequence[Leaderboard],
+        tasks: Sequence[int],
+        limits: Limits,
+        callback: Callback | None,
+    ) -> None:
+        self.bound, self.boards, self.tasks, self.limits, self.callback = bound, boards, tasks, limits, callback
+        self.histories: list[list[HistoryPoint]] = [[] for _ in boards]
+        self.pending: list[tuple[int, Candidates]] = []
+        self.step = self.last_gain = 0
+        self.met_finite = False
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        return clock() - self._start
+
+    @property
+    def ends(self) -> float | None:
+        """When the deadline is, by `clock`."""
+        return None if self.limits.deadline is None else self._start + self.limits.deadline
+
+    def follow(self, proposals: Iterator[Candidates], report_every: int) -> str:
+        """Takes in what the method proposes until something ends it; returns what did."""
+        while True:
+            stop_reason = self.limits.reached(
+                self.step, self.bound.evaluations, self.seconds, self.step - self.last_gain
+            )
+            try:
+                candidates = None if stop_reason else next(proposals, None)
+            except _BudgetSpent:
+                stop_reason, candidates = "max_evaluations", None
+            if candidates is None:
+                self.look()
+                return stop_reason or "converged"
+            self.step += 1
+            self.pending.append((self.step, candidates))
+            if len(self.pending) < report_every:
+                continue
+            self.look()
+            if candidates.scores is not None and bool(candidates.scores.isnan().all()):
+                return "non_finite"
+            if self.callback is not None and self.callback(self.progress()):
+                return "cancelled"
+
+    def progress(self) -> SearchProgress:
+        """How far the run has come."""
+        best = tuple(board.best() for board in self.boards)
+        return SearchProgress(self.step, self.limits.max_steps, self.seconds, self.bound.evaluations, best)
+
+    def look(self) -> None:
+        """Offers the pending candidates to the leaderboards of their tasks."""
+        for at_step, candidates in self.pending:
+            respelled = self._take(candidates, at_step)
+            if respelled is not None:
+                self._take(respelled, at_step)
+        self.pending.clear()
+
+    def _take(self, candidates: Candidates, at_step: int) -> Candidates | None:
+        """Offers candidates; returns those that are read back as other tokens, which have other scores."""
+        rows = list(range(len(candidates.ids))) if candidates.rows is None else candidates.rows.tolist()
+        scores = self.bound.score(candidates.ids, candidates.rows) if candidates.scores is None else candidates.scores
+        ids, found = candidates.ids.tolist(), scores.tolist()
+        finite = [i for i, value in enumerate(found) if math.isfinite(value)]
+        self.met_finite = self.met_finite or bool(finite)
+        others: dict[tuple[int, ...], int] = {}
+        for index in sorted(finite, key=lambda i: -found[i]):
+            task = self.tasks[rows[index]]
+            prompt, board = tuple(i for i in ids[index] if i != NO_TOKEN), self.boards[task]
+            before = board.best_score
+            other = board.offer(prompt, found[index])
+            if other is not None:
+                others.setdefault(other, rows[index])
+            if board.best_score > before:
+                self.last_gain = at_step
+                plain = board.plain(prompt, found[index])
+                self.histories[task].append(HistoryPoint(at_step, self.seconds, self.bound.evaluations, plain))
+        if not others:
+            return None
+        device = candidates.ids.device
+        return Candidates(pack(list(others), device), rows=torch.tensor(list(others.values()), device=device))
+
+    def check(self) -> None:
+        """Raises if there is nothing to return."""
+        if not self.met_finite:
+            raise NonFiniteError(
+                "every score was NaN or infinite; check the image features, or use dtype=torch.float32 if the "
+                "model overflows in half precision"
+            )
+        for board in self.boards:
+            if not board.scores:
+                raise SearchError(
+                    f"none of the {board.rejected} prompts that were tried survives the round trip in the template "
+                    f"{board.template.text!r} without spelling something banned; put a space around the slot, or "
+                    "ban less"
+                )

@@ -1,0 +1,94 @@
+"""What a search method is, what it proposes, and what a search returns."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.prompts import Candidate, HistoryPoint
+from hardprompts.search.bound import BoundObjective
+from hardprompts.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """Prompts that a method proposes in one step.
+
+    Attributes:
+        ids: (batch, tokens), with NO_TOKEN behind the end of shorter rows.
+        scores: (batch,) by the run's Score, where the method already has them.
+        rows: (batch,) the restart each belongs to; None: candidate i belongs to restart i.
+    """
+
+    ids: Int[Tensor, "batch tokens"]
+    scores: Float[Tensor, " batch"] | None = None
+    rows: Int[Tensor, " batch"] | None = None
+
+
+@runtime_checkable
+class Search(Protocol):
+    """One published method: hyperparameters as frozen fields, and no state."""
+
+    def steps(
+        self,
+        objective: "BoundObjective",
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """Proposes candidates, step by step; `run_search` decides when to stop.
+
+        Each row of `initial_ids` is one restart. A method that cannot improve any further returns.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchProgress:
+    """How far a search has come; what a callback is given.
+
+    Attributes:
+        step: steps done.
+        max_steps: steps that it may take, or None.
+        best: the best prompt so far of each task; None before any was admissible.
+    """
+
+    step: int
+    max_steps: int | None
+    seconds: float
+    evaluations: int
+    best: tuple[Candidate | None, ...]
+
+
+#: Called after every step; returning True stops the search, which then returns the best so far.
+#: Whatever it raises goes through to the caller.
+Callback = Callable[[SearchProgress], bool | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """What a search found for one task.
+
+    Attributes:
+        candidates: the best prompts, best first, without duplicates; never empty.
+        history: one point for each improvement of the best score.
+        stop_reason: "max_steps", "max_evaluations", "deadline", "patience", "converged" (the
+            method had nothing left to try), "cancelled", "interrupted" or "non_finite".
+        evaluations: forward and backward passes of one prompt each, over all tasks of the run.
+    """
+
+    candidates: tuple[Candidate, ...]
+    history: tuple[HistoryPoint, ...]
+    seed: int
+    stop_reason: str
+    steps: int
+    seconds: float
+    evaluations: int
+
+    @property
+    def best(self) -> Candidate:
+        """The best prompt found."""
+        return self.candidates[0]
