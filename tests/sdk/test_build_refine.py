@@ -100,7 +100,7 @@ def test_it_goes_on_from_a_prompt_that_is_better_than_what_it_builds() -> None:
 def test_words_that_are_not_worth_their_place_are_left_out() -> None:
     objective = tasks(BACKEND.encode_texts(["red cat"]))
     start = VOCABULARY.sample((1, 8), torch.Generator().manual_seed(0))
-    (result,) = run_search(BuildRefine(), objective, objective, VOCABULARY, start, seed=0, token_cost=0.05)
+    (result,) = run_search(BuildRefine(), objective, objective, VOCABULARY, start, seed=0, score_per_token=0.05)
     assert sorted(result.best.text.split()) == ["cat", "red"]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from hardprompts.classification.data import as_labels, as_texts, sorted_classes
 from hardprompts.evaluation import Interval, markdown_table, t_interval
+from hardprompts.search.seeds import Stream
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
@@ -156,7 +157,7 @@ def few_shot(
 
 def _drawn(texts: Sequence[str], labels: Sequence[Any], per_class: int, seed: int) -> list[int]:
     """The places of as many examples of each class, no two of them alike."""
-    generator = torch.Generator().manual_seed(seed ^ 0x5407)
+    generator = Stream.SHOTS.generator(seed)
     found: list[int] = []
     seen: set[str] = set()
     for label in sorted_classes(labels):

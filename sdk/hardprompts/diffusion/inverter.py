@@ -21,6 +21,7 @@ from hardprompts.search.loop import run_search
 from hardprompts.search.protocol import Callback, Search, SearchResult
 from hardprompts.search.registry import search_method
 from hardprompts.search.rows import pack, random_starts
+from hardprompts.search.seeds import Stream
 from hardprompts.vocabulary import Vocabulary
 
 #: Steps of a method that would never stop by itself.
@@ -221,8 +222,7 @@ class DenoisingInverter:
         score = dataclasses.replace(judged, template=template, batch_size=options.batch_size)
         objective = score
         if options.noises_per_step is not None and options.noises_per_step * score.bank.pairs < len(score.bank):
-            # Another stream than the search's own, which starts from the same seed.
-            draws = torch.Generator().manual_seed(seed ^ 0xBA7C4)
+            draws = Stream.NOISES.generator(seed)
             objective = dataclasses.replace(score, sample_size=options.noises_per_step, generator=draws)
         check_length(options.num_tokens, score.free_tokens(), template, self.predictor.name)
         words = self.predictor.vocabulary.narrowed(options.vocabulary, options.banned)
@@ -242,7 +242,7 @@ class DenoisingInverter:
             max_evaluations=options.max_evaluations,
             deadline=options.deadline,
             patience=options.patience,
-            token_cost=options.token_cost,
+            score_per_token=options.token_cost,
             top_k=options.top_k,
             seed=seed,
             callback=options.callback,

@@ -21,6 +21,7 @@ from hardprompts.errors import TemplateError
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.protocol import Search
 from hardprompts.search.rows import random_starts
+from hardprompts.search.seeds import Stream
 from hardprompts.softprompts.families import LANGUAGE_MODEL
 from hardprompts.softprompts.geometry import rotated, shrunk
 from hardprompts.softprompts.prompt import SoftPrompt
@@ -70,7 +71,7 @@ def tune_soft_prompt(
             f"a soft prompt needs texts, and num_tokens, restarts and batch_size of 1 or more; got {len(texts)} texts, "
             f"{num_tokens}, {restarts}, {batch_size}"
         )
-    vocabulary, generator = prompted.encoder.model.vocabulary, torch.Generator().manual_seed(seed ^ 0xDA7A)
+    vocabulary, generator = prompted.encoder.model.vocabulary, Stream.EXAMPLES.generator(seed)
     learn, held = holdout_split(texts, targets, holdout, generator)
     rows = [prompted.encoder.row(prompted.encoder.cut(text)) for text in texts]
 

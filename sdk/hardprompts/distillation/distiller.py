@@ -519,7 +519,7 @@ class PromptDistiller:
             Selection(source, num_tokens), matches.followed, matches.followed, words, pack(_padded(first, num_tokens)),
             template=matches.followed.template, deadline=_share(options.deadline, share), seed=seed,
             max_evaluations=None if options.max_evaluations is None else options.max_evaluations // share,
-            token_cost=options.token_cost or 0.0, top_k=options.top_k,
+            score_per_token=options.token_cost or 0.0, top_k=options.top_k,
             callback=options.callback,
         )  # fmt: skip
         left = None if options.max_evaluations is None else max(0, options.max_evaluations - result.evaluations)
@@ -633,7 +633,7 @@ class PromptDistiller:
             max_evaluations=options.max_evaluations,
             deadline=options.deadline,
             patience=options.patience,
-            token_cost=options.token_cost or 0.0,
+            score_per_token=options.token_cost or 0.0,
             top_k=options.top_k,
             seed=seed,
             callback=options.callback,

@@ -21,6 +21,7 @@ from hardprompts.noise import NoiseWindow
 from hardprompts.objectives import Objective, check_length
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.rows import random_starts
+from hardprompts.search.seeds import Stream
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.vocabulary import Vocabulary
 
@@ -218,7 +219,7 @@ def _by_noise(backend: Backend, tasks: Sequence[Any], options: _Options) -> _Bui
     bank = NoiseBank.draw(
         backend.noise_predictor, weighted, items=options.num_noises, window=options.window, seed=options.seed
     )
-    draws = torch.Generator().manual_seed(options.seed ^ 0xBA7C4)
+    draws = Stream.NOISES.generator(options.seed)
     parts = tuple(
         NoisePrediction(
             backend.noise_predictor, bank, template, sample_size=options.noises_per_step, generator=draws,

@@ -334,7 +334,7 @@ class PromptInverter:
                 max_evaluations=options.max_evaluations,
                 deadline=options.deadline,
                 patience=options.patience,
-                token_cost=self._token_cost(options) * spread,
+                score_per_token=self._token_cost(options) * spread,
                 top_k=max(options.top_k, PARETO_POOL) if options.pareto else options.top_k,
                 seed=seed,
                 callback=on_bar(options.callback, bar),

@@ -1,10 +1,12 @@
 # The public names of hardprompts.search; `__init__.py` imports each from here on first use.
 from .bound import BoundObjective, clock
 from .loop import run_search
+from .options import SearchArguments, SearchOptions
 from .progress import on_bar
 from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
 from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
+from .seeds import Stream, drawn_seed
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -14,9 +16,13 @@ __all__ = [
     "Candidates",
     "Ids",
     "Search",
+    "SearchArguments",
+    "SearchOptions",
     "SearchProgress",
     "SearchResult",
+    "Stream",
     "clock",
+    "drawn_seed",
     "filled",
     "language_model_search",
     "on_bar",

@@ -49,10 +49,10 @@ class BoundObjective:
         vocabulary: Vocabulary,
         template: PromptTemplate,
         groups: Int[Tensor, " rows"],
-        token_cost: float = 0.0,
+        score_per_token: float = 0.0,
     ) -> None:
         self.groups = groups
-        self.token_cost = token_cost
+        self.score_per_token = score_per_token
         self._objective = objective
         self._score = score
         self._vocabulary = vocabulary
@@ -128,7 +128,7 @@ class BoundObjective:
 
         loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
         self._spent.evaluations += 2 * len(embeddings)
-        return Evaluation(loss, score[0] - self.token_cost * embeddings.shape[1] if score else None), grad
+        return Evaluation(loss, score[0] - self.score_per_token * embeddings.shape[1] if score else None), grad
 
     def score(
         self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
@@ -149,7 +149,7 @@ class BoundObjective:
                 lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
             )
         self._spent.evaluations += count
-        return scores - self.token_cost * lengths
+        return scores - self.score_per_token * lengths
 
     # --- where the score is a similarity of features ------------------------------------------
 
@@ -192,7 +192,7 @@ class BoundObjective:
             chosen = (lengths[:count] == length).nonzero().squeeze(1)
             found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
         self._spent.evaluations += count
-        return found, scores - self.token_cost * lengths
+        return found, scores - self.score_per_token * lengths
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]

@@ -30,7 +30,7 @@ class Leaderboard:
     vocabulary: Vocabulary
     template: PromptTemplate
     size: int
-    token_cost: float
+    score_per_token: float
     max_tokens: int
     scores: dict[tuple[int, ...], float] = dataclasses.field(default_factory=dict)
     rejected: int = 0
@@ -68,4 +68,4 @@ class Leaderboard:
 
     def plain(self, ids: tuple[int, ...], score: float) -> float:
         """The score without the cost of the tokens."""
-        return score + self.token_cost * len(ids)
+        return score + self.score_per_token * len(ids)

@@ -22,6 +22,7 @@ from hardprompts.search.bound import BoundObjective, _BudgetSpent, clock
 from hardprompts.search.leaderboard import Leaderboard
 from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult
 from hardprompts.search.rows import NO_TOKEN, pack
+from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run_search(
     max_evaluations: int | None = None,
     deadline: float | None = None,
     patience: int | None = None,
-    token_cost: float = 0.0,
+    score_per_token: float = 0.0,
     top_k: int = 10,
     report_every: int | None = None,
     seed: int | None = None,
@@ -62,7 +63,7 @@ def run_search(
             `initial_ids`; what a method asks for beyond it is not evaluated.
         deadline: seconds from now.
         patience: steps without an improvement of any task.
-        token_cost: score that a token must add to be worth its place. Candidates are ranked by their
+        score_per_token: score that a token must add to be worth its place. Candidates are ranked by their
             score less this much for each token, and returned with the score itself.
         top_k: candidates to keep for each task.
         report_every: steps between two looks at the scores, and so between two callbacks. A look
@@ -83,20 +84,21 @@ def run_search(
     limits = Limits(max_steps, max_evaluations, deadline, patience)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    seed = torch.seed() % 2**31 if seed is None else seed
+    seed = drawn_seed(seed)
     device = vocabulary.table.device
     initial_ids = initial_ids.to(device)
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
-    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), token_cost)
+    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), score_per_token)
     boards = [
-        Leaderboard(vocabulary, template, top_k, token_cost, initial_ids.shape[1]) for _ in range(int(groups.max()) + 1)
+        Leaderboard(vocabulary, template, top_k, score_per_token, initial_ids.shape[1])
+        for _ in range(int(groups.max()) + 1)
     ]
     run = _Run(bound, boards, groups.tolist(), limits, callback)
     try:
         run.pending.append((0, Candidates(initial_ids)))
         run.look()
         bound.limit(max_evaluations, run.ends)
-        proposals = search.steps(bound, vocabulary, initial_ids, torch.Generator().manual_seed(seed))
+        proposals = search.steps(bound, vocabulary, initial_ids, Stream.SEARCH.generator(seed))
         stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
         stop_reason = "interrupted"

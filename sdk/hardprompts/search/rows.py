@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.errors import VocabularyError
+from hardprompts.search.seeds import Stream
 from hardprompts.vocabulary import Vocabulary
 
 #: Stands behind the last token of a row that is shorter than its batch.
@@ -21,8 +22,7 @@ def random_starts(
     Raises:
         VocabularyError: the initial prompt has no tokens, or more than `num_tokens`.
     """
-    # Another stream than the search's own, which starts from the same seed.
-    ids = vocabulary.sample((rows, num_tokens), torch.Generator().manual_seed(seed ^ 0x5EED))
+    ids = vocabulary.sample((rows, num_tokens), Stream.STARTS.generator(seed))
     if initial_prompt is not None:
         given = vocabulary.encode(initial_prompt)
         if not 0 < len(given) <= num_tokens:

@@ -1,0 +1,185 @@
+"""What every front door takes: lengths, limits, seed, bans, vocabulary and callback, declared and checked once.
+
+A front door extends `SearchOptions` by a dataclass of its own, and `SearchArguments` by a `TypedDict` of the same
+names, which types its `**options`.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypedDict, TypeVar
+
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from hardprompts.objectives import Objective, Score
+from hardprompts.prompts import PromptTemplate
+from hardprompts.search.loop import run_search
+from hardprompts.search.progress import on_bar
+from hardprompts.search.protocol import Callback, Search, SearchResult
+from hardprompts.search.seeds import drawn_seed
+from hardprompts.vocabulary import Vocabulary
+
+Options = TypeVar("Options", bound="SearchOptions")
+
+
+class SearchArguments(TypedDict, total=False):
+    """The fields of `SearchOptions`, as keyword arguments."""
+
+    initial_prompt: str | None
+    banned: Sequence[str]
+    vocabulary: Sequence[str] | Vocabulary | None
+    restarts: int | None
+    max_steps: int | None
+    max_evaluations: int | None
+    deadline: float | None
+    patience: int | None
+    token_cost: float | None
+    top_k: int
+    seed: int | None
+    callback: Callback | None
+    progress: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """What every front door takes beside what it is about.
+
+    Attributes:
+        initial_prompt: text to start from. Default: random tokens, or what the front door itself begins with.
+        banned: strings that must not occur in the prompt, whatever their case.
+        vocabulary: phrases whose tokens alone may be used (a keyword bank), or a `Vocabulary`, which is used as it is.
+        restarts: starts that are searched in one batch. Default: `DEFAULT_RESTARTS` of the front door.
+        max_steps: steps of the method. Default: `DEFAULT_MAX_STEPS` of the front door where there is no other limit.
+        max_evaluations: forward and backward passes of one prompt each.
+        deadline: seconds for the whole call.
+        patience: steps without an improvement.
+        token_cost: what a token must add to be worth its place, as a share of the spread (standard deviation) of the
+            score of random prompts. Default: that of the front door.
+        top_k: candidates to keep.
+        seed: of all randomness. Default: drawn, and recorded in the result.
+        callback: see `hardprompts.search.Callback`; a keyboard interrupt also ends a search with the best so far.
+        progress: a progress bar with the best text so far, on a terminal or in a notebook.
+
+    Raises:
+        ValueError: a number out of range, or a text where a list of texts belongs.
+    """
+
+    #: Restarts, and steps of a method that would never stop by itself, where nobody says.
+    DEFAULT_RESTARTS: ClassVar[int] = 16
+    DEFAULT_MAX_STEPS: ClassVar[int] = 1000
+
+    #: Fields that must be at least 1 where they are given.
+    COUNTS: ClassVar[tuple[str, ...]] = ("restarts", "top_k")
+
+    #: Fields that must not be negative where they are given.
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("max_steps", "max_evaluations", "deadline", "patience", "token_cost")
+
+    initial_prompt: str | None = None
+    banned: Sequence[str] = ()
+    vocabulary: Sequence[str] | Vocabulary | None = None
+    restarts: int | None = None
+    max_steps: int | None = None
+    max_evaluations: int | None = None
+    deadline: float | None = None
+    patience: int | None = None
+    token_cost: float | None = None
+    top_k: int = 10
+    seed: int | None = None
+    callback: Callback | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in self.AMOUNTS:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+    @classmethod
+    def of(cls: type[Options], door: str, **options: Any) -> Options:
+        """The options of a call.
+
+        Args:
+            door: what was called, for the message.
+
+        Raises:
+            TypeError: an option of a name that there is not; the message has the nearest that there is.
+            ValueError: as the class.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                raise TypeError(
+                    f"{door} has no option {name!r}; did you mean {near!r}? It takes {', '.join(sorted(known))}"
+                )
+        return cls(**options)
+
+    @property
+    def starts(self) -> int:
+        """Restarts, with the front door's default."""
+        return self.DEFAULT_RESTARTS if self.restarts is None else self.restarts
+
+    @property
+    def steps(self) -> int | None:
+        """The limit of steps, with the front door's default where there is no limit at all."""
+        limits = (self.max_steps, self.max_evaluations, self.deadline, self.patience)
+        return self.DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else self.max_steps
+
+    def seeded(self: Options) -> Options:
+        """The same with a seed, which is drawn if there is none."""
+        return dataclasses.replace(self, seed=drawn_seed(self.seed))
+
+    def shared_among(self: Options, calls: int) -> Options:
+        """The options of each of `calls` parts of one call: the deadline and the evaluations are for all of them."""
+        budget = None if self.max_evaluations is None else round(self.max_evaluations / calls)
+        return dataclasses.replace(
+            self, deadline=None if self.deadline is None else self.deadline / calls, max_evaluations=budget
+        )
+
+    def run(
+        self,
+        search: Search,
+        objective: Objective,
+        score: Score,
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        *,
+        groups: Int[Tensor, " rows"] | None = None,
+        template: PromptTemplate = PromptTemplate(),
+        score_per_token: float = 0.0,
+        top_k: int | None = None,
+        description: str = "",
+    ) -> list[SearchResult]:
+        """`run_search` within these limits, with a progress bar.
+
+        Args:
+            top_k: another number of candidates than the option's, for what is chosen among them afterwards.
+            description: what the bar says, the method's name say.
+
+        The others, the results and the errors are those of `run_search`.
+        """
+        with tqdm(disable=None if self.progress else True, desc=description, unit="step", leave=False) as bar:
+            return run_search(
+                search,
+                objective,
+                score,
+                vocabulary,
+                initial_ids,
+                groups=groups,
+                template=template,
+                max_steps=self.steps,
+                max_evaluations=self.max_evaluations,
+                deadline=self.deadline,
+                patience=self.patience,
+                score_per_token=score_per_token,
+                top_k=self.top_k if top_k is None else top_k,
+                seed=self.seed,
+                callback=on_bar(self.callback, bar),
+            )
