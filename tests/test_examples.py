@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 EMOJI_SD = ROOT / "plugins" / "hardprompts_emoji" / "models" / "emoji-sd" / "model_index.json"
 
 

@@ -17,7 +17,7 @@ from hardprompts.search import BoundObjective, Candidates, run_search
 from hardprompts.vocabulary import Vocabulary
 
 pytest.importorskip("open_clip")
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 RECORDED = json.loads((DATA / "pez_reference.json").read_text(encoding="utf-8"))["runs"]
 
 

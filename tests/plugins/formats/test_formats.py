@@ -23,7 +23,7 @@ from hardprompts.plugins import plugins, soft_prompt_formats
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.testing import check_format
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 SHARED_DATA = "HARDPROMPTS_SHARED_DATA"
 
 
