@@ -1,4 +1,4 @@
-"""Noise schedules and windows, and the denoising error as objective and score, on a model whose best prompt is known."""
+"""The denoising error as objective and score, on a model whose best prompt is known."""
 
 import dataclasses
 import math
@@ -6,67 +6,14 @@ import math
 import pytest
 import torch
 from PIL import Image
+from toy_denoiser import TOY, ToyDenoiser, predictor, stable_diffusion
 
-from hardprompts import BackendError, NonFiniteError, PromptTemplate, SearchError, TemplateError, run_search
-from hardprompts.denoising import ConditioningFeatures, DenoisingInverter
-from hardprompts.encoders import Backend, NoisePredictor
-from hardprompts.methods import PEZRefine, Refine
-from hardprompts.noise import LATE, PREDICTIONS, Conditioning, NoiseSchedule, NoiseWindow
+from hardprompts import BackendError, NonFiniteError, PromptTemplate, run_search
+from hardprompts.encoders import NoisePredictor
+from hardprompts.methods import PEZRefine
+from hardprompts.noise import PREDICTIONS
 from hardprompts.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.objectives import Objective, Score, Stochastic
-from hardprompts.testing import ToyEncoder, check_backend, toy_backend
-
-TOY = ToyEncoder()
-
-
-def stable_diffusion(prediction: str = "epsilon") -> NoiseSchedule:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return NoiseSchedule.variance_preserving(torch.cumprod(1 - betas, 0), prediction)
-
-
-class ToyDenoiser:
-    """Takes what the prompt says for the clean latent, and so predicts without an error only what it names.
-
-    A latent is the toy's features of a picture of words; the right prompt is the one that names them.
-    """
-
-    name = "toy denoiser"
-    max_tokens = TOY.max_tokens
-
-    def __init__(self, schedule: NoiseSchedule, dtype: torch.dtype = torch.float32) -> None:
-        self.schedule, self.dtype = schedule, dtype
-        self.vocabulary = dataclasses.replace(TOY.vocabulary, table=TOY.vocabulary.table.to(dtype))
-        self.rows: list[int] = []
-        self.conditioned = 0
-
-    def encode_images(self, images):
-        return TOY.encode_images(images).to(self.dtype).reshape(len(images), 3, 4, 4)
-
-    def condition(self, embeddings):
-        self.conditioned += 1
-        features = TOY.encode(embeddings.to(self.dtype))
-        # A mask, as many pipelines have: a row for each prompt, without gradients.
-        return Conditioning((features, torch.ones(len(embeddings), 3, dtype=torch.long)), fixed="same")
-
-    def condition_text(self, text):
-        ids = torch.tensor([self.vocabulary.encode(text)], dtype=torch.long)
-        return self.condition(self.vocabulary.embed(ids))
-
-    def predict(self, noisy, timesteps, conditioning):
-        self.rows.append(len(noisy))
-        assert conditioning.fixed == "same" and len(conditioning) == len(noisy)
-        step = torch.searchsorted(self.schedule.timesteps, timesteps.double().cpu())
-        a, s = (f[step].to(noisy).reshape(-1, 1, 1, 1) for f in (self.schedule.signal, self.schedule.noise))
-        clean = conditioning.tensors[0].reshape(noisy.shape)
-        noise = (noisy - a * clean) / s
-        return {
-            "epsilon": noise, "sample": clean, "v_prediction": a * noise - s * clean, "flow_prediction": noise - clean
-        }[self.schedule.prediction]  # fmt: skip
-
-
-def predictor(prediction: str = "epsilon", dtype: torch.dtype = torch.float32) -> ToyDenoiser:
-    schedule = NoiseSchedule.flow() if prediction == "flow_prediction" else stable_diffusion(prediction)
-    return ToyDenoiser(schedule, dtype)
 
 
 def objective(text: str = "red house", prediction: str = "epsilon", dtype=torch.float32, **options) -> NoisePrediction:
@@ -82,60 +29,6 @@ def ids_of(*texts: str) -> torch.Tensor:
 
 def zeros(count: int) -> torch.Tensor:
     return torch.zeros(count, dtype=torch.long)
-
-
-# --- schedules and windows ----------------------------------------------------------------
-
-
-def test_levels_mean_the_same_on_every_schedule() -> None:
-    own, flow = stable_diffusion(), NoiseSchedule.flow()
-    assert own.levels[500] == pytest.approx(0.6181, abs=1e-4)  # sqrt(1 - 0.2763) / (sqrt(0.2763) + sqrt(1 - 0.2763))
-    assert (own.levels.diff() > 0).all() and own.levels[0] > 0
-    assert torch.allclose(flow.levels, flow.timesteps / 1000) and flow.levels[-1] == 1
-    # The same level is the same ratio of signal and noise.
-    step, twin = 700, int((flow.levels - own.levels[700]).abs().argmin())
-    assert own.noise[step] / own.signal[step] == pytest.approx(float(flow.noise[twin] / flow.signal[twin]), rel=0.01)
-
-
-def test_the_late_window_is_the_later_half_of_stable_diffusion() -> None:
-    assert LATE.steps(stable_diffusion()).tolist() == list(range(500, 1000))
-    assert LATE.steps(NoiseSchedule.flow())[0] == 617  # sigma 0.618
-
-
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_target_and_the_noised_latent_give_the_clean_one_back(prediction: str) -> None:
-    schedule = NoiseSchedule.flow() if prediction == "flow_prediction" else stable_diffusion(prediction)
-    generator = torch.Generator().manual_seed(0)
-    clean, noise = (torch.randn(4, 2, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2))
-    steps = torch.tensor([10, 300, 600, 990])
-    noisy, target = schedule.noised(clean, noise, steps)
-    a, s = (f[steps].reshape(-1, 1, 1, 1) for f in (schedule.signal, schedule.noise))
-    found = {
-        "epsilon": lambda: (noisy - s * target) / a,
-        "sample": lambda: target,
-        "v_prediction": lambda: a * noisy - s * target,
-        "flow_prediction": lambda: noisy - s * target,
-    }[prediction]()
-    torch.testing.assert_close(found, clean)
-
-
-def test_steps_are_spread_over_the_window() -> None:
-    window, schedule = NoiseWindow(0.2, 0.6), NoiseSchedule.flow()
-    drawn = window.draw(schedule, 8, torch.Generator().manual_seed(1))
-    levels = schedule.levels[drawn]
-    assert levels.min() >= 0.2 and levels.max() <= 0.6
-    assert ((levels - 0.2) / 0.4 * 8).floor().clamp(max=7).tolist() == list(range(8))
-
-
-@pytest.mark.parametrize("bounds", [(0.5, 0.5), (-0.1, 0.5), (0.2, 1.1), (0.9, 0.1)])
-def test_windows_that_are_none(bounds: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="0 <= low < high <= 1"):
-        NoiseWindow(*bounds)
-    with pytest.raises(ValueError, match="widen"):
-        NoiseWindow(0.0, 0.001).steps(stable_diffusion())
-
-
-# --- the bank -----------------------------------------------------------------------------
 
 
 def test_the_bank_is_determined_by_its_seed() -> None:
@@ -168,9 +61,6 @@ def test_crops_are_squares_of_the_shorter_side(monkeypatch: pytest.MonkeyPatch) 
         NoiseBank.draw(model, [[(image, 1.0)]], crop=(0.0, 0.5))
     with pytest.raises(ValueError, match="items"):
         NoiseBank.draw(model, [[(image, 1.0)]], items=0)
-
-
-# --- loss, gradient, score ----------------------------------------------------------------
 
 
 def test_it_is_objective_and_score() -> None:
@@ -361,89 +251,3 @@ def test_run_search_finds_the_planted_prompt() -> None:
     )
     assert [set(result.best.text.split()) for result in results] == [{"red", "house"}, {"old", "boat"}]
     assert results[0].best.score == pytest.approx(1, abs=1e-3) or "house red" in results[0].best.text
-
-
-# --- the front door -----------------------------------------------------------------------
-
-QUICK = {"num_noises": 4, "noises_per_step": 2, "window": NoiseWindow(0.3, 0.9), "seed": 0}
-REFINE = PEZRefine(explore_steps=5, refine=Refine(candidates_per_slot=80), refined=2)
-
-
-def test_inversion_finds_the_planted_prompt_and_says_what_it_did() -> None:
-    inverter = DenoisingInverter(predictor("v_prediction"), REFINE)
-    prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, **QUICK)
-    assert set(prompt.text.split()) == {"red", "house"}
-    assert prompt.score == pytest.approx(inverter.score(prompt.text, TOY.picture("red house"), **QUICK), abs=1e-5)
-    assert prompt.score_unit.startswith("share of") and prompt.model == "toy denoiser" and prompt.seed == 0
-    assert len(prompt.attributions) == 2 and min(prompt.attributions) > 0
-    assert prompt.provenance["noise_window"] == [0.3, 0.9] and prompt.history[-1].score == prompt.score
-    again = inverter.invert(TOY.picture("red house"), num_tokens=2, **QUICK)
-    assert again.candidates == prompt.candidates
-
-
-def test_each_image_gets_its_own_prompt_and_a_list_one_between_them() -> None:
-    inverter = DenoisingInverter(predictor(), REFINE)
-    found = inverter.invert_each([TOY.picture("red house"), TOY.picture("old boat")], num_tokens=2, **QUICK)
-    assert [set(one.text.split()) for one in found] == [{"red", "house"}, {"old", "boat"}]
-    pictures = [TOY.picture("red house"), TOY.picture("red boat")]
-    shared = inverter.invert_each([pictures], num_tokens=2, **QUICK)
-    assert len(shared) == 1 and shared[0].score < 1
-
-
-def test_imitation_finds_the_words_that_were_meant() -> None:
-    inverter = DenoisingInverter(predictor(), REFINE)
-    prompt = inverter.imitate("red house", TOY.picture("snow"), num_tokens=2, **QUICK)
-    assert set(prompt.text.split()) == {"red", "house"} and prompt.score_unit == "share of the text's effect"
-
-
-def test_rescoring_orders_prompts_of_any_origin() -> None:
-    inverter = DenoisingInverter(predictor())
-    found = inverter.rescore(["snow cat", "red house", "unknownword", "red boat"], TOY.picture("red house"), **QUICK)
-    assert found[0].text == "red house" and len(found) == 3
-    with pytest.raises(SearchError, match="none of 1"):
-        inverter.rescore(["unknownword"], TOY.picture("red house"), **QUICK)
-
-
-def test_a_search_starts_where_it_is_told_to() -> None:
-    inverter = DenoisingInverter(predictor(), Refine(candidates_per_slot=1))
-    for options in ({"initial_prompt": "red house"}, {"initial_prompts": ["snow cat", "red house"]}):
-        prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=1, restarts=1, **options, **QUICK)
-        assert prompt.text == "red house"
-
-
-def test_the_default_method_is_registered_or_frugal() -> None:
-    inverter = DenoisingInverter(predictor())
-    prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=3, **QUICK)
-    assert prompt.score > -1 and inverter.method
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"num_tokens": 0}, ValueError, "num_tokens"),
-        ({"num_tokens": 17}, TemplateError, "room for 16"),
-        ({"num_noises": 0}, ValueError, "num_noises"),
-        ({"noises_per_step": 0}, ValueError, "noises_per_step"),
-        ({"unlike_weight": -1.0}, ValueError, "unlike_weight"),
-        ({"weights": [[1.0, 2.0]]}, ValueError, "1 positive"),
-        ({"initial_prompt": "red house old boat"}, ValueError, "initial_prompt"),
-        ({"template": "no slot"}, TemplateError, "slot"),
-    ],
-)
-def test_bad_options(options: dict, error: type[Exception], match: str) -> None:
-    with pytest.raises(error, match=match):
-        DenoisingInverter(predictor(), REFINE).invert(
-            TOY.picture("red house"), **{"num_tokens": 2, "max_steps": 1, **QUICK, **options}
-        )
-
-
-def test_a_backend_without_a_denoiser_is_refused() -> None:
-    with pytest.raises(BackendError, match="no denoiser"):
-        DenoisingInverter(toy_backend())
-
-
-def test_conditioning_as_features_keeps_the_backends_contract() -> None:
-    model = predictor()
-    backend = Backend("toy", ConditioningFeatures(model), None, torch.device("cpu"), noise_predictor=model)
-    check_backend(backend)
-    assert DenoisingInverter(backend).predictor is model
