@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+# What tests share stands beside this file; pytest explains the assertions in it too.
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "conftest"))
+
 
 class ToyPlugin:
     """What a plugin module would be: the toy model as `--model toy`."""

@@ -1,0 +1,28 @@
+"""A painter whose pictures hold the words of their prompt."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from hardprompts.testing import ToyEncoder, toy_backend
+
+BACKEND = toy_backend()
+
+
+TOWER = BACKEND.text_encoder
+assert isinstance(TOWER, ToyEncoder)
+
+
+class Painter:
+    """Draws the words of a prompt, and keeps count."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[tuple[str, ...], int]] = []
+
+    def __call__(self, prompts: Sequence[str], seed: int) -> Sequence[Image.Image]:
+        self.calls.append((tuple(prompts), seed))
+        return [TOWER.picture(text) for text in prompts]
+
+    @property
+    def drawn(self) -> list[tuple[str, int]]:
+        return [(text, seed) for texts, seed in self.calls for text in texts]

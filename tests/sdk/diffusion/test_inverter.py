@@ -1,0 +1,88 @@
+"""Prompts found by the denoising error, by the front door."""
+
+import pytest
+from toy_denoiser import TOY, predictor
+
+from hardprompts import BackendError, SearchError, TemplateError
+from hardprompts.diffusion.inverter import DenoisingInverter
+from hardprompts.methods import PEZRefine, Refine
+from hardprompts.noise import NoiseWindow
+from hardprompts.testing import toy_backend
+
+QUICK = {"num_noises": 4, "noises_per_step": 2, "window": NoiseWindow(0.3, 0.9), "seed": 0}
+
+
+REFINE = PEZRefine(explore_steps=5, refine=Refine(candidates_per_slot=80), refined=2)
+
+
+def test_inversion_finds_the_planted_prompt_and_says_what_it_did() -> None:
+    inverter = DenoisingInverter(predictor("v_prediction"), REFINE)
+    prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, **QUICK)
+    assert set(prompt.text.split()) == {"red", "house"}
+    assert prompt.score == pytest.approx(inverter.score(prompt.text, TOY.picture("red house"), **QUICK), abs=1e-5)
+    assert prompt.score_unit.startswith("share of") and prompt.model == "toy denoiser" and prompt.seed == 0
+    assert len(prompt.attributions) == 2 and min(prompt.attributions) > 0
+    assert prompt.provenance["noise_window"] == [0.3, 0.9] and prompt.history[-1].score == prompt.score
+    again = inverter.invert(TOY.picture("red house"), num_tokens=2, **QUICK)
+    assert again.candidates == prompt.candidates
+
+
+def test_each_image_gets_its_own_prompt_and_a_list_one_between_them() -> None:
+    inverter = DenoisingInverter(predictor(), REFINE)
+    found = inverter.invert_each([TOY.picture("red house"), TOY.picture("old boat")], num_tokens=2, **QUICK)
+    assert [set(one.text.split()) for one in found] == [{"red", "house"}, {"old", "boat"}]
+    pictures = [TOY.picture("red house"), TOY.picture("red boat")]
+    shared = inverter.invert_each([pictures], num_tokens=2, **QUICK)
+    assert len(shared) == 1 and shared[0].score < 1
+
+
+def test_imitation_finds_the_words_that_were_meant() -> None:
+    inverter = DenoisingInverter(predictor(), REFINE)
+    prompt = inverter.imitate("red house", TOY.picture("snow"), num_tokens=2, **QUICK)
+    assert set(prompt.text.split()) == {"red", "house"} and prompt.score_unit == "share of the text's effect"
+
+
+def test_rescoring_orders_prompts_of_any_origin() -> None:
+    inverter = DenoisingInverter(predictor())
+    found = inverter.rescore(["snow cat", "red house", "unknownword", "red boat"], TOY.picture("red house"), **QUICK)
+    assert found[0].text == "red house" and len(found) == 3
+    with pytest.raises(SearchError, match="none of 1"):
+        inverter.rescore(["unknownword"], TOY.picture("red house"), **QUICK)
+
+
+def test_a_search_starts_where_it_is_told_to() -> None:
+    inverter = DenoisingInverter(predictor(), Refine(candidates_per_slot=1))
+    for options in ({"initial_prompt": "red house"}, {"initial_prompts": ["snow cat", "red house"]}):
+        prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=1, restarts=1, **options, **QUICK)
+        assert prompt.text == "red house"
+
+
+def test_the_default_method_is_registered_or_frugal() -> None:
+    inverter = DenoisingInverter(predictor())
+    prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=3, **QUICK)
+    assert prompt.score > -1 and inverter.method
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"num_tokens": 0}, ValueError, "num_tokens"),
+        ({"num_tokens": 17}, TemplateError, "room for 16"),
+        ({"num_noises": 0}, ValueError, "num_noises"),
+        ({"noises_per_step": 0}, ValueError, "noises_per_step"),
+        ({"unlike_weight": -1.0}, ValueError, "unlike_weight"),
+        ({"weights": [[1.0, 2.0]]}, ValueError, "1 positive"),
+        ({"initial_prompt": "red house old boat"}, ValueError, "initial_prompt"),
+        ({"template": "no slot"}, TemplateError, "slot"),
+    ],
+)
+def test_bad_options(options: dict, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        DenoisingInverter(predictor(), REFINE).invert(
+            TOY.picture("red house"), **{"num_tokens": 2, "max_steps": 1, **QUICK, **options}
+        )
+
+
+def test_a_backend_without_a_denoiser_is_refused() -> None:
+    with pytest.raises(BackendError, match="no denoiser"):
+        DenoisingInverter(toy_backend())

@@ -1,0 +1,71 @@
+"""Baselines: nearest tokens and a selection of the original's own words."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hardprompts import PromptDistiller, UnknownName
+from hardprompts.distillation.features import match_features
+from hardprompts.distillation.originals import words_of
+from hardprompts.methods import PEZ
+from hardprompts.methods.selection import Selection
+from hardprompts.search.loop import run_search
+from hardprompts.search.rows import pack
+from hardprompts.testing import toy_backend
+
+BACKEND = toy_backend()
+
+
+VOCABULARY = BACKEND.vocabulary
+
+
+DISTILLER = PromptDistiller(BACKEND)
+
+
+QUICK: dict[str, Any] = {"restarts": 6, "progress": False, "seed": 0}
+
+
+LONG = "the old red house near a small river in winter night"
+
+
+def embedded(text: str) -> torch.Tensor:
+    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
+
+
+def test_nothing_worse_than_the_original_s_own_best_words_is_returned() -> None:
+    selected = PromptDistiller(BACKEND, "selection").distill(LONG, num_tokens=4, **QUICK)
+    assert set(selected.text.split()) <= set(LONG.split())
+    order = [LONG.split().index(word) for word in selected.text.split()]
+    assert order == sorted(order)
+    for limits in ({"max_steps": 0}, {"max_steps": 3}, {}):
+        assert DISTILLER.distill(LONG, num_tokens=4, **limits, **QUICK).score >= selected.score - 1e-6
+    whole = DISTILLER.distill("red house", num_tokens=5, **QUICK)
+    assert whole.text == "red house" and whole.faithfulness is not None
+    assert whole.faithfulness.matched.value == pytest.approx(1, abs=1e-4)
+
+
+def test_selection_takes_the_word_that_helps_most_at_each_step() -> None:
+    match = match_features(BACKEND, [[embedded(LONG)]])
+    words = words_of(LONG, VOCABULARY)
+    (result,) = run_search(Selection(words, 3), match, match, VOCABULARY, pack([words[0]]), top_k=50)
+    chosen: list[int] = []
+    for _ in range(3):
+        texts = {
+            index: " ".join(LONG.split()[i] for i in sorted({*chosen, index}))
+            for index in range(len(words))
+            if index not in chosen
+        }
+        distances = dict(zip(texts, match.distances(list(texts.values()), 0), strict=True))
+        chosen.append(min(distances, key=distances.__getitem__))
+    assert result.best.text == " ".join(LONG.split()[i] for i in sorted(chosen)) and result.steps == 3
+    with pytest.raises(ValueError, match="num_tokens"):
+        Selection(words, 0)
+
+
+def test_baselines_are_for_what_they_can_decode_and_unknown_methods_are_named() -> None:
+    with pytest.raises(ValueError, match="soft prompt has none"):
+        PromptDistiller(BACKEND, "selection").distill(embedded("red"), **QUICK)
+    with pytest.raises(UnknownName, match="pez"):
+        PromptDistiller(BACKEND, "pezz")
+    assert "learning_rate=0.3" in PromptDistiller(BACKEND, PEZ(learning_rate=0.3)).method
