@@ -150,11 +150,11 @@ def test_the_base_model_is_named_where_the_hub_has_it(name: str, repo_id: str) -
 def test_the_card_of_a_classifier_has_its_report() -> None:
     tuner = fitted_tuner()
     written = repository_files("alice/weather", [tuner._saved()])["README.md"].decode()
-    metadata, tokens = parsed(card)
+    metadata, tokens = parsed(written)
     assert metadata["pipeline_tag"] == "text-classification"
     assert metadata["tags"] == ["hardprompts", "hard-prompt", "prompt-tuning"]
-    assert f"| this prompt | {tuner.report_['prompt']['accuracy']:.3f} |" in card
-    assert f"| no prompt | {tuner.report_['empty_template']['accuracy']:.3f} |" in card
+    assert f"| this prompt | {tuner.report_['prompt']['accuracy']:.3f} |" in written
+    assert f"| no prompt | {tuner.report_['empty_template']['accuracy']:.3f} |" in written
     spans = [token.content for token in everything(tokens) if token.type == "code_inline"]
     assert "{prompt} {text} the {label}" in spans and "sun: sun" in spans
 
