@@ -1,7 +1,8 @@
 """ComfyUI nodes: images, embeddings and prompts become hard prompts, inside a graph.
 
 A node converts its inputs, makes one call of the hardprompts SDK, and converts the result. What
-knows ComfyUI's runtime is in `bridge`; nothing here imports torch models or the SDK before a node runs.
+knows ComfyUI's runtime is in `bridge`. No model library is imported before a node runs, and of the SDK only the list of
+its search methods (`methods`).
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -37,7 +38,7 @@ class HardPromptsExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HardPromptsExtension:
-    """What ComfyUI calls when it loads the pack.
+    """Called by ComfyUI when it loads the pack.
 
     Registers the model folder `prompt_models`, which extra_model_paths.yaml may redirect.
     """

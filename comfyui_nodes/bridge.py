@@ -22,16 +22,16 @@ MAX_LINES = 8
 
 
 def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
-    """The images of an IMAGE, as RGB images of PIL; transparency and what a mask leaves out become white.
+    """The images of an IMAGE, as RGB images of PIL; transparent and masked-out areas become white.
 
     Args:
-        batch: (images, height, width, channels), floats in [0, 1]; what leaves the range is clipped.
+        batch: (images, height, width, channels), floats in [0, 1]; values outside are clipped.
             1, 3 or 4 channels.
-        mask: (1 or images, height, width), 1 where the image counts. Another size is scaled.
+        mask: (1 or images, height, width), 1 where the image counts. A mask of another size is scaled.
 
     Raises:
-        ImageError: no images, no pixels, a number of channels that is not understood, or NaN.
-        ValueError: a mask for another number of images.
+        ImageError: no images, no pixels, a number of channels other than 1, 3 or 4, or NaN.
+        ValueError: the number of masks is neither 1 nor the number of images.
     """
     from hardprompts.errors import ImageError
     from hardprompts.images import load_images
@@ -40,12 +40,13 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
         batch = batch.unsqueeze(0)
     if batch.ndim != 4 or batch.shape[-1] not in (1, 3, 4) or 0 in batch.shape:
         raise ImageError(
-            f"an IMAGE of shape {tuple(batch.shape)} cannot be read; it needs at least one image with pixels, as "
-            "(images, height, width, 1, 3 or 4 channels). Check what is connected"
+            f"an IMAGE of shape {tuple(batch.shape)} cannot be read; it must hold at least one image, as (images, "
+            f"height, "
+            "width, channels) with 1, 3 or 4 channels. Check the node that it comes from"
         )
     pixels = batch.detach().float().cpu()
     if not pixels.isfinite().all():
-        raise ImageError("the IMAGE has NaN or infinite values; check the node that made it (a VAE in float16, often)")
+        raise ImageError("the IMAGE has NaN or infinite values; check the node that made it (often a VAE in float16)")
     if mask is not None:
         pixels = _masked(pixels, mask.detach().float().cpu())
     values = pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
@@ -55,7 +56,7 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
 def _masked(pixels: Tensor, mask: Tensor) -> Tensor:
     mask = mask.unsqueeze(0) if mask.ndim == 2 else mask
     if len(mask) not in (1, len(pixels)):
-        raise ValueError(f"{len(mask)} masks for {len(pixels)} images; connect one mask, or one for each image")
+        raise ValueError(f"{len(mask)} masks for {len(pixels)} images; connect one mask, or one mask for each image")
     if mask.shape[1:] != pixels.shape[1:3]:
         mask = torch.nn.functional.interpolate(mask.unsqueeze(1), size=pixels.shape[1:3], mode="nearest").squeeze(1)
     kept = mask.clamp(0, 1).unsqueeze(-1)
@@ -76,7 +77,7 @@ def to_batch(images: list[Image.Image]) -> list[Tensor]:
 def gradients() -> Iterator[None]:
     """Where a search may run: ComfyUI executes every node in inference mode, in which there are no gradients.
 
-    Tensors that were made outside are inference tensors still: clone them before autograd sees them.
+    Tensors that were made outside are still inference tensors: clone them before autograd sees them.
     """
     with torch.inference_mode(False):
         yield
@@ -84,7 +85,7 @@ def gradients() -> Iterator[None]:
 
 @contextlib.contextmanager
 def gradients_through_graph() -> Iterator[None]:
-    """As `gradients`, where ComfyUI's own networks are differentiated: newer versions want to be told."""
+    """As `gradients`, for gradients through ComfyUI's own networks: newer versions must know that this is training."""
     import comfy.model_management as management
 
     training = getattr(management, "in_training", None)
@@ -100,7 +101,7 @@ def gradients_through_graph() -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_inputs(network: torch.nn.Module) -> Iterator[None]:
-    """A network whose norms save copies of what they are given: ComfyUI's CLIP layers then add to it in place."""
+    """Makes the layer norms of a network save copies of their inputs: ComfyUI's CLIP layers change those in place."""
 
     def copied(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(one.clone() if isinstance(one, Tensor) else one for one in given)
@@ -124,7 +125,7 @@ def private(tensor: Tensor) -> Tensor:
 
 
 def check_interrupted() -> None:
-    """Raises ComfyUI's InterruptProcessingException if the user pressed the button; nobody may swallow it."""
+    """Raises ComfyUI's InterruptProcessingException if the user pressed the button; no caller may catch it."""
     import comfy.model_management as management
 
     management.throw_exception_if_processing_interrupted()
@@ -169,7 +170,7 @@ def inside(folder: str, name: str) -> str:
     """The absolute path of `name` in one of ComfyUI's folders ("input" or "output").
 
     Raises:
-        ValueError: it leads out of that folder.
+        ValueError: the name points outside that folder.
     """
     import os
 
@@ -181,5 +182,7 @@ def inside(folder: str, name: str) -> str:
     )
     path = os.path.abspath(os.path.join(root, name))
     if os.path.commonpath((root, path)) != root:
-        raise ValueError(f"{name!r} leads out of ComfyUI's {folder} folder; write a path inside it, as in cats/tabby")
+        raise ValueError(
+            f"{name!r} points outside ComfyUI's {folder} folder; write a path inside it, such as cats/tabby"
+        )
     return path

@@ -1,4 +1,4 @@
-"""Folders of images in, and captions beside them out: what trainers of LoRAs read."""
+"""Loads folders of images and saves captions next to them, in the layout that LoRA trainers read."""
 
 import collections
 import os
@@ -17,7 +17,7 @@ def images_in(folder: str) -> list[Path]:
     """The image files of a folder inside ComfyUI's input folder, by name.
 
     Raises:
-        ValueError: there is no such folder, or it leads out of the input folder.
+        ValueError: there is no such folder, or it is outside the input folder.
         ImageError: there are no images in it.
     """
     from hardprompts.errors import ImageError
@@ -40,21 +40,34 @@ class LoadImagesFromFolder(io.ComfyNode):
             node_id="HardPromptsLoadImages",
             display_name="Load Images from Folder",
             category=CATEGORY,
-            description="The images of a folder inside ComfyUI's input folder, one after the other, of any size.",
+            description="Loads the images of a folder inside ComfyUI's input folder, one after the other, whatever "
+            "their sizes.",
             inputs=[
-                io.String.Input("folder", default="", tooltip="Inside ComfyUI's input folder; empty: that itself."),
-                io.Int.Input("start", default=0, min=0, max=1_000_000, tooltip="Images to leave out at the beginning."),
-                io.Int.Input("limit", default=0, min=0, max=1_000_000, tooltip="Images at most; 0: all."),
+                io.String.Input(
+                    "folder",
+                    default="",
+                    tooltip="A folder inside ComfyUI's input folder. Empty: the input folder itself.",
+                ),
+                io.Int.Input(
+                    "start", default=0, min=0, max=1_000_000, tooltip="How many images to skip at the beginning."
+                ),
+                io.Int.Input(
+                    "limit", default=0, min=0, max=1_000_000, tooltip="The most images to load. 0: all of them."
+                ),
             ],
             outputs=[
-                io.Image.Output("image", "image", tooltip="A list: the next node runs for each.", is_output_list=True),
-                io.String.Output("path", "path", tooltip="Where each comes from.", is_output_list=True),
+                io.Image.Output(
+                    "image", "image", tooltip="A list: the next node runs once for each image.", is_output_list=True
+                ),
+                io.String.Output(
+                    "path", "path", tooltip="The file of each image, inside the input folder.", is_output_list=True
+                ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, start: int, limit: int) -> tuple[Any, ...]:
-        """Changes with the files."""
+        """Changes when the files change."""
         path = Path(inside("input", folder))
         files = sorted(path.iterdir()) if path.is_dir() else []
         return (start, limit, *((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
@@ -68,14 +81,14 @@ class LoadImagesFromFolder(io.ComfyNode):
         files = images_in(folder)
         chosen = files[start : start + limit if limit else None]
         if not chosen:
-            raise ImageError(f"start={start} leaves out all {len(files)} images of {folder!r}; lower it")
+            raise ImageError(f"start={start} skips all {len(files)} images of {folder!r}; lower it")
         root = Path(inside("input", ""))
         paths = [file.relative_to(root).as_posix() for file in chosen]
         return io.NodeOutput(to_batch(load_images(list(chosen))), paths)
 
 
 class SaveCaptions(io.ComfyNode):
-    """A text file beside each image."""
+    """A text file next to each image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -83,22 +96,31 @@ class SaveCaptions(io.ComfyNode):
             node_id="HardPromptsSaveCaptions",
             display_name="Save Captions",
             category=CATEGORY,
-            description="Writes each text into a .txt file beside its image, as trainers of LoRAs read them.",
+            description="Writes each text into a .txt file next to its image, where LoRA trainers look for captions.",
             is_input_list=True,
             inputs=[
-                io.String.Input("text", force_input=True, tooltip="The captions: the raw prompt of Image to Prompt."),
-                io.String.Input("path", force_input=True, tooltip="From Load Images from Folder, in the same order."),
-                io.String.Input("before", default="", tooltip="Text in front of every caption, a trigger word say."),
+                io.String.Input(
+                    "text", force_input=True, tooltip="The captions: connect the raw prompt of Image to Prompt."
+                ),
+                io.String.Input(
+                    "path", force_input=True, tooltip="Connect path of Load Images from Folder, in the same order."
+                ),
+                io.String.Input(
+                    "before", default="", tooltip="Text in front of every caption, such as a trigger word."
+                ),
                 io.Combo.Input(
                     "existing",
                     options=["keep", "replace", "append"],
                     default="keep",
-                    tooltip="What becomes of a caption that is there already.",
+                    tooltip="What to do if there is a caption already: keep it, replace it, or append to it.",
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    "caption_path", "caption path", tooltip="The files, inside the input folder.", is_output_list=True
+                    "caption_path",
+                    "caption path",
+                    tooltip="The caption files, inside the input folder.",
+                    is_output_list=True,
                 )
             ],
             is_output_node=True,
@@ -106,11 +128,13 @@ class SaveCaptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, text: list[str], path: list[str], before: list[str], existing: list[str]) -> io.NodeOutput:
-        """The paths of the captions: cat.txt beside cat.png; cat.png.txt where there is a cat.jpg too."""
+        """The paths of the captions: cat.txt for cat.png, or cat.png.txt where there is also a cat.jpg."""
         from hardprompts.atomic import write_text_atomically
 
         if len(text) != len(path):
-            raise ValueError(f"{len(text)} texts for {len(path)} images; both must come from the same images")
+            raise ValueError(
+                f"{len(text)} texts for {len(path)} images; connect texts and paths that come from the same images"
+            )
         stems = collections.Counter(os.path.splitext(inside("input", image))[0].casefold() for image in path)
         root, written, shown = Path(inside("input", "")), [], []
         for caption, image in zip(text, path, strict=True):

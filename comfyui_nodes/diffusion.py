@@ -1,4 +1,4 @@
-"""Image to Prompt (Diffusion): the prompt under which the graph's own model denoises an image best."""
+"""Image to Prompt (Diffusion): the prompt with which the graph's own model denoises an image best."""
 
 from typing import Any
 
@@ -7,13 +7,12 @@ from comfy_api.latest import io
 from .bridge import Progress, gradients_through_graph, show_text, to_images
 from .graph import graph_predictor
 from .invert import ALL, EACH, banned_words, search_inputs
+from .methods import FOR_DENOISERS, method_input
 from .values import CATEGORY, prompt_outputs, prompt_values, report
-
-METHODS = ("ph2p", "ph2p-code", "ph2p-lbfgs", "pez+refine", "pez", "evolution")
 
 
 class ImageToPromptDiffusion(io.ComfyNode):
-    """What an image shows, in words of the model that is to draw it."""
+    """What an image shows, in words for the model that will draw it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,35 +20,38 @@ class ImageToPromptDiffusion(io.ComfyNode):
             node_id="HardPromptsImageToPromptDiffusion",
             display_name="Image to Prompt (Diffusion)",
             category=CATEGORY,
-            description="PH2P: the prompt under which the graph's own MODEL, with its LoRAs, denoises an image best. "
+            description="Finds the prompt with which your own MODEL, LoRAs included, denoises an image best (PH2P). "
             "For Stable Diffusion 1.x, 2.x and SDXL. The models are not changed.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that is to draw the picture, with its LoRAs."),
+                io.Model.Input("model", tooltip="The model that will draw the picture, with its LoRAs."),
                 io.Clip.Input("clip", tooltip="Its text encoder, with its LoRAs."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
-                io.Image.Input("image", tooltip="One image or a batch. Transparency counts as white."),
+                io.Image.Input("image", tooltip="One image or a batch. Transparent areas count as white."),
                 io.Combo.Input(
-                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: a list of prompts, or one prompt "
-                    "of what the images share."
+                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: one prompt for each image, or "
+                    "one prompt for what all images have in common."
                 ),
-                *search_inputs(8, 100, 4, "Steps of the search. Each takes two passes through the model for every "
-                               "noise of every restart."),
-                io.Combo.Input("method", options=list(METHODS), default=METHODS[0], tooltip="ph2p is the paper's."),
+                *search_inputs(8, 100, 4, "How many steps the search takes. Each step runs the model forward and "
+                               "back for every noise (see noises_per_step) of every restart."),
+                method_input(FOR_DENOISERS, "How to search. ph2p is the method of the PH2P paper."),
                 io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped to "
-                             "this width: less is faster."),
-                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Likewise the height."),
+                             "this width. Smaller is faster."),
+                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped "
+                    "to this height."),
                 io.Int.Input("num_noises", default=16, min=1, max=1000, optional=True,
-                             tooltip="Noises that every prompt is judged on. More are surer, and take longer."),
+                             tooltip="How many noises each prompt is tested with. More are more reliable, but take "
+                             "longer."),
                 io.Int.Input("noises_per_step", default=4, min=1, max=1000, optional=True,
-                             tooltip="How many of them each gradient is taken from."),
+                             tooltip="How many of these noises each step of the search uses."),
                 io.Int.Input("batch_size", default=8, min=1, max=256, optional=True,
-                             tooltip="Rows through the model at once. Fewer take less memory."),
-                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
-                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not fit."),
+                             tooltip="How many noisy images go through the model at once. Fewer need less memory."),
+                io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
+                    "white."),
+                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not match."),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
-                io.String.Output("report", "report", tooltip="Scores, candidates and settings, to read."),
+                io.String.Output("report", "report", tooltip="Scores, other candidates and settings, as text."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Distill Prompt: a long prompt as a short one that makes the model do the same."""
+"""Distill Prompt: a short prompt that has the same effect on the model as a long one."""
 
 from typing import Any
 
@@ -6,17 +6,22 @@ from comfy_api.latest import io
 
 from .bridge import Progress
 from .invert import banned_words, keep_loaded_input, search_inputs
+from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
+HOW_TO_SEARCH = "How to search. If in doubt, keep build+refine."
+
 
 def faithfulness_outputs() -> list[io.Output]:
-    """What a distilled prompt is told with."""
+    """How much of the original's effect a distilled prompt keeps."""
     return [
         io.Float.Output(
-            "faithfulness", "faithfulness", tooltip="The share of the original's effect that is kept: 1 all, 0 none."
+            "faithfulness",
+            "faithfulness",
+            tooltip="How much of the original's effect is kept: 1 is all of it, 0 is none.",
         ),
-        io.String.Output("report", "report", tooltip="Faithfulness where it was not searched, lost phrases, settings."),
+        io.String.Output("report", "report", tooltip="Faithfulness in other templates too, lost phrases and settings."),
     ]
 
 
@@ -30,7 +35,7 @@ def distilled_values(prompt: Any) -> tuple[Any, ...]:
 
 
 class DistillPrompt(io.ComfyNode):
-    """A long prompt as a short one."""
+    """A short prompt for a long one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,12 +43,16 @@ class DistillPrompt(io.ComfyNode):
             node_id="HardPromptsDistill",
             display_name="Distill Prompt",
             category=CATEGORY,
-            description="A short prompt that means to the model what a long one does, and how much of it is kept.",
+            description="Shortens a long prompt so that the model does nearly the same, and measures how much of the "
+            "effect is kept.",
             inputs=[
-                PromptModelType.Input("prompt_model", tooltip="From Load Prompt Model."),
-                io.String.Input("text", multiline=True, tooltip="The long prompt, without escapes."),
-                *search_inputs(8, 300, 16, "Steps of the search, at most; it may end sooner by itself."),
+                PromptModelType.Input("prompt_model", tooltip="Connect Load Prompt Model."),
+                io.String.Input(
+                    "text", multiline=True, tooltip="The long prompt, as plain text: no backslashes before parentheses."
+                ),
+                *search_inputs(8, 300, 16, "The most steps that the search takes; it may finish earlier."),
                 keep_loaded_input(),
+                method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
             ],
             outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
             hidden=[io.Hidden.unique_id],
@@ -61,12 +70,13 @@ class DistillPrompt(io.ComfyNode):
         template: str,
         banned: str,
         keep_loaded: bool = True,
+        method: str = FOR_FEATURES[0],
     ) -> io.NodeOutput:
         """The short prompt."""
         from hardprompts.distillation import PromptDistiller
 
         with prompt_model.opened(keep_loaded) as backend:
-            prompt = PromptDistiller(backend).distill(
+            prompt = PromptDistiller(backend, method).distill(
                 text,
                 num_tokens,
                 inside=template,

@@ -1,4 +1,4 @@
-"""Textual inversions: what is in them, and the hard prompt that does the same."""
+"""Textual inversions: what is in them, and the hard prompt with the same effect."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import Progress, gradients_through_graph
-from .distill import distilled_values, faithfulness_outputs
+from .distill import HOW_TO_SEARCH, distilled_values, faithfulness_outputs
 from .graph import graph_text_encoder
 from .invert import banned_words, search_inputs
+from .methods import FOR_FEATURES, method_input
 from .values import CATEGORY, prompt_outputs
 
 FOLDER = "embeddings"
@@ -25,11 +26,11 @@ def embedding_path(name: str) -> Path:
     """The file of an embedding.
 
     Raises:
-        ValueError: there is none of this name in the folders.
+        ValueError: there is no embedding of this name.
     """
     import folder_paths
 
-    path = folder_paths.get_full_path(FOLDER, name)  # never leads out of the folders
+    path = folder_paths.get_full_path(FOLDER, name)  # never points outside the folders
     if path is None:
         raise ValueError(f"there is no embedding {name!r} in models/embeddings; put the file there and press R")
     return Path(path)
@@ -37,7 +38,9 @@ def embedding_path(name: str) -> Path:
 
 def embedding_input() -> io.Input:
     """Which embedding."""
-    return io.Combo.Input("embedding", options=embedding_names(), tooltip="A file in models/embeddings.")
+    return io.Combo.Input(
+        "embedding", options=embedding_names(), tooltip="A file in ComfyUI's folder models/embeddings."
+    )
 
 
 class InspectEmbedding(io.ComfyNode):
@@ -49,12 +52,15 @@ class InspectEmbedding(io.ComfyNode):
             node_id="HardPromptsInspectEmbedding",
             display_name="Inspect Embedding",
             category=CATEGORY,
-            description="What an embedding is, for which models, how far from natural language, and the nearest words.",
+            description="Shows which models an embedding is for, how far it is from natural language, and which words "
+            "are nearest.",
             inputs=[
                 embedding_input(),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder whose words it is compared with."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder whose words the embedding is compared with."
+                ),
             ],
-            outputs=[io.String.Output("report", "report", tooltip="One fact a line.")],
+            outputs=[io.String.Output("report", "report", tooltip="One fact per line.")],
             is_output_node=True,
         )
 
@@ -71,13 +77,13 @@ class InspectEmbedding(io.ComfyNode):
                 values = joined(prompt, vocabulary)
                 geometry, nearest = analyze(values, vocabulary), decode_nearest(values, vocabulary)
             lines += [
-                f"{geometry.norm_ratio:.1f} times as long as the model's own tokens",
+                f"its vectors are {geometry.norm_ratio:.1f} times as long as those of the model's own tokens",
                 f"{geometry.share_near:.0%} of its tokens have a word within 30 degrees; of the model's own tokens, "
                 f"{geometry.natural_share_near:.0%}",
             ]
             for number, token in enumerate(geometry.tokens, start=1):
                 words = ", ".join(f"{near.text!r} {near.cosine:.2f}" for near in token.by_cosine)
-                lines.append(f"token {number}: {token.angle:.0f} degrees from any; {words}")
+                lines.append(f"token {number}: {token.angle:.0f} degrees from the nearest word; nearest: {words}")
             lines.append(f"nearest words: {nearest.text!r}")
         text = "\n".join(lines)
         return io.NodeOutput(text, ui={"text": [text]})
@@ -95,7 +101,7 @@ def joined(prompt: Any, vocabulary: Any) -> Any:
 
 
 class EmbeddingToPrompt(io.ComfyNode):
-    """An embedding as words."""
+    """Words for an embedding."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -103,12 +109,13 @@ class EmbeddingToPrompt(io.ComfyNode):
             node_id="HardPromptsEmbeddingToPrompt",
             display_name="Embedding to Prompt",
             category=CATEGORY,
-            description="The words that make the graph's CLIP tell the model what an embedding tells it, as far as "
-            "words can, and how much of it is kept.",
+            description="Finds words that have the same effect on the model as an embedding, as nearly as words "
+            "can, and measures how much of the effect is kept.",
             inputs=[
                 embedding_input(),
                 io.Clip.Input("clip", tooltip="The text encoder that the embedding was made for, with its LoRAs."),
-                *search_inputs(8, 100, 8, "Steps of the search, at most; it may end sooner by itself."),
+                *search_inputs(8, 100, 8, "The most steps that the search takes; it may finish earlier."),
+                method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
             ],
             outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
             hidden=[io.Hidden.unique_id],
@@ -125,6 +132,7 @@ class EmbeddingToPrompt(io.ComfyNode):
         seed: int,
         template: str,
         banned: str,
+        method: str = FOR_FEATURES[0],
     ) -> io.NodeOutput:
         """The prompt."""
         from hardprompts import SoftPrompt
@@ -134,7 +142,7 @@ class EmbeddingToPrompt(io.ComfyNode):
         soft = SoftPrompt.from_file(embedding_path(embedding))
         with gradients_through_graph():
             encoder = graph_text_encoder(clip)
-            prompt = PromptDistiller(backend_of(encoder)).distill(
+            prompt = PromptDistiller(backend_of(encoder), method).distill(
                 joined(soft, encoder.vocabulary),
                 num_tokens,
                 inside=template,

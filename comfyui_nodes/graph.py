@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .bridge import check_interrupted, kept_inputs, private
 
-#: Numbers that can be differentiated; anything else is a quantised weight.
+#: Number formats that can be differentiated; anything else is a quantized weight.
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 ANOTHER_WAY = (
     "load the checkpoint as float16 or float32 (Load Checkpoint; weight_dtype default in Load Diffusion Model), or use "
@@ -33,9 +33,9 @@ def graph_predictor(model: Any, clip: Any, vae: Any, width: int, height: int) ->
         width, height: of the pictures, in pixels.
 
     Raises:
-        BackendError: quantised weights, a text encoder that is no CLIP, or a model that is sampled in another way
-            than from noise by its own schedule.
-        ValueError: a size that the VAE cannot take.
+        BackendError: quantized weights, a text encoder other than CLIP, or a model that is not sampled from noise by a
+            schedule of its own.
+        ValueError: a size that the VAE does not support.
     """
     multiple = int(vae.downscale_ratio) if isinstance(vae.downscale_ratio, int) else 8
     if width % multiple or height % multiple:
@@ -48,11 +48,11 @@ def graph_predictor(model: Any, clip: Any, vae: Any, width: int, height: int) ->
 def whole(patcher: Any, kind: str) -> Any:
     """A clone of a patcher, with its patches, whose weights stay where they are while a search runs.
 
-    Newer versions of ComfyUI load weights on a GPU as they are needed, into memory that they use again, which
-    is nothing to take gradients through: the file is then read once more, for the search alone.
+    Newer versions of ComfyUI load weights on a GPU as they are needed, into memory that is used again: no gradients
+    can be taken through that. The file is then read once more, for the search alone.
 
     Raises:
-        BackendError: whoever loaded the model does not say how to load it again.
+        BackendError: the node that loaded the model does not say how to load it again.
     """
     if not (hasattr(patcher, "is_dynamic") and patcher.is_dynamic()):
         return patcher.clone()
@@ -71,14 +71,14 @@ def wrapped(patcher: Any, kind: str) -> Any:
     """The patcher, whose weights are private copies from now on whenever a layer takes them.
 
     Raises:
-        BackendError: quantised weights.
+        BackendError: quantized weights.
     """
     for name, parameter in patcher.model.named_parameters():
         if parameter.dtype not in FLOATING or type(parameter) not in (torch.nn.Parameter, Tensor):
             from hardprompts import BackendError
 
             raise BackendError(
-                f"the {kind} has weights of {parameter.dtype} ({name}), through which no gradients can be taken; "
+                f"the {kind} has weights of {parameter.dtype} ({name}), which gradients cannot pass through; "
                 f"{ANOTHER_WAY}"
             )
     for name, module in patcher.model.named_modules():
@@ -104,7 +104,7 @@ def graph_text_encoder(clip: Any) -> "GraphTextEncoder":
     """The CLIP of a graph as a text encoder that takes soft tokens.
 
     Raises:
-        BackendError: it is no CLIP, or quantised.
+        BackendError: it is not made of CLIPs, or is quantized.
     """
     from hardprompts import BackendError
     from hardprompts.towers import tokenizer_of
@@ -161,7 +161,7 @@ class GraphTextEncoder:
 
     @functools.cached_property
     def max_tokens(self) -> int:
-        """Tokens that a prompt may have in one chunk of ComfyUI's, special tokens not counted."""
+        """The most tokens that a prompt may have in one chunk of ComfyUI's, special tokens not counted."""
         return len(self._frame[self.keys[0]]) - 2
 
     @functools.cached_property
@@ -170,7 +170,7 @@ class GraphTextEncoder:
         return {key: chunks[0] for key, chunks in self.clip.tokenize("").items()}
 
     def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Any:
-        """What the denoiser is told of prompts: (batch, context, dim), and the pooled features, if there are any."""
+        """The conditioning of prompts: (batch, context, dim), and the pooled features, if there are any."""
         from hardprompts.noise import Conditioning
 
         check_interrupted()
@@ -182,7 +182,7 @@ class GraphTextEncoder:
         return Conditioning((states.reshape(len(rows), -1, states.shape[-1]),))
 
     def condition_text(self, text: str) -> Any:
-        """The same of a text, by ComfyUI's own tokenizer, with the escapes that a user types."""
+        """The conditioning of a text, by ComfyUI's own tokenizer, with the escapes that a user types."""
         from hardprompts.noise import Conditioning
         from hardprompts.prompts import escape
 
@@ -191,7 +191,7 @@ class GraphTextEncoder:
 
     @property
     def _pooled(self) -> bool:
-        """True if the denoiser is told pooled features too: bigG's."""
+        """True if the conditioning has pooled features too: those of bigG."""
         return "g" in self.keys
 
     def _chunk(self, row: Tensor) -> dict[str, list[tuple[Any, float]]]:
@@ -214,7 +214,7 @@ def _schedule(denoiser: Any) -> Any:
     """The noise that a MODEL was trained on.
 
     Raises:
-        BackendError: it is sampled in another way.
+        BackendError: it is sampled in any other way.
     """
     from comfy import model_sampling as sampling
 
@@ -226,7 +226,7 @@ def _schedule(denoiser: Any) -> Any:
     special = isinstance(kind, sampling.EDM | sampling.X0) or not isinstance(kind, sampling.EPS)
     if special or not isinstance(kind, sampling.ModelSamplingDiscrete) or not hasattr(kind, "sigmas"):
         raise BackendError(
-            f"a MODEL that is sampled as {type(kind).__mro__[1].__name__} is not covered; covered are models that "
+            f"a MODEL that is sampled as {type(kind).__mro__[1].__name__} is not supported; supported are models that "
             "predict noise or velocity on a schedule of steps (Stable Diffusion 1.x, 2.x, SDXL). Use Image to Prompt "
             "with a prompt model"
         )
@@ -256,7 +256,7 @@ class GraphPredictor:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that a prompt may have."""
+        """The most tokens that a prompt may have."""
         return self.text_encoder.max_tokens
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "images ..."]:
@@ -268,11 +268,11 @@ class GraphPredictor:
         return latents.to(self.denoiser.load_device).clone()
 
     def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Any:
-        """What the denoiser is told of prompts given as the embeddings of all their tokens."""
+        """The conditioning of prompts given as the embeddings of all their tokens."""
         return self.text_encoder.condition(embeddings)
 
     def condition_text(self, text: str) -> Any:
-        """What the denoiser is told of a text that is typed with escapes."""
+        """The conditioning of one text, given without escapes."""
         return self.text_encoder.condition_text(text)
 
     def predict(

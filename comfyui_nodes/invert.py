@@ -1,37 +1,39 @@
-"""Image to Prompt: what images show, as text, by a model that compares images with text."""
+"""Image to Prompt: what images show, as text, found with a model that compares images with text."""
 
 from typing import Any
 
 from comfy_api.latest import io
 
 from .bridge import Progress, show_text, to_images
+from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
 EACH, ALL = "one prompt per image", "one prompt for all"
-METHODS = ("build+refine", "pez+refine", "pez", "refine", "beam", "phrase-bank", "evolution")
 MAX_SEED = 2**31 - 1
 
 
 def search_inputs(num_tokens: int, max_steps: int, restarts: int, steps_tooltip: str) -> list[io.Input]:
     """The inputs that every searching node has."""
     return [
-        io.Int.Input("num_tokens", default=num_tokens, min=1, max=75, tooltip="Length of the prompt, in tokens."),
+        io.Int.Input("num_tokens", default=num_tokens, min=1, max=75, tooltip="The most tokens that the prompt may "
+            "have. A common word is one token."),
         io.Int.Input("max_steps", default=max_steps, min=1, max=100_000, tooltip=steps_tooltip),
         io.Int.Input(
-            "restarts", default=restarts, min=1, max=1024, tooltip="Random starts, searched in one batch. More find "
-            "better prompts, and take more time and memory."
+            "restarts", default=restarts, min=1, max=1024, tooltip="How many starting points are tried. More find "
+            "better prompts, but take more time and memory."
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="Makes the result repeatable."
+            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="The same seed gives the "
+            "same result."
         ),
         io.String.Input(
-            "template", default="{}", tooltip="The text that the prompt is for, with one {} where it goes: a tiger in "
-            "the style of {}."
+            "template", default="{}", tooltip="The text that you will use the prompt in, with {} where the prompt "
+            "goes: a tiger in the style of {}."
         ),
         io.String.Input(
-            "banned", default="", multiline=True, tooltip="Words that must not occur, one a line or between commas. "
-            "none: swear words may."
+            "banned", default="", multiline=True, tooltip="Words that must not appear, one per line or separated by "
+            "commas. Swear words are left out too, unless you write: none."
         ),
     ]  # fmt: skip
 
@@ -42,12 +44,13 @@ def banned_words(text: str) -> list[str]:
 
 
 def keep_loaded_input() -> io.Input:
-    """Whether the model stays in memory."""
+    """Whether the model stays in memory after the node."""
     return io.Boolean.Input(
         "keep_loaded",
         default=True,
         optional=True,
-        tooltip="Off: the model leaves the memory when the node is done. On: until ComfyUI wants its memory.",
+        tooltip="On: the model stays in memory until ComfyUI needs the room. Off: it is unloaded when the node is "
+        "done.",
     )
 
 
@@ -60,39 +63,40 @@ class ImageToPrompt(io.ComfyNode):
             node_id="HardPromptsImageToPrompt",
             display_name="Image to Prompt",
             category=CATEGORY,
-            description="Finds the prompt that a model which compares images with text holds for the best.",
+            description="Finds the prompt that describes an image best, according to a CLIP-like model.",
             inputs=[
-                PromptModelType.Input("prompt_model", tooltip="From Load Prompt Model."),
-                io.Image.Input("image", optional=True, tooltip="One image or a batch. Transparency counts as white."),
+                PromptModelType.Input("prompt_model", tooltip="Connect Load Prompt Model."),
+                io.Image.Input("image", optional=True, tooltip="One image or a batch. Transparent areas count as "
+                    "white."),
                 io.Combo.Input(
-                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: a list of prompts, or one prompt "
-                    "of what the images share (a style, say)."
+                    "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: one prompt for each image, or "
+                    "one prompt for what all images have in common, such as a style."
                 ),
-                *search_inputs(8, 300, 16, "Steps of the search, at most; it may end sooner by itself."),
-                io.Combo.Input(
-                    "method", options=list(METHODS), default=METHODS[0], tooltip="build+refine builds the prompt from "
-                    "what it still lacks, and then exchanges its words; pez+refine explores by gradients, and then "
-                    "polishes; pez is the method of the paper; beam grows the prompt token by token; phrase-bank puts "
-                    "known phrases together."
+                *search_inputs(8, 300, 16, "The most steps that the search takes; it may finish earlier."),
+                method_input(
+                    FOR_FEATURES, "How to search. build+refine adds the words that are still missing, and then swaps "
+                    "words; pez+refine follows gradients, and then swaps words; pez is the published method; beam "
+                    "writes the prompt from left to right; phrase-bank combines ready-made phrases."
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
-                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not fit."),
+                io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
+                    "white."),
+                io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not match."),
                 io.String.Input(
-                    "target_text", default="", optional=True, tooltip="A text that the prompt should resemble too."
+                    "target_text", default="", optional=True, tooltip="A text that the prompt should resemble as well."
                 ),
                 io.Float.Input(
                     "text_weight", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
-                    tooltip="How much the target text counts beside the images."
+                    tooltip="How much the target text counts: 0 is not at all, 1 is nothing but the text."
                 ),
                 io.ClipVisionOutput.Input(
-                    "clip_vision_output", optional=True, tooltip="In the stead of image: features of CLIP Vision "
-                    "Encode, if that is the image side of the prompt model."
+                    "clip_vision_output", optional=True, tooltip="Instead of an image: the output of CLIP "
+                    "Vision Encode, if it uses the image encoder of the prompt model."
                 ),
                 keep_loaded_input(),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
-                io.String.Output("report", "report", tooltip="Scores, candidates and settings, to read."),
+                io.String.Output("report", "report", tooltip="Scores, other candidates and settings, as text."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -139,7 +143,7 @@ class ImageToPrompt(io.ComfyNode):
 
 def _targets(image: Any, mask: Any, clip_vision_output: Any) -> Any:
     if (image is None) == (clip_vision_output is None):
-        raise ValueError("connect either image or clip_vision_output, and not both: they are two ways to say the same")
+        raise ValueError("connect either image or clip_vision_output, not both: each of them stands for the image")
     if image is not None:
         return to_images(image, mask)
     return clip_vision_output["image_embeds"].float().clone()

@@ -17,13 +17,13 @@ from .values import CATEGORY, PromptModelType
 if TYPE_CHECKING:
     from hardprompts import Backend
 
-#: Ships with hardprompts, and needs no download.
+#: Part of hardprompts; needs no download.
 EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
-#: Knows photographs, and needs packages that may be there or not.
+#: Knows photographs; needs packages that may not be installed.
 PHOTO = "photo"
 FOLDER = "prompt_models"
 WEIGHTS = (".safetensors", ".bin", ".pt")
-#: Left free on a GPU before a model is opened whose size is not known yet, in bytes.
+#: Bytes that are freed on a GPU before a model of unknown size is opened.
 USUAL_SIZE = 2 * 1024**3
 
 
@@ -35,8 +35,8 @@ def register_folder() -> None:
 
 
 def shipped_models() -> tuple[str, ...]:
-    """The models that need no file in ComfyUI's folders, the one to begin with first."""
-    # Asked of the plugin itself: the SDK is not imported before a node is at work.
+    """The models that need no file in ComfyUI's folders, the recommended one first."""
+    # The plugin itself is asked: the SDK is not needed for that.
     found = importlib.metadata.entry_points(group="hardprompts", name=PHOTO)
     return (PHOTO, *EMBEDDED) if any(entry.load().installed() for entry in found) else EMBEDDED
 
@@ -45,7 +45,7 @@ def local_models() -> dict[str, str]:
     """The models in ComfyUI's folders `prompt_models`, each with its name for `load_backend`.
 
     A folder with config.json is a model of transformers; one with open_clip_config.json, of open_clip. Any other
-    folder with weights is named after open_clip's architecture that they are for.
+    folder with weights is named after the open_clip architecture that they are for.
     """
     import folder_paths
 
@@ -67,7 +67,7 @@ def local_models() -> dict[str, str]:
 
 
 def checked_name(name: str) -> str:
-    """A name for `load_backend` that a workflow may bring along: no path.
+    """A name for `load_backend`, of the kind that a workflow may contain: no path.
 
     Raises:
         ValueError: it names a file or folder. Workflows come from strangers, and models from ComfyUI's folders.
@@ -82,7 +82,7 @@ def checked_name(name: str) -> str:
 
 
 class PromptModel:
-    """A model as ComfyUI's graph hands it around: opened when it is used, closed when its memory is wanted.
+    """A model as nodes hand it on: opened when it is used, closed when ComfyUI needs its memory.
 
     What ComfyUI loads and unloads is the `ModelPatcher` around its networks. Unloading closes the model for
     good, in main memory too; the next use opens it again.
@@ -180,41 +180,47 @@ class LoadPromptModel(io.ComfyNode):
             node_id="HardPromptsLoadModel",
             display_name="Load Prompt Model",
             category=CATEGORY,
-            description="A model that compares images with text, such as a CLIP. It is opened when a node uses it.",
+            description="Chooses a model that compares images with text, such as a CLIP. It is loaded when a node "
+            "uses it.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=[*shipped, *local_models()],
                     default=shipped[0],
-                    tooltip="photo knows things in photographs, and is listed when hardprompts[photo] is installed; "
-                    "emoji knows drawings of emoji. For more put a CLIP or SigLIP into models/prompt_models.",
+                    tooltip="photo knows the things in photographs, and is listed if hardprompts[photo] is installed; "
+                    "emoji knows drawings of emoji. For more, put a CLIP or SigLIP into models/prompt_models.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["float32", "float16", "bfloat16"],
                     default="float32",
-                    tooltip="Numbers that the model computes with. Half precision takes half of the memory.",
+                    tooltip="The number format that the model computes with. The two 16-bit formats need half the "
+                    "memory.",
                 ),
                 io.Combo.Input(
                     "device",
                     options=["default", "cpu"],
                     default="default",
-                    tooltip="default: where ComfyUI works. cpu: leaves the graphics card to the other models.",
+                    tooltip="default: the device that ComfyUI uses. cpu: leaves the graphics card to other models.",
                 ),
                 io.String.Input(
                     "hub_model",
                     default="",
                     optional=True,
-                    tooltip="If not empty, used in the stead of the choice above, and downloaded on first use: "
-                    "open_clip:ViT-L-14/openai, or transformers:openai/clip-vit-large-patch14.",
+                    tooltip="If not empty, this model is used instead of the choice above, and downloaded on first "
+                    "use: open_clip:ViT-L-14/openai, or transformers:openai/clip-vit-large-patch14.",
                 ),
             ],
-            outputs=[PromptModelType.Output("prompt_model", "prompt model", tooltip="For Image to Prompt and others.")],
+            outputs=[
+                PromptModelType.Output(
+                    "prompt_model", "prompt model", tooltip="For Image to Prompt, Distill Prompt and others."
+                )
+            ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, model: str, dtype: str, device: str, hub_model: str = "") -> tuple[Any, ...]:
-        """Changes with the files of a local model."""
+        """Changes when the files of a local model change."""
         name = local_models().get(model)
         if name is None:
             return (model, hub_model)

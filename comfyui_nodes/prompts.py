@@ -10,12 +10,12 @@ from .bridge import inside, to_images
 from .models import PromptModel
 from .values import CATEGORY, HardPromptType, PromptModelType, escaped, prompt_outputs, prompt_values
 
-#: Where prompts are kept in ComfyUI's folder "output".
+#: Where prompts are saved, inside ComfyUI's output folder.
 SAVED = "hardprompts"
 
 
 class CombinePrompts(io.ComfyNode):
-    """Two prompts as one."""
+    """Joins two prompts."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,13 +23,17 @@ class CombinePrompts(io.ComfyNode):
             node_id="HardPromptsCombine",
             display_name="Combine Prompts",
             category=CATEGORY,
-            description="Two prompts one after the other, encoded, checked and scored anew.",
+            description="Joins two prompts to one, which is encoded, checked and scored again.",
             inputs=[
                 HardPromptType.Input("first", tooltip="The prompt that comes first."),
-                HardPromptType.Input("second", tooltip="The prompt that comes behind it."),
+                HardPromptType.Input("second", tooltip="The prompt that comes after it."),
                 PromptModelType.Input("prompt_model", tooltip="The model that reads and scores the result."),
-                io.String.Input("separator", default=" ", tooltip="Text between the two, such as a comma and a space."),
-                io.Image.Input("image", optional=True, tooltip="What the result is scored against, if connected."),
+                io.String.Input(
+                    "separator", default=" ", tooltip="The text between the two, such as a comma and a space."
+                ),
+                io.Image.Input(
+                    "image", optional=True, tooltip="If connected, the result is scored against this image."
+                ),
             ],
             outputs=prompt_outputs(is_list=False),
         )
@@ -48,7 +52,7 @@ class CombinePrompts(io.ComfyNode):
 
 
 class ScorePrompts(io.ComfyNode):
-    """How well a text fits images."""
+    """How well a text matches images."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -56,14 +60,18 @@ class ScorePrompts(io.ComfyNode):
             node_id="HardPromptsScore",
             display_name="Score Prompt",
             category=CATEGORY,
-            description="The mean cosine similarity of a text, as it stands, with images.",
+            description="Measures how well a text matches images: the mean cosine similarity.",
             inputs=[
-                PromptModelType.Input("prompt_model", tooltip="The judge; better not the model that found the prompt."),
-                io.String.Input("text", multiline=True, tooltip="The raw text, without escapes."),
+                PromptModelType.Input(
+                    "prompt_model", tooltip="The model that judges; best not the one that found the prompt."
+                ),
+                io.String.Input("text", multiline=True, tooltip="The raw prompt: no backslashes before parentheses."),
                 io.Image.Input("image", tooltip="One image or a batch."),
-                io.Mask.Input("mask", optional=True, tooltip="Only what is inside counts; the rest becomes white."),
+                io.Mask.Input(
+                    "mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes white."
+                ),
             ],
-            outputs=[io.Float.Output("score", "score", tooltip="From -1 to 1; higher is more alike.")],
+            outputs=[io.Float.Output("score", "score", tooltip="From -1 to 1; higher is a better match.")],
         )
 
     @classmethod
@@ -76,7 +84,7 @@ class ScorePrompts(io.ComfyNode):
 
 
 class ShowPrompt(io.ComfyNode):
-    """A prompt with its tokens, to look at."""
+    """Shows a prompt and its tokens."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -84,14 +92,20 @@ class ShowPrompt(io.ComfyNode):
             node_id="HardPromptsShow",
             display_name="Show Prompt",
             category=CATEGORY,
-            description="Shows a prompt with the borders of its tokens, what each adds, and the other candidates.",
+            description="Shows a prompt token by token, what each token contributes, and the other candidates.",
             inputs=[
-                HardPromptType.Input("hard_prompt", tooltip="From any node that finds prompts; a list shows them all."),
-                io.Int.Input("candidates", default=4, min=0, max=50, tooltip="How many other candidates are listed."),
+                HardPromptType.Input(
+                    "hard_prompt", tooltip="From any node that finds prompts. All prompts of a list are shown."
+                ),
+                io.Int.Input(
+                    "candidates", default=4, min=0, max=50, tooltip="How many of the other candidates are listed."
+                ),
             ],
             outputs=[
-                io.String.Output("prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are escaped."),
-                io.String.Output("raw_prompt", "raw prompt", tooltip="The same without escapes."),
+                io.String.Output(
+                    "prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are written \\( and \\)."
+                ),
+                io.String.Output("raw_prompt", "raw prompt", tooltip="The same without backslashes."),
             ],
             is_output_node=True,
         )
@@ -126,7 +140,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
 
 
 class SavePrompt(io.ComfyNode):
-    """Keeps a prompt in a folder."""
+    """Saves a prompt in a folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -134,12 +148,16 @@ class SavePrompt(io.ComfyNode):
             node_id="HardPromptsSave",
             display_name="Save Prompt",
             category=CATEGORY,
-            description=f"Writes all that is known of a prompt into output/{SAVED}/<name>/prompt.json.",
+            description=f"Saves a prompt with its scores and settings as output/{SAVED}/<name>/prompt.json.",
             inputs=[
-                HardPromptType.Input("hard_prompt", tooltip="What to keep; of a list, each under a number of its own."),
-                io.String.Input("name", default="prompt", tooltip="The folder, inside ComfyUI's output folder."),
+                HardPromptType.Input("hard_prompt", tooltip="The prompt to save. The prompts of a list are numbered."),
+                io.String.Input(
+                    "name", default="prompt", tooltip="The name of the folder, inside ComfyUI's output folder."
+                ),
                 io.Boolean.Input(
-                    "overwrite", default=False, tooltip="Off: a name that is taken gets a number. On: it is replaced."
+                    "overwrite",
+                    default=False,
+                    tooltip="On: an existing prompt of this name is replaced. Off: the new one gets a number.",
                 ),
             ],
             outputs=[io.String.Output("path", "path", tooltip="The file that was written.")],
@@ -150,7 +168,7 @@ class SavePrompt(io.ComfyNode):
     def execute(cls, hard_prompt: Any, name: str, overwrite: bool) -> io.NodeOutput:
         """The path of the file."""
         if not name.strip():
-            raise ValueError("name is empty; write the name of the folder that the prompt is kept in")
+            raise ValueError("name is empty; write the name of the folder that the prompt is saved in")
         folder = inside("output", os.path.join(SAVED, name.strip()))
         number = 1
         while not overwrite and os.path.exists(folder):
@@ -161,13 +179,13 @@ class SavePrompt(io.ComfyNode):
 
 
 def saved_prompts() -> list[str]:
-    """The names of the prompts that Save Prompt kept."""
+    """The names of the prompts that Save Prompt saved."""
     root = Path(inside("output", SAVED))
     return sorted(file.parent.relative_to(root).as_posix() for file in root.rglob("prompt.json"))
 
 
 class LoadPrompt(io.ComfyNode):
-    """A prompt that was kept."""
+    """A saved prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -175,19 +193,23 @@ class LoadPrompt(io.ComfyNode):
             node_id="HardPromptsLoad",
             display_name="Load Prompt",
             category=CATEGORY,
-            description="A prompt that Save Prompt kept; press R to see new ones.",
-            inputs=[io.Combo.Input("name", options=saved_prompts() or ["(none saved yet)"], tooltip="Which one.")],
+            description="Loads a prompt that Save Prompt saved. Press R to update the list.",
+            inputs=[
+                io.Combo.Input(
+                    "name", options=saved_prompts() or ["(none saved yet)"], tooltip="The saved prompt to load."
+                )
+            ],
             outputs=prompt_outputs(is_list=False),
         )
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool:
-        """A prompt may have been saved since the list was made; whether it is there is found out at the run."""
+        """Always true: a prompt may have been saved since the list was made. `execute` finds out."""
         return True
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> tuple[Any, ...]:
-        """Changes with the file."""
+        """Changes when the file changes."""
         file = Path(inside("output", os.path.join(SAVED, name)), "prompt.json")
         return (name, file.stat().st_mtime_ns if file.is_file() else None)
 

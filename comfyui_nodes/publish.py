@@ -1,4 +1,4 @@
-"""Push Prompt to Hub: a prompt for everybody, with a card."""
+"""Push Prompt to Hub: publishes a prompt with a card."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .values import CATEGORY, HardPromptType
 
 
 class PushPromptToHub(io.ComfyNode):
-    """A prompt in a repository of the Hub."""
+    """Publishes a prompt in a repository of the Hub."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -16,15 +16,17 @@ class PushPromptToHub(io.ComfyNode):
             node_id="HardPromptsPush",
             display_name="Push Prompt to Hub",
             category=CATEGORY,
-            description="Puts a prompt into a repository of the Hugging Face Hub. It needs a token on the machine that "
-            "runs ComfyUI (HF_TOKEN, or hf auth login); a workflow cannot bring one along.",
+            description="Uploads a prompt to a repository of the Hugging Face Hub. The machine that runs ComfyUI needs "
+            "a token (HF_TOKEN, or hf auth login); a workflow cannot contain one.",
             inputs=[
-                HardPromptType.Input("hard_prompt", tooltip="What is published."),
-                io.String.Input("repository", default="", tooltip="user/name. It is made if there is none."),
-                io.Boolean.Input("private", default=True, tooltip="Whether only you may see a new repository."),
-                io.Boolean.Input("enabled", default=False, tooltip="Off: nothing is sent."),
+                HardPromptType.Input("hard_prompt", tooltip="The prompt to upload."),
+                io.String.Input(
+                    "repository", default="", tooltip="user/name. The repository is created if it does not exist."
+                ),
+                io.Boolean.Input("private", default=True, tooltip="Whether a new repository is visible to you alone."),
+                io.Boolean.Input("enabled", default=False, tooltip="Off: nothing is uploaded."),
             ],
-            outputs=[io.String.Output("url", "url", tooltip="The page of the commit; empty if nothing was sent.")],
+            outputs=[io.String.Output("url", "url", tooltip="The page of the commit. Empty if nothing was uploaded.")],
             is_output_node=True,
         )
 
@@ -32,7 +34,7 @@ class PushPromptToHub(io.ComfyNode):
     def execute(cls, hard_prompt: Any, repository: str, private: bool, enabled: bool) -> io.NodeOutput:
         """The page of the commit."""
         if not enabled:
-            return io.NodeOutput("", ui={"text": ["off: nothing was sent"]})
+            return io.NodeOutput("", ui={"text": ["off: nothing was uploaded"]})
         from huggingface_hub import get_token
 
         if not get_token():

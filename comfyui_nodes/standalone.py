@@ -1,4 +1,4 @@
-"""Finds the SDK: the installed one, or the one that lies beside the nodes in a clone or a registry package."""
+"""Finds the SDK: the installed one, or the one next to the nodes in a clone or a registry package."""
 
 import importlib.metadata
 import importlib.util
@@ -37,7 +37,7 @@ class BundledDistribution(importlib.metadata.Distribution):
 
 
 class BundledFinder(importlib.metadata.DistributionFinder):
-    """Tells importlib.metadata of the bundled SDK."""
+    """Makes the bundled SDK known to importlib.metadata."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         """Modules are found through sys.path; this finder knows metadata alone."""
@@ -54,7 +54,7 @@ def find_sdk() -> None:
     """Makes `import hardprompts` work.
 
     Raises:
-        ModuleNotFoundError: it is neither installed nor beside the nodes.
+        ModuleNotFoundError: it is neither installed nor next to the nodes.
     """
     if importlib.util.find_spec("hardprompts") is not None:
         return

@@ -21,19 +21,22 @@ def escaped(prompt: "HardPrompt") -> str:
 
 
 def prompt_outputs(is_list: bool) -> list[io.Output]:
-    """The four outputs that every node has which finds prompts."""
+    """The four outputs of every node that finds prompts."""
     return [
         io.String.Output(
-            "prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are escaped.", is_output_list=is_list
+            "prompt", "prompt", tooltip="For CLIP Text Encode: parentheses are written \\( and "
+            "\\).", is_output_list=is_list
         ),
         io.String.Output(
-            "raw_prompt", "raw prompt", tooltip="The same without escapes, for other programs.", is_output_list=is_list
+            "raw_prompt", "raw prompt", tooltip="The same without backslashes, for other "
+            "programs.", is_output_list=is_list
         ),
         io.Float.Output(
             "score", "score", tooltip="Higher is better; the report names its unit.", is_output_list=is_list
         ),
         HardPromptType.Output(
-            "hard_prompt", "hard prompt", tooltip="All that is known of the prompt: Show, Save, Combine, Score.",
+            "hard_prompt", "hard prompt", tooltip="The prompt with its scores and settings, for Show, Save, Combine "
+            "and Push.",
             is_output_list=is_list,
         ),
     ]  # fmt: skip
@@ -45,7 +48,7 @@ def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], li
 
 
 def report(prompts: "list[HardPrompt]") -> str:
-    """What a person wants to know of prompts, a paragraph for each."""
+    """Prompts with scores, settings and other candidates as text, one paragraph each."""
     paragraphs = []
     for prompt in prompts:
         lines = [

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import importlib
 import json
+import os
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
 
-from hardprompts import ImageError, search_methods
+from hardprompts import ImageError, PluginError, hookimpl, search_methods
+from hardprompts.plugins import register, unregister
 from hardprompts.prompts import HardPrompt, escape
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +53,7 @@ def schemas() -> list[Any]:
 def test_every_input_and_output_has_a_tooltip(world: World) -> None:
     for schema in schemas():
         for port in [*schema.inputs, *schema.outputs]:
-            assert port.options.get("tooltip", "").endswith((".", "all.")), f"{schema.node_id}.{port.id}"
+            assert port.options.get("tooltip", "").endswith("."), f"{schema.node_id}.{port.id}"
 
 
 def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
@@ -90,21 +93,60 @@ def test_locales_name_every_node_input_and_output(world: World, language: str) -
         assert entry["display_name"] and entry["description"]
         assert set(entry["inputs"]) == {port.id for port in schema.inputs}, schema.node_id
         assert set(entry["outputs"]) == {str(place) for place in range(len(schema.outputs))}, schema.node_id
-        if language == "en":  # tooltips are the schema's own
-            assert entry["display_name"] == schema.display_name
-            assert entry["description"] == schema.description
-            continue
         texts_of = [*(entry["inputs"][port.id] for port in schema.inputs), *entry["outputs"].values()]
         ports = [*schema.inputs, *schema.outputs]
+        if language == "en":  # the schema's own words
+            assert (entry["display_name"], entry["description"]) == (schema.display_name, schema.description)
+            assert [text["tooltip"] for text in texts_of] == [port.options["tooltip"] for port in ports], schema.node_id
+            continue
         for port, text in zip(ports, texts_of, strict=True):
             assert text["name"] and text["tooltip"], f"{schema.node_id}.{port.id}"
             assert text["tooltip"] != port.options["tooltip"], f"{schema.node_id}.{port.id} is not translated"
 
 
-def test_the_methods_on_offer_exist(world: World) -> None:
-    known = set(search_methods())
-    assert set(module("invert").METHODS) <= known
-    assert set(module("diffusion").METHODS) <= known
+def offered(node: Any) -> list[str]:
+    """The methods that a node offers; the first one is its default."""
+    (port,) = (port for port in node.define_schema().inputs if port.id == "method")
+    assert port.options["default"] == port.options["options"][0]
+    return list(port.options["options"])
+
+
+def searching_nodes() -> dict[str, Any]:
+    named = ("invert", "ImageToPrompt"), ("distill", "DistillPrompt"), ("embeddings", "EmbeddingToPrompt")
+    return {name: getattr(module(place), name) for place, name in (*named, ("diffusion", "ImageToPromptDiffusion"))}
+
+
+def test_every_installed_method_is_offered_ours_first(world: World) -> None:
+    methods = module("methods")
+    for name, node in searching_nodes().items():
+        first = methods.FOR_DENOISERS if "Diffusion" in name else methods.FOR_FEATURES
+        assert offered(node)[: len(first)] == list(first), name
+        assert sorted(offered(node)) == sorted(search_methods()), name
+
+
+def test_a_method_of_a_plugin_is_offered_as_soon_as_it_is_there(world: World) -> None:
+    plugin = SimpleNamespace(search_methods=hookimpl(lambda: {"mine": object}))
+    assert all("mine" not in offered(node) for node in searching_nodes().values())
+    register(plugin, "by-hand")
+    try:
+        assert all("mine" in offered(node) for node in searching_nodes().values())
+    finally:
+        unregister("by-hand")
+
+
+def test_a_schema_is_there_where_the_sdk_or_a_plugin_cannot_be_imported(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise PluginError("the plugin 'mine' cannot be imported")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hardprompts.search_methods", broken)
+        assert offered(searching_nodes()["ImageToPrompt"]) == list(module("methods").FOR_FEATURES)
+        assert "the plugin 'mine' cannot be imported" in caplog.text
+    monkeypatch.setitem(sys.modules, "hardprompts", None)
+    assert offered(searching_nodes()["ImageToPrompt"]) == list(module("methods").FOR_FEATURES)
+    assert "hardprompts cannot be imported" in caplog.text
 
 
 def test_example_workflows_use_our_nodes_with_their_inputs(world: World) -> None:
@@ -122,12 +164,31 @@ def test_example_workflows_use_our_nodes_with_their_inputs(world: World) -> None
     assert {"HardPromptsImageToPrompt", "HardPromptsImageToPromptDiffusion", "HardPromptsShow"} <= used
 
 
-def test_loading_the_pack_imports_neither_the_sdk_nor_a_model_library(world: World) -> None:
-    before = set(sys.modules)
-    schemas()
-    new = {name.partition(".")[0] for name in set(sys.modules) - before}
-    assert not new & {"transformers", "diffusers", "open_clip"}
-    assert not [name for name in set(sys.modules) - before if name.startswith("hardprompts.")]
+LOADING = """
+import asyncio, pathlib, sys, tempfile
+from fakes import comfyui
+with comfyui(pathlib.Path(tempfile.mkdtemp()) / "comfyui"):
+    import comfyui_nodes
+    nodes = asyncio.run(asyncio.run(comfyui_nodes.comfy_entrypoint()).get_node_list())
+    assert not [name for name in sys.modules if name.partition(".")[0] == "hardprompts"], "the SDK"
+    for node in nodes:
+        node.define_schema()
+    print(sorted({name.partition(".")[0] for name in sys.modules} & set(sys.argv[1:])))
+"""
+
+
+def test_loading_the_pack_imports_no_model_library(world: World) -> None:
+    libraries = ["transformers", "diffusers", "open_clip", "timm", "huggingface_hub", "sklearn", "wordfreq"]
+    place = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    run = subprocess.run(
+        [sys.executable, "-c", LOADING, *libraries],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(place)},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -171,8 +232,8 @@ def test_grey_single_and_out_of_range_images_are_read(world: World) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 0, 4, 3), (1, 4, 4, 2), (4, 4)])
-def test_what_is_no_image_is_refused(world: World, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="needs at least one image"):
+def test_what_does_not_hold_an_image_is_refused(world: World, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="must hold at least one image"):
         module("bridge").to_images(torch.zeros(shape))
 
 
@@ -354,11 +415,11 @@ def test_prompts_are_saved_numbered_and_loaded(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../../x"])
 def test_paths_that_leave_the_folders_are_refused(world: World, name: str) -> None:
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match="points outside"):
         module("prompts").SavePrompt.execute(PROMPT, name, False)
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match="points outside"):
         module("prompts").LoadPrompt.execute(name)
-    with pytest.raises(ValueError, match="leads out"):
+    with pytest.raises(ValueError, match="points outside"):
         module("captions").images_in(name if name.startswith("/") else f"../{name}")
 
 
