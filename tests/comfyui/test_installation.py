@@ -74,7 +74,7 @@ def test_the_package_has_all_that_comfyui_looks_for_and_no_more(package: Path) -
     for name in (
         "__init__.py", "comfyui_nodes/web/docs/HardPromptsShow.md", "comfyui_nodes/web/js/show_prompt.js",
         "locales/de/nodeDefs.json", "example_workflows/image_to_prompt.json", "LICENSE", "requirements.txt",
-        "plugins/hardprompts_emoji/models/emoji-clip/model.safetensors", "sdk/hardprompts/search.py",
+        "plugins/hardprompts_emoji/models/emoji-clip/model.safetensors", "sdk/hardprompts/search/loop.py",
     ):  # fmt: skip
         assert (package / name).is_file(), name
     names = {path.relative_to(package).as_posix() for path in package.rglob("*")}
