@@ -1,4 +1,4 @@
-"""Optimizers whose rows do not see each other: Adafactor with a fixed rate, and L-BFGS."""
+"""Optimizers whose rows do not see each other: AdamW, Adafactor with a fixed rate, and L-BFGS."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,27 @@ from torch import Tensor
 
 #: Steps whose curvature L-BFGS remembers, and by how much a step that is refused is shortened.
 MEMORY, SHORTENED = 10, 0.25
+
+
+def adamw(soft: Float[Tensor, "..."], learning_rate: float, weight_decay: float) -> Callable[[Tensor], None]:
+    """The function that applies a gradient to `soft`, in place, by a step of `torch.optim.AdamW`.
+
+    Args:
+        soft: float32 and contiguous.
+        learning_rate: of every step.
+        weight_decay: per step, as a share of the learning rate.
+
+    Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2.
+    """
+    fused = soft.device.type in ("cpu", "cuda")  # of MPS only since torch 2.5
+    optimizer = torch.optim.AdamW([soft], lr=learning_rate, weight_decay=weight_decay, fused=fused)
+
+    def step(grad: Tensor) -> None:
+        # The fused kernel reads memory in order whatever the strides: a transposed gradient would go to other elements.
+        soft.grad = grad.to(soft.dtype).contiguous()
+        optimizer.step()
+
+    return step
 
 
 class Adafactor:
@@ -20,7 +41,9 @@ class Adafactor:
         learning_rate: of every step; the root mean square of a step's elements never exceeds it.
 
     Source: Shazeer & Stern 2018, arXiv 1804.04235, algorithm 4, with the options that PEZ's experiments use:
-    no relative step, no scaling by the parameters, no warm-up, no first moment.
+    no relative step, no scaling by the parameters, no warm-up, no first moment. `torch.optim.Adafactor` (torch 2.5)
+    is not used, since it takes the batch for one parameter: it clips the step by the root mean square of all rows,
+    so that a restart would depend on the others.
     """
 
     def __init__(self, soft: Float[Tensor, "rows tokens dim"], learning_rate: float) -> None:

@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.methods.adamw import AdamW
-from hardprompts.methods.optimizers import Adafactor
+from hardprompts.methods.optimizers import Adafactor, adamw
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
@@ -86,7 +85,7 @@ class PEZ:
         if self.optimizer == "adafactor":
             return Adafactor(soft, self.learning_rate).step
         if self.optimizer == "adamw":
-            return AdamW(soft, self.learning_rate, self.weight_decay).step
+            return adamw(soft, self.learning_rate, self.weight_decay)
 
         def step(grad: Tensor) -> None:
             soft.sub_(grad, alpha=self.learning_rate)

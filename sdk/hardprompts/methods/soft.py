@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.methods.adamw import AdamW
+from hardprompts.methods.optimizers import adamw
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
@@ -44,10 +44,10 @@ class PromptTuning:
     ) -> Iterator[Candidates]:
         """Proposes the tokens nearest to every soft prompt, without end."""
         soft = vocabulary.embed(filled(initial_ids, vocabulary, generator)).float().clone()
-        optimizer = AdamW(soft, self.learning_rate, self.weight_decay)
+        step = adamw(soft, self.learning_rate, self.weight_decay)
         while True:
             evaluation, grad = objective.value_and_grad(soft.to(vocabulary.table.dtype))
             if self.observe is not None:
                 self.observe(soft.clone(), evaluation.loss)
             yield Candidates(vocabulary.nearest(soft, self.metric))
-            optimizer.step(grad.float())
+            step(grad)
