@@ -1,29 +1,29 @@
 """open_clip's tokenizers as hardprompts' `Tokenizer`: text to ids and back, without special tokens."""
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from open_clip import tokenizer as open_clip_tokenizer
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
+from tokenizers.models import BPE
 
 from hardprompts.errors import BackendError
 from hardprompts.towers import Tokenizer
 
 
 class BytePairTokenizer:
-    """CLIP's own byte-pair encoding.
+    """CLIP's own byte-pair encoding: the ids of `SimpleTokenizer.encode`, merged by the tokenizers package.
 
-    Gives the ids of `SimpleTokenizer.encode`, several times as fast: the round trip of a whole
-    vocabulary takes a second instead of six.
+    Words are found by open_clip's own pattern: the patterns of the tokenizers package know another version of
+    Unicode. Each word is merged once; a whole tokenizer of that package merges the words of every text anew, and
+    takes 68 microseconds in the place of 25 for a text of eight tokens.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._ranks: dict[tuple[str, str], int] = tokenizer.bpe_ranks
-        self._ids: dict[str, int] = tokenizer.encoder
+        merges = [pair for pair in tokenizer.bpe_ranks if pair]  # an empty last line of the file is one, too
+        self._pairs = BPE(tokenizer.encoder, merges, end_of_word_suffix="</w>")
         self._words: dict[str, list[int]] = {tokenizer.decoder[i]: [i] for i in tokenizer.all_special_ids}
         self._clean: Callable[[str], str] = tokenizer.clean_fn
         self._clean_ascii = _CLEAN_ASCII.get(tokenizer.clean_fn, tokenizer.clean_fn)
@@ -45,22 +45,9 @@ class BytePairTokenizer:
     def _encode_word(self, word: str) -> list[int]:
         ids = self._words.get(word)
         if ids is None:
-            symbols = [self._tokenizer.byte_encoder[byte] for byte in word.encode("utf-8")]
-            symbols[-1] += "</w>"
-            ranks = [self._rank(pair) for pair in itertools.pairwise(symbols)]
-            while ranks and (rank := min(ranks)) < math.inf:
-                index = ranks.index(rank)
-                symbols[index : index + 2] = [symbols[index] + symbols[index + 1]]
-                del ranks[index]
-                if index:
-                    ranks[index - 1] = self._rank((symbols[index - 1], symbols[index]))
-                if index < len(ranks):
-                    ranks[index] = self._rank((symbols[index], symbols[index + 1]))
-            ids = self._words[word] = [self._ids[symbol] for symbol in symbols]
+            symbols = "".join(self._tokenizer.byte_encoder[byte] for byte in word.encode("utf-8"))
+            ids = self._words[word] = [token.id for token in self._pairs.tokenize(symbols)]
         return ids
-
-    def _rank(self, pair: tuple[str, str]) -> float:
-        return self._ranks.get(pair, math.inf)
 
 
 def _lower(text: str) -> str:

@@ -1,6 +1,8 @@
 """open_clip backends: every kind of tower against its own `encode_text`, and every bad name and file."""
 
+import gzip
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -356,6 +358,45 @@ def test_the_encoding_is_that_of_simple_tokenizer(byte_pairs: BytePairTokenizer)
     texts += [own.decode([i]) for i in range(0, 49408, 41)]
     for text in texts:
         assert byte_pairs.encode(text) == own.encode(text), text
+
+
+def odd_texts(count: int, seed: int) -> list[str]:
+    """Texts of letters of any script, signs, white space of every kind, entities, mojibake and special tokens."""
+    drawn = random.Random(seed)
+    pieces = [
+        "dog", "Dogs", "it's", "'\u017f", "'\u0345", "we'LL", "1990", "²", "Ⅷ", "&amp;", "&amp;lt;", "&#x1F431;", "&nbsp",
+        "schÃ¶n", "â€œ", "ﬁ", "é", "e\u0301", "İ", "ß", "ςΣ", "\u200b", "\u200d", "👩‍👩‍👧", "🇩🇪", "\ufeff", "\ufffd", "\x00",
+        "\x1c", "\x1f", "\x85", "\xa0", "\u2028", "\u3000", "\t", "\r\n", " ", "  ", "_", "<", ">", "|", "</w>", "!!", "...",
+        "<start_of_text>", "<End_Of_Text>", "a" * 60, "\U0001f9ff" * 9, "\u0558", "\U00010d4a",
+    ]  # fmt: skip
+    points = [point for point in range(0x30000) if not 0xD800 <= point < 0xE000]
+    return [
+        "".join(
+            drawn.choice(pieces) if drawn.random() < 0.6 else chr(drawn.choice(points if drawn.random() < 0.5 else range(0x600)))
+            for _ in range(drawn.randrange(12))
+        )
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
+def test_the_encoding_of_odd_texts_is_that_of_simple_tokenizer(clean: str) -> None:
+    own = open_clip.tokenizer.SimpleTokenizer(clean=clean)
+    adapter = adapt(own)[0]
+    texts = odd_texts(2000, seed=len(clean))
+    wrong = [text for text in texts if adapter.encode(text) != own.encode(text)]
+    assert not wrong, f"{len(wrong)} of {len(texts)} texts are encoded otherwise, the first {wrong[0]!r}"
+
+
+def test_an_encoding_of_a_smaller_file_is_that_of_simple_tokenizer(tmp_path: Path) -> None:
+    """Such a file ends before open_clip stops reading, so that its empty last line becomes a merge of nothing."""
+    file = tmp_path / "merges.txt.gz"
+    file.write_bytes(gzip.compress(b"#version\nd o\ndo g</w>\nc a\nca t</w>\n"))
+    own = open_clip.tokenizer.SimpleTokenizer(str(file))
+    adapter = adapt(own)[0]
+    assert len(adapter.encode("dog cat doc")) == 4
+    for text in ["dog cat doc", *odd_texts(200, seed=0)]:
+        assert adapter.encode(text) == own.encode(text), text
 
 
 @pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
