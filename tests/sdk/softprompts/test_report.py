@@ -9,8 +9,8 @@ from audits import Page, compared
 
 from hardprompts import SoftPrompt
 from hardprompts.softprompts.audit import Audit, Decoded, FileFacts
-from hardprompts.softprompts.plots import curve_svg, histogram_svg
-from hardprompts.softprompts.report import render_refusal, render_report
+from hardprompts.softprompts.plots import CurvePlot, HistogramPlot
+from hardprompts.softprompts.report import environment, render_refusal, render_report
 from hardprompts.softprompts.robustness import Curve, Histogram
 from hardprompts.vocabulary import Vocabulary
 
@@ -119,13 +119,15 @@ def test_long_files_have_short_pages(vocabulary: Vocabulary) -> None:
 def test_plots_stay_in_their_frame() -> None:
     curve = Curve((1.0, 2.0, 20.0), (1.0, -30.0, 9.0), (1.0, 0.5, 0.2), (1.0, -9.0, 0.0), (1.0, 1.0, 4.0))
     flat = Histogram((0.0, 0.0), (1.0,), (1.0,))
+    svg: Any = environment().get_template("plots.svg.jinja").module
     for text in (
-        curve_svg(curve, "t", "x", logarithmic=True),
-        curve_svg(curve, "t", "x"),
-        histogram_svg(flat, "t", "x"),
-        histogram_svg(Histogram.of(drawn(9), drawn(99), -1, 1), "t", "x"),
+        svg.curve(CurvePlot.of(curve, logarithmic=True), "t", "x"),
+        svg.curve(CurvePlot.of(curve), "t", "x"),
+        svg.histogram(HistogramPlot.of(flat), "t", "x"),
+        svg.histogram(HistogramPlot.of(Histogram.of(drawn(9), drawn(99), -1, 1)), "t", "x"),
     ):
         page = Page(text)
+        assert {"title", "line", "text"} <= page.names
         for name, attributes in page.elements:
             for key, value in attributes.items():
                 if key in ("x", "x1", "x2", "cx"):
