@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from classification_tasks import Task, open_task, spread, told, with_error
 from common import DOCS, Cells, save, save_figure, subplots, write_section
+from comparison import Measurement, comparison_table, ratio_interval
 from generation import command
 
 from hardprompts import Backend, ClassifierPromptTuner, load_backend
 from hardprompts.classification import FewShotRun, LabelLikelihood, Measures, PromptedModel, batch_prior, few_shot
 from hardprompts.distillation import tune_soft_prompt
-from hardprompts.evaluation import Measurement, comparison_table, markdown_table, ratio_interval
+from hardprompts.evaluation import markdown_table
 from hardprompts.methods import FluentPrompt, RandomSearch
 from hardprompts.search import Search
 

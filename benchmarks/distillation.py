@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from common import save, save_figure, subplots
+from comparison import Measurement
 from generation import Setting, draw, open_models, picture_seeds
 
 from hardprompts import DistilledPrompt, PromptDistiller, load_backend
-from hardprompts.evaluation import Measurement, image_similarities, markdown_table
+from hardprompts.evaluation import image_similarities, markdown_table
 from hardprompts_emoji import path, scenes
 
 PICTURE = Path(__file__).parent.parent / "docs" / "distillation.png"

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from common import RESULTS, held_out_scenes, pictures, save
+from comparison import Measurement, comparison_table
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.distillation import learn_soft_prompt, learn_soft_prompts
-from hardprompts.evaluation import Measurement, comparison_table, markdown_table
+from hardprompts.evaluation import markdown_table
 from hardprompts_emoji import path, scenes
 
 #: The ways, by the names of the distiller's methods; the last is the product's.

@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 import torch
 from common import pictures
+from comparison import Measurement
 from PIL import Image
 from torch import Tensor
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
 from hardprompts.atomic import write_text_atomically
 from hardprompts.distillation import descend
-from hardprompts.evaluation import Measurement, diversities, image_similarities
+from hardprompts.evaluation import diversities, image_similarities
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.search import DEFAULT_METHOD, Search

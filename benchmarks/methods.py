@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 from common import DOCS, Cells, pictures, save, save_figure, scenes_in_turn, subplots, truth_rows, write_section
+from comparison import Measurement
 from generation import bank, command
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
 from hardprompts.encoders import normalize
-from hardprompts.evaluation import Measurement, markdown_table, text_statistics
+from hardprompts.evaluation import markdown_table, text_statistics
 from hardprompts.methods import (
     ARCA,
     GBDA,

@@ -44,12 +44,13 @@ import numpy as np
 import torch
 import transformers
 from common import DOCS, Cells, in_other_environment, pictures, save, scenes_in_turn, write_section
+from comparison import Measurement
 from generation import command
 from safetensors.torch import save_file
 from step_speed import import_reference
 
 from hardprompts import Backend, PromptInverter, load_backend
-from hardprompts.evaluation import Measurement, markdown_table
+from hardprompts.evaluation import markdown_table
 from hardprompts.methods import PEZ
 from hardprompts.search import DEFAULT_METHOD
 from hardprompts.search import loop as search

@@ -38,13 +38,14 @@ import judges
 import torch
 from coco import naming_words
 from common import DOCS, Cells, percent, save, save_figure, subplots, write_section
+from comparison import ratio_interval
 from generation import command
 from peers import timed
 from PIL import Image
 from things import WORDNET, is_thing, wordnet
 
 from hardprompts import Backend, PromptInverter, load_backend
-from hardprompts.evaluation import Interval, markdown_table, ratio_interval, t_interval
+from hardprompts.evaluation import Interval, markdown_table, t_interval
 from hardprompts.wording import WordBan, bad_words
 
 PHOTOS = "HARDPROMPTS_PHOTOS"

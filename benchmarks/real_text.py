@@ -35,11 +35,12 @@ import judges
 import methods
 import torch
 from common import DOCS, Cells, save, write_section
+from comparison import Measurement
 from generation import command
 from peers import timed, tropt_runs
 
 from hardprompts import Backend, PromptInverter, load_backend, search_methods
-from hardprompts.evaluation import Interval, Measurement, markdown_table, t_interval
+from hardprompts.evaluation import Interval, markdown_table, t_interval
 
 PROMPTS, TROPT = "HARDPROMPTS_PROMPTS", "HARDPROMPTS_TROPT_PYTHON"
 

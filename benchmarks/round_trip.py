@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, save_figure, save_results, subplots
+from comparison import Measurement
 from generation import (
     Method,
     Setting,
@@ -38,7 +39,7 @@ from PIL import Image
 
 from hardprompts.applications import picture_grid
 from hardprompts.atomic import write_text_atomically
-from hardprompts.evaluation import Measurement, TextStatistics, markdown_table, text_statistics
+from hardprompts.evaluation import TextStatistics, markdown_table, text_statistics
 from hardprompts.methods import PEZ, PH2P
 
 DEFAULT, CAPTION, EMPTY = "default", "true caption", "empty prompt"

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from common import pictures, save, save_figure, subplots
+from comparison import Measurement
 from faithfulness import learned, scenes_of
 
 from hardprompts import DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.distillation import portability_report
-from hardprompts.evaluation import Measurement, markdown_table
+from hardprompts.evaluation import markdown_table
 from hardprompts.prompts import SLOT
 from hardprompts.softprompts import angles, measure_robustness, natural_ids
 

@@ -23,10 +23,10 @@ import torch
 from classification import short, show
 from classification_tasks import open_task, told, with_error
 from common import Cells, save, save_figure, subplots
+from comparison import ratio_interval
 
 from hardprompts import load_backend
 from hardprompts.distillation import classifier_robustness, decode_classifier, tune_soft_prompt
-from hardprompts.evaluation import ratio_interval
 from hardprompts.softprompts import analyze
 
 PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts_lm.png"

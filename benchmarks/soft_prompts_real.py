@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from common import DOCS, Cells, save, write_section
+from comparison import Measurement
 from faithfulness import TEMPLATES
 from generation import command
 from real_text import PROMPTS, TEST_PROMPTS, minilm, shuffled_prompts
@@ -27,7 +28,7 @@ from soft_prompt_findings import BY_BEHAVIOUR, CONE_DEGREES, decodings, drawn, g
 from hardprompts import Backend, DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.distillation import FeatureMatch, MeanMatch, descend, soft_prompt_of
 from hardprompts.encoders import normalize
-from hardprompts.evaluation import Measurement, markdown_table
+from hardprompts.evaluation import markdown_table
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search import random_starts
 

@@ -1,23 +1,21 @@
 """Intervals against tables and against their own promise by simulation; pictures and texts by hand."""
 
 import math
-import statistics
+import sys
 
 import pytest
 import torch
 from PIL import Image
 
 from hardprompts import HardPrompt
+from hardprompts.errors import MissingExtra
 from hardprompts.evaluation import (
     Interval,
-    Measurement,
     TextStatistics,
     bootstrap_interval,
-    comparison_table,
     diversities,
     image_similarities,
     markdown_table,
-    ratio_interval,
     t_interval,
     t_quantile,
     text_statistics,
@@ -52,19 +50,11 @@ def test_t_quantiles_are_those_of_the_tables(degrees, confidence, expected) -> N
     assert t_quantile(confidence, degrees) == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
-def test_with_many_degrees_t_is_normal(confidence) -> None:
-    normal = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    assert t_quantile(confidence, 100_000) == pytest.approx(normal, rel=1e-4)
-
-
-def test_t_quantiles_by_integrating_the_density() -> None:
-    for degrees in (3, 4, 7, 12):
-        t = t_quantile(0.8, degrees)
-        constant = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
-        x = torch.linspace(-t, t, 20_001, dtype=torch.float64)
-        density = constant * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
-        assert float(torch.trapezoid(density, x)) == pytest.approx(0.8, abs=1e-8)
+def test_an_interval_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingExtra, match=r"hardprompts\[classification\]"):
+        t_interval([1.0, 2.0])
+    assert t_interval([1.0]).count == 1
 
 
 def test_the_t_interval_of_a_textbook_sample() -> None:
@@ -90,24 +80,6 @@ def test_t_intervals_hold_the_mean_of_normal_values_as_often_as_they_say(count) 
     assert held([t_interval(row) for row in rows], 2) == pytest.approx(0.95, abs=SLACK)
     shorter = [t_interval(row, 0.8) for row in rows]
     assert held(shorter, 2) == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / RUNS))
-
-
-def test_ratio_intervals_hold_the_ratio_of_the_means_as_often_as_they_say() -> None:
-    draw = torch.Generator().manual_seed(0)
-    shared = torch.randn(RUNS, 10, generator=draw)  # a target that is hard for one is hard for the other
-    x = 6 + shared + torch.randn(RUNS, 10, generator=draw)
-    y = 8 + shared + 2 * torch.randn(RUNS, 10, generator=draw)
-    found = [ratio_interval(a, b) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
-    assert held(found, 6 / 8) == pytest.approx(0.95, abs=SLACK)
-    assert all(interval.low < interval.mean < interval.high for interval in found)
-
-
-def test_a_ratio_to_what_may_be_zero_has_no_bounds() -> None:
-    found = ratio_interval([1.0, 2, 3, 2], [-1.0, 1, 2, -1.5])
-    assert found.low == -math.inf and found.high == math.inf
-    assert math.isnan(ratio_interval([1, 2], [-1, 1]).mean)
-    exact = ratio_interval([3, 4, 5], [6, 8, 10])
-    assert exact.mean == exact.low == pytest.approx(0.5) and exact.high == pytest.approx(0.5)
 
 
 def test_the_bootstrap_by_trying_every_resample() -> None:
@@ -140,12 +112,7 @@ def test_intervals_say_themselves() -> None:
         (lambda: t_interval([1.0, math.nan]), "1 of 2 values are NaN"),
         (lambda: t_interval([1.0, 2.0], 1.0), "confidence"),
         (lambda: t_interval([1.0], 0.0), "confidence"),
-        (lambda: t_quantile(0.95, 0), "degrees"),
         (lambda: bootstrap_interval([1.0], torch.Generator(), resamples=0), "resamples"),
-        (lambda: ratio_interval([1.0], [1.0, 2.0]), "1 and 2 values"),
-        (lambda: Measurement("a", (1.0,)).minus(Measurement("b", (1.0, 2.0))), "same targets"),
-        (lambda: Measurement("a", (1.0,)).relative_to(Measurement("b", (1.0, 2.0))), "same targets"),
-        (lambda: Measurement.of_runs("pez", [[1.0], []]), "pez: a target has no runs"),
         (lambda: markdown_table([]), "rows of one length"),
         (lambda: markdown_table([["a"], ["a", "b"]]), "rows of one length"),
         (lambda: text_statistics([], BACKEND.vocabulary), "no prompts"),
@@ -154,44 +121,6 @@ def test_intervals_say_themselves() -> None:
 def test_what_cannot_be_measured_is_refused(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
-
-
-# --- measurements -------------------------------------------------------------------------
-
-
-def test_pairing_takes_out_how_much_the_targets_differ() -> None:
-    draw = torch.Generator().manual_seed(0)
-    targets = 5 * torch.randn(60, generator=draw)
-    a = Measurement("a", tuple((targets + 0.3 + 0.1 * torch.randn(60, generator=draw)).tolist()))
-    b = Measurement("b", tuple(targets.tolist()))
-    difference = a.minus(b)
-    assert difference.low < 0.3 < difference.high and difference.low > 0.2
-    assert a.interval().half_width > 20 * difference.half_width
-    assert difference.mean == pytest.approx(a.interval().mean - b.interval().mean)
-    assert b.minus(a).low == pytest.approx(-difference.high)
-
-
-def test_shares_of_a_reference_and_of_the_gap_above_a_floor() -> None:
-    found, caption, empty = Measurement("found", (0.7, 0.9)), Measurement("caption", (0.8, 1.0)), Measurement("", (0.2, 0.2))  # fmt: skip
-    assert found.relative_to(caption).mean == pytest.approx(0.8 / 0.9)
-    assert found.relative_to(caption, floor=empty).mean == pytest.approx(0.6 / 0.7)
-
-
-def test_runs_of_one_target_are_one_value() -> None:
-    found = Measurement.of_runs("pez", [[0.1, 0.3], [0.5], [0.2, 0.2, 0.8]])
-    assert found.values == pytest.approx((0.2, 0.5, 0.4)) and found.interval().count == 3
-
-
-def test_tables_are_markdown() -> None:
-    pez, ours = Measurement("pez", (0.1, 0.2, 0.3)), Measurement("ours | best", (0.25, 0.3, 0.41))
-    assert comparison_table([pez, ours], reference=pez, what="similarity").splitlines() == [
-        "| method       | similarity    | over pez       |",
-        "|--------------|---------------|----------------|",
-        "| pez          | 0.200 ± 0.248 |                |",
-        "| ours \\| best | 0.320 ± 0.203 | +0.120 ± 0.066 |",
-    ]
-    assert str(pez) == "| pez | 0.200 ± 0.248 |"
-    assert pez.row(ours)[2] == "-0.120 ± 0.066"
 
 
 # --- pictures -----------------------------------------------------------------------------
@@ -229,7 +158,7 @@ def test_missing_pictures_are_named() -> None:
         image_similarities([pictures("cat"), []], pictures("cat", "dog"), BACKEND)
     with pytest.raises(ValueError, match="entry 0 has 1 pictures and needs at least 2"):
         diversities([pictures("cat")], BACKEND)
-    with pytest.raises(ValueError, match="1 and 2 values"):
+    with pytest.raises(ValueError, match="1 lists and 2 targets"):
         image_similarities([pictures("cat")], pictures("cat", "dog"), BACKEND)
 
 
