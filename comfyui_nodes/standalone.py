@@ -2,12 +2,16 @@
 
 import importlib.metadata
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,16 +23,15 @@ class BundledDistribution(importlib.metadata.Distribution):
     """
 
     def __init__(self, pyproject: Path) -> None:
-        self._text = pyproject.read_text(encoding="utf-8")
+        self._project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
 
     def read_text(self, filename: str) -> str | None:
         """METADATA or entry_points.txt, as an installation would have them; None for any other file."""
         if filename == "METADATA":
-            found = re.search(r'^version = "([^"]+)"', self._text, re.MULTILINE)
-            return f"Metadata-Version: 2.1\nName: hardprompts\nVersion: {found.group(1) if found else '0'}\n"
+            return f"Metadata-Version: 2.1\nName: hardprompts\nVersion: {self._project['version']}\n"
         if filename == "entry_points.txt":
-            lines = self._text.partition("[project.entry-points.hardprompts]")[2].partition("\n[")[0]
-            return "[hardprompts]\n" + lines.replace('"', "")
+            plugins = self._project["entry-points"]["hardprompts"]
+            return "\n".join(["[hardprompts]", *(f"{name} = {module}" for name, module in plugins.items()), ""])
         return None
 
     def locate_file(self, path: str | PathLike[str]) -> Any:

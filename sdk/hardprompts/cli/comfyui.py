@@ -5,13 +5,19 @@ import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hardprompts.cli.screen import clear_errors, fail, say
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 app = typer.Typer(
     help="Nodes for ComfyUI: link them into one, or assemble the registry's package.", no_args_is_help=True
@@ -76,15 +82,16 @@ def assemble(
             if (root / "comfyui_nodes" / part).is_dir():
                 shutil.copytree(root / "comfyui_nodes" / part, folder / part)
                 shutil.rmtree(folder / "comfyui_nodes" / part, ignore_errors=True)
-        text = (root / "pyproject.toml").read_text(encoding="utf-8")
+        pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
         requirements = (root / "requirements.txt").read_text(encoding="utf-8")
         (folder / "pyproject.toml").write_text(
-            registry_pyproject(text, requirements, publisher, repository), encoding="utf-8"
+            registry_pyproject(pyproject, requirements, publisher, repository), encoding="utf-8"
         )
         problems = refused(folder)
         if problems:
             fail("the registry would refuse this package: " + "; ".join(problems))
-        version, released = _value(text, "version"), registry_version(text)
+        version = pyproject["project"]["version"]
+        released = registry_version(version)
         if version != released:
             say(f"this is {version}; the registry takes versions of three numbers, so the package is {released}")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -123,20 +130,14 @@ def _files(root: Path, part: str, ignored: list[str]) -> Iterator[Path]:
             yield file
 
 
-def _value(text: str, key: str) -> str:
-    """A string of a pyproject.toml, or "" if it is not there."""
-    found = re.search(rf'^{re.escape(key)} = "(.*)"$', text, re.MULTILINE)
-    return found.group(1) if found else ""
-
-
-def registry_version(text: str) -> str:
-    """The version of a pyproject.toml without what the registry does not take: 1.2.3 of 1.2.3.dev0."""
-    released = re.match(r"\d+(\.\d+)*", _value(text, "version"))
+def registry_version(version: str) -> str:
+    """A version without what the registry does not take: 1.2.3 of 1.2.3.dev0."""
+    released = re.match(r"\d+(\.\d+)*", version)
     numbers = released.group().split(".") if released else []
     return ".".join([*numbers, "0", "0", "0"][:3])
 
 
-def registry_pyproject(text: str, requirements: str, publisher: str, repository: str) -> str:
+def registry_pyproject(pyproject: Mapping[str, Any], requirements: str, publisher: str, repository: str) -> str:
     """The pyproject.toml of the package, in the registry's own manner, from the project's.
 
     The registry reads a license as a table, takes dependencies for what is to be installed beside ComfyUI, and
@@ -144,16 +145,15 @@ def registry_pyproject(text: str, requirements: str, publisher: str, repository:
 
     Source: docs.comfy.org/registry/specifications.
     """
+    project = pyproject["project"]
     needed = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
-    plugins = text.partition("[project.entry-points.hardprompts]")[2].partition("\n[")[0].strip()
-    comfy = text.partition("\n[tool.comfy]\n")[2].partition("\n[")[0].strip()
     return f"""[project]
 name = "{NAME}"
-version = "{registry_version(text)}"
-description = "{_value(text, "description")}"
+version = "{registry_version(project["version"])}"
+description = {json.dumps(project["description"])}
 readme = "README.md"
 license = {{ file = "LICENSE" }}
-requires-python = "{_value(text, "requires-python")}"
+requires-python = "{project["requires-python"]}"
 dependencies = {json.dumps(needed)}
 classifiers = ["Operating System :: OS Independent"]
 
@@ -161,12 +161,17 @@ classifiers = ["Operating System :: OS Independent"]
 Repository = "{repository}"
 
 [project.entry-points.hardprompts]
-{plugins}
+{_lines(project["entry-points"]["hardprompts"])}
 
 [tool.comfy]
 PublisherId = "{publisher}"
-{comfy}
+{_lines(pyproject["tool"]["comfy"])}
 """
+
+
+def _lines(values: Mapping[str, str]) -> str:
+    """Names and texts as lines of TOML, whose texts in double quotes are JSON's."""
+    return "\n".join(f"{name} = {json.dumps(text)}" for name, text in values.items())
 
 
 def refused(folder: Path) -> list[str]:
