@@ -136,13 +136,12 @@ class EmbeddingToPrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         """The prompt."""
         from hardprompts import SoftPrompt
-        from hardprompts.diffusion import backend_of
         from hardprompts.distillation import PromptDistiller
 
         soft = SoftPrompt.from_file(embedding_path(embedding))
         with gradients_through_graph():
             encoder = graph_text_encoder(clip)
-            prompt = PromptDistiller(backend_of(encoder), method).distill(
+            prompt = PromptDistiller(encoder, method).distill(
                 joined(soft, encoder.vocabulary),
                 num_tokens,
                 inside=template,

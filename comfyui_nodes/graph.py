@@ -142,7 +142,7 @@ def _place(name: str) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GraphTextEncoder:
-    """The CLIP of a graph, driven from token embeddings.
+    """The CLIP of a graph as a `hardprompts.encoders.ConditioningEncoder`, driven from token embeddings.
 
     Attributes:
         clip: ComfyUI's CLIP, with private weights.

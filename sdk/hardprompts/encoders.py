@@ -66,18 +66,13 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
-class NoisePredictor(Protocol):
-    """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.
-
-    Its work is in two stages, so that only one of text encoders and denoiser need be in memory
-    at a time: `condition` runs the text encoders, `predict` the denoiser. A caller that wants
-    gradients takes them through each stage by itself.
+class ConditioningEncoder(Protocol):
+    """The frozen text encoders of a denoiser, driven from token embeddings; gradients flow to the embeddings only.
 
     Attributes:
         name: what it is called, in messages and results.
         vocabulary: the tokens of the text encoders that the embeddings are for.
         max_tokens: tokens that a prompt may have, special tokens not counted.
-        schedule: the steps of noise, and what is predicted at them.
     """
 
     @property
@@ -89,6 +84,31 @@ class NoisePredictor(Protocol):
     @property
     def max_tokens(self) -> int: ...
 
+    def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Conditioning:
+        """The conditioning of prompts given as the embeddings of all their tokens.
+
+        The encoder adds its own special tokens and padding. There may be no tokens at all,
+        which is the empty prompt.
+        """
+        ...
+
+    def condition_text(self, text: str) -> Conditioning:
+        """The conditioning of one text, by the model's own tokenizers and forward pass."""
+        ...
+
+
+@runtime_checkable
+class NoisePredictor(ConditioningEncoder, Protocol):
+    """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.
+
+    Its work is in two stages, so that only one of text encoders and denoiser need be in memory
+    at a time: `condition` runs the text encoders, `predict` the denoiser. A caller that wants
+    gradients takes them through each stage by itself.
+
+    Attributes:
+        schedule: the steps of noise, and what is predicted at them.
+    """
+
     @property
     def schedule(self) -> NoiseSchedule: ...
 
@@ -97,18 +117,6 @@ class NoisePredictor(Protocol):
 
         An image is scaled so that it covers the model's picture, and cropped in the middle.
         """
-        ...
-
-    def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Conditioning:
-        """What the denoiser is told of prompts given as the embeddings of all their tokens.
-
-        The predictor adds its own special tokens and padding. There may be no tokens at all,
-        which is the empty prompt.
-        """
-        ...
-
-    def condition_text(self, text: str) -> Conditioning:
-        """What the denoiser is told of one text, by the model's own tokenizers and forward pass."""
         ...
 
     def predict(

@@ -13,7 +13,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import World, comfyui
 
-from hardprompts import BackendError
+from hardprompts import BackendError, PromptDistiller
+from hardprompts.diffusion import conditioning_encoder
+from hardprompts.encoders import ConditioningEncoder, NoisePredictor
+from hardprompts.testing import toy_backend
+
+VOCABULARY = toy_backend().vocabulary
 
 
 @pytest.fixture
@@ -162,6 +167,15 @@ def test_a_chunk_has_the_embeddings_behind_the_start_token_and_the_length_of_the
         assert torch.equal(torch.stack(tokens[1:3]), part)
     empty = encoder._chunk(torch.zeros(0, 10))
     assert empty["l"] == frame["l"][0]
+
+
+def test_the_graphs_text_encoder_is_one_of_a_denoiser_and_not_a_denoiser(world: World) -> None:
+    frame = {"l": [[(1, 1.0), (2, 1.0), *[(3, 1.0)] * 5]]}
+    clip = types.SimpleNamespace(tokenize=lambda text: frame, cond_stage_model=torch.nn.Module())
+    encoder = module("graph").GraphTextEncoder(clip, ("l",), VOCABULARY)
+    assert isinstance(encoder, ConditioningEncoder) and not isinstance(encoder, NoisePredictor)
+    backend = PromptDistiller(encoder).backend
+    assert backend.noise_predictor is None and conditioning_encoder(backend) is encoder
 
 
 def test_clip_l_stands_before_big_g(world: World) -> None:

@@ -1,5 +1,5 @@
 # The public names of hardprompts.diffusion; `__init__.py` imports each from here on first use.
-from .features import ConditioningFeatures, backend_of
+from .features import ConditioningFeatures, backend_of, conditioning_encoder
 from .inverter import DenoisingInverter, DenoisingOptions
 from .noise_prediction import NoiseBank, NoisePrediction
 from .sampling import own_latents
@@ -11,5 +11,6 @@ __all__ = [
     "NoiseBank",
     "NoisePrediction",
     "backend_of",
+    "conditioning_encoder",
     "own_latents",
 ]

@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hardprompts.classification.prompted import language_model
-from hardprompts.diffusion.features import backend_of
+from hardprompts.diffusion.features import backend_of, conditioning_encoder
 from hardprompts.diffusion.noise_prediction import NoiseBank
 from hardprompts.diffusion.sampling import own_latents
 from hardprompts.distillation.faithfulness import DistilledPrompt, Faithfulness, LostPhrase, Share
@@ -19,7 +19,7 @@ from hardprompts.distillation.noises import match_noise
 from hardprompts.distillation.originals import Original, Teacher, phrases_of, without_phrase, words_of
 from hardprompts.distillation.outputs import match_outputs
 from hardprompts.distillation.states import ContextStates, match_states
-from hardprompts.encoders import Backend, NoisePredictor, join_backends, load_backend, normalize
+from hardprompts.encoders import Backend, ConditioningEncoder, NoisePredictor, join_backends, load_backend, normalize
 from hardprompts.errors import BackendError, SearchError, TemplateError, VocabularyError
 from hardprompts.images import ImageInput, load_images
 from hardprompts.inversion.inverter import DEFAULT_MAX_STEPS
@@ -152,8 +152,8 @@ class PromptDistiller:
     """Turns long prompts and soft prompts into short hard prompts that make a model do the same.
 
     Args:
-        backend: a model's name for `load_backend`, an open `Backend`, a `NoisePredictor`, or several models, which
-            then agree on one prompt.
+        backend: a model's name for `load_backend`, an open `Backend`, a `ConditioningEncoder` (a `NoisePredictor` is
+            one), or several models, which then agree on one prompt.
         method: a name from `hardprompts.search_methods()`, a method with its own hyperparameters, or a baseline:
             "nearest" and "nearest-l2" decode a soft prompt to the nearest tokens, "selection" takes the best words
             of a long prompt.
@@ -168,7 +168,7 @@ class PromptDistiller:
 
     def __init__(
         self,
-        backend: "str | Backend | NoisePredictor | Sequence[str | Backend]" = "emoji",
+        backend: "str | Backend | ConditioningEncoder | Sequence[str | Backend]" = "emoji",
         method: str | Search = DEFAULT_METHOD,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -176,7 +176,7 @@ class PromptDistiller:
         def opened(model: str | Backend) -> Backend:
             return load_backend(model, device=device, dtype=dtype) if isinstance(model, str) else model
 
-        if isinstance(backend, NoisePredictor):
+        if isinstance(backend, ConditioningEncoder):
             self.backend = backend_of(backend)
         else:
             models = [backend] if isinstance(backend, str | Backend) else list(backend)
@@ -345,7 +345,7 @@ class PromptDistiller:
             return options.match
         if self.backend.language_model is not None:
             return "outputs"
-        if self.backend.noise_predictor is None:
+        if conditioning_encoder(self.backend) is None:
             return "features"
         whole = all(len(own) == 1 for template in options.templates for own in self._windows(teachers, template))
         try:

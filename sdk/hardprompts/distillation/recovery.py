@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hardprompts.diffusion.features import backend_of
 from hardprompts.distillation.states import ContextStates
-from hardprompts.encoders import Backend, NoisePredictor, load_backend
+from hardprompts.encoders import Backend, ConditioningEncoder, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, SearchError
 from hardprompts.prompts import HardPrompt
 
@@ -21,7 +21,7 @@ CERTAIN = 0.1
 
 
 def text_from_conditioning(
-    model: "str | Backend | NoisePredictor",
+    model: "str | Backend | ConditioningEncoder",
     conditioning: Float[Tensor, "..."],
     *,
     tolerance: float = 0.05,

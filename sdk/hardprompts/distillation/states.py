@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.diffusion.features import conditioning_encoder
 from hardprompts.distillation.matching import Windows, check_room, embedded_template, filled, one_window
-from hardprompts.encoders import Backend, NoisePredictor, StateEncoder
+from hardprompts.encoders import Backend, ConditioningEncoder, StateEncoder
 from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
@@ -21,25 +22,25 @@ class ContextStates:
     """A text encoder's states at every place of the padded context, whatever has them.
 
     Attributes:
-        source: a text encoder, or a denoiser, whose text encoders' states are those that it is told.
+        source: a text encoder that gives its states, or the text encoders of a denoiser.
         name: of the model, for messages.
     """
 
-    source: StateEncoder | NoisePredictor
+    source: StateEncoder | ConditioningEncoder
     vocabulary: Vocabulary
     max_tokens: int
     name: str
 
     @classmethod
     def of(cls, backend: Backend) -> "ContextStates":
-        """Those of a backend: of its denoiser if it has one, else of its text encoder.
+        """Those of a backend: of its denoiser's text encoders if it has them, else of its text encoder.
 
         Raises:
             BackendError: its text encoder gives features only, or states at as many places as there are tokens.
         """
-        if backend.noise_predictor is not None:
-            predictor = backend.noise_predictor
-            found = cls(predictor, predictor.vocabulary, predictor.max_tokens, backend.name)
+        conditioning = conditioning_encoder(backend)
+        if conditioning is not None:
+            found = cls(conditioning, conditioning.vocabulary, conditioning.max_tokens, backend.name)
         elif isinstance(backend.text_encoder, StateEncoder):
             encoder = backend.text_encoder
             found = cls(encoder, encoder.vocabulary, encoder.max_tokens, backend.name)
@@ -58,7 +59,7 @@ class ContextStates:
         parts = [tensor for tensor in self.source.condition(embeddings).tensors if tensor.ndim == 3]
         if not parts or len({part.shape[1] for part in parts}) > 1:
             raise BackendError(
-                f"what {self.name} tells its denoiser is no row of states; use match='features' or match='noise'"
+                f"the conditioning of {self.name} is not one row of states; use match='features' or match='noise'"
             )
         return torch.cat(parts, dim=-1)
 
