@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the folder of those that can be made again."""
 
 import contextlib
 import os
@@ -6,6 +6,11 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
+
+import platformdirs
+
+#: The variable of the environment that holds another cache folder than the user's.
+CACHE_VARIABLE = "HARDPROMPTS_CACHE"
 
 
 def write_text_atomically(path: Path, text: str) -> Path:
@@ -47,3 +52,9 @@ def write_files_atomically(contents: Mapping[Path, bytes]) -> tuple[Path, ...]:
             part.unlink(missing_ok=True)
         raise
     return tuple(contents)
+
+
+def cache_folder() -> Path:
+    """The folder of HARDPROMPTS_CACHE, or `hardprompts` in the user's cache folder; it need not exist."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else platformdirs.user_cache_path("hardprompts", appauthor=False, opinion=False)

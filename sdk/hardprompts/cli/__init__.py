@@ -150,8 +150,8 @@ class Request:
             ValueError: it is not one that has a bank.
             FileFormatError, OSError: the bank cannot be read.
         """
+        from hardprompts.atomic import cache_folder
         from hardprompts.methods import PEZBank, PhraseBank, read_bank
-        from hardprompts.methods.banks import cache_folder
         from hardprompts.search.registry import search_method
 
         if self.bank is None:

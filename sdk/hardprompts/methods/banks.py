@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,15 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hardprompts.atomic import write_files_atomically
+from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.encoders import Backend
 from hardprompts.errors import FileFormatError
 from hardprompts.prompts import PromptTemplate
 from hardprompts.towers.tokenizers import BatchTokenizer
 from hardprompts.vocabulary import Vocabulary, round_trip_mask
-
-#: Where features of banks are kept, if this is set; else in the user's cache folder.
-CACHE_VARIABLE = "HARDPROMPTS_CACHE"
 
 #: Phrases that are encoded at once.
 CHUNK = 4096
@@ -181,19 +177,6 @@ def encode_beginning(text: str, vocabulary: Vocabulary, max_tokens: int) -> tupl
 
 
 # --- features, and where they are kept ----------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """The folder of HARDPROMPTS_CACHE, or `hardprompts` in the user's cache folder; it need not exist."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "hardprompts"
 
 
 def phrase_features(

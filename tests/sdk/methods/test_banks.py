@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from hardprompts import PromptInverter, run_search
+from hardprompts.atomic import cache_folder
 from hardprompts.errors import FileFormatError, VocabularyError
 from hardprompts.methods import PEZ, PEZBank, PhraseBank, PhraseTable, default_bank, read_bank
-from hardprompts.methods.banks import cache_folder, content_hash, encode_phrases, phrase_features
+from hardprompts.methods.banks import content_hash, encode_phrases, phrase_features
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.rows import pack
