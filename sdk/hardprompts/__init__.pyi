@@ -20,7 +20,7 @@ from .errors import (
 )
 from .hookspecs import hookimpl
 from .inversion import PromptInverter
-from .prompts import Candidate, HardPrompt, PromptTemplate
+from .prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from .search import Candidates, Search, run_search, search_methods
 from .softprompts import SoftPrompt, SoftPromptFormat, soft_prompt_formats
 
@@ -50,6 +50,7 @@ __all__ = [
     "SoftPrompt",
     "SoftPromptFormat",
     "TemplateError",
+    "TradeOff",
     "UnknownName",
     "VocabularyError",
     "backends",

@@ -89,6 +89,30 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True)
+class TradeOff:
+    """A prompt with all that may be weighed against one another.
+
+    Attributes:
+        similarity: of the prompt, higher is better.
+        tokens: fewer are better.
+        fluency: the log-likelihood of each word by a language model, higher is better; None without one.
+    """
+
+    candidate: Candidate
+    similarity: float
+    tokens: int
+    fluency: float | None = None
+
+    def dominates(self, other: "TradeOff") -> bool:
+        """True if it is no worse in anything, and better in something."""
+        own, theirs = self._goods(), other._goods()
+        return own != theirs and all(a >= b for a, b in zip(own, theirs, strict=True))
+
+    def _goods(self) -> tuple[float, ...]:
+        return (self.similarity, -self.tokens, *(() if self.fluency is None else (self.fluency,)))
+
+
+@dataclasses.dataclass(frozen=True)
 class HistoryPoint:
     """How far a search had come: the best score after so many steps, seconds and evaluations.
 
@@ -117,7 +141,10 @@ class HardPrompt(HubMixin):
         attributions: for each token, the score that is lost when it is removed.
         candidates: the best prompts found, best first, without duplicates; this one is the first.
         history: best score against steps, seconds and evaluations.
-        provenance: whatever else tells how it came about; JSON values.
+        pareto: the prompts that no other betters in similarity, length and fluency at once, most similar first; empty
+            if nobody asked for them.
+        provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
+            not equal, but have the same hash.
     """
 
     text: str
@@ -134,7 +161,8 @@ class HardPrompt(HubMixin):
     seed: int | None = None
     stop_reason: str = ""
     evaluations: int = 0
-    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    pareto: tuple[TradeOff, ...] = ()
 
     @property
     def filled(self) -> str:
@@ -224,11 +252,9 @@ class HardPrompt(HubMixin):
                     "score": float(fields["score"]),
                     "tokens": tuple(str(t) for t in fields.get("tokens", ())),
                     "attributions": tuple(float(a) for a in fields.get("attributions", ())),
-                    "candidates": tuple(
-                        Candidate(str(c["text"]), tuple(map(operator.index, c["token_ids"])), float(c["score"]))
-                        for c in fields.get("candidates", ())
-                    ),
+                    "candidates": tuple(map(_candidate, fields.get("candidates", ()))),
                     "history": tuple(HistoryPoint(**point) for point in fields.get("history", ())),
+                    "pareto": tuple(map(_trade_off, fields.get("pareto", ()))),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -289,6 +315,20 @@ class HardPrompt(HubMixin):
             raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error
+
+
+def _candidate(values: Mapping[str, Any]) -> Candidate:
+    return Candidate(str(values["text"]), tuple(map(operator.index, values["token_ids"])), float(values["score"]))
+
+
+def _trade_off(values: Mapping[str, Any]) -> TradeOff:
+    fluency = values["fluency"]
+    return TradeOff(
+        _candidate(values["candidate"]),
+        float(values["similarity"]),
+        operator.index(values["tokens"]),
+        None if fluency is None else float(fluency),
+    )
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -15,7 +15,7 @@ from hardprompts import Candidate, FileFormatError, HardPrompt, PromptTemplate, 
 from hardprompts import prompts as module
 from hardprompts.atomic import write_text_atomically
 from hardprompts.hub.names import PROMPT_FILE
-from hardprompts.prompts import HistoryPoint, escape, unique
+from hardprompts.prompts import HistoryPoint, TradeOff, escape, unique
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -243,3 +243,22 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path: Path) -> None
     (tmp_path / "other").write_text("x")
     written = write_text_atomically(tmp_path / "ours", "x")
     assert written.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_prompt_is_hashable_whatever_its_provenance() -> None:
+    one = HardPrompt("red house", (1, 2), 0.5, provenance={"seconds": 1.0})
+    same = HardPrompt("red house", (1, 2), 0.5, provenance={"seconds": 1.0})
+    other = HardPrompt("red house", (1, 2), 0.5, provenance={"seconds": 2.0})
+    assert {one, same, other} == {one, other} and len({one, same, other}) == 2
+    assert hash(one) != hash(HardPrompt("old boat", (1, 2), 0.5))
+
+
+def test_the_trade_offs_are_stored_and_read_back() -> None:
+    front = (TradeOff(Candidate("red", (1,), 0.4), 0.4, 1, -2.5), TradeOff(Candidate("red house", (1, 2), 0.5), 0.5, 2))
+    prompt = HardPrompt("red house", (1, 2), 0.5, pareto=front)
+    assert HardPrompt.from_dict(json.loads(prompt.to_json())) == prompt
+    older = prompt.to_dict()
+    del older["pareto"]
+    assert HardPrompt.from_dict(older).pareto == ()
+    with pytest.raises(FileFormatError):
+        HardPrompt.from_dict({**prompt.to_dict(), "pareto": [{"text": "red"}]})

@@ -18,7 +18,6 @@ from hardprompts.images import ImageInput, load_images
 from hardprompts.inversion.readability import (
     ReadableScore,
     TextLikelihood,
-    TradeOff,
     open_likelihood,
     pareto_front,
     real_words,
@@ -29,7 +28,7 @@ from hardprompts.methods import Refine
 from hardprompts.methods.banks import encode_beginning
 from hardprompts.methods.phrase_bank import Prepared
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
-from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
+from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.loop import run_search
 from hardprompts.search.progress import on_bar
 from hardprompts.search.protocol import Callback, Search, SearchResult

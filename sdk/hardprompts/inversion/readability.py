@@ -11,7 +11,7 @@ from torch import Tensor
 from hardprompts.encoders import Backend, LanguageModel, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, VocabularyError
 from hardprompts.objectives import Score
-from hardprompts.prompts import Candidate, PromptTemplate
+from hardprompts.prompts import Candidate, PromptTemplate, TradeOff
 from hardprompts.vocabulary import Vocabulary
 
 #: What stands before a text for a model whose tokenizer puts nothing there: the end of what came before.
@@ -181,30 +181,6 @@ def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
             f"none of the {len(ids)} tokens that may be used is one of the {len(known)} words; give more words"
         )
     return dataclasses.replace(vocabulary, allowed=allowed, compounds=()).with_words(known)
-
-
-@dataclasses.dataclass(frozen=True)
-class TradeOff:
-    """A prompt with all that may be weighed against one another.
-
-    Attributes:
-        similarity: of the prompt, higher is better.
-        tokens: fewer are better.
-        fluency: see `fluency`, higher is better; None without a prior.
-    """
-
-    candidate: Candidate
-    similarity: float
-    tokens: int
-    fluency: float | None = None
-
-    def dominates(self, other: "TradeOff") -> bool:
-        """True if it is no worse in anything, and better in something."""
-        own, theirs = self._goods(), other._goods()
-        return own != theirs and all(a >= b for a, b in zip(own, theirs, strict=True))
-
-    def _goods(self) -> tuple[float, ...]:
-        return (self.similarity, -self.tokens, *(() if self.fluency is None else (self.fluency,)))
 
 
 def pareto_front(

@@ -5,6 +5,7 @@ from .options import SearchArguments, SearchOptions
 from .progress import on_bar
 from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
+from .results import hard_prompt_of, leave_one_out, provenance_of
 from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
 from .seeds import Stream, drawn_seed
 
@@ -24,9 +25,12 @@ __all__ = [
     "clock",
     "drawn_seed",
     "filled",
+    "hard_prompt_of",
     "language_model_search",
+    "leave_one_out",
     "on_bar",
     "pack",
+    "provenance_of",
     "random_starts",
     "run_search",
     "search_method",
