@@ -36,12 +36,10 @@ def test_joined_prompts_are_scored_against_images_and_in_their_template() -> Non
     assert joined.score == pytest.approx(cosine("the red house in snow", "boat"), abs=1e-5)
 
 
-def test_the_sum_of_prompts_opens_their_model(toy_plugin: str) -> None:
+def test_prompts_are_joined_by_the_model_that_they_name(toy_plugin: str) -> None:
     a, b, c = prompt("red house"), prompt("old boat"), prompt("night")
-    assert a + b == concatenate([a, b], BACKEND)
-    assert (a + b + c).text == "red house old boat night"
-    with pytest.raises(TypeError):
-        _ = a + "boat"  # type: ignore[operator]
+    assert concatenate([a, b]) == concatenate([a, b], BACKEND)
+    assert concatenate([concatenate([a, b]), c]).text == "red house old boat night"
 
 
 @pytest.mark.parametrize(

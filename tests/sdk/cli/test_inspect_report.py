@@ -96,7 +96,7 @@ def test_real_files_in_time(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy_plugin")
 def test_inspect_decodes_by_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardprompts.cli.audit.DECODING_SECONDS", 2.0)
+    monkeypatch.setattr("hardprompts.distillation.audits.DECODING_SECONDS", 2.0)
     vocabulary = toy_backend().vocabulary
     path = tmp_path / "x.safetensors"
     soft(1.1 * vocabulary.embed(torch.tensor(vocabulary.encode("red house")))).save(path, format="diffusers")

@@ -171,10 +171,6 @@ def test_the_default_model_says_what_it_is_good_for(
 ) -> None:
     import dataclasses
 
-    import hardprompts.inverter
-
-    import hardprompts.plugins
-
     opened: list[str] = []
 
     def noted(name: str, **_: Any) -> Any:
@@ -182,7 +178,7 @@ def test_the_default_model_says_what_it_is_good_for(
         return dataclasses.replace(toy_backend(), note="Knows words\nonly; pass --model for more.")
 
     monkeypatch.setattr("hardprompts.inversion.inverter.load_backend", noted)
-    monkeypatch.setattr(hardprompts.plugins, "is_installed", lambda scheme: scheme in (installed, "emoji"))
+    monkeypatch.setattr("hardprompts.encoders.is_installed", lambda scheme: scheme in (installed, "emoji"))
     without, named = Run("score", "red", pictures / "a.png"), Run("score", "red", pictures / "a.png", "--model", "toy")
     assert without.err == f"Knows words only; pass --model for more.{more}\n"
     assert named.err == "" and named.out == without.out
