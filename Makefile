@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/hardprompts invert $(IMAGE) --seed 0 --save demo_output
 
+# A process for each core. Bytecode is kept, whatever the environment says: each of them imports everything.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .
