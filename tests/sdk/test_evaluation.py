@@ -52,7 +52,7 @@ def test_t_quantiles_are_those_of_the_tables(degrees, confidence, expected) -> N
 
 def test_an_interval_without_scipy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(MissingExtra, match=r"hardprompts\[classification\]"):
+    with pytest.raises(MissingExtra, match=r"hardprompts\[sklearn\]"):
         t_interval([1.0, 2.0])
     assert t_interval([1.0]).count == 1
 
