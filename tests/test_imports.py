@@ -9,25 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+import architecture  # noqa: E402
+
 SDK = ROOT / "sdk" / "hardprompts"
 
-#: The rooms, floor by floor: each may import those above it, and others on its own line. There are no exceptions.
-ORDER = (
-    {"errors", "atomic", "devices", "noise", "hookspecs", "wording"},
-    {"towers", "images", "plugins"},
-    {"hub"},
-    {"prompts"},
-    {"vocabulary"},
-    {"encoders", "softprompts"},
-    {"objectives", "evaluation"},
-    {"search"},
-    {"methods", "diffusion", "classification"},
-    {"inversion", "sharing"},
-    {"distillation", "applications", "batch"},
-    {"testing"},
-    {"cli"},
-    {"__main__"},
-)
+#: The rooms, floor by floor: each may import those on floors before it, and others on its own. No exceptions.
+ORDER = tuple(set(names) for _, names in architecture.FLOORS)
 
 MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft"}
 PLUGINS = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
@@ -70,39 +58,8 @@ def test_imports_point_one_way(path: Path) -> None:
             assert rank[room(module)] <= rank[own], f"{own} must not import {room(module)}"
 
 
-def reached() -> dict[str, set[str]]:
-    """The modules of the SDK, and which others each imports: anywhere, and through the names of packages."""
-    files = {".".join(("hardprompts", *path.relative_to(SDK).with_suffix("").parts)): path for path in SDK_FILES}
-    modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
-    owners: dict[str, str] = {}  # a lazy name of a package, and the module that has it
-    for stub in SDK.rglob("*.pyi"):
-        package = ".".join(("hardprompts", *stub.parent.relative_to(SDK).parts))
-        for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    owners[f"{package}.{alias.name}"] = f"{package}.{node.module}"
-
-    def owner(module: str, name: str) -> str:
-        """The module that `from module import name` reaches."""
-        whole = f"{module}.{name}"
-        if whole in modules:
-            return whole
-        return owner(owners[whole], name) if whole in owners and owners[whole] != module else module
-
-    graph: dict[str, set[str]] = {}
-    for importer, path in modules.items():
-        found = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                found |= {owner(node.module or "", alias.name) for alias in node.names}
-        graph[importer] = (found & set(modules)) - {importer}
-    return graph
-
-
 def test_no_two_files_reach_each_other() -> None:
-    graph = reached()
+    graph = architecture.module_graph()
     assert "hardprompts.search.loop" in graph["hardprompts.search.options"]  # so that an empty graph does not pass
 
     def behind(start: str) -> set[str]:
