@@ -227,17 +227,12 @@ class NoisePrediction:
         return dataclasses.replace(self, bank=dataclasses.replace(self.bank, target=torch.stack(targets)))
 
     @functools.cached_property
-    def empty_losses(self) -> Float[Tensor, " tasks"]:
-        """The loss of the empty prompt for each task: the score's origin.
+    def _empty(self) -> tuple[Tensor, Tensor]:
+        """The empty prompt's loss for each task, and the part of it on what the prompt should fit.
 
         Raises:
             NonFiniteError: it is NaN or infinite.
         """
-        return self._empty[0]
-
-    @functools.cached_property
-    def _empty(self) -> tuple[Tensor, Tensor]:
-        """The empty prompt's loss for each task, and the part of it on what the prompt should fit."""
         tasks = len(self.bank.weights)
         table = self.predictor.vocabulary.table
         nothing = table.new_zeros(1, 0, table.shape[1])

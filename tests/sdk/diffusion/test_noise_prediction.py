@@ -110,7 +110,7 @@ def test_the_right_prompt_removes_all_of_the_error_and_the_empty_one_none(predic
     scores = judged.score(ids_of("red house", "snow boat"), zeros(2))
     assert scores[0] == pytest.approx(1, abs=1e-4) and scores[1] < 0.9
     empty = judged.predictor.vocabulary.table.new_zeros(1, 0, judged.predictor.vocabulary.table.shape[1])
-    assert judged.losses(empty, zeros(1)) == pytest.approx(float(judged.empty_losses))
+    assert judged.losses(empty, zeros(1)) == pytest.approx(float(judged._empty[0]))
 
 
 def test_the_same_seed_gives_the_same_score_twice_whatever_else_is_in_the_batch() -> None:
@@ -171,7 +171,7 @@ def test_no_more_rows_at_once_than_asked_for() -> None:
 def test_the_text_encoder_runs_twice_for_a_gradient_however_many_noises() -> None:
     judged = objective(items=20, batch_size=2)
     model = judged.predictor
-    _ = judged.empty_losses
+    _ = judged._empty
     before = model.conditioned
     judged(TOY.vocabulary.embed(ids_of("blue house")).requires_grad_(), zeros(1))
     assert model.conditioned - before == 2
@@ -184,7 +184,7 @@ def test_overflow_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> No
     for call in (
         lambda: judged.score(ids_of("red house"), zeros(1)),
         lambda: judged(TOY.vocabulary.embed(ids_of("red house")).requires_grad_(), zeros(1)),
-        lambda: judged.empty_losses,
+        lambda: judged._empty,
     ):
         with pytest.raises(NonFiniteError, match="bfloat16"):
             call()
