@@ -11,6 +11,7 @@ from torch import Tensor
 from hardprompts.encoders import Backend, TextEncoder, normalize
 from hardprompts.errors import BackendError, TemplateError
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.vocabulary import EmbeddedTemplate
 
 
 class Evaluation(NamedTuple):
@@ -125,26 +126,16 @@ class FeatureSimilarity:
         return (self.targets * self.weights.unsqueeze(-1)).sum(dim=1)
 
     @functools.cached_property
-    def _surroundings(self) -> tuple[Float[Tensor, "before dim"], Float[Tensor, "after dim"]]:
-        vocabulary = self.text_encoder.vocabulary
-        before, after = vocabulary.template_ids(self.template)
-        device = vocabulary.table.device
-        return (
-            vocabulary.embed(torch.tensor(before, dtype=torch.long, device=device)),
-            vocabulary.embed(torch.tensor(after, dtype=torch.long, device=device)),
-        )
+    def _fixed(self) -> EmbeddedTemplate:
+        return EmbeddedTemplate.of(self.text_encoder.vocabulary, self.template)
 
     def free_tokens(self) -> int:
         """Tokens that the model's context leaves for the prompt."""
-        before, after = self._surroundings
-        return self.text_encoder.max_tokens - len(before) - len(after)
+        return self._fixed.room(self.text_encoder.max_tokens)
 
     def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """Unit features of the filled template."""
-        around = [part.to(embeddings.dtype).expand(len(embeddings), -1, -1) for part in self._surroundings]
-        if self.template.text != SLOT:
-            embeddings = torch.cat([around[0], embeddings, around[1]], dim=1)
-        return normalize(self.text_encoder.encode(embeddings))
+        return normalize(self.text_encoder.encode(self._fixed.around(embeddings)))
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         features = self.features(embeddings)

@@ -29,7 +29,7 @@ from hardprompts.softprompts import SoftPrompt
 from hardprompts.softprompts.containers import Match, open_file
 from hardprompts.softprompts.prompt import SoftPromptFormat
 from hardprompts.softprompts.stored import StoredTensor
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 WORDS = (
     "red green blue white black small big old new quick slow cat dog bird fish horse tree house river "
@@ -268,7 +268,8 @@ def check_inversions(
     for run, (template, length) in enumerate(runs):
         share = count // len(runs) + (run < count % len(runs))
         before, after = vocabulary.template_ids(PromptTemplate(template))
-        num_tokens = min(length, backend.text_encoder.max_tokens - len(before) - len(after))
+        room = EmbeddedTemplate.of(vocabulary, PromptTemplate(template)).room(backend.text_encoder.max_tokens)
+        num_tokens = min(length, room)
         if not share or num_tokens < 1:
             continue
         targets = torch.randn(share, 1, width, generator=generator)

@@ -480,6 +480,41 @@ class Vocabulary:
 _MASKS: "weakref.WeakKeyDictionary[Tokenizer, Tensor]" = weakref.WeakKeyDictionary()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EmbeddedTemplate:
+    """The fixed text of a template as token embeddings, to be put around the embeddings of prompts.
+
+    Attributes:
+        before, after: (tokens, dim) the template's tokens on either side of its slot.
+    """
+
+    before: Float[Tensor, "before dim"]
+    after: Float[Tensor, "after dim"]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary, template: PromptTemplate) -> "EmbeddedTemplate":
+        """The template as a vocabulary embeds it."""
+        sides = vocabulary.template_ids(template) if template.text != SLOT else ([], [])
+        device = vocabulary.table.device
+        return cls(*(vocabulary.embed(torch.tensor(ids, dtype=torch.long, device=device)) for ids in sides))
+
+    def __len__(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def around(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch filled dim"]:
+        """Prompts with the template's tokens around them, in the dtype of the prompts."""
+        if not len(self):
+            return embeddings
+        before, after = (
+            part.to(embeddings.dtype).expand(len(embeddings), -1, -1) for part in (self.before, self.after)
+        )
+        return torch.cat([before, embeddings, after], dim=1)
+
+    def room(self, max_tokens: int) -> int:
+        """Tokens that a context of `max_tokens` leaves for a prompt; negative where the template alone is too long."""
+        return max_tokens - len(self)
+
+
 def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:
     """(size,) True for the ids whose text, as a word behind another word, is encoded to that id alone.
 

@@ -5,7 +5,7 @@ import torch
 
 from hardprompts import PromptTemplate, VocabularyError
 from hardprompts.testing import PIECES, WORDS, toy_backend
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 
 @pytest.fixture
@@ -181,3 +181,17 @@ def test_line_breaks_before_the_slot_are_the_templates_own(prefix: str, expected
     assert vocabulary.decode(found) == text
     assert vocabulary.survives_round_trip(found, template)
     assert next(tokenizer.known[i] for i in found) == (" old" if prefix.endswith(" ") else "old")
+
+
+@pytest.mark.parametrize(("text", "words"), [("{}", 0), ("red {} house", 2), ("{} near the river", 3)])
+def test_a_template_stands_around_prompts(text: str, words: int) -> None:
+    vocabulary = toy_backend().vocabulary
+    template = PromptTemplate(text)
+    fixed = EmbeddedTemplate.of(vocabulary, template)
+    assert len(fixed) == words and fixed.room(8) == 8 - words and fixed.room(1) == 1 - words
+    prompts = torch.tensor([vocabulary.encode("old boat"), vocabulary.encode("snow dog")])
+    expected = torch.stack([
+        vocabulary.embed(torch.tensor(vocabulary.encode(template.fill(one)))) for one in ("old boat", "snow dog")
+    ])  # fmt: skip
+    found = fixed.around(vocabulary.embed(prompts).double())
+    assert found.dtype == torch.float64 and torch.equal(found, expected.double())

@@ -24,7 +24,7 @@ from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.protocol import Callback, SearchResult
 from hardprompts.search.rows import pack
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 # --- joining ------------------------------------------------------------------------------
 
@@ -165,8 +165,7 @@ def evolve(
         raise VocabularyError("there are no parents; give two prompts or more")
     slot, words = PromptTemplate(template), backend.vocabulary if vocabulary is None else vocabulary
     first = [_ids_of(parent if isinstance(parent, str) else parent.text, words, slot) for parent in parents]
-    before, after = words.template_ids(slot)
-    room = backend.text_encoder.max_tokens - len(before) - len(after)
+    room = EmbeddedTemplate.of(words, slot).room(backend.text_encoder.max_tokens)
     limit = max(map(len, first)) if max_tokens is None else max_tokens
     check_length(max(limit, *map(len, first)), room, slot, backend.name)
     record = _Record(words, slot, _Pictures(generate, image_score, tuple(seeds)), choose)

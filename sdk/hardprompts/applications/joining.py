@@ -13,7 +13,7 @@ from hardprompts.images import ImageInput
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.objectives import check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 
 def concatenate(
@@ -51,8 +51,8 @@ def concatenate(
     template = PromptTemplate(templates[0])
     text = separator.join(prompt.text for prompt in prompts)
     ids = _ids_of(text, model.vocabulary, template)
-    before, after = model.vocabulary.template_ids(template)
-    check_length(len(ids), model.text_encoder.max_tokens - len(before) - len(after), template, model.name)
+    room = EmbeddedTemplate.of(model.vocabulary, template).room(model.text_encoder.max_tokens)
+    check_length(len(ids), room, template, model.name)
     joined = HardPrompt(
         text=text,
         token_ids=ids,

@@ -15,7 +15,8 @@ from hardprompts.encoders import NoisePredictor
 from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import Evaluation
-from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.prompts import PromptTemplate
+from hardprompts.vocabulary import EmbeddedTemplate
 
 #: Images of one task with their weights, and images that it should not fit.
 Weighted = Sequence[tuple[Image.Image, float]]
@@ -179,7 +180,7 @@ class NoisePrediction:
     ) -> Float[Tensor, " batch"]:
         """The losses on the whole bank of prompts given as embeddings, without gradients."""
         with torch.no_grad():
-            return self._loss(self._condition(self._filled(embeddings)), groups, None)
+            return self._loss(self._condition(embeddings), groups, None)
 
     def scores_of(self, conditioning: Conditioning, groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """The scores of what the denoiser is told, whatever text or soft prompt it comes from."""
@@ -258,28 +259,17 @@ class NoisePrediction:
     # --- the two stages -------------------------------------------------------------------
 
     @functools.cached_property
-    def _surroundings(self) -> tuple[Float[Tensor, "before dim"], Float[Tensor, "after dim"]]:
-        vocabulary = self.predictor.vocabulary
-        device = vocabulary.table.device
-        before, after = vocabulary.template_ids(self.template)
-        return (
-            vocabulary.embed(torch.tensor(before, dtype=torch.long, device=device)),
-            vocabulary.embed(torch.tensor(after, dtype=torch.long, device=device)),
-        )
+    def _fixed(self) -> EmbeddedTemplate:
+        return EmbeddedTemplate.of(self.predictor.vocabulary, self.template)
 
     def free_tokens(self) -> int:
         """Tokens that the model's context leaves for the prompt."""
-        before, after = self._surroundings
-        return self.predictor.max_tokens - len(before) - len(after)
-
-    def _filled(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch filled dim"]:
-        if self.template.text == SLOT:
-            return embeddings
-        around = [part.to(embeddings.dtype).expand(len(embeddings), -1, -1) for part in self._surroundings]
-        return torch.cat([around[0], embeddings, around[1]], dim=1)
+        return self._fixed.room(self.predictor.max_tokens)
 
     def _condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Conditioning:
-        return Conditioning.join([self.predictor.condition(part) for part in embeddings.split(self.batch_size)])
+        """What the denoiser is given for prompts in the template."""
+        filled = self._fixed.around(embeddings)
+        return Conditioning.join([self.predictor.condition(part) for part in filled.split(self.batch_size)])
 
     def _rows(self, prompts: int, items: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
         """The places (of prompts, of items) that go through the denoiser together, item by item."""
@@ -335,7 +325,7 @@ class NoisePrediction:
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch tokens dim"]]:
         """The loss of each prompt, and its gradient with respect to the embeddings, in two stages."""
         with torch.no_grad():
-            conditioning = self._condition(self._filled(embeddings))
+            conditioning = self._condition(embeddings)
         conditioning = dataclasses.replace(conditioning, tensors=tuple(t.detach() for t in conditioning.tensors))
         leaves = [tensor.requires_grad_() for tensor in conditioning.tensors if tensor.is_floating_point()]
         sums = [torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves]
@@ -361,7 +351,9 @@ class NoisePrediction:
             span = slice(int(part[0]), int(part[-1]) + 1)
             with torch.enable_grad():
                 leaf = embeddings[span].detach().requires_grad_()
-                outputs = [t for t in self.predictor.condition(self._filled(leaf)).tensors if t.is_floating_point()]
+                outputs = [
+                    t for t in self.predictor.condition(self._fixed.around(leaf)).tensors if t.is_floating_point()
+                ]
                 # Some say nothing of the embeddings: those of an encoder that reads the prompt's text instead.
                 reached = [(out, total[span]) for out, total in zip(outputs, sums, strict=True) if out.requires_grad]
                 if not reached:
@@ -390,7 +382,7 @@ class _TwoStages(torch.autograd.Function):
         ctx: Any, embeddings: Tensor, objective: NoisePrediction, groups: Tensor, items: Tensor | None
     ) -> Tensor:
         if not ctx.needs_input_grad[0]:
-            return objective._loss(objective._condition(objective._filled(embeddings)), groups, items)
+            return objective._loss(objective._condition(embeddings), groups, items)
         loss, gradient = objective._loss_and_gradient(embeddings, groups, items)
         ctx.save_for_backward(gradient)
         return loss

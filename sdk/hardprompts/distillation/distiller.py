@@ -14,7 +14,7 @@ from hardprompts.diffusion.noise_prediction import NoiseBank
 from hardprompts.diffusion.sampling import own_latents
 from hardprompts.distillation.faithfulness import DistilledPrompt, Faithfulness, LostPhrase, Share
 from hardprompts.distillation.features import FeatureMatch, MeanFeatureMatch, match_features
-from hardprompts.distillation.matching import Match, MeanMatch, Windows, embedded_template, in_template
+from hardprompts.distillation.matching import Match, MeanMatch, Windows
 from hardprompts.distillation.noises import match_noise
 from hardprompts.distillation.originals import Original, Teacher, phrases_of, without_phrase, words_of
 from hardprompts.distillation.outputs import match_outputs
@@ -35,7 +35,7 @@ from hardprompts.search.protocol import Callback, Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, language_model_search, search_method
 from hardprompts.search.rows import NO_TOKEN, pack, random_starts
 from hardprompts.softprompts import decode_nearest
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 #: What is matched.
 Quantity = Literal["auto", "features", "hidden_states", "noise", "outputs"]
@@ -331,8 +331,7 @@ class PromptDistiller:
         return min(DEFAULT_TOKENS, len(teacher)) if teacher.text is not None else max(DEFAULT_TOKENS, len(teacher))
 
     def _room(self, template: PromptTemplate) -> int:
-        before, after = embedded_template(self.backend.vocabulary, template)
-        return self.backend.text_encoder.max_tokens - len(before) - len(after)
+        return EmbeddedTemplate.of(self.backend.vocabulary, template).room(self.backend.text_encoder.max_tokens)
 
     def _windows(self, teachers: Sequence[Teacher], template: PromptTemplate) -> list[Windows]:
         return [teacher.windows(self._room(template), self.backend.vocabulary) for teacher in teachers]
@@ -427,7 +426,9 @@ class PromptDistiller:
         bank = NoiseBank.draw(predictor, [task], items=options.num_noises, window=options.window, seed=seed)
         if given is not None:
             return bank
-        whole = in_template(teacher.embeddings[: self._room(template)], predictor.vocabulary, template)
+        fixed = EmbeddedTemplate.of(predictor.vocabulary, template)
+        words = teacher.embeddings[None, : self._room(template)].to(predictor.vocabulary.table)
+        whole = fixed.around(words)[0]
         generator = torch.Generator().manual_seed(seed)
         made = min(options.num_noises, 4)
         latents = own_latents(predictor, whole, (made, *bank.noisy.shape[2:]), generator)

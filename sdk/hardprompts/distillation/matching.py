@@ -14,8 +14,7 @@ from torch import Tensor
 
 from hardprompts.errors import BackendError, TemplateError
 from hardprompts.objectives import Evaluation, Stochastic
-from hardprompts.prompts import SLOT, PromptTemplate
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.prompts import PromptTemplate
 
 #: An original as embeddings, (tokens, dim) each; a text that is longer than the context has several windows.
 Windows = Sequence[Float[Tensor, "_ dim"]]
@@ -47,18 +46,6 @@ class Match(Protocol):
     def free_tokens(self) -> int:
         """Tokens that the model's context leaves for the prompt."""
         ...
-
-
-# --- features -----------------------------------------------------------------------------
-
-
-# --- states -------------------------------------------------------------------------------
-
-
-# --- noise --------------------------------------------------------------------------------
-
-
-# --- several of one kind ------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,32 +86,9 @@ class MeanMatch:
         return min(part.free_tokens() for part in self.parts)
 
 
-# --- what they share ----------------------------------------------------------------------
-
-
 def filled(template: PromptTemplate, text: str) -> str:
     """The template with a text in its slot; of an empty text without white space at the ends."""
     return template.fill(text) if text else template.fill("").strip()
-
-
-def embedded_template(
-    vocabulary: Vocabulary, template: PromptTemplate
-) -> tuple[Float[Tensor, "before dim"], Float[Tensor, "after dim"]]:
-    """The embeddings of the template's tokens before and after its slot."""
-    before, after = vocabulary.template_ids(template) if template.text != SLOT else ([], [])
-    device = vocabulary.table.device
-    return (
-        vocabulary.embed(torch.tensor(before, dtype=torch.long, device=device)),
-        vocabulary.embed(torch.tensor(after, dtype=torch.long, device=device)),
-    )
-
-
-def in_template(
-    embeddings: Float[Tensor, "tokens dim"], vocabulary: Vocabulary, template: PromptTemplate
-) -> Float[Tensor, "filled dim"]:
-    """The embeddings with those of the template's tokens around them."""
-    before, after = embedded_template(vocabulary, template)
-    return torch.cat([before, embeddings.to(before), after])
 
 
 def one_window(windows: Windows, model: str) -> Windows:

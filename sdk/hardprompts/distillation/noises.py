@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
-from hardprompts.distillation.matching import Windows, check_room, filled, in_template, one_window
+from hardprompts.distillation.matching import Windows, check_room, filled, one_window
 from hardprompts.encoders import NoisePredictor
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
+from hardprompts.vocabulary import EmbeddedTemplate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ def match_noise(
     plain = NoisePrediction(predictor, bank, template, batch_size=batch_size)
     check_room([window], plain.free_tokens(), template, predictor.name)
     with torch.no_grad():
-        told = predictor.condition(in_template(window, predictor.vocabulary, template)[None])
+        fixed = EmbeddedTemplate.of(predictor.vocabulary, template)
+        told = predictor.condition(fixed.around(window[None].to(predictor.vocabulary.table)))
     judged = plain.imitating(told)
     if sample_size is None or sample_size >= len(bank):
         return NoiseMatch(judged, judged)

@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.diffusion.features import conditioning_encoder
-from hardprompts.distillation.matching import Windows, check_room, embedded_template, filled, one_window
+from hardprompts.distillation.matching import Windows, check_room, filled, one_window
 from hardprompts.encoders import Backend, ConditioningEncoder, StateEncoder
 from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,17 +122,15 @@ class StateMatch:
     unit = "share of the empty slot's distance removed"
 
     @functools.cached_property
-    def _surroundings(self) -> tuple[Tensor, Tensor]:
-        return embedded_template(self.states.vocabulary, self.template)
+    def _fixed(self) -> EmbeddedTemplate:
+        return EmbeddedTemplate.of(self.states.vocabulary, self.template)
 
     def free_tokens(self) -> int:
         """Tokens that the model's context leaves for the prompt."""
-        before, after = self._surroundings
-        return self.states.max_tokens - len(before) - len(after)
+        return self._fixed.room(self.states.max_tokens)
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
-        around = [part.to(embeddings.dtype).expand(len(embeddings), -1, -1) for part in self._surroundings]
-        rows = torch.cat([around[0], embeddings, around[1]], dim=1)
+        rows = self._fixed.around(embeddings)
         loss = self._squares(self.states(rows), rows.shape[1], groups) / self.empty[groups]
         return Evaluation(loss, 1 - loss)
 
@@ -174,16 +172,16 @@ def match_states(
         NonFiniteError: the states are NaN or infinite.
     """
     states = ContextStates.of(backend)
-    before, after = embedded_template(states.vocabulary, template)
-    free = states.max_tokens - len(before) - len(after)
+    fixed = EmbeddedTemplate.of(states.vocabulary, template)
+    free = fixed.room(states.max_tokens)
     targets, lengths = [], []
     for windows in originals:
         (original,) = one_window(windows, backend.name)
         check_room([original], free, template, backend.name)
-        row = torch.cat([before, original.to(before), after])
+        row = fixed.around(original[None].to(states.vocabulary.table))
         with torch.no_grad():
-            targets.append(states(row[None])[0].float())
-        lengths.append(len(row))
+            targets.append(states(row)[0].float())
+        lengths.append(row.shape[1])
     found = torch.stack(targets)
     if not found.isfinite().all():
         raise NonFiniteError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hardprompts.prompts import PromptTemplate
 from hardprompts.softprompts.geometry import angles, natural_ids, rotated, shrunk
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 #: What lengths are divided by, and degrees of turning, by default.
 FACTORS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0)
@@ -102,9 +102,9 @@ def measure_robustness(
         ValueError: the template has no words or no room, a path does not begin with the prompt as it is, or a soft
             token has no direction to be turned from.
     """
-    before, after = vocabulary.template_ids(template)
-    room = max_tokens - len(before) - len(after)
-    if not before and not after:
+    fixed = EmbeddedTemplate.of(vocabulary, template)
+    room = fixed.room(max_tokens)
+    if not len(fixed):
         raise ValueError("robustness needs a template with words, since nothing is compared with the template alone")
     if room < 1 or natural_prompts < 1:
         raise ValueError(
@@ -113,60 +113,53 @@ def measure_robustness(
     if not factors or factors[0] != 1 or not degrees or degrees[0] != 0:
         raise ValueError(f"paths begin at the prompt as it is: factor 1 and 0 degrees, not {factors} and {degrees}")
     soft = embeddings.detach().to(vocabulary.table.device, torch.float32)[:room]
-    ids = natural_ids(vocabulary, natural_prompts * len(soft))
-    natural_prompts = max(1, min(natural_prompts, len(ids) // len(soft)))
-    # Tokens that lie far apart by id stand side by side; a vocabulary with too few is gone through again.
-    order = torch.arange(natural_prompts * len(soft), device=ids.device) % len(ids)
-    ids = ids[order].reshape(len(soft), natural_prompts).T
-    natural = vocabulary.embed(ids).float()  # (prompts, tokens, dim)
+    natural, to_natural = _natural(vocabulary, natural_prompts, len(soft))
     to_soft = vocabulary.embed(vocabulary.nearest(soft)).float()
-    others = vocabulary.neighbours(ids.reshape(-1), 1)[:, 0].reshape(ids.shape)
-    to_natural = vocabulary.embed(others).float()
-
-    prompts = torch.cat([soft[None], natural])
-    targets = torch.cat([to_soft[None], to_natural])
-    divided = torch.stack([shrunk(prompt, torch.tensor(factors, dtype=torch.float32)) for prompt in prompts])
-    turned = torch.stack(
-        [rotated(p, t, torch.tensor(degrees, dtype=torch.float32)) for p, t in zip(prompts, targets, strict=True)]
-    )
-
-    def framed(texts: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts all dim"]:
-        ends = [
-            vocabulary.embed(torch.tensor(part, dtype=torch.long, device=ids.device)).float()
-            for part in (before, after)
-        ]
-        return torch.cat([ends[0].expand(len(texts), -1, -1), texts, ends[1].expand(len(texts), -1, -1)], dim=1)
+    prompts, targets = torch.cat([soft[None], natural]), torch.cat([to_soft[None], to_natural])
+    lengths, angles_turned = (torch.tensor(values, dtype=torch.float32) for values in (factors, degrees))
+    divided = torch.stack([shrunk(prompt, lengths) for prompt in prompts])
+    turned = torch.stack([rotated(p, t, angles_turned) for p, t in zip(prompts, targets, strict=True)])
 
     @torch.no_grad()
     def features(texts: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts features"]:
-        dtype = vocabulary.table.dtype
-        found = [encode(framed(part).to(dtype)).float() for part in texts.split(batch_size)]
-        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+        parts = (fixed.around(part).to(vocabulary.table.dtype) for part in texts.split(batch_size))
+        return torch.nn.functional.normalize(torch.cat([encode(part).float() for part in parts]), dim=-1)
 
     nothing, as_it_is, as_words = features(soft[None, :0])[0], features(soft[None])[0], features(to_soft[None])[0]
-
-    def curve(path: Float[Tensor, "prompts steps tokens dim"], positions: Sequence[float]) -> Curve:
-        found = features(path.flatten(0, 1)).unflatten(0, path.shape[:2])  # (prompts, steps, features)
-        start = found[:, :1]
-        gap = (1 - start @ nothing).clamp_min(1e-6)  # (prompts, 1)
-        left = 1 - (1 - (found * start).sum(dim=-1)) / gap
-        return Curve(
-            tuple(map(float, positions)),
-            tuple(left[0].tolist()),
-            tuple(left[1:].quantile(0.5, dim=0).tolist()),
-            tuple(left[1:].min(dim=0).values.tolist()),
-            tuple(left[1:].max(dim=0).values.tolist()),
-        )
-
     kept = 1 - (1 - as_words @ as_it_is) / (1 - nothing @ as_it_is).clamp_min(1e-6)
-    return RobustnessReport(
-        template.text,
-        len(soft),
-        natural_prompts,
-        curve(divided, factors),
-        curve(turned, degrees),
-        float(kept),
-        quantity,
+    by_length, by_angle = (
+        _curve(features(path.flatten(0, 1)).unflatten(0, path.shape[:2]), nothing, positions)
+        for path, positions in ((divided, factors), (turned, degrees))
+    )
+    return RobustnessReport(template.text, len(soft), len(natural), by_length, by_angle, float(kept), quantity)
+
+
+def _natural(
+    vocabulary: Vocabulary, prompts: int, tokens: int
+) -> tuple[Float[Tensor, "prompts tokens dim"], Float[Tensor, "prompts tokens dim"]]:
+    """Prompts of tokens evenly spaced by id, fewer of a small vocabulary, and the nearest other token of each."""
+    ids = natural_ids(vocabulary, prompts * tokens)
+    prompts = max(1, min(prompts, len(ids) // tokens))
+    # Tokens that lie far apart by id stand side by side; a vocabulary with too few is gone through again.
+    order = torch.arange(prompts * tokens, device=ids.device) % len(ids)
+    ids = ids[order].reshape(tokens, prompts).T
+    others = vocabulary.neighbours(ids.reshape(-1), 1)[:, 0].reshape(ids.shape)
+    return vocabulary.embed(ids).float(), vocabulary.embed(others).float()
+
+
+def _curve(
+    found: Float[Tensor, "prompts steps features"], nothing: Float[Tensor, " features"], positions: Sequence[float]
+) -> Curve:
+    """The shares along a path, of features whose first prompt is the soft one and whose first step is the start."""
+    start = found[:, :1]
+    gap = (1 - start @ nothing).clamp_min(1e-6)  # (prompts, 1)
+    left = 1 - (1 - (found * start).sum(dim=-1)) / gap
+    return Curve(
+        tuple(map(float, positions)),
+        tuple(left[0].tolist()),
+        tuple(left[1:].quantile(0.5, dim=0).tolist()),
+        tuple(left[1:].min(dim=0).values.tolist()),
+        tuple(left[1:].max(dim=0).values.tolist()),
     )
 
 
