@@ -1,6 +1,7 @@
 """What a search needs of a model: protocols for frozen networks, and the Backend that bundles them."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -296,6 +297,15 @@ class Backend:
     def vocabulary(self) -> Vocabulary:
         """The tokens of the text tower."""
         return self.text_encoder.vocabulary
+
+    @functools.cached_property
+    def feature_width(self) -> int:
+        """Numbers in the features of a text, or an image.
+
+        Raises:
+            BackendError: a language model, which gives texts no features.
+        """
+        return int(self.encode_texts(["a"]).shape[1])
 
     def encode_images(self, images: Sequence[Image.Image], batch_size: int = 64) -> Float[Tensor, "batch features"]:
         """Unit features of RGB images, in float32.

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -81,6 +82,18 @@ def _load(item: Any, label: str) -> list[Image.Image]:
         )
     advice = "; open bytes and files with PIL.Image.open" if isinstance(item, bytes) or hasattr(item, "read") else ""
     raise ImageError(f"{label}{type(item).__name__} is no image; {_ACCEPTED}{advice}")
+
+
+def image_weights(weights: Sequence[float] | None, count: int) -> Float[Tensor, " images"]:
+    """The weights of `count` images; all 1 where none are given.
+
+    Raises:
+        ValueError: there are more or fewer, or one is not positive and finite.
+    """
+    checked = torch.ones(count) if weights is None else torch.tensor(list(weights), dtype=torch.float32)
+    if len(checked) != count or not bool((checked > 0).all()) or not bool(checked.isfinite().all()):
+        raise ValueError(f"weights must be {count} positive numbers, one for each image, got {weights}")
+    return checked
 
 
 # --- files and PIL images -----------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
 from hardprompts.batch.output import Output, plain
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.inversion.options import InversionOptions
 from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hardprompts.search.protocol import Search
 
 #: Options of `PromptInverter.invert` that are not for the pictures of a batch.
-_NOT_FOR_BATCHES = {"self", "images", "callback", "progress"}
+_NOT_FOR_BATCHES = {"callback", "progress"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _in_this_process(plan: Plan, opening: Opening, options: Mapping[str, Any]) -
 
 def check_options(options: Mapping[str, Any], counts: Mapping[str, int | None]) -> None:
     """Raises ValueError unless the options are those of a search, and the counts at least 1."""
-    known = [name for name in inspect.signature(PromptInverter.invert).parameters if name not in _NOT_FOR_BATCHES]
+    known = [field.name for field in dataclasses.fields(InversionOptions) if field.name not in _NOT_FOR_BATCHES]
     unknown = [name for name in options if name not in known]
     if unknown:
         raise ValueError(f"unknown options {', '.join(unknown)}; those of a search are {', '.join(known)}")

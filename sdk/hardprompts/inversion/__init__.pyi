@@ -1,5 +1,6 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
 from .inverter import PromptInverter
+from .options import InversionArguments, InversionOptions
 from .readability import (
     LanguageModelLikelihood,
     ReadableScore,
@@ -11,6 +12,8 @@ from .readability import (
 )
 
 __all__ = [
+    "InversionArguments",
+    "InversionOptions",
     "LanguageModelLikelihood",
     "PromptInverter",
     "ReadableScore",

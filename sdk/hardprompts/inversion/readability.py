@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardprompts.encoders import Backend, LanguageModel, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, VocabularyError
+from hardprompts.inversion.options import InversionOptions
 from hardprompts.objectives import Score
 from hardprompts.prompts import Candidate, PromptTemplate, TradeOff
 from hardprompts.vocabulary import Vocabulary
@@ -163,6 +164,23 @@ class ReadableScore:
         if new:
             self._known.update(zip(new, fluency(new, self.prior).tolist(), strict=True))
         return torch.tensor([self._known[text] for text in filled])
+
+
+def readable_score(
+    score: Score,
+    vocabulary: Vocabulary,
+    template: PromptTemplate,
+    prior: TextLikelihood | None,
+    options: InversionOptions,
+    spread: float,
+) -> Score:
+    """The score with what is asked of the text, whose options count in spreads; the score itself if nothing is."""
+    weight = options.prior_weight if prior is not None else 0.0
+    if not weight and not options.penalties and not options.repetition_penalty:
+        return score
+    penalties = tuple((" ".join(string.lower().split()), cost * spread) for string, cost in options.penalties.items())
+    repetition = options.repetition_penalty * spread
+    return ReadableScore(score, vocabulary, template, prior, weight * spread, penalties, repetition)
 
 
 def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:

@@ -9,14 +9,14 @@ from hardprompts.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
-class _Required:
+class RequiredWords:
     """Words that every prompt begins with: they stand in the template while the rest is searched for."""
 
     token_ids: tuple[int, ...]
     template: PromptTemplate
 
     @classmethod
-    def create(cls, required: Sequence[str], vocabulary: Vocabulary, slot: PromptTemplate) -> "_Required":
+    def create(cls, required: Sequence[str], vocabulary: Vocabulary, slot: PromptTemplate) -> "RequiredWords":
         """The template with the words before its slot.
 
         Raises:
@@ -39,6 +39,20 @@ class _Required:
         if dataclasses.replace(vocabulary, banned_words=frozenset()).spells_banned(ids, slot):
             raise VocabularyError(f"the required words {text!r} contain something banned; require or ban it, not both")
         return cls(ids, template)
+
+    def free_tokens(self, num_tokens: int) -> int:
+        """How many of a prompt's tokens are left for the search.
+
+        Raises:
+            ValueError: there is none left.
+        """
+        free = num_tokens - len(self.token_ids)
+        if self.token_ids and free < 1:
+            raise ValueError(
+                f"the required words have {len(self.token_ids)} tokens, which leaves nothing to search for in a "
+                f"prompt of num_tokens = {num_tokens}; use more tokens"
+            )
+        return free
 
     def whole(
         self, candidates: Sequence[Candidate], vocabulary: Vocabulary, slot: PromptTemplate

@@ -7,7 +7,7 @@ names, which types its `**options`.
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar
 
 from jaxtyping import Int
@@ -71,6 +71,9 @@ class SearchOptions:
     DEFAULT_RESTARTS: ClassVar[int] = 16
     DEFAULT_MAX_STEPS: ClassVar[int] = 1000
 
+    #: Options that change what another one says, which must be given then.
+    NEEDS: ClassVar[Mapping[str, str]] = {}
+
     #: Fields that must be at least 1 where they are given.
     COUNTS: ClassVar[tuple[str, ...]] = ("restarts", "top_k")
 
@@ -100,6 +103,12 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+        for name, other in self.NEEDS.items():
+            if getattr(self, name) != getattr(type(self), name) and getattr(self, other) is None:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} is of no use without {other}; give {other}, or leave it"
+                )
 
     @classmethod
     def of(cls: type[Options], door: str, **options: Any) -> Options:

@@ -292,15 +292,16 @@ def test_the_inverter_returns_the_front_behind_the_best() -> None:
     prior = open_likelihood(toy_language_model())
     inverter = PromptInverter(BACKEND, prior=prior)
     prompt = inverter.invert(target, num_tokens=4, pareto=True, **QUICK)
-    numbers = prompt.provenance["pareto"]
-    assert len(numbers) > 2 and min(point["tokens"] for point in numbers) == 1
+    assert len(prompt.pareto) > 2 and min(point.tokens for point in prompt.pareto) == 1
     assert prompt.candidates[0].text == prompt.text
     texts = [candidate.text for candidate in prompt.candidates]
-    assert set(texts) - {prompt.text} <= {point["text"] for point in numbers} and len(set(texts)) == len(texts)
-    for point in numbers:
-        assert point["similarity"] == pytest.approx(inverter.score(point["text"], target), abs=1e-5)
-        assert point["fluency"] == pytest.approx(float(fluency([point["text"]], prior)), abs=1e-4)
-    goods = [(point["similarity"], -point["tokens"], point["fluency"]) for point in numbers]
+    assert set(texts) - {prompt.text} <= {point.candidate.text for point in prompt.pareto}
+    assert len(set(texts)) == len(texts)
+    for point in prompt.pareto:
+        text = point.candidate.text
+        assert point.similarity == pytest.approx(inverter.score(text, target), abs=1e-5) == point.candidate.score
+        assert point.fluency == pytest.approx(float(fluency([text], prior)), abs=1e-4)
+    goods = [(point.similarity, -point.tokens, point.fluency) for point in prompt.pareto]
     for one, other in itertools.permutations(goods, 2):
         assert not all(a >= b for a, b in zip(one, other, strict=True))
 

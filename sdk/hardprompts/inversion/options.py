@@ -1,0 +1,111 @@
+"""The options of `PromptInverter.invert`, declared once."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from hardprompts.images import ImageInput
+from hardprompts.search.options import SearchArguments, SearchOptions
+
+
+class InversionArguments(SearchArguments, total=False):
+    """The fields of `InversionOptions` that front doors take as keyword arguments alone."""
+
+    unlike: ImageInput | Sequence[ImageInput] | Tensor | None
+    unlike_weight: float
+    text: str | None
+    text_weight: float
+    weights: Sequence[float] | None
+    views: int
+    shortest: float | None
+    words: bool | Sequence[str] | None
+    required: Sequence[str]
+    penalties: Mapping[str, float]
+    repetition_penalty: float
+    prior_weight: float
+    caption: str | None
+    pareto: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InversionOptions(SearchOptions):
+    """What `PromptInverter.invert` takes beside the images, and beside what every search takes.
+
+    Slurs and swear words must not occur in a prompt either; "none" as `banned`, or among its strings, lifts that list.
+    The default of `token_cost` is `TOKEN_COST`: it drops tokens that say more of the model than of the image. It is 0
+    for a model of text alone, where there is no image to say less of; 0 fills all places.
+
+    Attributes:
+        num_tokens: tokens of the prompt, 1 or more; methods with insert and delete moves return as many or fewer.
+        template: the text that the prompt is for, with one "{}": "a tiger in the style of {}".
+        unlike: images that the prompt should not fit.
+        unlike_weight: what similarity with `unlike` costs, relative to similarity with the images.
+        text: a text that the prompt should resemble too.
+        text_weight: the text's share of the whole, in [0, 1].
+        weights: the images' weights, one positive number each; default: all equal.
+        views: how many views of each image the similarity is averaged over: the image itself, then slight crops and
+            tints of it, which keep all that it shows. What a model sees in one exact picture only is then not worth a
+            word. 1 takes the image as it is.
+        shortest: return the shortest prompt that reaches this share, in (0, 1], of the best similarity; the prompt's
+            `candidates` then show similarity against length.
+        words: True: only tokens that are real words, of the letters of one script; a list of words: only these, some
+            of which may have several tokens; False: any tokens. Default: real words, if the model has enough of them
+            and `vocabulary` is not given.
+        required: words that the prompt begins with, in this order; the search fills the rest.
+        penalties: strings, and what each occurrence of one costs, as a share of the spread (see `token_cost`); below
+            0 it is a reward. Words that must not occur at all are `banned`.
+        repetition_penalty: what each word costs that stands in the prompt already, likewise.
+        prior_weight: what a nat of the prior's log-likelihood for each word is worth, likewise.
+        caption: text that half of the restarts begin with, as far as it fits, and that phrase banks continue;
+            default: what the captioner says, if there is one.
+        pareto: the prompt's `candidates` are then the prompts that no other betters in similarity, length and, with a
+            prior, fluency at once, most similar first behind the best; its `pareto` has the numbers.
+
+    Raises:
+        ValueError: a number out of range, a text where a list belongs, two options that exclude each other, or the
+            weight of something that is not given.
+    """
+
+    #: What a token must add for images, as a share of the spread of the similarity of random prompts.
+    TOKEN_COST: ClassVar[float] = 0.15
+
+    COUNTS: ClassVar[tuple[str, ...]] = ("num_tokens", "views", *SearchOptions.COUNTS)
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", "prior_weight", *SearchOptions.AMOUNTS)
+
+    NEEDS: ClassVar[Mapping[str, str]] = {"text_weight": "text", "unlike_weight": "unlike"}
+
+    num_tokens: int = 8
+    template: str = "{}"
+    unlike: ImageInput | Sequence[ImageInput] | Tensor | None = None
+    unlike_weight: float = 0.5
+    text: str | None = None
+    text_weight: float = 0.5
+    weights: Sequence[float] | None = None
+    views: int = 8
+    shortest: float | None = None
+    words: bool | Sequence[str] | None = None
+    required: Sequence[str] = ()
+    penalties: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    repetition_penalty: float = 0.0
+    prior_weight: float = 0.1
+    caption: str | None = None
+    pareto: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("required", "words"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} takes a list of words, got the text {getattr(self, name)!r}")
+        if not all(word.strip() for word in (*self.required, *self.penalties)):
+            raise ValueError("a required word, or a key of penalties, is empty; remove it")
+        if not all(math.isfinite(cost) for cost in (*self.penalties.values(), self.repetition_penalty)):
+            raise ValueError(f"penalties must be finite, got {dict(self.penalties)}, {self.repetition_penalty}")
+        if self.initial_prompt is not None and self.caption is not None:
+            raise ValueError("give an initial_prompt, which all restarts begin with, or a caption, not both")
+        if not 0 <= self.text_weight <= 1:
+            raise ValueError(f"text_weight must be in [0, 1], got {self.text_weight}")
+        if self.shortest is not None and not 0 < self.shortest <= 1:
+            raise ValueError(f"shortest must be in (0, 1], got {self.shortest}")
