@@ -1,7 +1,5 @@
 """`hardprompts batch`: a prompt for each of many pictures, on one machine or on many."""
 
-import contextlib
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,13 +7,39 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hardprompts.cli import screen
-from hardprompts.cli.screen import clear_errors, err, fail, out, say
+from hardprompts.cli.invert import check_options, open_inverter, phrases_of, search_of
+from hardprompts.cli.options import (
+    Banned,
+    BatchSize,
+    Deadline,
+    Device,
+    Dtype,
+    FixedSeed,
+    Method,
+    Model,
+    Restarts,
+    Seed,
+    Steps,
+    Template,
+    Tokens,
+    Unlike,
+    VocabularyFile,
+    Words,
+    given,
+    torch_dtype,
+)
+from hardprompts.cli.screen import clear_errors, err, fail, out, say, stdout_kept
 
 if TYPE_CHECKING:
     from hardprompts.batch import BatchProgress, BatchReport
 
 #: Seconds between two lines of progress where there is no terminal for a bar.
 REPORT_EVERY = 60.0
+
+#: Parameters of `batch` that are not options of `invert_many` and `estimate` alike.
+_OF_THE_COMMAND = (
+    "source", "output", "model", "ray", "table_format", "retry_errors", "estimate", "sample", "price_per_hour", "dtype",
+)  # fmt: skip
 
 
 def batch(
@@ -27,88 +51,82 @@ def batch(
         Path | None,
         typer.Option("--output", "-o", metavar="OUT", help="prompts.jsonl, prompts.parquet, or a folder of parts."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", metavar="SCHEME:NAME", help="See `hardprompts models` (default: photo, if installed)."
-        ),
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images searched together: more use a GPU better.")] = 16,
+    model: Model = None,
+    batch_size: BatchSize = None,
     workers: Annotated[
-        int | None, typer.Option(help="So many workers of Ray, one for each GPU, say (default: this process).")
+        int | None, typer.Option(help="Number of Ray workers, such as one for each GPU (default: this process alone).")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each worker (default: an equal share).")] = None,
     ray: Annotated[
         str | None,
         typer.Option("--ray", metavar="ADDRESS", help='A Ray cluster: an address, or "auto" on one of its machines.'),
     ] = None,
-    image: Annotated[str | None, typer.Option(help="The column of a table, or member of a sample, with it.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="The column of a table, or the member of a sample, with the image.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="The column of a table that names its rows.")] = None,
     table_format: Annotated[
-        Literal["jsonl", "parquet"] | None, typer.Option("--format", help="Of the parts in a folder (default: jsonl).")
+        Literal["jsonl", "parquet"] | None,
+        typer.Option("--format", help="Format of the parts in a folder (default: jsonl)."),
     ] = None,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Do chunks with errors again.")] = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only measure a sample: time, memory and price of it all.")
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="First repeat the batches in which images failed.")
     ] = False,
-    sample: Annotated[int | None, typer.Option(help="Images to measure (default: one batch, at least 8).")] = None,
-    price_per_hour: Annotated[float | None, typer.Option(help="Of one worker, in any currency.")] = None,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompts in the model's tokens.")] = 8,
-    template: Annotated[str, typer.Option(help="The text that the prompt is for, with one {} where it goes.")] = "{}",
-    method: Annotated[str, typer.Option(help="The search method; see `hardprompts methods`.")] = "build+refine",
-    steps: Annotated[int | None, typer.Option(help="Steps of the method, at most.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Random starts of each image.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds for each image, at most.")] = None,
-    seed: Annotated[int, typer.Option(help="Another one gives other prompts.")] = 0,
-    banned: Annotated[
-        list[str] | None,
-        typer.Option(help="A string that must not occur; may be repeated. none: lifts the list of swear words."),
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only measure a sample, and print time, memory and price of all.")
+    ] = False,
+    sample: Annotated[
+        int | None, typer.Option(help="Number of images to measure (default: one batch, at least 8).")
     ] = None,
-    words: Annotated[
-        bool | None, typer.Option("--words/--no-words", help="Use real words alone, or any tokens.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")] = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Numbers that the model computes with.")
-    ] = "float32",
+    price_per_hour: Annotated[float | None, typer.Option(help="Price of one worker, in any currency.")] = None,
+    num_tokens: Tokens = None,
+    template: Template = None,
+    method: Method = None,
+    max_steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: FixedSeed = None,
+    banned: Banned = None,
+    unlike: Unlike = None,
+    vocabulary: VocabularyFile = None,
+    words: Words = None,
+    device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Find one prompt for each of many images: in folders, webdataset shards and tables.
 
-    What is done is kept: the same command goes on where it stopped, and takes in what is new. An image that cannot be
-    read gets a row with its error and the others are done; the exit code is then 1. With --workers, Ray spreads the
-    work over the GPUs, or over the machines of a cluster, and does again what a worker that died was doing.
+    The same command resumes a run that was stopped, and adds what is new in the source. An image that cannot be read
+    gets a row with its error, and the exit code is then 1. With --workers, Ray distributes the work over the GPUs, or
+    over the machines of a cluster, and repeats what a worker that died was doing.
     """
+    options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
         if output is None and not estimate:
             fail("--output is needed: prompts.jsonl, prompts.parquet or a folder; or --estimate")
         if (ray is not None or retry_errors) and estimate:
-            fail("--estimate measures in this process, and writes nothing; leave --ray and --retry-errors out")
+            fail("--estimate measures in this process and writes nothing; leave --ray and --retry-errors out")
         if ray is not None and workers is None:
             fail("--ray needs --workers: how many of the cluster's GPUs or CPUs to use")
         if not estimate and (sample is not None or price_per_hour is not None):
             fail("--sample and --price-per-hour are for --estimate")
-        import torch
-
+        check_options(options)
         from hardprompts import batch as batches
         from hardprompts.encoders import default_model
 
-        model = default_model() if model is None else model
-        given = {
-            "max_steps": steps, "restarts": restarts, "deadline": deadline, "banned": banned or None,
-            "words": words,
-        }  # fmt: skip
-        options: dict[str, Any] = {
-            "num_tokens": tokens, "template": template, "seed": seed, "method": method, "batch_size": batch_size,
-            "workers": workers, "threads": threads, "image": image, "key": key, "device": device,
-            "dtype": getattr(torch, dtype), **{name: value for name, value in given.items() if value is not None},
-        }  # fmt: skip
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
+        options["model"] = default_model() if model is None else model
+        if vocabulary is not None:
+            options["vocabulary"] = phrases_of(vocabulary)
+        if dtype is not None:
+            options["dtype"] = torch_dtype(dtype)
+        with stdout_kept():
             if estimate:
-                measured = batches.estimate(source, model, sample=sample, price_per_hour=price_per_hour, **options)
+                measured = batches.estimate(
+                    source, **given({"sample": sample, "price_per_hour": price_per_hour}), **options
+                )
             else:
                 assert output is not None
                 report = batches.invert_many(
-                    source, output, model, ray_address=ray, format=table_format, retry_errors=retry_errors,
+                    source, output, ray_address=ray, format=table_format, retry_errors=retry_errors,
                     callback=None if err.is_terminal else _Lines(), **options,
                 )  # fmt: skip
         if estimate:
@@ -119,6 +137,71 @@ def batch(
     if report.stop_reason == "interrupted":
         raise typer.Exit(screen.INTERRUPTED)
     if report.failed:
+        raise typer.Exit(screen.SOME_FAILED)
+
+
+def invert_folder(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the images are.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a row for each image here, and no .txt files.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Subfolders too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do images again that have a prompt.")] = False,
+    batch_size: BatchSize = None,
+    model: Model = None,
+    num_tokens: Tokens = None,
+    template: Template = None,
+    method: Method = None,
+    max_steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: Seed = None,
+    banned: Banned = None,
+    unlike: Unlike = None,
+    vocabulary: VocabularyFile = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Find one prompt for each image of a folder.
+
+    Writes cat.txt beside cat.png (cat.png.txt where there is a cat.jpg too), or a CSV file.
+    Images that have a prompt are skipped, so the same command resumes a run that was stopped. An image that
+    cannot be read is reported, and the exit code is then 1.
+    """
+    options = given(
+        locals(),
+        but=("folder", "csv", "recursive", "overwrite", "batch_size", "model", "method", "device", "dtype"),
+    )
+    from hardprompts.cli import folder as folders
+
+    with clear_errors():
+        if not folder.is_dir():
+            fail(f"{folder} is not a folder")
+        images = folders.images_in(folder, recursive)
+        if not images:
+            fail(f"no images in {folder}" + ("" if recursive else "; --recursive looks into its folders too"))
+        destination = folders.TextFiles(images) if csv is None else folders.CsvFile(csv, folder, overwrite)
+        batch_size = 1 if batch_size is None else batch_size
+        if batch_size < 1:
+            fail(f"--batch-size must be at least 1, got {batch_size}")
+        check_options(options)
+        if vocabulary is not None:
+            options["vocabulary"] = phrases_of(vocabulary)
+        with stdout_kept():
+            inverter: Any = open_inverter(model, search_of(method, None), options, device, dtype)
+            if deadline is None:
+                screen.read_words(inverter.search, inverter.backend)
+        run = folders.FolderRun(inverter, options, batch_size)
+        run.run(images, destination, overwrite)
+    left = len(images) - run.written - run.skipped - run.failed
+    say(
+        f"{len(images)} images: {run.written} written, {run.skipped} skipped, {run.failed} failed"
+        + (f", {left} left; the same command goes on from here" if left else ""),
+        "bold",
+    )
+    if run.interrupted:
+        raise typer.Exit(screen.INTERRUPTED)
+    if run.failed:
         raise typer.Exit(screen.SOME_FAILED)
 
 
@@ -147,8 +230,8 @@ def _show(report: "BatchReport") -> None:
     rate = f", {report.images_per_hour:,.0f} images per hour" if report.done + report.failed else ""
     say(f"{report.done:,} prompts, {report.failed:,} failed, {report.skipped:,} done before{rate}", "bold")
     if report.stop_reason != "finished":
-        say(f"{report.stop_reason}; the same command goes on from here", "yellow")
+        say(f"{report.stop_reason}; the same command resumes it", "yellow")
     if report.output.exists():
-        say(f"{report.output} has them", "dim")
+        say(f"wrote {report.output}", "dim")
     if report.failed:
-        say("the rows of images that failed tell why, in `error`; --retry-errors does them again", "yellow")
+        say("the rows of images that failed have the reason in `error`; --retry-errors repeats them", "yellow")

@@ -5,20 +5,50 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hardprompts.cli import screen
+from hardprompts.cli.options import (
+    AsJson,
+    Checkpoint,
+    ClassificationTemplate,
+    ClassificationTokens,
+    Deadline,
+    Device,
+    Dtype,
+    FluencyWeight,
+    Holdout,
+    LanguageModel,
+    Method,
+    OtherModel,
+    RandomState,
+    Restarts,
+    Seeds,
+    Steps,
+    given,
+    torch_dtype,
+)
 from hardprompts.cli.screen import clear_errors, fail, say
 from hardprompts.errors import printable
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
 
-Table = Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table with a head; .tsv is split at tabs.")]
+Table = Annotated[
+    Path,
+    typer.Argument(metavar="DATA.csv", help="A table with a header row; the columns of .tsv are separated by tabs."),
+]
 TextColumn = Annotated[str, typer.Option("--text-column", help="The column of the texts.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")]
+
+#: The language model that is embedded; the SDK has no default.
+DEFAULT_LANGUAGE_MODEL = "emoji:emoji-lm"
+
+#: Parameters of `tune` that are not options of the tuner.
+_OF_THE_COMMAND = (
+    "data", "text_column", "label_column", "model", "label", "suggest", "shots", "test", "save", "dtype", "as_json",
+)  # fmt: skip
 
 
 def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
@@ -63,71 +93,64 @@ def tune(
     data: Table,
     text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option("--label-column", help="The column of the labels.")] = "label",
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="SCHEME:NAME", help="A language model; see `hardprompts models`.")
-    ] = "emoji:emoji-lm",
-    template: Annotated[
-        str, typer.Option(help="Text with {prompt}, {text} and {label} once each.")
-    ] = "{prompt} {text} It was {label}",
+    model: LanguageModel = None,
+    template: ClassificationTemplate = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL=WORD", help="Words of a label: 1=good,great; repeat for each.")
+        list[str] | None,
+        typer.Option(metavar="LABEL=WORD", help="Words of a label, such as 1=good,great; repeat the option for each."),
     ] = None,
-    suggest: Annotated[bool, typer.Option("--suggest", help="Look for label words in the texts.")] = False,
-    tokens: Annotated[int, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens.")] = 10,
-    method: Annotated[str, typer.Option(help="The search method; see `hardprompts methods`.")] = "pez+refine",
-    fluency_weight: Annotated[float | None, typer.Option(help="Share of the prompt's own likelihood.")] = None,
-    holdout: Annotated[float, typer.Option(help="Share of the examples that the prompt is chosen by.")] = 0.2,
-    restarts: Annotated[int, typer.Option(help="Prompts searched for in one batch.")] = 4,
-    seeds: Annotated[int, typer.Option(help="Searches, one after the other; with --shots, draws of examples.")] = 1,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Choose the label words from the texts.")] = False,
+    num_tokens: ClassificationTokens = None,
+    method: Method = None,
+    fluency_weight: FluencyWeight = None,
+    holdout: Holdout = None,
+    restarts: Restarts = None,
+    seeds: Seeds = None,
     shots: Annotated[
-        int | None, typer.Option(metavar="K", help="Learn from K examples of each class, as many more to choose by.")
+        int | None,
+        typer.Option(metavar="K", help="Learn from K examples of each class, and choose by as many others."),
     ] = None,
     test: Annotated[
         Path | None, typer.Option(metavar="TEST.csv", help="With --shots: measure on these (default: all others).")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the method, at most.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds, at most.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes the result repeatable.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep finished searches here, and take them from here.")
-    ] = None,
+    max_steps: Steps = None,
+    deadline: Deadline = None,
+    random_state: RandomState = None,
+    checkpoint: Checkpoint = None,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tuner here, for `classify`.")] = None,
     device: Device = None,
-    dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], typer.Option("--dtype", help="Numbers that the model computes with.")
-    ] = "float32",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the prompt and its report as JSON.")] = False,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Find a few words that make a frozen language model tell the labels of texts.
+    """Find a few words that make a frozen language model classify texts.
 
     Prints the prompt; Ctrl-C ends the search with the best so far. With --shots it prints what prompts from a few
     examples reach over many draws of them, and Ctrl-C ends it with the draws that are done.
     """
+    options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
-        if save is not None and save.exists() and not save.is_dir():
-            fail(f"--save needs a folder, and {save} is a file")
+        screen.check_save(save)
         texts, labels = read_column(data, (text_column, label_column))
         words = read_words(label or ())
         if words and suggest:
             fail("give --label or --suggest, not both")
-        import torch
-
-        from hardprompts.classification.tuner import ClassifierPromptTuner
-
-        verbalizer: Any = "suggest" if suggest else words
         if test is not None and shots is None:
             fail("--test goes with --shots; `hardprompts classify` labels a table with a tuner that was saved")
+        from hardprompts.classification.tuner import ClassifierPromptTuner
+
         tuner = ClassifierPromptTuner(
-            model, template=template, verbalizer=verbalizer, num_tokens=tokens, method=method,
-            fluency_weight=fluency_weight, holdout=holdout, restarts=restarts, seeds=seeds, max_steps=steps,
-            deadline=deadline, random_state=seed, checkpoint=resume, device=device, dtype=getattr(torch, dtype),
+            DEFAULT_LANGUAGE_MODEL if model is None else model,
+            verbalizer="suggest" if suggest else words,
+            dtype=torch_dtype(dtype),
             progress=False,
-        )  # fmt: skip
+            **options,
+        )
         if shots is not None:
             if save is not None:
                 fail("--shots compares many draws and saves no tuner; leave --save out")
+            first = random_state or 0
             tested = None if test is None else read_column(test, (text_column, label_column))
-            _few_shot(tuner, texts, labels, shots, range(seed or 0, (seed or 0) + seeds), tested, as_json)
+            _few_shot(tuner, texts, labels, shots, range(first, first + tuner.seeds), tested, as_json)
             return
         with screen.LiveSearch() as live:
             tuner.set_params(callback=live).fit(texts, labels)
@@ -175,9 +198,7 @@ def classify(
     tuner: Annotated[Path, typer.Argument(metavar="DIR", help="What `hardprompts tune --save` wrote.")],
     data: Annotated[Path | None, typer.Argument(metavar="[DATA.csv]", help="A table; default: lines of stdin.")] = None,
     text_column: TextColumn = "text",
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Another model than it was tuned for.")
-    ] = None,
+    model: OtherModel = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="A column for each label.")] = False,
     device: Device = None,
 ) -> None:

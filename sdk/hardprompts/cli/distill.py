@@ -1,15 +1,32 @@
 """`hardprompts distill`: a long prompt, or a soft prompt's file, becomes a short prompt."""
 
-import contextlib
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hardprompts.cli import screen
-from hardprompts.cli.screen import clear_errors, err, fail, say
+from hardprompts.cli.options import (
+    AsJson,
+    Banned,
+    Deadline,
+    Device,
+    DistillMethod,
+    Dtype,
+    Match,
+    MostTokens,
+    Ratio,
+    Restarts,
+    Save,
+    Seed,
+    Steps,
+    Templates,
+    TextModel,
+    given,
+    torch_dtype,
+)
+from hardprompts.cli.screen import clear_errors, fail, say, stdout_kept
 from hardprompts.errors import printable
 
 if TYPE_CHECKING:
@@ -17,67 +34,48 @@ if TYPE_CHECKING:
     from hardprompts.distillation.faithfulness import DistilledPrompt
     from hardprompts.softprompts.prompt import SoftPrompt
 
-DEFAULT_MODEL = "emoji"
-
 #: What a file of a soft prompt ends in: text that ends so and names no file is most likely a misspelt path.
-SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
+_SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
+
+#: Parameters of the command that are not options of the search.
+_OF_THE_COMMAND = ("what", "model", "name", "method", "device", "dtype", "as_json", "save")
 
 
 def distill(
     what: Annotated[
         str, typer.Argument(metavar="PROMPT|FILE", help="A long prompt, or the file (or folder) of a soft prompt.")
     ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The model; see `hardprompts models`."),
-    ] = None,
-    tokens: Annotated[
-        int | None, typer.Option("--tokens", "-n", help="The most tokens of the prompt (default: 8 or so).")
-    ] = None,
-    ratio: Annotated[float | None, typer.Option(help="The same as a share of the original's tokens.")] = None,
-    inside: Annotated[
-        list[str] | None,
-        typer.Option(help="The text in which both stand, with one {}; may be repeated: the mean over all."),
-    ] = None,
-    match: Annotated[
-        Literal["auto", "features", "hidden_states", "noise", "outputs"], typer.Option(help="What is to be the same.")
-    ] = "auto",
-    name: Annotated[str, typer.Option(help="Which one, of a file with several soft prompts.")] = "",
-    method: Annotated[
-        str | None,
-        typer.Option(help="The search method (see `hardprompts methods`), nearest, nearest-l2 or selection."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the method, at most.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Starts, searched in one batch.")] = None,
-    deadline: Annotated[float | None, typer.Option(help="Seconds for the search, at most.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")] = None,
-    banned: Annotated[
-        list[str] | None,
-        typer.Option(help="A string that must not occur; may be repeated. none: lifts the list of swear words."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best there is).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything about the prompt as JSON.")] = False,
-    save: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")] = None,
+    model: TextModel = None,
+    num_tokens: MostTokens = None,
+    ratio: Ratio = None,
+    inside: Templates = None,
+    match: Match = None,
+    name: Annotated[str, typer.Option(help="Which one, if the file has several soft prompts.")] = "",
+    method: DistillMethod = None,
+    max_steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: Seed = None,
+    banned: Banned = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    save: Save = None,
 ) -> None:
     """Find the short prompt that does what a long or a soft prompt does, and how faithfully.
 
     Nothing in a file is run. Ctrl-C ends the search with the best prompt so far.
     """
+    options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
-        if save is not None and save.exists() and not save.is_dir():
-            fail(f"--save needs a folder, and {save} is a file")
-        given = {
-            "num_tokens": tokens, "ratio": ratio, "inside": inside or None, "max_steps": steps, "restarts": restarts,
-            "deadline": deadline, "seed": seed, "banned": banned or None,
-        }  # fmt: skip
-        options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is the result's alone
+        screen.check_save(save)
+        with stdout_kept():
             original = _original(what, name)
-            distiller = _open(model, method, device)
+            distiller = _open(model, method, device, dtype)
             if deadline is None:
                 screen.read_words(distiller.search, distiller.backend)
             with screen.LiveSearch() as live:
-                prompt = distiller.distill(original, match=match, callback=live, progress=False, **options)
+                prompt = distiller.distill(original, callback=live, progress=False, **options)
         if as_json:
             typer.echo(json.dumps(prompt.to_dict(), indent=2))
         else:
@@ -96,7 +94,7 @@ def _original(what: str, name: str) -> "str | SoftPrompt":
     except (OSError, ValueError):  # too long for a path, or with a zero byte: a prompt
         is_file = False
     if not is_file:
-        if what.lower().endswith(SUFFIXES) and len(what.split()) == 1:
+        if what.lower().endswith(_SUFFIXES) and len(what.split()) == 1:
             fail(f"there is no file {what!r}; check the path (a prompt would not end so)")
         if name:
             fail(f"--name chooses from a file, and {what!r} names none")
@@ -106,16 +104,13 @@ def _original(what: str, name: str) -> "str | SoftPrompt":
     return SoftPrompt.from_file(path, name=name)
 
 
-def _open(model: str | None, method: str | None, device: str | None) -> "PromptDistiller":
-    """The distiller; without a model's name that of the embedded one, and what it is good for."""
+def _open(model: str | None, method: str | None, device: str | None, dtype: str | None) -> "PromptDistiller":
+    """The distiller; without a model's name that of the SDK, with a line about what it is good for."""
     from hardprompts.distillation.distiller import PromptDistiller
 
-    chosen = DEFAULT_MODEL if model is None else model
-    with err.status(f"opening {chosen}") if err.is_terminal else contextlib.nullcontext():
-        if method is None:
-            distiller = PromptDistiller(chosen, device=device)
-        else:
-            distiller = PromptDistiller(chosen, method, device=device)
+    named = given({"backend": model, "method": method, "device": device, "dtype": torch_dtype(dtype)})
+    with screen.opening(model or "the embedded model"):
+        distiller = PromptDistiller(**named)
     if model is None and distiller.backend.note:
         say(" ".join(distiller.backend.note.split()), "dim")
     return distiller

@@ -5,8 +5,10 @@ printed as `rich.text.Text` and never read as markup.
 """
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -16,6 +18,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from hardprompts.cli.options import as_flags
 from hardprompts.errors import HardPromptsError, printable
 
 if TYPE_CHECKING:
@@ -49,10 +52,28 @@ def clear_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (HardPromptsError, ValueError, OSError) as error:
-        fail(str(error) or type(error).__name__)
+        fail(as_flags(str(error)) or type(error).__name__)
     except KeyboardInterrupt:
         say("interrupted before there was a prompt", "yellow")
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def stdout_kept() -> Iterator[None]:
+    """What libraries print while a model is at work goes to stderr: stdout is for the result only."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def opening(model: str) -> contextlib.AbstractContextManager[object]:
+    """Says on a terminal that a model is being opened."""
+    return err.status(f"opening {model}") if err.is_terminal else contextlib.nullcontext()
+
+
+def check_save(folder: Path | None) -> None:
+    """Ends the command if `--save` names a file."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        fail(f"--save needs a folder, and {folder} is a file")
 
 
 def show_note(model: str, note: str | None) -> None:

@@ -21,6 +21,7 @@ from .prompt import (
 )
 from .report import render_report
 from .robustness import RobustnessReport, measure_robustness
+from .sentences import sentences
 from .stored import MAX_VALUES, StoredTensor
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "render_report",
     "rotated",
     "save_soft_prompt",
+    "sentences",
     "shrunk",
     "slerp",
     "soft_prompt_formats",

@@ -16,6 +16,7 @@ from hardprompts.softprompts.audit import LONGEST_SHARE, Audit, FileFacts
 from hardprompts.softprompts.geometry import NEAR, GeometryReport
 from hardprompts.softprompts.prompt import SoftPrompt
 from hardprompts.softprompts.robustness import Spread
+from hardprompts.softprompts.sentences import encoder_widths, median_lengths
 
 #: Rows of a table, entries of metadata and soft prompts of a file that a page shows, and letters of one text.
 LIMITS = {"max_rows": 80, "max_metadata": 24, "max_prompts": 16, "max_text": 300}
@@ -52,10 +53,10 @@ def environment() -> jinja2.Environment:
     made.globals |= {**LIMITS, "near_angle": NEAR, "frame": plots}
     made.filters |= {
         "curve_plot": plots.CurvePlot.of,
-        "encoders": _encoders,
+        "encoders": encoder_widths,
         "histogram_plot": plots.HistogramPlot.of,
         "lengths": _lengths,
-        "median_lengths": _median_lengths,
+        "median_lengths": median_lengths,
         "medians": _medians,
         "place": "{:.1f}".format,
         "rank": lambda rank: "all" if rank >= LONGEST_SHARE else f"{rank:.0%}",
@@ -69,14 +70,6 @@ def _shown(text: object, limit: int = LIMITS["max_text"]) -> str:
     """A text that is data: without control characters or marks of direction, and not too long."""
     written = printable(str(text))
     return written if len(written) <= limit else f"{written[: limit - 1]}…"
-
-
-def _encoders(prompt: SoftPrompt) -> str:
-    return ", ".join(f"{name} ({width} wide)" for name, width in zip(prompt.encoders, prompt.widths, strict=True))
-
-
-def _median_lengths(prompt: SoftPrompt) -> str:
-    return ", ".join(f"{name} {values.norm(dim=1).median():.3g}" for name, values in prompt.embeddings.items())
 
 
 def _lengths(prompt: SoftPrompt) -> list[tuple[str, str]]:

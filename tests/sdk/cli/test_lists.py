@@ -30,7 +30,7 @@ def test_models_methods_and_plugins_are_listed() -> None:
 
 def test_every_model_scheme_describes_itself_with_an_example() -> None:
     from hardprompts import backends
-    from hardprompts.cli import _examples, _first_line
+    from hardprompts.cli.lists import _examples, _first_line
 
     for scheme, opener in backends().items():
         if scheme != "toy":

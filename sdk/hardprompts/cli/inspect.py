@@ -1,0 +1,64 @@
+"""`hardprompts inspect`: what is in a soft-prompt file, in plain words and as a page."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hardprompts.cli.options import AsJson, ComparedModel, Device
+from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A textual inversion, or an adapter's folder.")],
+    model: ComparedModel = None,
+    device: Device = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write one page with plots, such as audit.html.")
+    ] = None,
+    ban_list: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Warn if it decodes to these words, one on each line.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Also search for words with the same effect on the model (needs --model).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a soft-prompt file, which models it is for, and which words are near. Nothing in it is run."""
+    with clear_errors():
+        from hardprompts.atomic import write_text_atomically
+        from hardprompts.distillation.audits import audits_of
+        from hardprompts.errors import FileFormatError
+        from hardprompts.softprompts.audit import FileFacts, read_ban_list
+        from hardprompts.softprompts.report import render_refusal, render_report
+        from hardprompts.softprompts.sentences import sentences
+
+        if decode and model is None:
+            fail("--decode needs --model: words are found by what a model makes of them")
+        if report is not None and (report.is_dir() or (report.exists() and report.samefile(file))):
+            fail(f"--report writes a file of its own, and cannot be {report}")
+        banned = () if ban_list is None else read_ban_list(ban_list)
+        with stdout_kept():
+            backend = None
+            if model is not None:
+                from hardprompts.encoders import load_backend
+
+                backend = load_backend(model, device=device)
+            try:
+                audits = audits_of(file, backend, ban_list=banned, plots=report is not None, decode=decode)
+            except FileFormatError as error:
+                if report is not None and file.exists():
+                    reason = str(error).replace(str(file), file.name)
+                    write_text_atomically(report, render_refusal(FileFacts.of(file), reason))
+                raise
+        if report is not None:
+            write_text_atomically(report, render_report(FileFacts.of(file), audits))
+        if as_json:
+            typer.echo(json.dumps([each.to_dict() for each in audits], ensure_ascii=False, indent=2))
+        else:
+            for each in audits:
+                for line in sentences(each):
+                    say(line, console=out)
+        if report is not None:
+            say(f"wrote {report}", "dim")

@@ -1,0 +1,221 @@
+"""`hardprompts invert` and `hardprompts score`: images and a prompt."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hardprompts.cli import screen
+from hardprompts.cli.options import (
+    AsJson,
+    Bank,
+    Banned,
+    Caption,
+    Deadline,
+    Device,
+    Dtype,
+    Method,
+    Model,
+    Prior,
+    PriorWeight,
+    Required,
+    Restarts,
+    Save,
+    Seed,
+    Steps,
+    Template,
+    Tokens,
+    Unlike,
+    VocabularyFile,
+    Words,
+    flag,
+    given,
+    torch_dtype,
+)
+from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
+
+if TYPE_CHECKING:
+    from hardprompts.diffusion.inverter import DenoisingInverter
+    from hardprompts.encoders import Backend
+    from hardprompts.inversion.inverter import PromptInverter
+    from hardprompts.search.protocol import Search
+
+#: Parameters of `invert` that are not options of the search.
+_OF_THE_COMMAND = ("images", "model", "method", "bank", "prior", "device", "dtype", "as_json", "save")
+
+
+def invert(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Several images give one prompt: a style.")],
+    model: Model = None,
+    num_tokens: Tokens = None,
+    template: Template = None,
+    method: Method = None,
+    max_steps: Steps = None,
+    restarts: Restarts = None,
+    deadline: Deadline = None,
+    seed: Seed = None,
+    banned: Banned = None,
+    unlike: Unlike = None,
+    vocabulary: VocabularyFile = None,
+    words: Words = None,
+    required: Required = None,
+    caption: Caption = None,
+    bank: Bank = None,
+    prior: Prior = None,
+    prior_weight: PriorWeight = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    save: Save = None,
+) -> None:
+    """Find the prompt of an image, or one prompt for what several images share.
+
+    A model that only generates images is asked under which prompt it draws them best. Ctrl-C ends the search with the
+    best prompt so far.
+    """
+    options = given(locals(), but=_OF_THE_COMMAND)
+    with clear_errors():
+        screen.check_save(save)
+        check_options(options)
+        if prior_weight is not None and prior is None:
+            fail("--prior-weight needs --prior, the language model that it is the weight of")
+        search = search_of(method, bank)
+        if vocabulary is not None:
+            options["vocabulary"] = phrases_of(vocabulary)
+        with stdout_kept():
+            inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
+            with screen.LiveSearch() as live:
+                prompt = inverter.invert(list(images), callback=live, progress=False, **options)
+        if as_json:
+            typer.echo(json.dumps(prompt.to_dict(), indent=2))
+        else:
+            screen.show_prompt(prompt)
+        if save is not None:
+            say(f"saved {prompt.save_pretrained(save)}", "dim")
+    if prompt.stop_reason == "interrupted":
+        raise typer.Exit(screen.INTERRUPTED)
+
+
+def score(
+    text: Annotated[str, typer.Argument(metavar="TEXT")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE")],
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Print the cosine similarity of a text and an image."""
+    with clear_errors():
+        from hardprompts.inversion.inverter import PromptInverter
+
+        with stdout_kept():
+            similarity = PromptInverter(open_model(model, device, dtype)).score(text, image)
+        say(f"{similarity:.4f}", console=out)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Finds misuse that needs no model, before one is opened.
+
+    Raises:
+        ValueError, TemplateError: see the messages.
+    """
+    from hardprompts.prompts import PromptTemplate
+    from hardprompts.search.options import SearchOptions
+
+    known = {field.name for field in dataclasses.fields(SearchOptions)}
+    SearchOptions(**{name: value for name, value in options.items() if name in known})
+    if "template" in options:
+        PromptTemplate(options["template"])
+
+
+def phrases_of(file: Path) -> list[str]:
+    """The phrases of a text file, one on each line.
+
+    Raises:
+        ValueError: it is not UTF-8, or has none.
+        OSError: it cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+    phrases = [line.strip() for line in lines if line.strip()]
+    if not phrases:
+        raise ValueError(f"{file} has no phrases; write one on each line")
+    return phrases
+
+
+def search_of(method: str | None, bank: Path | None) -> "str | Search | None":
+    """The method by name, or with the bank that was given; None for the default.
+
+    Raises:
+        UnknownName: there is no such method.
+        ValueError: it has no bank.
+        FileFormatError, OSError: the bank cannot be read.
+    """
+    from hardprompts.atomic import cache_folder
+    from hardprompts.methods import PEZBank, PhraseBank, read_bank
+    from hardprompts.search.registry import search_method
+
+    if bank is None:
+        if method is not None:
+            search_method(method)
+        return method
+    search = search_method(method or "phrase-bank")
+    if isinstance(search, PhraseBank):
+        return dataclasses.replace(search, tables=read_bank(bank), cache=cache_folder())
+    if isinstance(search, PEZBank):
+        return dataclasses.replace(search, tables=read_bank(bank))
+    raise ValueError(f"--bank is for --method phrase-bank, its variants and pez+bank, not for {method}")
+
+
+def open_model(model: str | None, device: str | None, dtype: str | None) -> "Backend":
+    """The model; without a name that of `default_model`, with a line about what it is good for.
+
+    Raises:
+        UnknownName, BackendError: see `load_backend`.
+    """
+    from hardprompts.encoders import default_model, load_backend
+
+    name = default_model() if model is None else model
+    with screen.opening(name):
+        backend = load_backend(name, device=device, dtype=torch_dtype(dtype))
+    if model is None:
+        screen.show_note(name, backend.note)
+    return backend
+
+
+def open_inverter(
+    model: str | None,
+    search: "str | Search | None",
+    options: dict[str, Any],
+    device: str | None,
+    dtype: str | None,
+) -> "PromptInverter | DenoisingInverter":
+    """What inverts with a model: its image tower or, of a model that only generates images, its denoiser.
+
+    Raises:
+        ValueError: an option does not apply to a denoiser.
+        UnknownName, BackendError: see `load_backend`.
+    """
+    from hardprompts.inversion.inverter import PromptInverter
+
+    backend = open_model(model, device, dtype)
+    method: dict[str, Any] = {} if search is None else {"method": search}
+    if backend.image_encoder is not None or backend.noise_predictor is None:
+        prior = options.get("prior")
+        inverter = PromptInverter(backend, device=device, dtype=torch_dtype(dtype), prior=prior, **method)
+        if "deadline" not in options:
+            screen.read_words(inverter.search, backend)
+        return inverter
+    from hardprompts.diffusion.inverter import DenoisingInverter, DenoisingOptions
+
+    known = {field.name for field in dataclasses.fields(DenoisingOptions)}
+    foreign = [flag(name) for name in options if name not in known]
+    if foreign:
+        raise ValueError(
+            f"{', '.join(foreign)} cannot be used with {backend.name}, which has no image tower: its denoiser is asked "
+            "instead. Leave them out, or choose a model that compares images with text"
+        )
+    return DenoisingInverter(backend, **method)

@@ -1,0 +1,45 @@
+"""`hardprompts models`, `methods` and `plugins`: what can be chosen."""
+
+import inspect
+import re
+
+from hardprompts.cli.screen import clear_errors, out, say
+
+
+def models() -> None:
+    """List the models that --model accepts."""
+    with clear_errors():
+        from hardprompts.encoders import backends
+
+        for scheme, opener in sorted(backends().items()):
+            say(f"{scheme:<14}{_first_line(opener)}", console=out)
+            for name in _examples(scheme, opener):
+                say(f"{'':<14}--model {name}", console=out)
+
+
+def methods() -> None:
+    """List the search methods."""
+    with clear_errors():
+        from hardprompts.search.registry import DEFAULT_METHOD, search_methods
+
+        for name, method in sorted(search_methods().items()):
+            say(f"{name:<22}{_first_line(method)}{' [default]' if name == DEFAULT_METHOD else ''}", console=out)
+
+
+def plugins() -> None:
+    """List the plugins and the models, methods and formats that each adds."""
+    with clear_errors():
+        from hardprompts.plugins import plugins as registered
+
+        for name, things in registered().items():
+            say(f"{name:<14}{', '.join(things)}", console=out)
+
+
+def _first_line(thing: object) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _examples(scheme: str, opener: object) -> list[str]:
+    """The names that the opener's docstring puts in quotes or backticks: "scheme" or "scheme:name"."""
+    pattern = rf"[`\"']({re.escape(scheme)}(?::[^`\"'\s]+)?)[`\"']"
+    return list(dict.fromkeys(re.findall(pattern, inspect.getdoc(opener) or "")))

@@ -1,0 +1,179 @@
+"""The options of all commands, each declared once.
+
+An option of the SDK is a parameter of the SDK's name in a command, with one of these types and None, or False, as its
+default: what is not given is left out of the call, so that the defaults of the SDK apply.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+# --- the model --------------------------------------------------------------------------------
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="SCHEME:NAME",
+        help="The model; see `hardprompts models` (default: photo, if it is installed).",
+    ),
+]
+TextModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="SCHEME:NAME", help="The model; see `hardprompts models` (default: the embedded one)."
+    ),
+]
+LanguageModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="SCHEME:NAME", help="A language model; see `hardprompts models`."),
+]
+ComparedModel = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Compare with the tokens of this model.")
+]
+OtherModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Another model than the prompt was found for."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best available).")]
+Dtype = Annotated[
+    Literal["float32", "float16", "bfloat16"] | None,
+    typer.Option("--dtype", help="Precision of the model (default: float32)."),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(metavar="SCHEME:NAME", help="A causal language model; prompts that it finds likely are preferred."),
+]
+
+# --- the search -------------------------------------------------------------------------------
+
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens (default: 8).")
+]
+MostTokens = Annotated[
+    int | None, typer.Option("--tokens", "-n", help="Maximum length of the prompt in tokens (default: about 8).")
+]
+Ratio = Annotated[float | None, typer.Option(help="Maximum length as a share of the original's tokens.")]
+Template = Annotated[
+    str | None, typer.Option(help="The text that the prompt is for, with one {} where it goes (default: {}).")
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option("--inside", help="A text around both, with one {}; repeat the option to average over several."),
+]
+Method = Annotated[
+    str | None, typer.Option(help="The search method; see `hardprompts methods`, which marks the default.")
+]
+DistillMethod = Annotated[
+    str | None,
+    typer.Option(help="The search method (see `hardprompts methods`), nearest, nearest-l2 or selection."),
+]
+Match = Annotated[
+    Literal["auto", "features", "hidden_states", "noise", "outputs"] | None,
+    typer.Option(help="What must be the same (default: chosen by the model and the original)."),
+]
+Steps = Annotated[int | None, typer.Option("--steps", help="Maximum number of steps of the method.")]
+Restarts = Annotated[int | None, typer.Option(help="Starts, searched in one batch.")]
+Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds for each search.")]
+Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
+FixedSeed = Annotated[int | None, typer.Option("--seed", help="A different seed gives different prompts (default: 0).")]
+Banned = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A string that must not occur; repeat the option for more. none: allows the listed swear words too."
+    ),
+]
+Unlike = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="IMAGE", help="An image that the prompt should not fit; repeat the option for more."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Number of images searched together: more use a GPU better (default: 16).")
+]
+VocabularyFile = Annotated[
+    Path | None,
+    typer.Option("--vocabulary", metavar="FILE", help="Use only the words of this file, one phrase a line."),
+]
+Words = Annotated[
+    bool | None,
+    typer.Option("--words/--no-words", help="Use only real words, or any tokens (default: words, if it has enough)."),
+]
+Required = Annotated[
+    list[str] | None,
+    typer.Option("--require", metavar="WORD", help="The prompt begins with this word; repeat the option for more."),
+]
+Caption = Annotated[str | None, typer.Option(help="A description to start from; phrase banks continue it.")]
+Bank = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),
+]
+PriorWeight = Annotated[float | None, typer.Option(help="Weight of --prior relative to the similarity (default: 0.1).")]
+
+# --- a classifier -----------------------------------------------------------------------------
+
+ClassificationTokens = Annotated[
+    int | None, typer.Option("--tokens", "-n", help="Length of the prompt in the model's tokens (default: 10).")
+]
+ClassificationTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        help="Text with {prompt}, {text} and {label} once each (default: {prompt} {text} It was {label}).",
+    ),
+]
+FluencyWeight = Annotated[float | None, typer.Option(help="Weight of the prompt's own likelihood, in [0, 1].")]
+Holdout = Annotated[
+    float | None, typer.Option(help="Share of the examples by which the prompt is chosen (default: 0.2).")
+]
+Seeds = Annotated[
+    int | None, typer.Option(help="Number of searches, one after the other; with --shots, of draws (default: 1).")
+]
+RandomState = Annotated[int | None, typer.Option("--seed", help="Makes the result repeatable.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--resume", metavar="DIR", help="Store finished searches here, and reuse those stored.")
+]
+
+# --- the output -------------------------------------------------------------------------------
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")]
+
+
+def given(parameters: Mapping[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
+    """The parameters of a command that were given, by the SDK's names, so that its defaults apply for the others.
+
+    Args:
+        parameters: the `locals()` of a command, before it does anything.
+        but: parameters that are not options of the call.
+    """
+    return {name: value for name, value in parameters.items() if name not in but and value not in (None, [])}
+
+
+def torch_dtype(name: str | None) -> "torch.dtype | None":
+    """The dtype of a name; None for the SDK's default."""
+    import torch
+
+    dtype: torch.dtype | None = None if name is None else getattr(torch, name)
+    return dtype
+
+
+def flag(name: str) -> str:
+    """What the present command calls one of its options, by the parameter's name."""
+    context = click.get_current_context(silent=True)
+    for option in () if context is None else context.command.params:
+        if option.name == name:
+            return option.opts[0]
+    return name
+
+
+def as_flags(message: str) -> str:
+    """A message of the SDK about an option, which begins with its name, with the name that it has in the command."""
+    name, must, rest = message.partition(" must ")
+    return f"{flag(name)}{must}{rest}" if must else message
