@@ -109,13 +109,13 @@ def batch(
             fail("--ray needs --workers: how many of the cluster's GPUs or CPUs to use")
         if not estimate and (sample is not None or price_per_hour is not None):
             fail("--sample and --price-per-hour are for --estimate")
+        if vocabulary is not None:
+            options["vocabulary"] = phrases_of(vocabulary)
         check_options(options)
         from hardprompts import batch as batches
         from hardprompts.encoders import default_model
 
         options["model"] = default_model() if model is None else model
-        if vocabulary is not None:
-            options["vocabulary"] = phrases_of(vocabulary)
         if dtype is not None:
             options["dtype"] = torch_dtype(dtype)
         with stdout_kept():
@@ -184,9 +184,9 @@ def invert_folder(
         batch_size = 1 if batch_size is None else batch_size
         if batch_size < 1:
             fail(f"--batch-size must be at least 1, got {batch_size}")
-        check_options(options)
         if vocabulary is not None:
             options["vocabulary"] = phrases_of(vocabulary)
+        check_options(options)
         with stdout_kept():
             inverter: Any = open_inverter(model, search_of(method, None), options, device, dtype)
             if deadline is None:

@@ -78,12 +78,12 @@ def invert(
     options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
         screen.check_save(save)
+        if vocabulary is not None:
+            options["vocabulary"] = phrases_of(vocabulary)
         check_options(options)
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
         search = search_of(method, bank)
-        if vocabulary is not None:
-            options["vocabulary"] = phrases_of(vocabulary)
         with stdout_kept():
             inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
             with screen.LiveSearch() as live:

@@ -4,11 +4,11 @@ An option of the SDK is a parameter of the SDK's name in a command, with one of 
 default: what is not given is left out of the call, so that the defaults of the SDK apply.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import typer
 
 if TYPE_CHECKING:
@@ -164,16 +164,21 @@ def torch_dtype(name: str | None) -> "torch.dtype | None":
     return dtype
 
 
+#: Flags that are not called as the SDK calls the option.
+_FLAGS = {
+    "num_tokens": "--tokens",
+    "max_steps": "--steps",
+    "required": "--require",
+    "random_state": "--seed",
+    "checkpoint": "--resume",
+}
+
+
 def flag(name: str) -> str:
-    """What the present command calls one of its options, by the parameter's name."""
-    context = click.get_current_context(silent=True)
-    for option in () if context is None else context.command.params:
-        if option.name == name:
-            return option.opts[0]
-    return name
+    """What the commands call an option of the SDK."""
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def as_flags(message: str) -> str:
-    """A message of the SDK about an option, which begins with its name, with the name that it has in the command."""
-    name, must, rest = message.partition(" must ")
-    return f"{flag(name)}{must}{rest}" if must else message
+    """A message of the SDK about an option, which begins with its name, with the name that the commands give it."""
+    return re.sub(r"^[a-z]+(?:_[a-z]+)*(?= must )", lambda found: flag(found[0]), message)

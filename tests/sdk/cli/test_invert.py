@@ -73,7 +73,7 @@ def test_options_that_were_not_given_are_left_to_the_sdk(pictures: Path, monkeyp
     invert = PromptInverter.invert
     monkeypatch.setattr(PromptInverter, "invert", spy)
     assert Run("invert", pictures / "a.png", "--model", "toy", "--deadline", "9").code == 0
-    assert set(given) == {"num_tokens", "template", "deadline", "callback", "progress"}
+    assert set(given) == {"deadline", "callback", "progress"}
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_the_default_model_says_what_it_is_good_for(
         opened.append(name)
         return dataclasses.replace(toy_backend(), note="Knows words\nonly; pass --model for more.")
 
-    monkeypatch.setattr("hardprompts.inversion.inverter.load_backend", noted)
+    monkeypatch.setattr("hardprompts.encoders.load_backend", noted)
     monkeypatch.setattr("hardprompts.encoders.is_installed", lambda scheme: scheme in (installed, "emoji"))
     without, named = Run("score", "red", pictures / "a.png"), Run("score", "red", pictures / "a.png", "--model", "toy")
     assert without.err == f"Knows words only; pass --model for more.{more}\n"
@@ -190,7 +190,7 @@ def test_the_default_model_says_what_it_is_good_for(
     [
         ((), {}),
         (("--words",), {"words": True}),
-        (("--no-words", "--banned", "none"), {"words": False, "banned": ("none",)}),
+        (("--no-words", "--banned", "none"), {"words": False, "banned": ["none"]}),
     ],
 )
 def test_what_words_may_be_used_reaches_the_search(
