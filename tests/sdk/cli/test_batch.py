@@ -71,7 +71,7 @@ def test_an_estimate_is_printed_and_writes_nothing(folder: Path, tmp_path: Path)
         (("--output", "x.jsonl", "--price-per-hour", "2"), "are for --estimate"),
         (("--output", "x.jsonl", "--ray", "auto"), "--ray needs --workers"),
         (("--estimate", "--ray", "auto"), "--estimate measures in this process"),
-        (("--output", "x.jsonl", "--batch-size", "0"), "batch_size must be at least 1"),
+        (("--output", "x.jsonl", "--batch-size", "0"), "--batch-size must be at least 1"),
         (("--output", "x.jsonl", "--method", "pezz"), "unknown search method 'pezz'"),
         (("--output", "x.jsonl", "--template", "none"), "slots"),
     ],

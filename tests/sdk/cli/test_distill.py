@@ -51,7 +51,7 @@ def test_the_command_distills_prompts_and_files(toy_plugin: str, tmp_path: Path)
     [
         (("missing.safetensors",), "no file"),
         ((LONG, "--name", "x"), "--name"),
-        ((LONG, "--tokens", "0"), "num_tokens"),
+        ((LONG, "--tokens", "0"), "--tokens"),
         ((LONG, "--tokens", "2", "--ratio", "0.5"), "not both"),
         ((LONG, "--inside", "nothing"), "slots"),
         ((LONG, "--method", "magic"), "magic"),
