@@ -1,5 +1,6 @@
 """The plugin in docs/plugins.md works as it stands there: installed, found, conforming, selectable."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -11,7 +12,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from hardprompts.testing import toy_backend
+from PIL import Image
+
+from hardprompts import PromptInverter, load_backend
+from hardprompts.plugins import register, unregister
+from hardprompts.testing import check_backend, toy_backend
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -65,6 +70,22 @@ assert "transformers" not in sys.modules
         env={**os.environ, "PYTHONPATH": path},
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_the_model_of_the_docs_conforms_and_names_a_color(tmp_path: Path) -> None:
+    (tmp_path / "hardprompts_words.py").write_text(block("python", "class WordEncoder"), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("hardprompts_words", tmp_path / "hardprompts_words.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    register(module, "words")
+    try:
+        backend = load_backend("words:", device="cpu")
+        check_backend(backend, texts=("a red house near the river", "big boat"))
+        picture = Image.new("RGB", (9, 6), (3, 200, 5))
+        assert PromptInverter(backend).invert(picture, num_tokens=1, seed=0, progress=False).text == "green"
+    finally:
+        unregister("words")
 
 
 def test_the_plugin_is_as_short_as_we_say() -> None:

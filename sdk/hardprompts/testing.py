@@ -222,6 +222,9 @@ def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near th
     apart = torch.cat([backend.encode_texts([text]) for text in texts])
     assert torch.allclose(together, apart, atol=tolerance), "the features of a text depend on its batch"
 
+    # Without its only token a prompt is empty, and what the token contributes is still to be said.
+    assert backend.encode_texts([""]).isfinite().all(), "the features of an empty text are not finite"
+
     # Gradients reach the embeddings, and only those.
     generator = torch.Generator().manual_seed(0)
     length = min(4, encoder.max_tokens)
