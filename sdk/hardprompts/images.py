@@ -1,12 +1,15 @@
 """Images as people have them, as RGB images that a model's preprocessing takes."""
 
+import collections
+import dataclasses
 import math
 import os
 import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +36,12 @@ _ACCEPTED = (
     "accepted are paths, PIL images, numpy arrays (H, W), (H, W, C) or (B, H, W, C), torch tensors (H, W), "
     "(C, H, W) or (B, C, H, W) with 1, 3 or 4 channels, and lists of these"
 )
+
+#: What image files end in; Pillow reads those that it has a decoder for, see `images_in`.
+IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .heic .heif .hif .jfif .jpeg .jpg .jxl .png .ppm .tif .tiff .webp".split())
+
+#: What operating systems leave in folders, beside files that are hidden by a dot.
+_JUNK = frozenset(("__macosx", "desktop.ini", "thumbs.db"))
 
 #: What Pillow's decoders raise on damaged files.
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
@@ -94,6 +103,73 @@ def image_weights(weights: Sequence[float] | None, count: int) -> Float[Tensor, 
     if len(checked) != count or not bool((checked > 0).all()) or not bool(checked.isfinite().all()):
         raise ValueError(f"weights must be {count} positive numbers, one for each image, got {weights}")
     return checked
+
+
+# --- folders ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder.
+
+    Attributes:
+        images: their files, in order.
+        passed_over: image files that cannot be read here, and why, in order.
+    """
+
+    images: tuple[Path, ...]
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+
+def images_in(folder: str | os.PathLike[str], recursive: bool = False) -> FolderImages:
+    """The image files of a folder, by their suffix, and those among them that Pillow has no decoder for here.
+
+    Files and folders that are hidden, or that operating systems leave everywhere, do not count.
+
+    Args:
+        recursive: look into its folders too.
+
+    Raises:
+        OSError: there is no such folder, or it cannot be read.
+    """
+    readable = Image.registered_extensions()
+    images: list[Path] = []
+    passed_over: list[tuple[Path, str]] = []
+    for path in files_in(folder, IMAGE_SUFFIXES, recursive):
+        suffix = path.suffix.lower()
+        if suffix in readable:
+            images.append(path)
+        else:
+            plugin = "; install pillow-heif" if suffix in (".heic", ".heif", ".hif") else ""
+            passed_over.append((path, f"Pillow cannot read {suffix} here{plugin}, or save it as PNG or JPEG"))
+    return FolderImages(tuple(images), tuple(passed_over))
+
+
+def files_in(folder: str | os.PathLike[str], suffixes: Iterable[str], recursive: bool = False) -> list[Path]:
+    """The files of a folder with one of these endings, in order, without hidden ones and those of operating systems."""
+    root = Path(folder)
+    endings = tuple(suffixes)
+    return sorted(
+        path
+        for path in (root.rglob("*") if recursive else root.iterdir())
+        if path.name.lower().endswith(endings)
+        and not any(part.startswith(".") or part.lower() in _JUNK for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
+
+
+def caption_files(images: Iterable[Path]) -> dict[Path, Path]:
+    """The text file of each image, where trainers look for captions.
+
+    It is `cat.txt` for `cat.png`, and `cat.png.txt` where a `cat.jpg` is in the same folder, as file systems that
+    ignore case see it.
+    """
+    files = list(images)
+    stems = collections.Counter((image.parent, image.stem.casefold()) for image in files)
+    return {
+        image: image.with_name(f"{image.stem if stems[image.parent, image.stem.casefold()] == 1 else image.name}.txt")
+        for image in files
+    }
 
 
 # --- files and PIL images -----------------------------------------------------------------

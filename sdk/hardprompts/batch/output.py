@@ -5,9 +5,11 @@ at any moment loses the chunks that were on their way and nothing more.
 """
 
 import contextlib
+import csv
 import errno
 import functools
 import glob
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,17 +112,79 @@ class Parquet:
                 writer.write_table(self._arrow.concat_tables(tables))
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"jsonl": JsonLines, "parquet": Parquet}
+class Csv:
+    """A table with a header row; `token_ids` are separated by spaces."""
+
+    suffix = ".csv"
+
+    def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            ids = row["token_ids"]
+            writer.writerow({**row, "token_ids": None if ids is None else " ".join(map(str, ids))})
+        file.write(text.getvalue().encode())
+
+    def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
+        try:
+            reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+            rows = [{name: row[name] or None for name in columns} for row in reader]
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+            return rows
+        except (ValueError, KeyError, csv.Error) as error:
+            raise _damaged(path, error) from error
+
+    def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
+        file.write(f"{','.join(COLUMNS)}\n".encode())
+        for part in parts:
+            file.write(part.read_bytes().partition(b"\n")[2])
+
+
+class Captions(JsonLines):
+    """A text file for each image, where trainers look for captions; rows beside them say what is done.
+
+    A caption that is there already is kept: that of another run, or one that somebody wrote or changed.
+
+    Args:
+        files: the caption of each record, by its key.
+        overwrite: replace captions that are there.
+    """
+
+    def __init__(self, files: Mapping[str, Path], overwrite: bool = False) -> None:
+        self._files, self._overwrite = files, overwrite
+
+    @property
+    def keys(self) -> set[str]:
+        """The records that have a caption."""
+        return set() if self._overwrite else {key for key, file in self._files.items() if file.exists()}
+
+    def publish(self, rows: Iterable[Row]) -> None:
+        """Writes the captions of rows that have a prompt."""
+        for row in rows:
+            file = self._files.get(row["key"])
+            if file is not None and row["prompt"] is not None and (self._overwrite or not file.exists()):
+                write_text_atomically(file, f"{row['prompt']}\n")
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"jsonl": JsonLines, "parquet": Parquet, "csv": Csv}
+
+#: The format of `Captions`, and the folder of its rows in that of the captions.
+TEXT_FILES = "txt"
+ROWS_FOLDER = ".hardprompts"
 
 
 class Output:
-    """A file of prompts, or a folder of parts.
+    """A file of prompts, a folder of parts, or a folder of captions.
 
     Args:
-        path: "prompts.jsonl" or "prompts.parquet", with the parts in a folder "prompts.jsonl.parts" beside it; or a
-            folder for the parts alone.
+        path: "prompts.jsonl", "prompts.csv" or "prompts.parquet", with the parts in a folder "prompts.jsonl.parts"
+            beside it; or a folder for the parts alone, or for captions.
         settings: JSON values that the prompts depend on.
-        format: "jsonl" or "parquet", for a folder.
+        format: "jsonl", "csv" or "parquet", for a folder of parts.
+        captions: for a folder of captions.
+        overwrite: forget what an earlier run wrote.
 
     Attributes:
         keys: of the records that are done.
@@ -132,32 +196,38 @@ class Output:
         OSError: the disk is full, say.
     """
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], format: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        format: str | None = None,
+        *,
+        captions: Captions | None = None,
+        overwrite: bool = False,
+    ) -> None:
         self.path = Path(path)
-        suffix = self.path.suffix.lower()
-        as_file = suffix.removeprefix(".") in FORMATS and not self.path.is_dir()
-        if not as_file and suffix and not self.path.is_dir():
-            raise ValueError(
-                f"the output {os.fspath(path)!r} ends in {suffix!r}; accepted are .jsonl, .parquet, and a folder, "
-                "whose name has no suffix"
-            )
-        name = suffix.removeprefix(".") if as_file else format or "jsonl"
-        if name not in FORMATS or (as_file and format not in (None, name)):
-            raise ValueError(
-                f"the format {format!r} is not one of {', '.join(FORMATS)}, or not that of {self.path.name}"
-            )
-        self.format = FORMATS[name]()
+        self.captions = captions
+        name, as_file = (TEXT_FILES, False) if captions is not None else _format_of(self.path, format)
+        self.format = FORMATS[name]() if captions is None else captions
         self.file = self.path if as_file else None
         self.folder = self.path.with_name(f"{self.path.name}.parts") if as_file else self.path
+        if captions is not None:
+            self.folder = self.path / ROWS_FOLDER
         self._settings = {"format_version": FORMAT_VERSION, "format": name, **settings}
+        if overwrite:
+            self._forget()
         self._check()
         self._rows = {
             int(part.stem.removeprefix("part-")): self.format.read(part, ("key", "error")) for part in self.parts()
         }
+        if captions is not None:
+            for part in self.parts():  # a run that was killed may have left a part whose captions are not written
+                self._publish(self.format.read(part, ("key", "prompt")))
 
     @property
     def keys(self) -> set[str]:
-        return {row["key"] for rows in self._rows.values() for row in rows}
+        done = {row["key"] for rows in self._rows.values() for row in rows}
+        return done if self.captions is None else done | self.captions.keys
 
     @property
     def numbers(self) -> set[int]:
@@ -189,6 +259,7 @@ class Output:
                 )
         self._atomically(self._part(number), lambda file: self.format.write(file, rows))
         self._rows[number] = [{"key": row["key"], "error": row["error"]} for row in rows]
+        self._publish(rows)
 
     def join(self) -> None:
         """Writes the one file, if there is to be one.
@@ -199,6 +270,20 @@ class Output:
         self._remove_halves()
         if self.file is not None and self._rows:
             self._atomically(self.file, lambda file: self.format.join(file, self.parts()))
+
+    def _publish(self, rows: Sequence[Row]) -> None:
+        if self.captions is not None:
+            with _room(self.path):
+                self.captions.publish(rows)
+
+    def _forget(self) -> None:
+        """Removes what an earlier run wrote."""
+        if (self.folder / SETTINGS).exists():
+            for part in self.folder.glob("part-*"):
+                part.unlink()
+            (self.folder / SETTINGS).unlink()
+            if self.file is not None:
+                self.file.unlink(missing_ok=True)
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.format.suffix}"
@@ -231,6 +316,26 @@ class Output:
             os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
 
 
+def _format_of(path: Path, format: str | None) -> tuple[str, bool]:
+    """The format of an output, and whether it is one file.
+
+    Raises:
+        ValueError: there is no such format, or it is not that of the file.
+    """
+    suffix = path.suffix.lower()
+    as_file = suffix.removeprefix(".") in FORMATS and not path.is_dir()
+    if not as_file and suffix and not path.is_dir():
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise ValueError(
+            f"the output {os.fspath(path)!r} ends in {suffix!r}; accepted are {endings}, and a folder, whose name has "
+            "no suffix"
+        )
+    name = suffix.removeprefix(".") if as_file else format or "jsonl"
+    if name not in FORMATS or (as_file and format not in (None, name)):
+        raise ValueError(f"the format {format!r} is not one of {', '.join(FORMATS)}, or not that of {path.name}")
+    return name, as_file
+
+
 @contextlib.contextmanager
 def _room(path: Path) -> Iterator[None]:
     """Says what a full disk means here."""
@@ -241,7 +346,7 @@ def _room(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            "the disk is full. What is done is kept, whole: make room, and the same command goes on from there",
+            "the disk is full. What is done is kept, whole: make room, and the same command resumes it",
             os.fspath(path),
         ) from error
 
@@ -261,8 +366,8 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in differing)
         raise ValueError(
-            f"{path.parent} is the output of a run with other settings: {changes}. Choose another output, or use the "
-            f"settings of {path}"
+            f"{path.parent} is the output of a run with other settings: {changes}. Choose another output, use the "
+            f"settings of {path}, or overwrite it"
         )
 
 

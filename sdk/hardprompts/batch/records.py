@@ -15,10 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from hardprompts.errors import ImageError
 from hardprompts.images import DECODING_ERRORS, load_images
 
-IMAGES = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jxl", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-
 #: The column of a picture when nobody names it.
 IMAGE = "image"
 

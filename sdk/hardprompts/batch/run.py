@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
-from hardprompts.batch.output import Output, plain
+from hardprompts.batch.output import TEXT_FILES, Captions, Output, Row, plain
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.options import InversionOptions
@@ -33,12 +33,14 @@ class BatchProgress:
         done, failed: records of this run that got a prompt, and that have an error instead.
         waiting: records that are left, if that is known.
         seconds: since the first of them was begun; opening models is not counted.
+        rows: what was found for the records of the last chunk; see `Output`.
     """
 
     done: int
     failed: int
     waiting: int | None
     seconds: float
+    rows: Sequence[Row] = dataclasses.field(default=(), kw_only=True, repr=False)
 
     @property
     def images_per_hour(self) -> float:
@@ -61,13 +63,15 @@ class BatchReport(BatchProgress):
         skipped: records that were done before.
         busy_seconds: of all workers together.
         stop_reason: "finished", "interrupted" (Ctrl-C) or "cancelled" (by the callback).
-        output: the file of prompts, or the folder of parts.
+        output: the file of prompts, or the folder of parts or captions.
+        passed_over: image files of the source that cannot be read here, and why.
     """
 
     skipped: int = 0
     busy_seconds: float = 0.0
     stop_reason: str = "finished"
     output: Path = Path()
+    passed_over: tuple[tuple[str, str], ...] = ()
 
 
 #: Called after every chunk; returning True stops the run, which keeps what is done.
@@ -93,12 +97,13 @@ def invert_many(
     key: str | None = None,
     format: str | None = None,
     retry_errors: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     callback: BatchCallback | None = None,
     seed: int = 0,
     **options: Any,
 ) -> BatchReport:
-    """Writes the prompt of each picture, and goes on where an earlier run into the same output stopped.
+    """Writes the prompt of each picture, and resumes an earlier run into the same output.
 
     Each chunk of `batch_size` consecutive records is searched together and becomes a part of the output as soon as
     it is done. Its prompts are those of `PromptInverter.invert_each` with the same options: they depend neither on
@@ -109,9 +114,10 @@ def invert_many(
     Args:
         source, image, key: see `open_source`. Records whose key is in the output are skipped; new ones may be added
             to the source later. A picture that was replaced under the same key is not noticed.
-        output: "prompts.jsonl" or "prompts.parquet", whose parts are kept in a folder beside it, "prompts.jsonl.parts";
-            or a folder for the parts alone. Rows have key, prompt, score, token_ids, template, model, method, seed,
-            stop_reason and error, which is null where there is a prompt.
+        output: "prompts.jsonl", "prompts.csv" or "prompts.parquet", whose parts are kept in a folder beside it,
+            "prompts.jsonl.parts"; or a folder for the parts alone, or for captions, see `format`. Rows have key,
+            prompt, score, token_ids, template, model, method, seed, stop_reason and error, which is null where there is a
+            prompt.
         model, method, judge, prior, device, dtype: see `PromptInverter`. The model may also be a function without
             arguments that opens it. Workers open it themselves: it cannot be open already then.
         batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
@@ -121,8 +127,11 @@ def invert_many(
         gpus_per_worker: default: 1 where Ray has GPUs, or an equal share if they are fewer than the workers.
         ray_address: a cluster's, or "auto" for the one that this machine belongs to; pictures must have the same path
             on all of its machines. Default: Ray is started here, unless `ray.init` was called before.
-        format: "jsonl" or "parquet", if the output is a folder. Default: "jsonl".
+        format: if the output is a folder: "jsonl", "csv" or "parquet" for its parts, or "txt" for captions: a text file
+            for each image file, in the folders of the source, "cat.txt" for "cat.png". The output may be the
+            source's folder itself. Images that have a caption are skipped. Default: "jsonl".
         retry_errors: first do again the chunks that have errors in them.
+        overwrite: forget what an earlier run wrote there, and replace captions.
         progress: a progress bar with the rate, on a terminal or in a notebook.
         callback: see `BatchCallback`.
         seed: of every search.
@@ -155,7 +164,8 @@ def invert_many(
         "source": records.name, "image": image, "key": key, **opening.described(), "batch_size": batch_size,
         **plain(chosen),
     }  # fmt: skip
-    where = Output(output, settings, format)
+    captions = Captions(records.captions(Path(output)), overwrite) if format == TEXT_FILES else None
+    where = Output(output, settings, format, captions=captions, overwrite=overwrite)
     if retry_errors:
         where.forget_errors()
     keys = where.keys
@@ -176,7 +186,7 @@ def invert_many(
                 count.add(chunk)
                 bar.update(len(chunk.rows))
                 bar.set_postfix_str(f"{count.report().images_per_hour:,.0f} images/h, {count.failed} failed")
-                if callback is not None and callback(count.report()):
+                if callback is not None and callback(dataclasses.replace(count.report(), rows=chunk.rows)):
                     stop_reason = "cancelled"
                     break
         except KeyboardInterrupt:
@@ -184,7 +194,7 @@ def invert_many(
     where.join()
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
-        output=where.path,
+        output=where.path, passed_over=records.passed_over,
     )  # fmt: skip
 
 

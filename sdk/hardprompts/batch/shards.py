@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hardprompts.batch.records import IMAGES, Record, Unusable
+from hardprompts.batch.records import Record, Unusable
 from hardprompts.errors import FileFormatError, ImageError
+from hardprompts.images import IMAGE_SUFFIXES
 
 #: What tarfile and the decompressors raise on damaged files.
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError)
@@ -102,7 +103,7 @@ def _left_over(archive: tarfile.TarFile, path: Path, compressed: bool) -> str | 
 
 def _sample(name: str, sample: str, members: dict[str, Any], image: str | None) -> Record:
     key = f"{name}/{sample}"
-    pictures = [ending for ending in members if f".{ending}".endswith(tuple(IMAGES))]
+    pictures = [ending for ending in members if f".{ending}".endswith(tuple(IMAGE_SUFFIXES))]
     if image is not None:
         pictures = [ending for ending in members if ending == image.removeprefix(".").lower()]
     if len(pictures) == 1:

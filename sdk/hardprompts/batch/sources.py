@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from hardprompts.batch.records import IMAGE, IMAGES, Record, Unusable
+from hardprompts.batch.records import IMAGE, Record, Unusable
 from hardprompts.batch.shards import shard_records
 from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
+from hardprompts.images import IMAGE_SUFFIXES, caption_files, files_in, images_in
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 TABLES = (".parquet", ".arrow")
@@ -37,12 +38,32 @@ class Source:
         records: the records; read once for each run.
         total: how many there are, as far as that is known without reading them.
         streamed: they can only be read one after the other, by one process.
+        root: the folder that keys are paths in, if all records are image files.
+        passed_over: image files that cannot be read here, by their path in the folder, and why.
     """
 
     name: str
     records: Iterable[Record]
     total: int | None = None
     streamed: bool = False
+    root: Path | None = None
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    def captions(self, folder: Path) -> dict[str, Path]:
+        """The text file of each record's caption in a folder, by its key; see `caption_files`.
+
+        Raises:
+            ValueError: a record is not an image file.
+        """
+        if self.root is None:
+            raise ValueError(
+                "captions are for image files, and these images are in shards, tables or memory; choose .jsonl, .csv "
+                "or .parquet"
+            )
+        root = self.root.absolute()
+        images = {record.key: Path(record.image).absolute() for record in self.records}
+        files = caption_files(images.values())
+        return {key: folder / files[image].relative_to(root) for key, image in images.items()}
 
 
 #: What `open_source` takes: paths and patterns, or pictures and rows in memory.
@@ -87,39 +108,50 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
     return Source("", _in_memory(source, image or IMAGE, key), total)
 
 
-def images_in(folder: Path, recursive: bool) -> list[Path]:
-    """The image files of a folder by their suffix, in order, without hidden ones."""
-    return _files_in(folder, recursive, IMAGES)
-
-
-def _files_in(folder: Path, recursive: bool, suffixes: Iterable[str]) -> list[Path]:
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    endings = tuple(suffixes)
-    return sorted(
-        path
-        for path in found
-        if path.name.lower().endswith(endings)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
 # --- files ------------------------------------------------------------------------------------
+
+
+def folder_source(folder: Path, recursive: bool = True) -> Source:
+    """The image files of a folder.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = images_in(folder, recursive)
+    passed_over = tuple((_readable(path.relative_to(folder).as_posix()), reason) for path, reason in found.passed_over)
+    if not found.images:
+        hint = "" if recursive else "; --recursive also searches its subfolders"
+        if passed_over:
+            name, reason = passed_over[0]
+            hint = f" that can be read; {len(passed_over)} cannot be, such as {name}: {reason}"
+        raise ValueError(f"there are no images in {folder}{hint}")
+    records = [Record(_readable(path.relative_to(folder).as_posix()), os.fspath(path)) for path in found.images]
+    return Source(_readable(os.fspath(folder.resolve())), records, len(records), root=folder, passed_over=passed_over)
 
 
 def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: str | None) -> Source:
     given = [path for pattern in paths for path in _expanded(os.fspath(pattern))]
+    if len(given) == 1 and given[0].is_dir() and _kind_in(given[0]) == "images":
+        return folder_source(given[0])
     files = [file for path in given for file in (_of_folder(path) if path.is_dir() else [path])]
     only_folder = given[0] if len(given) == 1 and given[0].is_dir() else None
     root = only_folder or Path(os.path.commonpath([file.absolute().parent for file in files]))
+    passed_over = [
+        found
+        for path in given
+        if path.is_dir() and _kind_in(path) == "images"
+        for found in images_in(path, True).passed_over
+    ]
     parts: list[Iterable[Record]] = []
-    streamed = False
+    streamed, only_images = False, True
     for file in files:
         name = _readable((file if only_folder else file.absolute()).relative_to(root).as_posix())
         kind = file.name.lower()
-        if kind.endswith(tuple(IMAGES)):
+        if kind.endswith(tuple(IMAGE_SUFFIXES)):
             parts.append([Record(name, os.fspath(file))])
-        elif kind.endswith(SHARDS):
+            continue
+        only_images = False
+        if kind.endswith(SHARDS):
             records = shard_records(file, name, image)
             streamed = streamed or not isinstance(records, list)
             parts.append(records)
@@ -127,16 +159,17 @@ def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: s
             parts.append(table_records(file, name, image, key))
         else:
             raise ValueError(
-                f"{file} is neither a folder nor a picture ({' '.join(sorted(IMAGES))}), a shard ({' '.join(SHARDS)}) "
-                f"or a table ({' '.join(TABLES)})"
+                f"{file} is neither a folder nor an image ({' '.join(sorted(IMAGE_SUFFIXES))}), a shard "
+                f"({' '.join(SHARDS)}) or a table ({' '.join(TABLES)})"
             )
     whole = ", ".join(_readable(os.fspath(path.resolve())) for path in given)
+    left_out = tuple((_readable(os.fspath(path)), reason) for path, reason in passed_over)
     if streamed:
-        return Source(whole, (record for part in parts for record in part), streamed=True)
+        return Source(whole, (record for part in parts for record in part), streamed=True, passed_over=left_out)
     records = [record for part in parts for record in part]
     if not records:
         raise ValueError(f"{whole} has no records")
-    return Source(whole, records, len(records))
+    return Source(whole, records, len(records), root=root if only_images else None, passed_over=left_out)
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -157,17 +190,29 @@ def _expanded(pattern: str) -> list[Path]:
 
 
 def _of_folder(folder: Path) -> list[Path]:
-    kinds = {
-        what: found
-        for what, suffixes in (("pictures", IMAGES), ("shards", SHARDS), ("tables", TABLES))
-        if (found := _files_in(folder, True, suffixes))
+    kind = _kind_in(folder)
+    if kind == "images":
+        return list(images_in(folder, True).images)
+    return files_in(folder, SHARDS if kind == "shards" else TABLES, True)
+
+
+def _kind_in(folder: Path) -> str:
+    """What a folder has: "images", "shards" or "tables".
+
+    Raises:
+        ValueError: it has none, or several.
+    """
+    counts = {
+        what: count
+        for what, suffixes in (("images", IMAGE_SUFFIXES), ("shards", SHARDS), ("tables", TABLES))
+        if (count := len(files_in(folder, suffixes, True)))
     }
-    if not kinds:
-        raise ValueError(f"no pictures, shards or tables in {folder}; they are known by their suffix")
-    if len(kinds) > 1:
-        count = " and ".join(f"{len(found)} {what}" for what, found in kinds.items())
-        raise ValueError(f"{folder} has {count}; say which: '{folder}/*.tar', say")
-    return next(iter(kinds.values()))
+    if not counts:
+        raise ValueError(f"no images, shards or tables in {folder}; they are recognized by their suffix")
+    if len(counts) > 1:
+        listed = " and ".join(f"{count} {what}" for what, count in counts.items())
+        raise ValueError(f"{folder} has {listed}; say which, for example '{folder}/*.tar'")
+    return next(iter(counts))
 
 
 def _readable(name: str) -> str:

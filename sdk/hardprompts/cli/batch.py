@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hardprompts.cli import screen
-from hardprompts.cli.invert import check_options, open_inverter, phrases_of, search_of
+from hardprompts.cli.invert import check_options, phrases_of
 from hardprompts.cli.options import (
     Banned,
     BatchSize,
@@ -17,8 +17,8 @@ from hardprompts.cli.options import (
     FixedSeed,
     Method,
     Model,
+    Overwrite,
     Restarts,
-    Seed,
     Steps,
     Template,
     Tokens,
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
 #: Seconds between two lines of progress where there is no terminal for a bar.
 REPORT_EVERY = 60.0
 
+#: Files that were passed over, of which a command names no more.
+SHOWN = 10
+
 #: Parameters of `batch` that are not options of `invert_many` and `estimate` alike.
 _OF_THE_COMMAND = (
-    "source", "output", "model", "ray", "table_format", "retry_errors", "estimate", "sample", "price_per_hour", "dtype",
+    "source", "output", "model", "ray", "output_format", "overwrite", "retry_errors", "estimate", "sample",
+    "price_per_hour", "vocabulary", "dtype",
 )  # fmt: skip
 
 
@@ -49,7 +53,7 @@ def batch(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="prompts.jsonl, prompts.parquet, or a folder of parts."),
+        typer.Option("--output", "-o", metavar="OUT", help="prompts.jsonl, prompts.csv, prompts.parquet, or a folder."),
     ] = None,
     model: Model = None,
     batch_size: BatchSize = None,
@@ -65,10 +69,13 @@ def batch(
         str | None, typer.Option(help="The column of a table, or the member of a sample, with the image.")
     ] = None,
     key: Annotated[str | None, typer.Option(help="The column of a table that names its rows.")] = None,
-    table_format: Annotated[
-        Literal["jsonl", "parquet"] | None,
-        typer.Option("--format", help="Format of the parts in a folder (default: jsonl)."),
+    output_format: Annotated[
+        Literal["jsonl", "csv", "parquet", "txt"] | None,
+        typer.Option(
+            "--format", help="For a folder: parts in this format, or txt: a caption for each image (default: jsonl)."
+        ),
     ] = None,
+    overwrite: Overwrite = False,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="First repeat the batches in which images failed.")
     ] = False,
@@ -109,35 +116,22 @@ def batch(
             fail("--ray needs --workers: how many of the cluster's GPUs or CPUs to use")
         if not estimate and (sample is not None or price_per_hour is not None):
             fail("--sample and --price-per-hour are for --estimate")
-        if vocabulary is not None:
-            options["vocabulary"] = phrases_of(vocabulary)
-        check_options(options)
-        from hardprompts import batch as batches
-        from hardprompts.encoders import default_model
+        options = _opening(options, model, vocabulary, dtype)
+        if not estimate:
+            assert output is not None
+            report = _run(
+                source, output, ray_address=ray, format=output_format, retry_errors=retry_errors, overwrite=overwrite,
+                **options,
+            )  # fmt: skip
+        else:
+            from hardprompts.batch import estimate as measure
 
-        options["model"] = default_model() if model is None else model
-        if dtype is not None:
-            options["dtype"] = torch_dtype(dtype)
-        with stdout_kept():
-            if estimate:
-                measured = batches.estimate(
-                    source, **given({"sample": sample, "price_per_hour": price_per_hour}), **options
-                )
-            else:
-                assert output is not None
-                report = batches.invert_many(
-                    source, output, ray_address=ray, format=table_format, retry_errors=retry_errors,
-                    callback=None if err.is_terminal else _Lines(), **options,
-                )  # fmt: skip
-        if estimate:
+            with stdout_kept():
+                measured = measure(source, **given({"sample": sample, "price_per_hour": price_per_hour}), **options)
             for line in str(measured).splitlines():
                 say(line, console=out)
             return
-        _show(report)
-    if report.stop_reason == "interrupted":
-        raise typer.Exit(screen.INTERRUPTED)
-    if report.failed:
-        raise typer.Exit(screen.SOME_FAILED)
+    _end(report)
 
 
 def invert_folder(
@@ -145,8 +139,8 @@ def invert_folder(
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a row for each image here, and no .txt files.")
     ] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Subfolders too.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do images again that have a prompt.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also search its subfolders.")] = False,
+    overwrite: Overwrite = False,
     batch_size: BatchSize = None,
     model: Model = None,
     num_tokens: Tokens = None,
@@ -155,64 +149,65 @@ def invert_folder(
     max_steps: Steps = None,
     restarts: Restarts = None,
     deadline: Deadline = None,
-    seed: Seed = None,
+    seed: FixedSeed = None,
     banned: Banned = None,
     unlike: Unlike = None,
     vocabulary: VocabularyFile = None,
+    words: Words = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Find one prompt for each image of a folder.
+    """Write a caption beside each image of a folder.
 
-    Writes cat.txt beside cat.png (cat.png.txt where there is a cat.jpg too), or a CSV file.
-    Images that have a prompt are skipped, so the same command resumes a run that was stopped. An image that
-    cannot be read is reported, and the exit code is then 1.
+    The same as `batch FOLDER --output FOLDER --format txt`: cat.txt beside cat.png (cat.png.txt if there is a cat.jpg
+    too), or a CSV file. Images that have a caption are skipped, so the same command resumes a run that was stopped.
+    An image that cannot be read is reported, and the exit code is then 1.
     """
-    options = given(
-        locals(),
-        but=("folder", "csv", "recursive", "overwrite", "batch_size", "model", "method", "device", "dtype"),
-    )
-    from hardprompts.cli import folder as folders
-
+    options = given(locals(), but=("folder", "csv", "recursive", *_OF_THE_COMMAND))
     with clear_errors():
         if not folder.is_dir():
             fail(f"{folder} is not a folder")
-        images = folders.images_in(folder, recursive)
-        if not images:
-            fail(f"no images in {folder}" + ("" if recursive else "; --recursive looks into its folders too"))
-        destination = folders.TextFiles(images) if csv is None else folders.CsvFile(csv, folder, overwrite)
-        batch_size = 1 if batch_size is None else batch_size
-        if batch_size < 1:
-            fail(f"--batch-size must be at least 1, got {batch_size}")
-        if vocabulary is not None:
-            options["vocabulary"] = phrases_of(vocabulary)
-        check_options(options)
-        with stdout_kept():
-            inverter: Any = open_inverter(model, search_of(method, None), options, device, dtype)
-            if deadline is None:
-                screen.read_words(inverter.search, inverter.backend)
-        run = folders.FolderRun(inverter, options, batch_size)
-        run.run(images, destination, overwrite)
-    left = len(images) - run.written - run.skipped - run.failed
-    say(
-        f"{len(images)} images: {run.written} written, {run.skipped} skipped, {run.failed} failed"
-        + (f", {left} left; the same command goes on from here" if left else ""),
-        "bold",
-    )
-    if run.interrupted:
-        raise typer.Exit(screen.INTERRUPTED)
-    if run.failed:
-        raise typer.Exit(screen.SOME_FAILED)
+        from hardprompts.batch.sources import folder_source
+
+        options = _opening(options, model, vocabulary, dtype)
+        source = folder_source(folder, recursive)
+        output, format = (folder, "txt") if csv is None else (csv, "csv")
+        report = _run(source, output, format=format, retry_errors=True, overwrite=overwrite, **options)
+    _end(report)
+
+
+def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None, dtype: str | None) -> dict[str, Any]:
+    """The arguments of `invert_many` for the options that were given.
+
+    Raises:
+        ValueError, OSError: an option is wrong; what needs no model is found before one is opened.
+    """
+    if vocabulary is not None:
+        options["vocabulary"] = phrases_of(vocabulary)
+    check_options(options)
+    from hardprompts.encoders import default_model
+
+    return {**options, "model": default_model() if model is None else model, **given({"dtype": torch_dtype(dtype)})}
+
+
+def _run(source: Any, output: Path, **options: Any) -> "BatchReport":
+    from hardprompts.batch import invert_many
+
+    with stdout_kept():
+        return invert_many(source, output, callback=_Lines(), **options)
 
 
 class _Lines:
-    """A line of progress from time to time, for logs."""
+    """Images that fail, as they do, and a line of progress from time to time, for logs."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, progress: "BatchProgress") -> None:
-        if time.monotonic() - self._last < REPORT_EVERY:
+        for row in progress.rows:
+            if row["error"] is not None:
+                say(f"{row['key']}: {row['error']}", "red")
+        if err.is_terminal or time.monotonic() - self._last < REPORT_EVERY:
             return
         from hardprompts.batch.estimates import duration
 
@@ -226,12 +221,24 @@ class _Lines:
         )
 
 
-def _show(report: "BatchReport") -> None:
+def _end(report: "BatchReport") -> None:
+    """Says what was done, and ends the command with its exit code."""
     rate = f", {report.images_per_hour:,.0f} images per hour" if report.done + report.failed else ""
     say(f"{report.done:,} prompts, {report.failed:,} failed, {report.skipped:,} done before{rate}", "bold")
     if report.stop_reason != "finished":
         say(f"{report.stop_reason}; the same command resumes it", "yellow")
     if report.output.exists():
         say(f"wrote {report.output}", "dim")
+    if report.passed_over:
+        count = len(report.passed_over)
+        say(f"{count:,} image file{'s' * (count != 1)} passed over", "yellow")
+        for name, reason in report.passed_over[:SHOWN]:
+            say(f"{name}: {reason}", "yellow")
+        if count > SHOWN:
+            say(f"and {count - SHOWN:,} more", "yellow")
     if report.failed:
         say("the rows of images that failed have the reason in `error`; --retry-errors repeats them", "yellow")
+    if report.stop_reason == "interrupted":
+        raise typer.Exit(screen.INTERRUPTED)
+    if report.failed:
+        raise typer.Exit(screen.SOME_FAILED)

@@ -142,6 +142,9 @@ Checkpoint = Annotated[
 
 # --- the output -------------------------------------------------------------------------------
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Start again: replace what an earlier run wrote, and captions that exist.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")]
 

@@ -85,7 +85,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(
     run(folder, tmp_path / "whole" / "out.jsonl")
     disk(kind, at)
     output = tmp_path / "full" / "out.jsonl"
-    with pytest.raises(OSError, match="the disk is full.*the same command goes on") as error:
+    with pytest.raises(OSError, match="the disk is full.*the same command resumes it") as error:
         run(folder, output)
     assert error.value.errno == errno.ENOSPC and str(output) in str(error.value)
     names = set(contents(tmp_path / "full"))
@@ -133,7 +133,7 @@ def test_an_output_that_is_something_else_is_left_alone(folder: Path, tmp_path: 
     (tmp_path / "mine" / "file").write_text("mine")
     before = contents(tmp_path)
     for name, message in (
-        ("out.jsonl", "is there already"), ("mine", "not the output of a run"), ("out.csv", "accepted are .jsonl"),
+        ("out.jsonl", "is there already"), ("mine", "not the output of a run"), ("out.txt", "accepted are .jsonl"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             run(folder, tmp_path / name)

@@ -242,8 +242,8 @@ def test_keys_that_come_twice_are_errors_and_nothing_is_doubled(tmp_path: Path) 
     [
         (lambda place: place / "nowhere", "nothing at"),
         (lambda place: place / "notes.md", "neither a folder nor"),
-        (lambda place: (place / "empty").mkdir() or place / "empty", "no pictures, shards or tables"),
-        (lambda place: (place / "x.tar").write_bytes(b"x") and place, "7 pictures and 1 shards"),
+        (lambda place: (place / "empty").mkdir() or place / "empty", "no images, shards or tables"),
+        (lambda place: (place / "x.tar").write_bytes(b"x") and place, "7 images and 1 shards"),
         (lambda place: [], "no records"),
         (lambda place: {"image": "a.png"}, "dict is no source"),
     ],

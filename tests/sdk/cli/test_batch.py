@@ -67,7 +67,7 @@ def test_an_estimate_is_printed_and_writes_nothing(folder: Path, tmp_path: Path)
     "words, expected",
     [
         ((), "--output is needed"),
-        (("--output", "x.csv"), "accepted are .jsonl"),
+        (("--output", "x.txt"), "accepted are .jsonl"),
         (("--output", "x.jsonl", "--price-per-hour", "2"), "are for --estimate"),
         (("--output", "x.jsonl", "--ray", "auto"), "--ray needs --workers"),
         (("--estimate", "--ray", "auto"), "--estimate measures in this process"),

@@ -2,60 +2,110 @@
 
 import csv
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import QUICK, Run, files
 
-from hardprompts.cli import folder
+from hardprompts.images import images_in
 from hardprompts.testing import ToyEncoder
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
 
 
-def test_ctrl_c_in_a_folder_stops_cleanly_and_goes_on_later(
-    pictures: Path, interrupt: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+def captions(place: Path, before: set[str]) -> set[str]:
+    """The new files of a folder, without the rows of the run."""
+    return {name for name in files(place) - before if not name.startswith(".hardprompts/")}
+
+
+@pytest.fixture
+def interrupted_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presses Ctrl-C in the search of the second picture."""
+    from hardprompts import PromptInverter
+
+    invert_each, calls = PromptInverter.invert_each, []
+
+    def press(self: PromptInverter, *images: Any, **options: Any) -> Any:
+        calls.append(images)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return invert_each(self, *images, **options)
+
+    monkeypatch.setattr(PromptInverter, "invert_each", press)
+
+
+def test_ctrl_c_in_a_folder_stops_cleanly_and_the_same_command_resumes(
+    pictures: Path, interrupted_second: None
 ) -> None:
     (pictures / "broken.jpg").unlink()
     before = files(pictures)
-    with monkeypatch.context() as context:
-        interrupt(5)  # three steps for each picture: in the second one
-        run = Run("invert-folder", pictures, *QUICK)
-        assert run.code == 130
-        assert "1 written" in run.err and "1 left" in run.err and "best so far, not written" in run.err
-        assert len(files(pictures) - before) == 1
-        context.undo()
-    monkeypatch.undo()
-    run = Run("invert-folder", pictures, *QUICK)
-    assert run.code == 0 and "1 written, 1 skipped, 0 failed" in run.err
-    assert files(pictures) - before == {"a.txt", "[bold]b.txt"}
+    run = Run("invert-folder", pictures, *QUICK, "--batch-size", "1")
+    assert run.code == 130
+    assert "1 prompts" in run.err and "interrupted; the same command resumes it" in run.err
+    assert captions(pictures, before) == {"[bold]b.txt"}
+    run = Run("invert-folder", pictures, *QUICK, "--batch-size", "1")
+    assert run.code == 0 and "1 prompts, 0 failed, 1 done before" in run.err
+    assert captions(pictures, before) == {"a.txt", "[bold]b.txt"}
 
 
 def test_a_folder_gets_a_text_beside_each_image_and_one_bad_file_does_not_stop_it(pictures: Path) -> None:
     before = files(pictures)
     run = Run("invert-folder", pictures, *QUICK)
     assert run.code == 1
-    assert files(pictures) - before == {"a.txt", "[bold]b.txt"}
-    assert "broken.jpg" in run.err
-    assert "3 images: 2 written, 0 skipped, 1 failed" in run.err
-    assert (pictures / "a.txt").read_text(encoding="utf-8").strip() in run.out
-    assert "[bold]b.png" in run.out, "names of files are no markup"
+    assert captions(pictures, before) == {"a.txt", "[bold]b.txt"}
+    assert "broken.jpg: " in run.err and "damaged" in run.err
+    assert "2 prompts, 1 failed, 0 done before" in run.err and run.out == ""
 
 
 def test_a_folder_alone_and_an_image_alone_find_the_same(pictures: Path) -> None:
-    Run("invert-folder", pictures, *QUICK)
+    Run("invert-folder", pictures, *QUICK, "--batch-size", "1")
     assert (pictures / "a.txt").read_text(encoding="utf-8") == Run("invert", pictures / "a.png", *QUICK).out
 
 
-def test_images_that_are_done_are_skipped_unless_told_otherwise(pictures: Path) -> None:
+def test_captions_that_exist_are_kept_unless_they_are_to_be_replaced(pictures: Path) -> None:
     (pictures / "a.txt").write_text("my own words")
     run = Run("invert-folder", pictures, *QUICK)
-    assert "1 written, 1 skipped, 1 failed" in run.err
+    assert "1 prompts, 1 failed, 1 done before" in run.err
     assert (pictures / "a.txt").read_text() == "my own words"
-    run = Run("invert-folder", pictures, *QUICK, "--overwrite")
-    assert "2 written, 0 skipped, 1 failed" in run.err
+    (pictures / "[bold]b.txt").write_text("changed by hand")
+    assert "0 prompts, 1 failed, 2 done before" in Run("invert-folder", pictures, *QUICK).err
+    assert (pictures / "[bold]b.txt").read_text() == "changed by hand"
+    run = Run("invert-folder", pictures, *QUICK, "--tokens", "2", "--overwrite")
+    assert "2 prompts, 1 failed, 0 done before" in run.err
     assert (pictures / "a.txt").read_text() != "my own words"
+    Run("invert-folder", pictures, *QUICK).fails("other settings", "overwrite")
+
+
+def test_a_caption_that_a_killed_run_did_not_write_is_written_by_the_next(pictures: Path) -> None:
+    Run("invert-folder", pictures, *QUICK)
+    found = (pictures / "a.txt").read_text(encoding="utf-8")
+    (pictures / "a.txt").unlink()
+    assert "0 prompts" in Run("invert-folder", pictures, *QUICK).err
+    assert (pictures / "a.txt").read_text(encoding="utf-8") == found
+
+
+def test_batch_writes_captions_into_another_folder(pictures: Path, tmp_path: Path) -> None:
+    run = Run("batch", pictures, "--output", tmp_path / "captions", "--format", "txt", *QUICK)
+    assert run.code == 1
+    assert captions(tmp_path / "captions", set()) == {"a.txt", "[bold]b.txt", "deeper/c.txt"}
+    assert "4 done before" in Run("batch", pictures, "-o", tmp_path / "captions", "--format", "txt", *QUICK).err
+
+
+def test_images_that_cannot_be_read_here_are_counted_and_named(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    known = {suffix: kind for suffix, kind in Image.registered_extensions().items() if suffix != ".heic"}
+    monkeypatch.setattr(Image, "registered_extensions", lambda: known)
+    (pictures / "broken.jpg").unlink()
+    for name in ("one.heic", "two.HEIC"):
+        (pictures / name).write_bytes(b"a photograph of a telephone")
+    run = Run("invert-folder", pictures, *QUICK)
+    assert run.code == 0 and "2 prompts, 0 failed" in run.err
+    assert "2 image files passed over" in run.err and "two.HEIC: Pillow cannot read .heic" in run.err
+    for name in ("a.png", "[bold]b.png"):
+        (pictures / name).unlink()
+    Run("invert-folder", pictures, *QUICK).fails("no images", "one.heic", "pillow-heif")
 
 
 def test_subfolders_are_for_the_asking(pictures: Path) -> None:
@@ -68,13 +118,13 @@ def test_images_of_one_stem_do_not_share_a_text(pictures: Path) -> None:
     (pictures / "broken.jpg").unlink()
     before = files(pictures)
     assert Run("invert-folder", pictures, *QUICK).code == 0
-    assert files(pictures) - before == {"a.png.txt", "A.bmp.txt", "[bold]b.txt"}
+    assert captions(pictures, before) == {"a.png.txt", "A.bmp.txt", "[bold]b.txt"}
 
 
 @pytest.mark.parametrize("size", ["2", "16"])
 def test_batches_write_a_prompt_for_each_image_too(size: str, pictures: Path) -> None:
     run = Run("invert-folder", pictures, *QUICK, "--recursive", "--batch-size", size)
-    assert run.code == 1 and "4 images: 3 written, 0 skipped, 1 failed" in run.err
+    assert run.code == 1 and "3 prompts, 1 failed, 0 done before" in run.err
     assert {"a.txt", "[bold]b.txt", "deeper/c.txt"} <= files(pictures)
 
 
@@ -90,36 +140,24 @@ def test_a_csv_file_has_a_row_for_each_image_and_resumes(pictures: Path, tmp_pat
     assert Run(*arguments).code == 1
     assert files(pictures) == before, "no .txt files with --csv"
     found = rows(table)
-    assert [row["file"] for row in found] == ["[bold]b.png", "a.png", "deeper/c.png"]
-    assert all(row["prompt"] and -1 <= float(row["score"]) <= 1 and row["seed"] == "1" for row in found)
+    assert [row["key"] for row in found] == ["[bold]b.png", "a.png", "broken.jpg", "deeper/c.png"]
+    good = [row for row in found if not row["error"]]
+    assert len(good) == 3 and all(
+        row["prompt"] and -1 <= float(row["score"]) <= 1 and row["seed"] == "1" for row in good
+    )
     first = table.read_bytes()
-    assert first.count(b"file,prompt") == 1 and first.endswith(b"\n") and b"\r" not in first
+    assert first.count(b"key,prompt") == 1 and first.endswith(b"\n") and b"\r" not in first
 
-    assert "0 written, 3 skipped, 1 failed" in Run(*arguments).err
+    assert Run(*arguments, "--overwrite").code == 1
     assert table.read_bytes() == first
-    assert "3 written, 0 skipped, 1 failed" in Run(*arguments, "--overwrite").err
-    assert table.read_bytes() == first
-
-
-def test_half_a_row_of_a_crash_is_written_again(pictures: Path, tmp_path: Path) -> None:
-    table = tmp_path / "prompts.csv"
-    (pictures / "broken.jpg").unlink()
-    arguments = ("invert-folder", pictures, *QUICK, "--csv", table, "--template", 'the {} ,"\n"')
-    assert Run(*arguments).code == 0
-    whole = table.read_bytes()
-    for length in range(len(whole) - 1, whole.index(b"\n") + 1, -7):
-        table.write_bytes(whole[:length])
-        assert Run(*arguments).code == 0
-        assert table.read_bytes() == whole
 
 
 def test_a_csv_file_of_something_else_is_left_alone(pictures: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
-    for content in ("name,age\nada,36\n", "no line break", "\x00\x01", '"', 'file,prompt\n"x'):
-        table.write_text(content)
-        Run("invert-folder", pictures, *QUICK, "--csv", table).fails("table.csv")
-        Run("invert-folder", pictures, *QUICK, "--csv", table, "--overwrite").fails("table.csv")
-        assert table.read_text() == content
+    table.write_text("name,age\nada,36\n")
+    Run("invert-folder", pictures, *QUICK, "--csv", table).fails("table.csv")
+    Run("invert-folder", pictures, *QUICK, "--csv", table, "--overwrite").fails("table.csv")
+    assert table.read_text() == "name,age\nada,36\n"
 
 
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, pictures: Path) -> None:
@@ -139,13 +177,14 @@ def test_names_of_files_are_data(pictures: Path) -> None:
     name = 'new\nline \x1b[31m, "quoted" [red] :smile:.png'
     ToyEncoder().picture("red boat").save(pictures / name)
     table = pictures / "prompts.csv"
+    (pictures / name.replace(".png", ".jpg")).write_text("no picture")
     run = Run("invert-folder", pictures, *QUICK, "--csv", table)
-    assert run.code == 0
-    assert "\x1b" not in run.out and ":smile:" in run.out and "[red]" in run.out
-    assert name in {row["file"] for row in rows(table)}
+    assert run.code == 1
+    assert "\x1b" not in run.err and ":smile:" in run.err and "[red]" in run.err
+    assert name in {row["key"] for row in rows(table)}
 
 
 def test_images_are_found_by_suffix_in_order(pictures: Path) -> None:
-    assert [path.name for path in folder.images_in(pictures, recursive=True)] == [
+    assert [path.name for path in images_in(pictures, recursive=True).images] == [
         "[bold]b.png", "a.png", "broken.jpg", "c.png",
     ]  # fmt: skip
