@@ -116,8 +116,8 @@ def invert_many(
             to the source later. A picture that was replaced under the same key is not noticed.
         output: "prompts.jsonl", "prompts.csv" or "prompts.parquet", whose parts are kept in a folder beside it,
             "prompts.jsonl.parts"; or a folder for the parts alone, or for captions, see `format`. Rows have key,
-            prompt, score, token_ids, template, model, method, seed, stop_reason and error, which is null where there is a
-            prompt.
+            prompt, score, token_ids, template, model, method, seed, stop_reason and error, which is null where there
+            is a prompt.
         model, method, judge, prior, device, dtype: see `PromptInverter`. The model may also be a function without
             arguments that opens it. Workers open it themselves: it cannot be open already then.
         batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
