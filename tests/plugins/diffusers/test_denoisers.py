@@ -16,7 +16,7 @@ pytest.importorskip("accelerate")
 
 import diffusers_families as families  # noqa: E402
 
-from hardprompts import BackendError, load_backend, plugins  # noqa: E402
+from hardprompts import BackendError, backends, load_backend  # noqa: E402
 from hardprompts.testing import check_backend  # noqa: E402
 from hardprompts_diffusers import (  # noqa: E402
     enable_prompt_inversion,
@@ -213,7 +213,7 @@ def test_what_cannot_be_opened(name: str) -> None:
 
 
 def test_the_scheme_is_registered(tmp_path: Path) -> None:
-    if "diffusers" not in plugins.backends():
+    if "diffusers" not in backends():
         pytest.skip("the entry point is not installed: install hardprompts again")
     assert load_backend(f"diffusers:{families.saved('sd', tmp_path)}", device="cpu").noise_predictor is not None
 
