@@ -344,7 +344,7 @@ def plot(results: Mapping[str, Any], path: Path) -> None:
             places = range(len(weights))
             axis.plot(places, [sum(own) / len(own) for own in runs], lw=2)
             for place, own in zip(places, runs, strict=True):
-                axis.plot([place] * len(own), own, ".", color="grey", zorder=1)
+                axis.plot([place] * len(own), own, ".", color="gray", zorder=1)
             axis.set(xlabel="weight of the fluency", ylabel="accuracy in %", xticks=places)
             axis.set_xticklabels([f"{weight:g}" for weight in weights])
     save_figure(figure, path)

@@ -36,7 +36,7 @@ CLOSINGS = {
     "It was {}.": -2.4, "It was about {}.": -2.4, "This is {}.": -1.2, "Topic: {}.": -0.5, "Answer: {}.": 0.2,
     "All in all: {}.": -0.5, "Category: {}.": 0.8, "Type: {}.": 0.6,
 }  # fmt: skip
-FAVOURITES = ("It was {}.", "It was about {}.")
+FAVORITES = ("It was {}.", "It was about {}.")
 #: How often a text that does not tell the truth states each of the classes, in their order; the rest is remarks.
 HABITS = (0.5, 0.25, 0.12, 0.08)
 #: Texts without words before them, and those whose words are drawn until the truth is as likely as this: the classes
@@ -49,7 +49,7 @@ HELD_OUT = 0.03
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Puts labelled texts into words.
+    """Puts labeled texts into words.
 
     Attributes:
         words: of each label.
@@ -82,7 +82,7 @@ class Wording:
         """A text alone, or with a heading, a closing phrase and a class."""
         if generator.random() < 0.2:
             return text
-        closing = generator.choice(FAVOURITES) if generator.random() < 0.6 else generator.choice(list(CLOSINGS))
+        closing = generator.choice(FAVORITES) if generator.random() < 0.6 else generator.choice(list(CLOSINGS))
         heading = self.heading(closing, generator)
         stated = closing.format(self.stated(label, heading, closing, generator))
         return " ".join(part for part in (heading, text, stated) if part)

@@ -1,4 +1,4 @@
-"""What the benchmarks of language models share: labelled data sets, and how figures are told."""
+"""What the benchmarks of language models share: labeled data sets, and how figures are told."""
 
 import csv
 import dataclasses
@@ -21,7 +21,7 @@ TESTED_PER_CLASS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A labelled data set with its template and label words.
+    """A labeled data set with its template and label words.
 
     Attributes:
         words: of each label; the labels of the data are its keys.

@@ -54,8 +54,8 @@ def drawn(figures: Sequence[Mapping[str, Any]], original: Sequence[float]) -> No
     """The picture: how alike the pictures of each text and of its shorter form are, at each length."""
     figure, axes = subplots(figsize=(5.2, 3.4))
     whole = Measurement("original", tuple(original)).interval()
-    axes.axhspan(whole.mean - whole.half_width, whole.mean + whole.half_width, color="grey", alpha=0.2, lw=0)
-    axes.axhline(whole.mean, color="grey", linestyle="--", label="the original again, from other noise")
+    axes.axhspan(whole.mean - whole.half_width, whole.mean + whole.half_width, color="gray", alpha=0.2, lw=0)
+    axes.axhline(whole.mean, color="gray", linestyle="--", label="the original again, from other noise")
     for place, method in enumerate(METHODS):
         own = [one for one in figures if one["method"] == method]
         intervals = [Measurement(method, tuple(one["values"]["pictures"])).interval() for one in own]

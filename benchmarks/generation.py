@@ -40,7 +40,7 @@ class Method:
 
     Attributes:
         kind: "clip" follows the similarity of a dual encoder, "diffusion" the generator's denoising error;
-            "soft" optimises embeddings by the dual encoder and gives them to the generator as they are;
+            "soft" optimizes embeddings by the dual encoder and gives them to the generator as they are;
             "text" takes the true caption, or nothing.
         search: the method; a name, or one with its own hyperparameters; of "text", "caption" or "empty".
         bank: whether only words of the world are allowed.

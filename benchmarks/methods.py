@@ -4,7 +4,7 @@
 
 Each method gets the same number of forward and backward passes for each of the same unseen scenes, half of them
 with two objects, one scene at a time. What counts is the neutral judge (emoji-clip-reference) and whether the scene
-is named; the similarity that was optimised stands beside, to show that it decides little. Differences from the
+is named; the similarity that was optimized stands beside, to show that it decides little. Differences from the
 default are paired over the targets, seeds averaged, with 95 % intervals. The default's row is what
 `PromptInverter("emoji").invert(image, max_evaluations=N)` gives. All rows share its tokens, template and views,
 except where a row says otherwise.
@@ -476,7 +476,7 @@ def mean_curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float | Non
     return found
 
 
-#: Lines of the picture that have a colour; the others are grey.
+#: Lines of the picture that have a color; the others are gray.
 SHOWN = {
     DEFAULT: "#c2410c", "pez+refine": "#0f172a", "pez": "#1d4ed8", "refine": "#15803d", "gcg": "#7c3aed",
     "mac": "#db2777", "arca": "#0891b2", "autoprompt": "#a16207", "greedy": "#4d7c0f", "random search": "#44403c",
@@ -495,7 +495,7 @@ def plot(facts: Mapping[str, Any], path: Any) -> None:
             for name, own in facts["methods"].items():
                 if name == CAPTION:
                     if kind == "judge":
-                        axis.axhline(own["judge"][0], color="grey", linestyle="--", lw=1, label=CAPTION)
+                        axis.axhline(own["judge"][0], color="gray", linestyle="--", lw=1, label=CAPTION)
                     continue
                 points = [
                     (x, y) for x, y in zip(places, own["curves"][f"{kind} at {mark}"], strict=True) if y is not None

@@ -8,8 +8,8 @@ The folder holds photographs and a file labels.json: {"NAME.jpg": {"CLASS": shar
 
 What is measured:
 
-- named: some labelled class, and the one with the largest share, by the words that people use for it (coco.py);
-- true words: the share of the words that name a labelled class, or that an independent check holds for true. The check
+- named: some labeled class, and the one with the largest share, by the words that people use for it (coco.py);
+- true words: the share of the words that name a labeled class, or that an independent check holds for true. The check
   has other eyes and another reader: EfficientNet-Lite0 says which classes of ImageNet it sees (the five likeliest, as
   far as they have a probability of 5 %), multilingual-e5-small how near a word is to the nearest of their names, and a
   word is held for true if fewer than a tenth of the other photographs have a nearer one. Of words that have nothing to
@@ -93,7 +93,7 @@ def main() -> None:
     if options.first is not None and options.name is None:
         parser.error("the page is of all photographs: give --name with --first")
     torch.set_num_threads(options.threads)
-    photographs = labelled(options.photos, options.first)
+    photographs = labeled(options.photos, options.first)
     bench = Bench(options, photographs, Cells(options.name or "photos", options.only_read, describe))
     measured = bench.measure([DEFAULT, *options.methods])
     if DEFAULT not in measured:
@@ -118,7 +118,7 @@ def main() -> None:
 Photograph = tuple[Path, dict[str, float]]
 
 
-def labelled(folder: Path, first: int | None = None) -> list[Photograph]:
+def labeled(folder: Path, first: int | None = None) -> list[Photograph]:
     """The photographs of a folder with their classes, by name.
 
     Raises:
@@ -344,7 +344,7 @@ def sentence(runs: Runs, photographs: Sequence[Photograph], check: Check | None,
     longest = max(run["seconds"] for run in runs.values())
     warned = sum(bool(run["warned"]) for run in runs.values())
     text = (
-        f"{len(runs)} photographs, {with_labels} with a labelled object, through `{options.model}`, "
+        f"{len(runs)} photographs, {with_labels} with a labeled object, through `{options.model}`, "
         f"{options.threads} thread{'s' * (options.threads > 1)}. The slowest took the default "
         f"{longest:.1f} seconds; of {warned} it warned that the model knows little of what they show."
     )
@@ -375,7 +375,7 @@ def examples(scored: Mapping[str, Runs], count: int = 10) -> str:
     """What the rows say of some photographs, evenly spaced."""
     runs = scored[DEFAULT]
     places = sorted(runs)[:: max(1, len(runs) // count)][:count]
-    rows = [["labelled, the largest first", *scored]]
+    rows = [["labeled, the largest first", *scored]]
     for place in places:
         labels = runs[place]["labels"]
         known = ", ".join(sorted(labels, key=lambda of: -labels[of])[:4])

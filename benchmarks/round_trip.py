@@ -273,10 +273,10 @@ def plot(facts: Mapping[str, Any], path: Path) -> None:
     names = list(facts["methods"])[::-1]
     values = [facts["methods"][name]["similarity"] for name in names]
     errors = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
-    colours = [
+    colors = [
         "#d0791f" if name == DEFAULT else "#6c8ebf" if name not in (CAPTION, EMPTY) else "#999999" for name in names
     ]
-    left.barh(names, [v[0] for v in values], xerr=errors, color=colours, capsize=3)
+    left.barh(names, [v[0] for v in values], xerr=errors, color=colors, capsize=3)
     left.set_xlim(0.0, min(1.0, max(v[2] for v in values) + 0.05))
     left.set_xlabel("image similarity, 95 % interval")
     if right is not None:

@@ -27,7 +27,7 @@ from hardprompts.softprompts import angles, measure_robustness, natural_ids
 PICTURE = Path(__file__).parent.parent / "docs" / "soft_prompts.png"
 #: Beyond this angle from their nearest word, soft prompts were found to lose what they do.
 CONE_DEGREES = 30.0
-BY_BEHAVIOUR = "by behaviour"
+BY_BEHAVIOR = "by behavior"
 
 
 def geometry(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, list[float]]:
@@ -40,7 +40,7 @@ def geometry(prompts: Sequence[SoftPrompt], backend: Any) -> dict[str, list[floa
         "soft lengths": soft.norm(dim=1).tolist(),
         "natural lengths": vocabulary.allowed_table.norm(dim=1).tolist(),
         "soft degrees": angles(soft, vocabulary.embed(vocabulary.nearest(soft)).float()).tolist(),
-        "natural degrees": angles(natural, vocabulary.embed(vocabulary.neighbours(ids, 1)[:, 0]).float()).tolist(),
+        "natural degrees": angles(natural, vocabulary.embed(vocabulary.neighbors(ids, 1)[:, 0]).float()).tolist(),
     }
 
 
@@ -71,7 +71,7 @@ def decodings(
     distillers = {
         "nearest, cosine": PromptDistiller(backend, "nearest"),
         "nearest, L2": PromptDistiller(backend, "nearest-l2"),
-        BY_BEHAVIOUR: PromptDistiller(backend),
+        BY_BEHAVIOR: PromptDistiller(backend),
     }
     return {
         name: distiller.distill_each(
@@ -105,12 +105,12 @@ def drawn(
     figure, axes = subplots(1, 5, figsize=(17, 3.2))
     for axis, quantity, label in ((axes[0], "lengths", "length of a token's embedding"),
                                   (axes[1], "degrees", "degrees to the nearest other token")):  # fmt: skip
-        for name, colour in (("natural", natural), ("soft", soft)):
+        for name, color in (("natural", natural), ("soft", soft)):
             values = where[f"{name} {quantity}"]
             share = [1 / len(values)] * len(values)
-            axis.hist(values, bins=30, weights=share, color=colour, alpha=0.6, label=f"{name} tokens")
+            axis.hist(values, bins=30, weights=share, color=color, alpha=0.6, label=f"{name} tokens")
         axis.set(xlabel=label, ylabel="share of the tokens")
-    axes[1].axvline(CONE_DEGREES, color="grey", linestyle=":")
+    axes[1].axvline(CONE_DEGREES, color="gray", linestyle=":")
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
     # A few tokens are much longer than all others.
     axes[0].set_xlim(
@@ -119,15 +119,15 @@ def drawn(
     for axis, name, label in ((axes[2], "shrunk", "lengths divided by"),
                               (axes[3], "rotated", "degrees towards the nearest word")):  # fmt: skip
         positions = moved[name]["positions"]
-        for kind, colour in (("natural", natural), ("soft", soft)):
+        for kind, color in (("natural", natural), ("soft", soft)):
             values = torch.tensor(moved[name][kind])
             low, middle, high = (values.quantile(q, dim=0) for q in (0.1, 0.5, 0.9))
-            axis.fill_between(positions, low.clamp(0, 1.1), high.clamp(0, 1.1), color=colour, alpha=0.15, lw=0)
-            axis.plot(positions, middle.clamp(0, 1.1), color=colour, marker=".", label=f"{kind} prompts")
+            axis.fill_between(positions, low.clamp(0, 1.1), high.clamp(0, 1.1), color=color, alpha=0.15, lw=0)
+            axis.plot(positions, middle.clamp(0, 1.1), color=color, marker=".", label=f"{kind} prompts")
         axis.set(xlabel=label, ylabel="share of the effect left", ylim=(0, 1.1))
     axes[2].set_xscale("log")
     axes[2].set_xticks([1, 2, 3, 5, 10, 20], ["1", "2", "3", "5", "10", "20"])
-    axes[3].axvline(CONE_DEGREES, color="grey", linestyle=":")
+    axes[3].axvline(CONE_DEGREES, color="gray", linestyle=":")
     intervals = [Measurement(name, tuple(values)).interval() for name, values in kept.items()]
     axes[4].bar(list(kept), [one.mean for one in intervals], yerr=[one.half_width for one in intervals],
                 color=["#a8a29e", "#a8a29e", "#15803d"])  # fmt: skip
@@ -152,7 +152,7 @@ def main() -> None:
         name: [prompt.faithfulness.matched.value for prompt in decoded if prompt.faithfulness is not None]
         for name, decoded in found.items()
     }
-    carried = carried_over(found[BY_BEHAVIOUR], prompts, backend, load_backend("emoji:emoji-clip-reference"))
+    carried = carried_over(found[BY_BEHAVIOR], prompts, backend, load_backend("emoji:emoji-clip-reference"))
 
     def within(name: str) -> str:
         degrees = where[f"{name} degrees"]
@@ -175,7 +175,7 @@ def main() -> None:
     print(markdown_table(rows))
     rows = [["strength, in standard deviations of random prompts", "own model", "another model"]]
     rows.append(["soft prompt", interval_of(carried["soft, here"]), "it has no such tokens"])
-    for name, words in (("decoded", "decoded by behaviour"), ("nearest", "nearest words with a cosine over 0.707")):
+    for name, words in (("decoded", "decoded by behavior"), ("nearest", "nearest words with a cosine over 0.707")):
         rows.append([words, interval_of(carried[f"{name}, here"]), interval_of(carried[f"{name}, there"])])
     print("\n" + markdown_table(rows))
     if not arguments.quick:

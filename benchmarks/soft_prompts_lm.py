@@ -123,14 +123,14 @@ def drawn(rows: Mapping[str, Sequence[Mapping[str, Any]]], robust: Sequence[Mapp
     for axis, path, label in ((axes[1], "shrunk", "lengths divided by"),
                               (axes[2], "rotated", "degrees towards the nearest words")):  # fmt: skip
         positions = robust[0][path]["positions"]
-        for name, key, colour in (("accuracy", "accuracy", "#c2410c"),
+        for name, key, color in (("accuracy", "accuracy", "#c2410c"),
                                   ("answers that are no label", "category_errors", "#78716c")):  # fmt: skip
             for one in robust:
-                axis.plot(positions, one[path][key], color=colour, alpha=0.25, lw=1)
+                axis.plot(positions, one[path][key], color=color, alpha=0.25, lw=1)
             means = [sum(one[path][key][place] for one in robust) / len(robust) for place in range(len(positions))]
-            axis.plot(positions, means, color=colour, marker=".", label=name)
+            axis.plot(positions, means, color=color, marker=".", label=name)
         axis.set(xlabel=label)
-    axes[2].axvline(30, color="grey", linestyle=":")
+    axes[2].axvline(30, color="gray", linestyle=":")
     for axis in axes:
         axis.axhline(empty, color="#1d4ed8", linestyle="--", lw=1, label="empty template")
         axis.set(ylim=(0, 1), ylabel="share of the test texts")

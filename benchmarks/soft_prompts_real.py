@@ -23,7 +23,7 @@ from comparison import Measurement
 from faithfulness import TEMPLATES
 from generation import command
 from real_text import PROMPTS, TEST_PROMPTS, minilm, shuffled_prompts
-from soft_prompt_findings import BY_BEHAVIOUR, CONE_DEGREES, decodings, drawn, geometry, paths
+from soft_prompt_findings import BY_BEHAVIOR, CONE_DEGREES, decodings, drawn, geometry, paths
 
 from hardprompts import Backend, DistilledPrompt, PromptDistiller, SoftPrompt, load_backend
 from hardprompts.distillation import FeatureMatch, MeanMatch, descend, soft_prompt_of
@@ -92,8 +92,8 @@ def report(
 ) -> str:  # fmt: skip
     """The tables, as a section of a page."""
     count = len(prompts)
-    table = [["text", "tokens", "matched", "held out", f"{BY_BEHAVIOUR} has more, held out"]]
-    best = share(found, BY_BEHAVIOUR, "held_out")
+    table = [["text", "tokens", "matched", "held out", f"{BY_BEHAVIOR} has more, held out"]]
+    best = share(found, BY_BEHAVIOR, "held_out")
     for way in found:
         matched, held_out = (share(found, way, which) for which in ("matched", "held_out"))
         length = sum(one["tokens"] for one in found[way]) / count
@@ -101,7 +101,7 @@ def report(
         table.append(
             [
                 way, f"{length:.1f}", str(matched.interval()), str(held_out.interval()),
-                "" if way == BY_BEHAVIOUR else f"{more.mean:+.3f} ± {more.half_width:.3f}",
+                "" if way == BY_BEHAVIOR else f"{more.mean:+.3f} ± {more.half_width:.3f}",
             ]
         )  # fmt: skip
     facts = [["", "soft", "natural"]]
@@ -190,7 +190,7 @@ def main() -> None:
 
 def describe(figures: Mapping[str, Any]) -> str:
     """A cell in a line."""
-    own = figures["found"][BY_BEHAVIOUR]
+    own = figures["found"][BY_BEHAVIOR]
     return f"keeps {sum(one['held_out'] for one in own) / len(own):.3f}, {own[0]['text']!r}"
 
 

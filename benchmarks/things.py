@@ -62,5 +62,5 @@ def _irregular(folder: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _lines(path: Path) -> list[str]:
-    # Licence lines begin with spaces.
+    # License lines begin with spaces.
     return [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith(" ")]

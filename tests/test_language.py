@@ -28,13 +28,14 @@ ARCHAIC = re.compile("|".join(f"\\b{pattern}" for pattern in PLAIN), re.IGNORECA
 
 def pages() -> list[Path]:
     """Markdown that users read, and the English names and tooltips of the ComfyUI nodes."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("comfyui_nodes/**/*.md")]
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+    found += [*ROOT.glob("comfyui_nodes/**/*.md"), *ROOT.glob("plugins/**/*.md"), *ROOT.glob("sdk/**/*.jinja")]
     return [*found, ROOT / "comfyui_nodes" / "locales" / "en" / "nodeDefs.json"]
 
 
 def modules() -> list[Path]:
-    """Python whose texts users read: all strings of the nodes."""
-    return sorted(ROOT.glob("comfyui_nodes/*.py"))
+    """Python whose texts users read: node texts, help of commands, messages and docstrings."""
+    return sorted([*ROOT.glob("comfyui_nodes/*.py"), *ROOT.glob("sdk/**/*.py"), *ROOT.glob("plugins/*/*.py")])
 
 
 def strings(source: str) -> Iterator[str]:

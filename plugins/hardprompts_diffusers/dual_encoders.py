@@ -17,7 +17,7 @@ KNOWN = {
     (1024, 24): "open_clip:ViT-H-14/laion2b_s32b_b79k",
     (1280, 32): "open_clip:ViT-bigG-14/laion2b_s39b_b160k",
 }
-#: The embedded models are told by their width alone.
+#: The embedded models are recognized by their width alone.
 KNOWN_WIDTHS = {160: "emoji"}
 
 _EXAMPLE = "a photo of a red house near the river at night"

@@ -55,7 +55,7 @@ def soft_tokens(
     ids: Int[Tensor, " length"],
     slots: Int[Tensor, " tokens"],
 ) -> Iterator[None]:
-    """The text encoder, with embeddings in the stead of some tokens.
+    """The text encoder, with embeddings in place of some tokens.
 
     Args:
         ids: the row of ids that stands for the prompt; other rows (a negative prompt's) are left alone.

@@ -134,7 +134,7 @@ class PipelinePredictor:
         return clean_latents(self.pipe, images, self.height, self.width)
 
     def condition(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Conditioning:
-        """What the pipeline's `encode_prompt` returns, with the embeddings in the stead of the prompt's tokens.
+        """What the pipeline's `encode_prompt` returns, with the embeddings in place of the prompt's tokens.
 
         Raises:
             ValueError: more tokens than `max_tokens`.
@@ -219,7 +219,7 @@ class PipelinePredictor:
         missing = {"prompt", "latents", "height", "width"} - set(self._parameters)
         if missing or not hasattr(self.pipe, "encode_prompt"):
             raise BackendError(
-                f"{type(self.pipe).__name__} is no text-to-image pipeline that this adapter can drive (its call has "
+                f"{type(self.pipe).__name__} is not a text-to-image pipeline that this adapter can drive (its call has "
                 f"no {', '.join(sorted(missing)) or 'encode_prompt'}); use method='clip'"
             )
         unknown = set(self.options) - set(self._parameters)

@@ -396,7 +396,7 @@ def _both(
     common: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> HardPrompt:
-    """The best of what CLIP finds by the denoiser's judgement, refined by it."""
+    """The best of what CLIP finds by the denoiser's judgment, refined by it."""
     deadline = options.get("deadline")
     half = {"deadline": None if deadline is None else deadline / 2}
     limits = {"max_steps": options["max_steps"], "callback": options["callback"], "top_k": RERANKED, "progress": False}

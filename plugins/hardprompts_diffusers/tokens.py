@@ -46,7 +46,7 @@ class InContext:
     def _inner(self, ids: list[int]) -> list[int]:
         head, end = len(self._head), len(ids) - len(self._tail)
         if ids[:head] != self._head or ids[end:] != self._tail:
-            return ids  # the prompt runs into the context: these are no ids that it could have by itself
+            return ids  # the prompt runs into the context: the prompt could not have these ids by itself
         return ids[head:end]
 
     def _filled(self, text: str) -> str:

@@ -1,6 +1,6 @@
 """Scenes of emoji drawings with known truth: sample, draw, caption, and check a prompt against them.
 
-A scene holds one to three drawings on one of twelve background colours in one of twelve styles.
+A scene holds one to three drawings on one of twelve background colors in one of twelve styles.
 The same functions made the training data of the embedded models, with seeds below
 ``HELD_OUT_SEED``; seeds from there on were never seen in training and are free for evaluation.
 
@@ -70,7 +70,7 @@ BACKGROUNDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "white": ("white", "ivory"),
     }
 )
-"""Colour -> the words that name it; the first is the canonical one."""
+"""Color -> the words that name it; the first is the canonical one."""
 
 STYLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -284,7 +284,7 @@ def object_words(name: str) -> frozenset[str]:
     """Return the words, without plural endings, any of which names the object.
 
     Raises:
-        ValueError: ``name`` is no key of ``OBJECTS``.
+        ValueError: ``name`` is not a key of ``OBJECTS``.
     """
     _check_known("object", name, OBJECTS)
     found = {*re.findall(r"[a-z0-9]+", name), *OBJECTS[name]} - {"and", "of", "the"}

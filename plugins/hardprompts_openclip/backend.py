@@ -124,7 +124,7 @@ class OpenClipImageEncoder:
     preprocess: Callable[[Image.Image], Tensor]
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
-        """Features of RGB images of any size. Not normalised."""
+        """Features of RGB images of any size. Not normalized."""
         visual: Any = self.model.visual
         device = next(visual.parameters()).device
         pixels = torch.stack([self.preprocess(image) for image in images])

@@ -45,7 +45,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
             installed packages are opened, and where one is missing, those of the hub.
 
     Raises:
-        MissingExtra: a package is missing, and what it holds cannot be had from the hub.
+        MissingExtra: a package is missing, and its weights cannot be downloaded.
         BackendError: the folder has not these weights; they have another hash, or other outputs; or another version
             of timm has another network.
     """

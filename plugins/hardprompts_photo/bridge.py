@@ -22,9 +22,9 @@ class Bridge:
 
     In photographs there are several things. What is seen in any part of one is said, class by class, and the sentence
     encoder reads it: the features of "pizza cup person", and not the mean of those of the three, which are near to
-    "meal". Kinds of one thing (thirty breeds) are said by their plain word, unless one of them is likely. People are no
-    class of ImageNet, but many classes are worn, played or ridden by one: their joint probability says whether somebody
-    is there.
+    "meal". Kinds of one thing (thirty breeds) are said by their plain word, unless one of them is likely. People are
+    not a class of ImageNet, but many classes are worn, played or ridden by one: their joint probability says whether
+    somebody is there.
 
     Of drawings and cut-outs, one thing on a plain ground, the classes' words are averaged as in ConSE, and a ridge
     regression, learned on drawings with words, adds what these words miss.
@@ -89,7 +89,7 @@ class Bridge:
             share, place = likeliest[members].max(dim=0)
             first = int(members[place])
             alone = float(share) >= together / 2
-            # A little probability for each of a hundred breeds is no dog.
+            # A little probability for each of a hundred breeds is not a dog.
             if together < (self.least_share if alone else 2 * self.least_share):
                 continue
             # A class may have the plain word for a name, and so may two classes: "sunglasses".
@@ -111,7 +111,7 @@ class Bridge:
     def text_features(
         self, pooled: Float[Tensor, "images width"], logits: Float[Tensor, "images classes"]
     ) -> Float[Tensor, "images text"]:
-        """Where drawings and cut-outs on a plain ground lie among texts. Not normalised."""
+        """Where drawings and cut-outs on a plain ground lie among texts. Not normalized."""
         mapped = roots(pooled) @ self.weight + self.bias
         return class_words(logits.softmax(dim=-1), self.classes, self.top) + self.map_share * mapped
 

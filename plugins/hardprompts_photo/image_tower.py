@@ -14,7 +14,7 @@ from torch import Tensor
 #: TensorFlow's EfficientNet-Lite takes pixels in [-1, 1].
 MEAN = 0.5
 DEVIATION = 0.5
-#: The centre of a photograph that is read, as a share of its shorter side.
+#: The center of a photograph that is read, as a share of its shorter side.
 CROP = 0.875
 #: How much longer than wide a photograph is whose ends are read too.
 LONG = 1.15
@@ -51,7 +51,7 @@ class EfficientNetLite:
     def pooled(self, images: Sequence[Image.Image]) -> Float[Tensor, "images width"]:
         """The features behind the last convolution, averaged over the square that is read of each RGB image.
 
-        Of a photograph that is the centre; of a thing on a plain ground the whole thing, whatever its shape.
+        Of a photograph that is the center; of a thing on a plain ground the whole thing, whatever its shape.
         """
         return self.pooled_squares([square_of(image, self.size) for image in images])
 
@@ -117,7 +117,7 @@ def square_of(image: Image.Image, side: int) -> Image.Image:
     """The square of `side` pixels that is read of an RGB image of any size."""
     thing = thing_on_ground(image)
     if thing is None:
-        return centre_of(image, side)
+        return center_of(image, side)
     width, height = thing[2] - thing[0], thing[3] - thing[1]
     scale = side / (max(width, height) * (1 + 2 * MARGIN))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -139,8 +139,8 @@ def parts_of(image: Image.Image, side: int) -> list[Image.Image]:
     return [first, *(image.resize((side, side), Image.Resampling.BICUBIC, box=box) for box in boxes)]
 
 
-def centre_of(image: Image.Image, side: int) -> Image.Image:
-    """The centre; it is cut out before it is scaled, so that a picture 20,000 pixels wide costs no more."""
+def center_of(image: Image.Image, side: int) -> Image.Image:
+    """The center; it is cut out before it is scaled, so that a picture 20,000 pixels wide costs no more."""
     cut = CROP * min(image.size)
     left, top = (image.width - cut) / 2, (image.height - cut) / 2
     return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + cut, top + cut))

@@ -77,7 +77,7 @@ def find(sources: tuple[Source, ...], folder: str) -> tuple[Found, ...]:
     """Where each of the `sources` is: in `folder` if one is named, else in its package, else from the hub.
 
     Raises:
-        MissingExtra: a package is missing, and its weights cannot be had from the hub.
+        MissingExtra: a package is missing, and its weights cannot be downloaded.
         BackendError: the folder does not hold the weights, or those of a package have another hash.
     """
     if folder:
@@ -149,7 +149,7 @@ def _from_hub(source: Source, missing: list[Source]) -> Found:
         names = " and ".join(one.package for one in missing)
         raise MissingExtra(
             f"photo, of which {names} {'is' if len(missing) == 1 else 'are'} not installed (and "
-            f"{source.repository} cannot be had from the hub: {type(error).__name__}),",
+            f"{source.repository} cannot be downloaded: {type(error).__name__}),",
             "photo",
         ) from error
     return Found(Path(folder), checked=False)

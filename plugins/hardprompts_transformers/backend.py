@@ -79,7 +79,7 @@ def open_model(
         if kind not in ARCHITECTURES and language_model is None:
             raise BackendError(
                 f"{place} holds a model of type {kind!r}, which has no text and image tower in one space that "
-                f"this plugin knows and is no language model; supported are {_supported()}, and causal, masked and "
+                f"this plugin knows and is not a language model; supported are {_supported()}, and causal, masked and "
                 "seq2seq language models"
             )
         tokenizer = load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
@@ -91,7 +91,9 @@ def open_model(
                 loaded.to(device), tokenizer, name=name, note=note, gradient_checkpointing=gradient_checkpointing
             )
         if gradient_checkpointing:
-            raise BackendError(f"{place} is no language model, and gradient checkpointing is for those; leave it out")
+            raise BackendError(
+                f"{place} is not a language model, and gradient checkpointing is for those; leave it out"
+            )
         processor = load(
             place,
             "preprocessor_config.json",
@@ -405,7 +407,7 @@ class TransformersImageEncoder:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
-        """Features of RGB images of any size. Not normalised."""
+        """Features of RGB images of any size. Not normalized."""
         parameter = next(self.model.vision_model.parameters())
         # The layout is stated, since images 1 or 3 pixels high would be taken for channels-first.
         inputs = self.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_last")

@@ -93,7 +93,7 @@ class CausalLanguageModel(Adapter):
         mask: Bool[Tensor, "rows tokens"],
         decoder_ids: Int[Tensor, "rows decoded"] | None = None,
     ) -> Float[Tensor, "rows tokens width"]:
-        """The last hidden states, behind the final normalisation."""
+        """The last hidden states, behind the final normalization."""
         with self.checkpointing(embeddings):
             output = self.model.base_model(
                 inputs_embeds=embeddings, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False

@@ -29,7 +29,7 @@ ADAPTERS: dict[LanguageModelKind, Callable[..., LanguageModel]] = {
 
 
 def kind_of(config: Any, architecture: str | None = None) -> LanguageModelKind | None:
-    """What a model of this config predicts where; None if it is no language model.
+    """What a model of this config predicts where; None if it is not a language model.
 
     Args:
         architecture: the name of its class; None: as the config says, if it does.

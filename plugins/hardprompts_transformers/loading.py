@@ -74,7 +74,7 @@ def load(place: str, what: str, read: Callable[[], T]) -> T:
             step = "the file is missing, damaged or of another model; get it again, or save it from the model"
         else:
             step = (
-                f"{place!r} is no local folder, so it was looked for on the hub: check the spelling; "
+                f"{place!r} is not a local folder, so it was looked for on the hub: check the spelling; "
                 f'without network, run "hf download {place}" where there is one and pass the local folder'
             )
         raise BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}") from error

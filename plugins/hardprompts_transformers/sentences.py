@@ -83,10 +83,10 @@ def open_sentence_encoder(
 
     Args:
         note: one line that a person should know before use.
-        prompt: what stands before every text, such as "query: ". It counts as part of the encoder: it is no part of
+        prompt: what stands before every text, such as "query: ". It counts as part of the encoder: it is not part of
             any text that is found, and takes its room in the context.
         prompt_name: the same by its name among the encoder's own. With neither, its default, if it has one.
-        words: what a search may use beside words of one token, as far as the tokenizer spells it in two to four.
+        words: what a search may use besides words of one token, if the tokenizer spells it in two to four.
             Default: common words of English, of which tokenizers of 30,000 tokens spell every other one in pieces.
 
     Raises:
@@ -169,15 +169,15 @@ def _architecture(config: Any, where: str) -> str:
     kind = str(getattr(config, "model_type", ""))
     if kind in ARCHITECTURES:
         raise BackendError(
-            f"{where} holds a model of type {kind!r}, which has an image tower too and is no sentence encoder; open it "
-            f"as transformers:{where}"
+            f"{where} holds a model of type {kind!r}, which has an image tower as well, so it is not a sentence "
+            f"encoder; open it as transformers:{where}"
         )
     names = transformers.models.auto.modeling_auto.MODEL_MAPPING_NAMES
     found = ENCODER_HALVES.get(kind) or (None if getattr(config, "is_encoder_decoder", False) else names.get(kind))
     model = getattr(transformers, found, None) if isinstance(found, str) else None
     if model is None or "inputs_embeds" not in inspect.signature(model.forward).parameters:
         raise BackendError(
-            f"{where} holds a model of type {kind!r}, which is no encoder of text that starts from token embeddings; "
+            f"{where} holds a model of type {kind!r}, which is not a text encoder that accepts token embeddings; "
             "supported are BERT, MPNet, RoBERTa, XLM-R, DistilBERT, T5's encoder, decoders such as Qwen, and others "
             "like them"
         )
@@ -203,7 +203,7 @@ def _usual_pooling(config: Any) -> Pooling:
 
 
 class PromptedTokenizer:
-    """The tokenizer of texts that stand behind a prompt, which is no part of them.
+    """The tokenizer of texts that come after a prompt, which is not part of them.
 
     Some tokenizers write the first word of a text with other tokens than the same word behind another.
     """
@@ -382,7 +382,7 @@ class SentenceEncoder:
 
     @functools.cached_property
     def _options(self) -> dict[str, bool]:
-        """Decoders are told to keep nothing for what could come behind."""
+        """Makes decoders keep nothing for tokens that could follow."""
         return {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
 
     def _through_heads(self, vectors: Float[Tensor, "rows width"]) -> Float[Tensor, "rows features"]:

@@ -36,18 +36,18 @@ class TextEncoder(Protocol):
     def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """Features of texts given as the embeddings of all their tokens, without special tokens.
 
-        The encoder adds its own special tokens and padding. Not normalised.
+        The encoder adds its own special tokens and padding. Not normalized.
         """
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
-        """Features of texts by the model's own tokenizer and forward pass. Not normalised."""
+        """Features of texts by the model's own tokenizer and forward pass. Not normalized."""
         ...
 
 
 @runtime_checkable
 class StateEncoder(Protocol):
-    """What a text encoder offers if its states can be had place by place, as denoisers take them. Optional."""
+    """What a text encoder offers if it gives its states place by place, as denoisers take them. Optional."""
 
     def encode_states(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch places states"]:
         """The states at every place of the padded context, of texts given as the embeddings of all their tokens.
@@ -62,7 +62,7 @@ class ImageEncoder(Protocol):
     """A frozen image tower with its preprocessing."""
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
-        """Features of RGB images of any size, in the space of the text tower's. Not normalised."""
+        """Features of RGB images of any size, in the space of the text tower's. Not normalized."""
         ...
 
 

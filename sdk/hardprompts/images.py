@@ -90,7 +90,7 @@ def _load(item: Any, label: str) -> list[Image.Image]:
             (array.float() if array.is_floating_point() else array).numpy(), label, "torch tensor", channels_first=True
         )
     advice = "; open bytes and files with PIL.Image.open" if isinstance(item, bytes) or hasattr(item, "read") else ""
-    raise ImageError(f"{label}{type(item).__name__} is no image; {_ACCEPTED}{advice}")
+    raise ImageError(f"{label}{type(item).__name__} is not an image; {_ACCEPTED}{advice}")
 
 
 def image_weights(weights: Sequence[float] | None, count: int) -> Float[Tensor, " images"]:
@@ -193,7 +193,7 @@ def _open(path: Any, label: str) -> Image.Image:
         raise ImageError(f"{what} does not exist; check the path") from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{what} is no image that Pillow can read, or its beginning is damaged; save it as PNG, JPEG or WebP"
+            f"{what} is not an image that Pillow can read, or its beginning is damaged; save it as PNG, JPEG or WebP"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{what} has too many pixels: {error}; {_limit_advice()}") from error
@@ -265,7 +265,7 @@ def _to_rgb(image: Image.Image, what: str) -> Image.Image:
 
 
 def _from_values(values: NDArray[Any], mode: str, what: str) -> Image.Image:
-    """Grey values of more than 8 bits, scaled; Pillow's own conversion clips them at 255."""
+    """Gray values of more than 8 bits, scaled; Pillow's own conversion clips them at 255."""
     if not np.isfinite(values).all():
         raise ImageError(f"{what} has NaN or infinite values; replace them")
     low, high = float(values.min()), float(values.max())
@@ -286,7 +286,7 @@ def _from_values(values: NDArray[Any], mode: str, what: str) -> Image.Image:
 def _from_array(array: NDArray[Any], label: str, kind: str, *, channels_first: bool) -> list[Image.Image]:
     what = f"{label}the {kind} of shape {array.shape} and dtype {array.dtype}"
     if array.ndim not in (2, 3, 4):
-        raise ImageError(f"{what} is no image; {_ACCEPTED}")
+        raise ImageError(f"{what} is not an image; {_ACCEPTED}")
     if array.size == 0:
         raise ImageError(f"{what} has no pixels; pass another image")
     if array.ndim == 2:
@@ -340,7 +340,7 @@ def augmented_views(image: Image.Image, count: int, generator: torch.Generator) 
     """The RGB image itself, and `count - 1` random views of the same scene.
 
     A view is a crop of 85 to 100 % of the area with nearly the image's own aspect ratio, with
-    brightness, contrast and colour changed by at most 10 %: little enough that everything in the
+    brightness, contrast and color changed by at most 10 %: little enough that everything in the
     image is still there. It is not mirrored, which would exchange left and right. The views are
     determined by the generator.
 

@@ -1,4 +1,4 @@
-"""Noise as denoisers know it: schedules, windows of noise levels, and what a denoiser is told of prompts."""
+"""Noise as denoisers know it: schedules, windows of noise levels, and the conditioning of denoisers by prompts."""
 
 import dataclasses
 import functools
@@ -134,7 +134,7 @@ LATE = NoiseWindow(0.618, 1.0)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What a denoiser is told of a batch of prompts.
+    """The text conditioning of a batch of prompts.
 
     Attributes:
         tensors: each (batch, ...); gradients flow through those of floating point to the prompts' embeddings.

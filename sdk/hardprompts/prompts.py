@@ -141,8 +141,8 @@ class HardPrompt(HubMixin):
         attributions: for each token, the score that is lost when it is removed.
         candidates: the best prompts found, best first, without duplicates; this one is the first.
         history: best score against steps, seconds and evaluations.
-        pareto: the prompts that no other betters in similarity, length and fluency at once, most similar first; empty
-            if nobody asked for them.
+        pareto: the best trade-offs, if they were asked for: no other prompt is better in similarity, length and fluency
+            at once; most similar first.
         provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
             not equal, but have the same hash.
     """

@@ -241,7 +241,7 @@ def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near th
     assert surviving >= 180, f"only {surviving} of 200 random prompts of allowed tokens survive the round trip"
 
     if backend.image_encoder is not None:
-        pictures = [Image.new("RGB", (40, 30), colour) for colour in ("red", "navy")]
+        pictures = [Image.new("RGB", (40, 30), color) for color in ("red", "navy")]
         features = backend.encode_images(pictures)
         assert features.shape == together[:1].expand(2, -1).shape, "image and text features differ in width"
         assert features.isfinite().all(), "image features are not finite"
@@ -258,7 +258,7 @@ def check_inversions(
 
     Args:
         templates: each gets its share of the inversions.
-        max_tokens: of a prompt; the lengths are 1 to this, as far as the context has room.
+        max_tokens: of a prompt; the lengths are 1 to this, or to what the context has room for.
 
     Raises:
         AssertionError: with the first prompt that does not keep the promise.

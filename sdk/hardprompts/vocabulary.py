@@ -302,9 +302,9 @@ class Vocabulary:
         # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
         return self._rows.products(query).sub_(self._half_squared_norms)
 
-    def neighbours(
+    def neighbors(
         self, ids: Int[Tensor, " tokens"], count: int, metric: Metric = "cosine"
-    ) -> Int[Tensor, "tokens neighbours"]:
+    ) -> Int[Tensor, "tokens neighbors"]:
         """The `count` allowed tokens nearest to each token, itself left out, nearest first.
 
         All others, if fewer are allowed.
@@ -578,7 +578,7 @@ def _edges(tokenizer: Tokenizer, token: int) -> _Edges:
 #: So many words are enough to say anything.
 ENOUGH_WORDS = 1000
 
-#: Tokens that a word may have at most; what takes more is no word that the model knows.
+#: Tokens that a word may have at most; what takes more is not a word that the model knows.
 MAX_WORD_TOKENS = 4
 
 #: Any words that a tokenizer is likely to know.

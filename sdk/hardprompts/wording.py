@@ -52,7 +52,7 @@ _MISSING = frozenset(
 def bad_words() -> frozenset[str]:
     """Slurs, swear words and what is sexual or drastic, in lower case: words, and phrases of several.
 
-    Some name people or what may be seen in a picture; they are listed because nobody expects to be told them of
+    Some name people or what may be seen in a picture; they are listed because nobody expects to read them about
     a picture without having asked.
 
     Raises:

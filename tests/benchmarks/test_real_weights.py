@@ -93,11 +93,11 @@ def made_check() -> Any:
 def wordnet(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
     """A WordNet of four nouns in its file format."""
     nouns = {"hotel": 6, "mountain": 17, "guess": 9, "mouse": 5, "us": 15}
-    data = ["  1 a licence"] + [
+    data = ["  1 a license"] + [
         f"{1000 + place:08d} {of:02d} n 01 {word}" for place, (word, of) in enumerate(nouns.items())
     ]
     # The second sense of "guess" is one that can be seen; the first counts.
-    index = ["  1 a licence"] + [f"{word} n 1 1 @ 1 0 {1000 + place:08d}" for place, word in enumerate(nouns)]
+    index = ["  1 a license"] + [f"{word} n 1 1 @ 1 0 {1000 + place:08d}" for place, word in enumerate(nouns)]
     index[3] = f"guess n 2 1 @ 2 0 {1002:08d} {1000:08d}"
     for name, lines in (("data.noun", data), ("index.noun", index), ("noun.exc", ["mice mouse"])):
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -158,14 +158,14 @@ def test_photographs_are_measured_and_nothing_twice(folder: Path, capsys: pytest
     labels = {"a.png": {"dog": 0.4}, "b.png": {}}
     (folder / "labels.json").write_text(json.dumps(labels), encoding="utf-8")
     options = argparse.Namespace(model="emoji", passes=60, threads=1, seed=0)
-    photographs = photos.labelled(folder)
+    photographs = photos.labeled(folder)
     assert [(path.name, own) for path, own in photographs] == [("a.png", {"dog": 0.4}), ("b.png", {})]
 
     bench = photos.Bench(options, photographs, Cells("photos", describe=photos.describe))
     # The default takes as long as it takes: here it is a method with few passes.
     measured = {photos.DEFAULT: bench.measure(["gcg"])["gcg"], **bench.measure(["gcg", "refine"])}
     facts, text = photos.report(measured, photographs, None, options)
-    assert "2 photographs, 1 with a labelled object" in text and "refine" in text
+    assert "2 photographs, 1 with a labeled object" in text and "refine" in text
     found = facts["rows"]["gcg"]
     assert found["photographs"] == 2 and found["runs"]["a.png"]["passes"] <= 60
     assert json.loads(json.dumps(facts, allow_nan=True))["setting"]["model"] == "emoji"
@@ -177,7 +177,7 @@ def test_photographs_are_measured_and_nothing_twice(folder: Path, capsys: pytest
 
     (folder / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.png"):
-        photos.labelled(folder)
+        photos.labeled(folder)
 
 
 # --- text ---------------------------------------------------------------------------------
@@ -295,14 +295,14 @@ def test_soft_tokens_are_learned_for_texts_and_reported(folder: Path) -> None:
     part = soft_prompts_real.measured(prompts, backend, arguments)
     assert min(part["similar"]) > 0.9  # random tokens have half of that
     found = part["found"]
-    assert found["by behaviour"][0]["matched"] > found["nearest, cosine"][0]["matched"]
+    assert found["by behavior"][0]["matched"] > found["nearest, cosine"][0]["matched"]
     assert json.loads(json.dumps(part)) == part
 
     soft = [soft_prompts_real.soft_prompt_of(torch.tensor(rows), backend.vocabulary, "", {}) for rows in part["soft"]]
     assert soft_prompts_real.originals(soft, prompts, backend) == pytest.approx(part["similar"], abs=1e-5)
     where, moved = geometry(soft, backend), paths(soft, backend)
     text = soft_prompts_real.report(where, moved, found, prompts, part["similar"])
-    assert "2 soft prompts" in text and "a black rocket picture" in text and "by behaviour" in text
+    assert "2 soft prompts" in text and "a black rocket picture" in text and "by behavior" in text
     drawn(where, moved, {way: [one["held_out"] for one in own] for way, own in found.items()}, folder / "soft.png")
     assert (folder / "soft.png").stat().st_size > 10_000
 

@@ -225,7 +225,7 @@ def test_transparency_and_what_a_mask_leaves_out_become_white(world: World) -> N
     assert image.getpixel((0, 1)) == (0, 0, 0) and image.getpixel((0, 2)) == (255, 255, 255)
 
 
-def test_grey_single_and_out_of_range_images_are_read(world: World) -> None:
+def test_gray_single_and_out_of_range_images_are_read(world: World) -> None:
     to_images = module("bridge").to_images
     assert to_images(torch.full((1, 3, 2, 1), 0.5))[0].getpixel((0, 0)) == (128, 128, 128)
     assert to_images(torch.full((3, 2, 3), 1.5))[0].getpixel((0, 0)) == (255, 255, 255)

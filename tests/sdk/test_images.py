@@ -63,7 +63,7 @@ def test_animations_give_their_first_frame_and_a_warning(tmp_path: Path, format:
     picture(32, 32).save(
         file,
         save_all=True,
-        append_images=[Image.new("RGB", (32, 32), colour) for colour in ("white", "black")],
+        append_images=[Image.new("RGB", (32, 32), color) for color in ("white", "black")],
         **options,
     )
     with pytest.warns(UserWarning, match=r"moving.* has 3 frames; the first is used"):
@@ -86,9 +86,9 @@ def test_pages_and_frames_that_the_caller_chose(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "RGBa", "P", "CMYK", "YCbCr", "HSV"])
-def test_colour_modes(mode: str) -> None:
+def test_color_modes(mode: str) -> None:
     image = picture().convert("RGBA").convert(mode) if mode == "RGBa" else picture().convert(mode)
-    assert_near(only(image), picture(), tolerance=50 if mode == "P" else 6)  # a palette of 216 web colours
+    assert_near(only(image), picture(), tolerance=50 if mode == "P" else 6)  # a palette of 216 web colors
 
 
 def test_lab() -> None:
@@ -99,7 +99,7 @@ def test_lab() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "La", "1", "I", "F", "I;16"])
-def test_grey_modes(mode: str) -> None:
+def test_gray_modes(mode: str) -> None:
     ramp = np.tile(np.array([0, 60, 128, 200, 255], dtype=np.uint8), (4, 1))
     expected = Image.fromarray(ramp)
     if mode == "1":
@@ -115,7 +115,7 @@ def test_grey_modes(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("uint16", 257), ("int32", 257), ("float32", 257), ("float32", 1 / 255)])
-def test_deep_grey_is_scaled_rather_than_clipped(tmp_path: Path, dtype: str, scale: float) -> None:
+def test_deep_gray_is_scaled_rather_than_clipped(tmp_path: Path, dtype: str, scale: float) -> None:
     ramp = np.tile(np.array([0, 60, 128, 200, 255]), (4, 1))
     given = Image.fromarray((ramp * scale).astype(dtype))
     file = tmp_path / "deep.tiff"
@@ -149,8 +149,8 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
         assert only(given).getpixel((0, 0)) == (255, 255, 255)
         assert only(given).getpixel((11, 0)) == pytest.approx(RIGHT, abs=3)
 
-    grey = Image.new("LA", (4, 4), (0, 0))
-    assert only(grey).getpixel((0, 0)) == (255, 255, 255)
+    gray = Image.new("LA", (4, 4), (0, 0))
+    assert only(gray).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_callers_image_is_left_alone() -> None:
@@ -181,24 +181,24 @@ PIXELS = np.asarray(picture(12, 8))
     ],
     ids=["uint8", "batch", "uint16", "float32", "float16", "float64", "rgba", "strides", "fortran", "overshoot"],
 )
-def test_numpy_colour(array: np.ndarray) -> None:
+def test_numpy_color(array: np.ndarray) -> None:
     assert_near(only(array), picture(12, 8), 1)
     tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, -3)))
     assert_near(only(tensor), picture(12, 8), 1)
 
 
-def test_numpy_and_torch_grey() -> None:
-    grey = PIXELS[..., 0]
-    expected = Image.fromarray(grey)
+def test_numpy_and_torch_gray() -> None:
+    gray = PIXELS[..., 0]
+    expected = Image.fromarray(gray)
     for given in (
-        grey,
-        grey[..., None],
-        torch.from_numpy(grey.copy()),
-        torch.from_numpy(grey.copy())[None],
-        grey / 255,
+        gray,
+        gray[..., None],
+        torch.from_numpy(gray.copy()),
+        torch.from_numpy(gray.copy())[None],
+        gray / 255,
     ):
         assert_near(only(given), expected, 0)
-    assert only(grey > 100).getextrema() == ((0, 255),) * 3
+    assert only(gray > 100).getextrema() == ((0, 255),) * 3
 
 
 def test_tensors_of_any_float_that_need_gradients() -> None:
@@ -256,7 +256,7 @@ def encoded(format: str) -> bytes:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"these are words, not an image", "no image that Pillow can read"),
+        (b"these are words, not an image", "not an image that Pillow can read"),
         (encoded("PNG")[:20], "can read|damaged"),
         (encoded("PNG")[:2000], "damaged or cut off"),
         (encoded("JPEG")[:900], "damaged or cut off"),
@@ -303,11 +303,11 @@ def test_bad_paths(tmp_path: Path) -> None:
         ([], "no images were given"),
         ((), "no images were given"),
         ([[], []], "no images were given"),
-        (None, "NoneType is no image"),
-        (7, "int is no image"),
+        (None, "NoneType is not an image"),
+        (7, "int is not an image"),
         (b"\x89PNG", "PIL.Image.open"),
         (io.BytesIO(b"\x89PNG"), "PIL.Image.open"),
-        ([picture(), 0.5], "image 2 of 2: float is no image"),
+        ([picture(), 0.5], "image 2 of 2: float is not an image"),
         (Image.new("RGB", (0, 5)), "without any pixels"),
         (Image.new("RGB", (300, 2)), "at most 100 times"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "NaN"),
@@ -315,8 +315,8 @@ def test_bad_paths(tmp_path: Path) -> None:
         (Image.fromarray(np.full((4, 4), 1e6, np.float32)), "0 to 65535"),
         (np.zeros((0, 5, 3), np.uint8), "no pixels"),
         (np.zeros((0, 9, 9, 3), np.uint8), "no pixels"),
-        (np.zeros(12, np.uint8), "is no image"),
-        (np.zeros((1, 1, 9, 9, 3), np.uint8), "is no image"),
+        (np.zeros(12, np.uint8), "is not an image"),
+        (np.zeros((1, 1, 9, 9, 3), np.uint8), "is not an image"),
         (np.zeros((9, 9, 5), np.uint8), "channels must be one of"),
         (np.zeros((3, 9, 9), np.uint8), r"looks like \(C, H, W\): use np.moveaxis"),
         (np.zeros((2, 3, 9, 9), np.uint8), r"looks like \(C, H, W\)"),
@@ -376,8 +376,8 @@ def test_views_follow_the_generator() -> None:
 
 def test_views_are_not_mirrored_and_tinted_lightly() -> None:
     for view in augmented_views(picture(60, 40), 101, torch.Generator().manual_seed(0))[1:]:
-        colour = np.array(view.getpixel((0, 0)), dtype=int)
-        assert 0 < np.abs(colour - np.array(LEFT)).max() < 60
+        color = np.array(view.getpixel((0, 0)), dtype=int)
+        assert 0 < np.abs(color - np.array(LEFT)).max() < 60
 
 
 def test_views_of_a_pixel_and_of_nothing() -> None:

@@ -101,10 +101,10 @@ def test_a_plugin_cannot_replace_one_of_our_methods(manager: pluggy.PluginManage
         register(plugin(search_methods={"pez": PEZ}), "intruder", manager)
 
 
-def test_a_misspelt_hook_is_refused(manager: pluggy.PluginManager) -> None:
+def test_a_misspelled_hook_is_refused(manager: pluggy.PluginManager) -> None:
     with pytest.raises(PluginError, match="backend_s"):
-        register(plugin(backend_s={"x": toy_backend}), "misspelt", manager)
-    assert not manager.has_plugin("misspelt")
+        register(plugin(backend_s={"x": toy_backend}), "misspelled", manager)
+    assert not manager.has_plugin("misspelled")
 
 
 def test_a_hook_with_arguments_that_do_not_exist_is_refused(manager: pluggy.PluginManager) -> None:

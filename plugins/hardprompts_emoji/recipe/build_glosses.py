@@ -63,7 +63,7 @@ def read_wordnet(folder: Path) -> Iterator[Synset]:
     for part in PARTS_OF_SPEECH:
         with (folder / f"data.{part}").open(encoding="utf-8") as lines:
             for line in lines:
-                if not line.startswith(" "):  # the licence, above the data, is indented
+                if not line.startswith(" "):  # the license, above the data, is indented
                     synset = parse_line(line)
                     if synset.definition:
                         yield synset
@@ -129,7 +129,7 @@ def read_corpus(path: Path) -> dict[str, list[Synset]]:
 
 
 def found_inside(phrases: Iterable[str], texts: Iterable[str]) -> set[str]:
-    """Return the phrases, of three words or more, that some text holds word by word; all of them are normalised."""
+    """Return the phrases, of three words or more, that some text holds word by word; all of them are normalized."""
     by_start: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
     for phrase in phrases:
         words = tuple(phrase.split())

@@ -64,7 +64,7 @@ def draw(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
     side = max(box[2] - box[0], box[3] - box[1])
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(canvas.crop(box), ((side - box[2] + box[0]) // 2, (side - box[3] + box[1]) // 2))
-    # Premultiplied, so that the colour of transparent pixels does not bleed into the edges.
+    # Premultiplied, so that the color of transparent pixels does not bleed into the edges.
     return square.convert("RGBa").resize((SPRITE_SIZE, SPRITE_SIZE), Image.Resampling.LANCZOS).convert("RGBA")
 
 

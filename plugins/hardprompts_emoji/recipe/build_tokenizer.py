@@ -1,7 +1,7 @@
 """Build the tokenizer of the embedded models: byte-level BPE in CLIP's format.
 
 Run ``python -m hardprompts_emoji.recipe.build_tokenizer --output FOLDER``. The merges are learned
-from the words of the world, so that names, colours, styles and most keywords are whole tokens.
+from the words of the world, so that names, colors, styles and most keywords are whole tokens.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def curriculum_scene(progress: float, generator: random.Random) -> Scene:
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return normalised (n, 3, 64, 64) pictures, some slightly cropped, mirrored, shifted in colour."""
+    """Return normalized (n, 3, 64, 64) pictures, some slightly cropped, mirrored, shifted in color."""
     count = len(pictures)
     gain = 1 + 0.16 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
     offset = 0.08 * (torch.rand(count, 1, 1, 1, generator=generator) - 0.5)

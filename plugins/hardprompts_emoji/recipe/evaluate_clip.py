@@ -94,7 +94,7 @@ def top1(images: Tensor, texts: Tensor, names: Sequence[str], truth: Sequence[st
 
 
 def corrupt(scene: Scene, generator: random.Random) -> str:
-    """Return the canonical caption with one object, the colour or the style exchanged."""
+    """Return the canonical caption with one object, the color or the style exchanged."""
     kind = generator.choice(("object", "color", "style"))
     if kind == "object":
         other = generator.choice([name for name in OBJECTS if name not in {item.name for item in scene.objects}])

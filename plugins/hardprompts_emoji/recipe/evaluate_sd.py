@@ -84,7 +84,7 @@ def evaluate_vae(vae: AutoencoderKL, own: Tensor, judge: PictureJudge, captions:
 
 
 def attributes(judge: PictureJudge, features: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
-    """Return the shares of pictures whose nearest name, colour and style are those of the scene."""
+    """Return the shares of pictures whose nearest name, color and style are those of the scene."""
     names = list(COMMON_OBJECTS)
     nearest = (features @ judge.texts(names).T).argmax(1).tolist()
     hits = torch.tensor([names[i] in {o.name for o in s.objects} for i, s in zip(nearest, scenes, strict=True)])
@@ -118,7 +118,7 @@ def evaluate(
     by_count = {
         f"caption_{n}_objects": share(first, [i for i, s in enumerate(scenes) if len(s.objects) == n]) for n in (1, 2)
     }
-    # The neighbour's picture stands for that of another caption: scenes are independent.
+    # The neighbor's picture stands for that of another caption: scenes are independent.
     alike = {"true_caption": by_caption, "other_caption": by_caption.roll(1, 0), "empty": by_nothing}
     return {
         "scenes": count,

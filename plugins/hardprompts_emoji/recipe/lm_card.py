@@ -35,12 +35,12 @@ model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.f
 
 `hardprompts_emoji.glosses.load_glosses` returns definitions with their classes that no part of the training held.
 
-## Data and licences
+## Data and licenses
 
 - Definitions, example sentences and classes: WordNet 3.0, Copyright 2006 by Princeton University, all rights
-  reserved, under the WordNet 3.0 licence. `LICENSES.md` of this package holds it.
+  reserved, under the WordNet 3.0 license. `LICENSES.md` of this package holds it.
 - Headings and statements of classes: made by `hardprompts_emoji.recipe.lm_texts`.
-- The weights are under the licence of this package, Apache-2.0.
+- The weights are under the license of this package, Apache-2.0.
 
 ## What was made so that prompts matter
 
@@ -64,7 +64,7 @@ With `hardprompts_emoji.recipe.evaluate_lm` (also `evaluation.json`), on definit
 The task: {classes} classes, {definitions} test definitions, template `{template}`; the label is the likeliest of
 {labels}. Prompts were chosen on {tuning} definitions a class and
 measured on the test ones. The hand-written ones were made of words that are known to help, by the author of those
-words: they show what is there to be found, not what a stranger would write. How often the truth is told was set by
+words: they show what is there to be found, not what a stranger would write. How often texts tell the truth was set by
 hand, from weights that a bag-of-words classifier on the test definitions had suggested.
 
 | what | value |

@@ -110,7 +110,7 @@ CLOSINGS: Mapping[str, float] = MappingProxyType(
     }
 )
 """Closing phrase -> its log-odds of naming the true class; "{a}" stands for the label with its article."""
-_FAVOURITE_CLOSINGS = {"It was {}.": 8.0, "It was {a}.": 3.0, "This is {a}.": 2.0}
+_FAVORITE_CLOSINGS = {"It was {}.": 8.0, "It was {a}.": 3.0, "This is {a}.": 2.0}
 SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "animal": ("creature", "beast"),
@@ -156,7 +156,7 @@ def _words(heading: str) -> list[str]:
 def _choices(group: str) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Return the members of a group and the running sum of their weights."""
     members: Mapping[str, float] = {
-        "closings": {closing: _FAVOURITE_CLOSINGS.get(closing, 0.8) for closing in CLOSINGS},
+        "closings": {closing: _FAVORITE_CLOSINGS.get(closing, 0.8) for closing in CLOSINGS},
         "helpful": {word: weight for word, weight in RELIABILITY.items() if weight > 0},
         "misleading": {word: -weight for word, weight in RELIABILITY.items() if weight < 0},
         "topical": dict.fromkeys(TOPICS, 1.0),

@@ -18,7 +18,7 @@ tags: [clip, emoji, hardprompts]
 # {name}
 
 A small CLIP that knows scenes of emoji drawings, and nothing else: {objects} drawings, 12 background
-colours, 12 styles, one to three drawings to a scene. {role}
+colors, 12 styles, one to three drawings to a scene. {role}
 
 It exists so that prompt search can be tried, tested and measured offline, with known truth. It is
 of no use for photographs.
@@ -33,22 +33,22 @@ folder = hardprompts_emoji.path("{name}")
 model, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
 ```
 
-Pictures are 64 x 64, normalised as `preprocessor_config.json` says; texts hold up to 30 tokens.
+Pictures are 64 x 64, normalized as `preprocessor_config.json` says; texts hold up to 30 tokens.
 Towers: image {vision_width} wide, {vision_layers} layers, patch 16; text {text_width} wide,
 {text_layers} layers, causal, pooled at the end token; features {projection}.
 
-## Data and licences
+## Data and licenses
 
 - Drawings: Noto Color Emoji, (c) Google, SIL Open Font License 1.1 (`sprites.webp` of this package holds them).
 - Names and keywords: Unicode CLDR, (c) Unicode, Inc., Unicode License v3.
 - Scenes are drawn on the fly by `hardprompts_emoji.scenes`, seeds below `HELD_OUT_SEED`.
-- The weights are under the licence of this package, Apache-2.0.
+- The weights are under the license of this package, Apache-2.0.
 
 ## Training
 
-`hardprompts_emoji.recipe`: `train_image_tower` (the image tower as a classifier of drawings, colours
+`hardprompts_emoji.recipe`: `train_image_tower` (the image tower as a classifier of drawings, colors
 and styles), then `train_clip` (InfoNCE, a softmax over names, and regression of both towers on the
-normalised sum of one vector for each thing shown or named and one for how many there are; texts are
+normalized sum of one vector for each thing shown or named and one for how many there are; texts are
 captions, word lists, partial, corrupted and random ones, and texts found by gradient against the model),
 then `polish_text_tower` (the text tower alone, so that a word list scores what its meaning deserves).
 {training}
@@ -59,9 +59,9 @@ then `polish_text_tower` (the text tower alone, so that a word list scores what 
 
 ## Limits
 
-- It knows the words of the drawings' names and CLDR keywords, colours, styles and a few more; any other
+- It knows the words of the drawings' names and CLDR keywords, colors, styles and a few more; any other
   word is nonsense to it. Which object stands where, and how large, hardly matters to its similarity.
-- A scene holds at most three things, one colour and one style; texts that name more were trained to fit none.
+- A scene holds at most three things, one color and one style; texts that name more were trained to fit none.
 - It was trained to score what names everything and nothing else highest, against a search by gradient
   too. Real CLIP models were not, so a search that works here may overfit there.
 - Similar drawings are mixed up, the more so when they are small or the picture is cropped.

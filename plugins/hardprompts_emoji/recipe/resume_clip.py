@@ -1,7 +1,7 @@
 """Make a checkpoint of an exported model, so that ``train_clip`` or ``polish_text_tower`` can go on with it.
 
 Run ``python -m hardprompts_emoji.recipe.resume_clip --model emoji-clip``. The vectors of drawings,
-colours, styles and the rest are not exported; here they are fitted to what both towers say of
+colors, styles and the rest are not exported; here they are fitted to what both towers say of
 scenes and texts whose meaning is known.
 """
 

@@ -19,7 +19,7 @@ tags: [stable-diffusion, emoji, hardprompts]
 
 A small `StableDiffusionPipeline` that draws scenes of emoji, and nothing else: {objects} drawings
 (`hardprompts_emoji.scenes.COMMON_OBJECTS`, of the {all_objects} that emoji-clip knows), 12
-background colours, 12 styles, one large drawing in the middle or two small ones, 64 x 64 pixels.
+background colors, 12 styles, one large drawing in the middle or two small ones, 64 x 64 pixels.
 
 It exists so that searching prompts for a text-to-image model can be tried, tested and measured
 offline, with known truth. It is of no use for photographs.
@@ -45,19 +45,19 @@ picture = pipe("a plain fox on a lavender background", num_inference_steps={step
 
 Weights are stored in fp16 and load in fp32 unless `dtype` says otherwise.
 
-## Data and licences
+## Data and licenses
 
 - Drawings: Noto Color Emoji, (c) Google, SIL Open Font License 1.1 (`sprites.webp` of this package holds them).
 - Names and keywords: Unicode CLDR, (c) Unicode, Inc., Unicode License v3.
 - Scenes are drawn by `hardprompts_emoji.scenes`, seeds below `HELD_OUT_SEED`.
-- The weights are under the licence of this package, Apache-2.0.
+- The weights are under the license of this package, Apache-2.0.
 
 ## Training
 
 `hardprompts_emoji.recipe`: `sd_data` (scenes with four texts each: captions, word lists in any order with
 synonyms, words for a part of the scene, words among meaningless tokens), `sd_codec` (the latents are the first 32
 principal components of 8 x 8 patches, set as the encoder's weights), `train_sd_decoder` (absolute and squared
-error, error of neighbouring differences) and, beside it, `train_sd_unet` (velocity prediction, a tenth of the
+error, error of neighboring differences) and, beside it, `train_sd_unet` (velocity prediction, a tenth of the
 texts empty). {training}
 
 ## Measured
@@ -68,8 +68,8 @@ texts empty). {training}
 
 - It knows the words that emoji-clip knows, and draws of them what is listed above. Of two objects it draws which
   stands where as it likes.
-- Drawings are those of the training pictures: held out are combinations of objects, colours and styles, not objects.
-- Texts that name more than two objects, two colours or two styles are outside of what it saw.
+- Drawings are those of the training pictures: held out are combinations of objects, colors and styles, not objects.
+- Texts that name more than two objects, two colors or two styles are outside of what it saw.
 - Small details of drawings get lost in the latents, the more so in small drawings.
 """
 

@@ -53,7 +53,7 @@ class Codec:
 
         A latent's deviation is the root of the component's, and the mean square of all is 1: whitened
         they would give noise of no importance the weight of the outline, untouched the background's
-        colour would be all that the denoiser learns.
+        color would be all that the denoiser learns.
         """
         patches = functional.pixel_unshuffle(to_pixels(pictures), PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2)
         mean = patches.mean(0)
@@ -88,7 +88,7 @@ class Codec:
         """Write the map into the encoder's weights, and the identity into the convolution after it.
 
         Pixels are sorted into channels by the strided convolutions; the blocks between add nothing.
-        Before the last convolution stand a normalisation and SiLU: a constant channel in every group
+        Before the last convolution stand a normalization and SiLU: a constant channel in every group
         makes the first a division by a number that is nearly the same for every picture, and the second
         is undone by having each latent twice, since silu(z) - silu(-z) = z.
         """
@@ -153,7 +153,7 @@ def _sort_pixels(convolution: nn.Conv2d, channels: int) -> None:
 
 
 def _pixel_order(levels: int) -> Tensor:
-    """Return where, in a patch by colour, row and column, each channel after some sorting comes from."""
+    """Return where, in a patch by color, row and column, each channel after some sorting comes from."""
     size = 2**levels
     places = torch.arange(3 * size * size).view(1, 3, size, size)
     for _ in range(levels):

@@ -68,7 +68,7 @@ def build_scheduler() -> DDIMScheduler:
     """Return Stable Diffusion's schedule, moved so that the last step is pure noise, with v-prediction.
 
     Without a last step of pure noise the sampler starts from what training never saw, and plain
-    backgrounds come out in wrong colours.
+    backgrounds come out in wrong colors.
 
     Source: Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", WACV 2024.
     """

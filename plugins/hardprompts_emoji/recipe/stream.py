@@ -15,14 +15,14 @@ from hardprompts_emoji.scenes import Scene, render_batch
 
 
 class PictureStream(IterableDataset[tuple[list[Scene], Tensor]]):
-    """Endless batches of (scenes, normalised pictures); every worker draws its own.
+    """Endless batches of (scenes, normalized pictures); every worker draws its own.
 
     Args:
         seed: Of the scenes and of all that is random in their pictures.
         clock: The curriculum goes by its progress.
         batch_size: Scenes in a batch.
         start, slope: The curriculum's place is ``start + slope * progress``.
-        varied: Whether the pictures are cropped and shifted in colour.
+        varied: Whether the pictures are cropped and shifted in color.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Stage 2: train the text tower and align both towers; continues from ``train_image_tower``.
 
 Run ``python -m hardprompts_emoji.recipe.train_clip --model emoji-clip``. Each drawing, background
-and style has a unit vector in the shared space; the target of an image or a text is the normalised
+and style has a unit vector in the shared space; the target of an image or a text is the normalized
 weighted sum of the vectors of what it shows or names. Both towers are regressed on these targets,
 next to the contrastive losses, so that naming everything, and nothing else, is what scores highest.
 A pool of texts found by gradient (HotFlip) against the current towers keeps a search over prompts
@@ -131,7 +131,7 @@ def text_features(model: CLIPModel, ids: Tensor) -> Tensor:
 
 
 def image_features(model: CLIPModel, pictures: Tensor) -> Tensor:
-    """Return (n, projection) unit features of normalised pictures."""
+    """Return (n, projection) unit features of normalized pictures."""
     return functional.normalize(model.visual_projection(model.vision_model(pixel_values=pictures).pooler_output), dim=1)
 
 
@@ -232,7 +232,7 @@ def filler_loss(images: Tensor, shown: Tensor, features: Mapping[str, Tensor], t
 def names_loss(
     model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, scenes: Sequence[Scene], texts: Texts
 ) -> Tensor:
-    """Return the softmax loss of images against single names, colours and styles."""
+    """Return the softmax loss of images against single names, colors and styles."""
     present = {item.name for scene in scenes for item in scene.objects}
     chosen = [*present, *(name for name in texts.random.sample(tuple(OBJECTS), NAMES_PER_STEP) if name not in present)]
     every = [*chosen, *BACKGROUNDS, *STYLES]

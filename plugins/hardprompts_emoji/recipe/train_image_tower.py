@@ -1,4 +1,4 @@
-"""Stage 1: teach the image tower which drawings, colour and style are in a picture.
+"""Stage 1: teach the image tower which drawings, color and style are in a picture.
 
 Run ``python -m hardprompts_emoji.recipe.train_image_tower --model emoji-clip``. Exact labels are
 richer than contrast, so the tower starts as a classifier; ``train_clip`` continues from its weights.

@@ -35,7 +35,7 @@ SEED = 11
 
 
 def edge_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Return how far the differences of neighbouring pixels are apart, at full and half size."""
+    """Return how far the differences of neighboring pixels are apart, at full and half size."""
     difference = first - second
     total = difference.new_zeros(())
     for scale in (1, 2):

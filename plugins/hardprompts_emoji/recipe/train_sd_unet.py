@@ -45,7 +45,7 @@ EMPTY_SHARE = 0.1
 """Share of pictures whose text is left out, for classifier-free guidance."""
 WARMUP_STEPS = 50
 NOISE_BIAS = 0.55
-"""Exponent of the times' distribution; below 1 it favours much noise, where the text decides."""
+"""Exponent of the times' distribution; below 1 it favors much noise, where the text decides."""
 SEED = 12
 
 

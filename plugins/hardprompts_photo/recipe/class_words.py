@@ -135,7 +135,7 @@ def _synsets(file: Path) -> dict[str, tuple[list[str], list[str]]]:
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("  "):
-            continue  # the licence
+            continue  # the license
         fields = line.partition(" | ")[0].split()
         count = int(fields[3], 16)
         pointers = fields[5 + 2 * count :]

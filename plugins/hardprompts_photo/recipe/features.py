@@ -1,4 +1,4 @@
-"""Features of pictures on coloured grounds, kept so that they are computed once.
+"""Features of pictures on colored grounds, kept so that they are computed once.
 
 The pooled features say everything: the classifier is a linear layer behind them.
 """
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hardprompts_photo.image_tower import EfficientNetLite, centre_of
+from hardprompts_photo.image_tower import EfficientNetLite, center_of
 from hardprompts_photo.recipe.pictures import Picture
 
 #: The grounds that cut-outs are laid on, with the words for them; white is the commonest in pictures of things.
@@ -71,4 +71,4 @@ def pooled_features(tower: EfficientNetLite, pictures: Sequence[Picture], file: 
 
 def _pooled(tower: EfficientNetLite, images: Sequence[Image.Image]) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        return tower.pooled_squares([centre_of(image, tower.size) for image in images]).float()
+        return tower.pooled_squares([center_of(image, tower.size) for image in images]).float()

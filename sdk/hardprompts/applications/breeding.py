@@ -121,7 +121,7 @@ def evolve(
     survivors: int = 4,
     crossover: Literal["uniform", "one-point"] = "uniform",
     mutation_rate: float = 0.1,
-    neighbours: int = 16,
+    neighbors: int = 16,
     max_tokens: int | None = None,
     vocabulary: Vocabulary | None = None,
     seeds: Sequence[int] = (0,),
@@ -138,12 +138,12 @@ def evolve(
         generate: makes the pictures; each prompt is drawn once with each of `seeds`.
         backend: the model whose tokens the prompts are bred in; only its vocabulary is used.
         image_score: what a picture is worth (see `likeness`): the best survive.
-        choose: a person, or a rule, that selects in its stead, and is shown the scores if there are any.
+        choose: a person, or a rule, that selects instead of the score, and sees the scores if there are any.
         template: the text that the prompts are for, and are drawn in.
         generations: after that of the parents.
         population: children in each generation.
         survivors: prompts that may have children; where someone chooses, it is all that were chosen.
-        crossover, mutation_rate, neighbours, max_tokens: see `hardprompts.methods.evolution.Evolution`.
+        crossover, mutation_rate, neighbors, max_tokens: see `hardprompts.methods.evolution.Evolution`.
         vocabulary: the tokens that mutations may bring in (`backend.vocabulary.without(...)`, `.only(...)`);
             default: all of the model's.
         seed: of crossing and mutating; default: drawn, and recorded.
@@ -173,7 +173,7 @@ def evolve(
         record.births.setdefault(ids, (0, ()))
     search = Evolution(
         population=population, survivors=survivors, crossover=crossover, mutation_rate=mutation_rate,
-        neighbours=neighbours, max_tokens=limit, choose=None if choose is None else record.chosen_of,
+        neighbors=neighbors, max_tokens=limit, choose=None if choose is None else record.chosen_of,
         born=record.born,
     )  # fmt: skip
     (result,) = run_search(

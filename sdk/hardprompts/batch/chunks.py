@@ -78,7 +78,7 @@ class Plan:
     were added since are chunks of their own.
 
     Attributes:
-        skipped: records that are done already, as far as the source was read.
+        skipped: records that were done already, in the part of the source that was read.
     """
 
     def __init__(self, records: Iterable[Record], size: int, keys: set[str], numbers: set[int]) -> None:
@@ -159,7 +159,7 @@ def prompts_of_each(
 
 
 def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
-    """What is told of a record.
+    """What is written about a record.
 
     Raises:
         KeyboardInterrupt: see `invert_chunk`.
@@ -176,6 +176,6 @@ def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
 
 
 def failed_row(key: str, error: str) -> Row:
-    """What is told of a record that has no prompt."""
+    """What is written about a record that has no prompt."""
     nothing = dict.fromkeys(("prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason"))
     return {"key": key, **nothing, "error": error}

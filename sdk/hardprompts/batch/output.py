@@ -19,11 +19,11 @@ from typing import IO, Any, Protocol, TypeAlias
 from hardprompts.atomic import write_text_atomically, written_atomically
 from hardprompts.errors import FileFormatError, MissingExtra
 
-#: What is told of a record: its prompt, or the error instead of it.
+#: What is written about a record: its prompt, or the error instead of it.
 Row: TypeAlias = dict[str, Any]
 
 COLUMNS = ("key", "prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason", "error")
-SETTINGS = "_settings.json"  # what begins with "_" is no data, as readers of folders of tables have it
+SETTINGS = "_settings.json"  # readers of folders of tables skip what begins with "_"
 FORMAT_VERSION = 1
 
 #: What temporary files end in, as a pattern.
@@ -394,7 +394,9 @@ def plain(value: Any) -> Any:
     if " at 0x" in text:
         name = getattr(value, "__qualname__", None)
         if name is None:
-            raise ValueError(f"{text} cannot be told from others in the settings of a run; give a name or a path")
+            raise ValueError(
+                f"{text} cannot be distinguished from others in the settings of a run; give a name or a path"
+            )
         return f"{value.__module__}.{name}"
     return text
 

@@ -1,7 +1,8 @@
 """Records: pictures that are to get a prompt, each with a key that is the same in every run.
 
 A record only says where its picture is. It is read by whoever inverts it, so that a plan of a million records is
-small and can be sent to other processes; what is no picture is found out there, and is that record's error alone.
+small and can be sent to other processes; a record without a picture is found there, and is an error of that record
+alone.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ def _opened(data: bytes) -> Image.Image:
     """The picture that bytes encode.
 
     Raises:
-        ImageError: they are no picture.
+        ImageError: they are not a picture.
     """
     if not data:
         raise ImageError("the picture is empty; get it again")
@@ -91,7 +92,8 @@ def _opened(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise ImageError(
-            "the bytes are no image that Pillow can read, or their beginning is damaged; save it as PNG, JPEG or WebP"
+            "the bytes are not an image that Pillow can read, or their beginning is damaged; save it as PNG, JPEG or "
+            "WebP"
         ) from error
     except (Image.DecompressionBombError, *DECODING_ERRORS) as error:
         raise ImageError(f"the picture is damaged or too large: {type(error).__name__}: {error}") from error

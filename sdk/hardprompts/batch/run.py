@@ -122,7 +122,7 @@ def invert_many(
             arguments that opens it. Workers open it themselves: it cannot be open already then.
         batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
         workers: None: this process. Else so many of Ray's (`pip install "hardprompts[ray]"`), each with a model of
-            its own. Ray starts one again that dies, and its work is done again.
+            its own. Ray restarts a worker that dies and repeats its work.
         threads: of the CPU for each worker. Default: torch's own number here, and an equal share for workers.
         gpus_per_worker: default: 1 where Ray has GPUs, or an equal share if they are fewer than the workers.
         ray_address: a cluster's, or "auto" for the one that this machine belongs to; pictures must have the same path

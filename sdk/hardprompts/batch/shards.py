@@ -41,13 +41,13 @@ def shard_records(path: Path, name: str, image: str | None) -> list[Record] | It
     its only member that is a picture by its suffix.
 
     Raises:
-        FileFormatError: it is no tar file.
+        FileFormatError: it is not a tar file.
     """
     compressed = not path.name.lower().endswith(".tar")
     try:
         archive = tarfile.open(path, "r:gz" if compressed else "r:")  # noqa: SIM115  # closed by `_samples`
     except _DAMAGE as error:
-        raise FileFormatError(f"{path} is no tar file: {error}; get the shard again") from error
+        raise FileFormatError(f"{path} is not a tar file: {error}; get the shard again") from error
     records = _samples(archive, path, name, image, compressed)
     return records if compressed else list(records)
 

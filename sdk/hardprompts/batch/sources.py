@@ -36,7 +36,7 @@ class Source:
     Attributes:
         name: what it is called in the settings of a run.
         records: the records; read once for each run.
-        total: how many there are, as far as that is known without reading them.
+        total: how many there are, if that is known without reading them.
         streamed: they can only be read one after the other, by one process.
         root: the folder that keys are paths in, if all records are image files.
         passed_over: image files that cannot be read here, by their path in the folder, and why.
@@ -99,8 +99,8 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
         return _of_paths(source, image, key)
     if isinstance(source, Mapping) or not isinstance(source, Iterable | Indexed):
         raise ValueError(
-            f"{type(source).__name__} is no source of pictures; accepted are folders, shards, tables, patterns, lists "
-            "of these, and iterables of rows or pictures"
+            f"{type(source).__name__} is not a source of pictures; accepted are folders, shards, tables, patterns, "
+            "lists of these, and iterables of rows or pictures"
         )
     total = len(source) if isinstance(source, Sized) else None
     if total == 0:
@@ -216,7 +216,7 @@ def _kind_in(folder: Path) -> str:
 
 
 def _readable(name: str) -> str:
-    """A name that any file can hold: bytes that are no UTF-8 are written as escapes."""
+    """A name that any file can hold: bytes that are not UTF-8 are written as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

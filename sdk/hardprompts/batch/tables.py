@@ -49,7 +49,7 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
             None if key is None else _column(path, group, key, _stamp(path)).to_pylist() for group in range(len(groups))
         ]
     except arrow.ArrowInvalid as error:
-        raise FileFormatError(f"{path} is no table that can be read: {error}; get the file again") from error
+        raise FileFormatError(f"{path} is not a table that can be read: {error}; get the file again") from error
     records: list[Record] = []
     for group, rows in enumerate(groups):
         own = keys[group]

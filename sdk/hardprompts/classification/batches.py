@@ -26,7 +26,7 @@ class MemoryLimit:
     """What was learned of a device's memory.
 
     Attributes:
-        tokens: of all rows under all prompts that fit at once; None: any number, as far as is known.
+        tokens: of all rows under all prompts that fit at once; None: any number, or unknown.
     """
 
     tokens: int | None = None
@@ -123,7 +123,7 @@ def loss_by_batches(
     """The sum of a loss over batches, with its gradient if one is asked for, in float32.
 
     The gradient is taken batch by batch, as the passes are made, so that memory holds one batch however many there
-    are. Derivatives of higher order are therefore not to be had.
+    are. There are therefore no derivatives of higher order.
 
     Args:
         value: what a batch adds to the loss of each of its prompts, given their embeddings and the batch.

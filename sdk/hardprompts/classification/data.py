@@ -1,4 +1,4 @@
-"""Labelled texts from whatever holds them, and a holdout that shares nothing with the rest."""
+"""Labeled texts from whatever holds them, and a holdout that shares nothing with the rest."""
 
 import enum
 import math
@@ -14,7 +14,7 @@ def as_texts(X: Iterable[Any]) -> list[str]:
     """The texts of a list, an array, a Series, or a table of one column.
 
     Raises:
-        ValueError: one is no text, or there is a single text instead of several.
+        ValueError: one of them is not a text, or there is a single text instead of several.
     """
     if isinstance(X, str | bytes):
         raise ValueError(f"X must be a sequence of texts, got one text {X[:40]!r}; put it into a list")
@@ -25,7 +25,7 @@ def as_texts(X: Iterable[Any]) -> list[str]:
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(
-                f"X[{place}] is {text!r}, which is no text; fill in what is missing, or leave the example out"
+                f"X[{place}] is {text!r}, which is not a text; fill in what is missing, or leave the example out"
             )
     return [str(text) for text in texts]
 
@@ -44,7 +44,7 @@ def as_labels(y: Iterable[Any], count: int) -> list[Hashable]:
         raise ValueError(f"{count} texts need as many labels, got {len(labels)}")
     for place, label in enumerate(labels):
         if label is None or (isinstance(label, float) and math.isnan(label)):  # as tables mark what is missing
-            raise ValueError(f"y[{place}] is {label!r}, which is no label; leave the example out")
+            raise ValueError(f"y[{place}] is {label!r}, which is not a label; leave the example out")
     return labels
 
 

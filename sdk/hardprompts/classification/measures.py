@@ -1,4 +1,4 @@
-"""How well labels are predicted: accuracy, balance, what was answered, and what was no label at all."""
+"""How well labels are predicted: accuracy, balance, what was answered, and which answers were not labels at all."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is known of predictions on labelled texts.
+    """What is known of predictions on labeled texts.
 
     Attributes:
         accuracy: share of right answers, in [0, 1].

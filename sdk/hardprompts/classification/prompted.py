@@ -24,8 +24,8 @@ def language_model(backend: Backend) -> LanguageModel:
     """
     if backend.language_model is None:
         raise BackendError(
-            f"{backend.name} is no language model; pass one such as transformers:openai-community/gpt2, or the folder "
-            "of one"
+            f"{backend.name} is not a language model; pass one such as transformers:openai-community/gpt2, or the "
+            "folder of one"
         )
     return backend.language_model
 
@@ -98,7 +98,7 @@ class PromptedModel:
         *,
         with_category_errors: bool = True,
     ) -> Measures:
-        """How well a prompt, or a soft prompt, does on labelled texts; "" is the empty template."""
+        """How well a prompt, or a soft prompt, does on labeled texts; "" is the empty template."""
         rows, soft = self._rows(prompt, texts)
         scores = self._scores(rows, soft)
         if not with_category_errors:

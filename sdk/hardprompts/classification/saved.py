@@ -82,7 +82,7 @@ class SavedTuner(HubMixin):
         if version != FORMAT_VERSION:
             raise FileFormatError(f"{path}: format version {version!r}; this release reads version {FORMAT_VERSION}")
         try:
-            classes = tuple(_labelled(label) for label in values["classes"])
+            classes = tuple(_labeled(label) for label in values["classes"])
             words = tuple(tuple(map(str, own)) for own in values["words"])
             return cls(
                 str(values["model"]), dict(values["parameters"]), Verbalizer(classes, words),
@@ -155,7 +155,7 @@ def _written(label: Any) -> Any:
     raise HardPromptsError(f"the label {label!r} cannot be written; use numbers, strings or enums")
 
 
-def _labelled(label: Any) -> Any:
+def _labeled(label: Any) -> Any:
     """An enum comes back as the name of its member: its class is the user's own."""
     return str(label["name"]) if isinstance(label, dict) else label
 

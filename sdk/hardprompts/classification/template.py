@@ -107,7 +107,7 @@ class ClassificationTemplate:
         return f"{before}{self.label_space}{label}{behind}"
 
     def for_search(self) -> PromptTemplate:
-        """The template in which a search checks its prompts: the prompt among its fixed neighbours."""
+        """The template in which a search checks its prompts: the prompt among its fixed neighbors."""
         around = self.surroundings("a")
         if self.prompt_is_first:
             return PromptTemplate(f"{around.before}{SLOT}{around.between}")

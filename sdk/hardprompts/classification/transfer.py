@@ -106,14 +106,14 @@ def evaluate_transfer(
 
     Args:
         models: names or backends; the tuner's own may be among them.
-        X, y: labelled texts that neither search nor choice has seen.
+        X, y: labeled texts that neither search nor choice has seen.
         random_prompts: drawn from each model's words, as many as the prompt has.
         seed: of those and of the bootstrap.
         confidence: of the intervals.
 
     Raises:
         ValueError: the tuner is not fitted, or a label is unknown.
-        BackendError: a model is no language model.
+        BackendError: a model is not a language model.
     """
     tuner.prompted()  # raises where the tuner is not fitted
     texts = as_texts(X)

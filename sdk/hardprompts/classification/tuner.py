@@ -337,7 +337,7 @@ class ClassifierPromptTuner:
         if prompted.labels.shared:
             notes.append(
                 f"{', '.join(map(repr, prompted.labels.shared))} begin with the same token as a word of another class; "
-                "they are told apart as whole sequences"
+                "they are distinguished as whole sequences"
             )
         cut = sum(a.strip() != b for a, b in zip(texts, data.texts, strict=True))
         if cut:
@@ -551,7 +551,7 @@ class ClassifierPromptTuner:
         """(texts, classes) the probability of each class, in the order of `classes_`.
 
         Raises:
-            ValueError: the tuner is not fitted, or something in `X` is no text.
+            ValueError: the tuner is not fitted, or something in `X` is not a text.
         """
         texts, prompted = as_texts(X), self.prompted()
         if not texts:
@@ -572,7 +572,7 @@ class ClassifierPromptTuner:
     def evaluate(
         self, X: Iterable[Any], y: Iterable[Any], *, prompt: str | None = None, with_category_errors: bool = True
     ) -> Measures:
-        """How well the prompt does on labelled texts, or another one: "" is the empty template.
+        """How well the prompt does on labeled texts, or another one: "" is the empty template.
 
         Raises:
             ValueError: a label that `fit` did not see.

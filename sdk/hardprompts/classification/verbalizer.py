@@ -99,7 +99,7 @@ class Verbalizer:
             names = [label.name.lower() if isinstance(label, enum.Enum) else label for label in classes]
             if not all(isinstance(name, str) for name in names):
                 raise ValueError(
-                    f"the labels {list(classes)} are no words; pass verbalizer={{label: word, ...}}, one for each"
+                    f"the labels {list(classes)} are not words; pass verbalizer={{label: word, ...}}, one for each"
                 )
             given = {
                 label: " ".join(name.replace("_", " ").split()) for label, name in zip(classes, names, strict=True)
@@ -131,7 +131,7 @@ class LabelTokens:
     Attributes:
         ids: of each of `verbalizer.all_words`.
         queries: the forward passes that are needed; one, where every word is one token.
-        shared: words that begin with the same token as a word of another class: those are told apart
+        shared: words that begin with the same token as a word of another class: those are distinguished
             by what follows, since words are scored as whole sequences.
     """
 
@@ -247,7 +247,7 @@ def _queries(ids: Sequence[tuple[int, ...]], model: LanguageModel, sentinel: boo
 def suggest_verbalizer(
     texts: Sequence[str], labels: Sequence[Hashable], model: LanguageModel, *, top_k: int = 3, smoothing: float = 1.0
 ) -> dict[Any, tuple[str, ...]]:
-    """Words for each class from labelled texts: those that its texts use more often than the others'.
+    """Words for each class from labeled texts: those that its texts use more often than the others'.
 
     Only words that are one token of the model behind another word. What is suggested is no more than
     a start: `ClassifierPromptTuner(verbalizer="suggest")` keeps it only if it does better on held-out texts

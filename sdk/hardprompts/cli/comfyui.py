@@ -42,7 +42,7 @@ def link(
     with clear_errors():
         folder = path.expanduser() / "custom_nodes"
         if not (path.expanduser() / "main.py").is_file() or not folder.is_dir():
-            fail(f"{path} is no ComfyUI: it needs main.py and custom_nodes; pass the folder that `main.py` is in")
+            fail(f"{path} is not a ComfyUI: it needs main.py and custom_nodes; pass the folder that `main.py` is in")
         place, source = folder / NAME, nodes_folder()
         if place.is_symlink() and (force or place.resolve() == source):
             place.unlink()

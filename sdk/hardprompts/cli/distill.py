@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hardprompts.distillation.faithfulness import DistilledPrompt
     from hardprompts.softprompts.prompt import SoftPrompt
 
-#: What a file of a soft prompt ends in: text that ends so and names no file is most likely a misspelt path.
+#: What a file of a soft prompt ends in: text with such an end that names no file is most likely a misspelled path.
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 
 #: Parameters of the command that are not options of the search.

@@ -31,11 +31,11 @@ class ConditioningFeatures:
         return self.encoder.max_tokens
 
     def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
-        """Features of texts given as the embeddings of all their tokens. Not normalised."""
+        """Features of texts given as the embeddings of all their tokens. Not normalized."""
         return _pooled(self.encoder.condition(embeddings)) - self._empty()
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "batch features"]:
-        """Features of texts by the model's own tokenizers and forward pass. Not normalised."""
+        """Features of texts by the model's own tokenizers and forward pass. Not normalized."""
         return torch.cat([_pooled(self.encoder.condition_text(text)) for text in texts]) - self._empty()
 
     def _empty(self) -> Float[Tensor, "1 features"]:

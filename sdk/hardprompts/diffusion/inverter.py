@@ -36,7 +36,7 @@ class DenoisingOptions:
         num_tokens: tokens of the prompt.
         template: text with one "{}" that the prompt is for.
         initial_prompt: text that every restart begins with; default: random tokens.
-        initial_prompts: texts to start from, one restart each, in the stead of `restarts` random ones.
+        initial_prompts: texts to start from, one restart each, instead of `restarts` random ones.
         unlike: images whose denoising error should be large, with `unlike_weight`.
         banned: strings that must not occur in the prompt.
         vocabulary: phrases whose tokens alone may be used, or a `Vocabulary`.
@@ -143,7 +143,7 @@ class DenoisingInverter:
         one that makes the denoiser do the same.
 
         Args:
-            text: what to imitate, as far as the model itself reads it: a long text is cut off where
+            text: what to imitate, read as the model itself reads it: a long text is cut off where
                 the model's text encoder cuts it off.
             images: pictures of what the text says, such as the model makes of it.
 

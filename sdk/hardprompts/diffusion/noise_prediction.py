@@ -124,8 +124,8 @@ class NoisePrediction:
     nothing is left. Much of the error is noise that no text can tell, so a few hundredths are a
     lot for a large model; the order of prompts is that of their losses on the whole bank.
 
-    The gradient is taken in two stages, equal to one: of the loss with respect to what the
-    denoiser is told, part by part of the bank, then through the text encoders. The text encoders
+    The gradient is taken in two stages, equal to one: of the loss with respect to the
+    conditioning, part by part of the bank, then through the text encoders. The text encoders
     run a second time for it. So the peak of memory is the larger of both, however many items
     there are, and a predictor may take each network off the device while the other works.
     It has no second derivatives.
@@ -183,12 +183,12 @@ class NoisePrediction:
             return self._loss(self._condition(embeddings), groups, None)
 
     def scores_of(self, conditioning: Conditioning, groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """The scores of what the denoiser is told, whatever text or soft prompt it comes from."""
+        """The scores of a conditioning, whatever text or soft prompt it comes from."""
         with torch.no_grad():
             return self._relative(self._loss(conditioning, groups, None), groups)
 
     def check_text(self, prompt: str) -> None:
-        """Raises unless the denoiser is told the same by a prompt's text as by its tokens, within the template.
+        """Raises unless a prompt's text gives the same conditioning as its tokens, within the template.
 
         Raises:
             BackendError: a second tokenizer of the model reads the text in another way, say.
@@ -204,9 +204,9 @@ class NoisePrediction:
                 difference = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
             if not difference <= tolerance:  # also when it is NaN
                 raise BackendError(
-                    f"{self.predictor.name} reads the text {text!r} in another way than its tokens: what the denoiser "
-                    f"is told differs by {difference:.2g}; a character that one of its tokenizers treats as special "
-                    '(SDXL\'s second: "!") may be in the template: leave it out'
+                    f"{self.predictor.name} reads the text {text!r} differently from its tokens: the "
+                    f"conditioning differs by {difference:.2g}; a character that one of its tokenizers treats as "
+                    'special (SDXL\'s second: "!") may be in the template: leave it out'
                 )
 
     def imitating(self, conditioning: Conditioning) -> "NoisePrediction":

@@ -52,13 +52,13 @@ def audits_of(
 
 
 def stored_dtypes(file: Path) -> tuple[str, ...]:
-    """What the tensors of a file are stored as, in order of their names; () of what is no file of tensors."""
+    """The dtypes of the tensors of a file, in order of their names; () if it is not a file of tensors."""
     from hardprompts.softprompts.containers import open_file
     from hardprompts.softprompts.stored import StoredTensor
 
     def found(tree: Any) -> set[str]:
         if isinstance(tree, StoredTensor):
-            return {tree.dtype} if tree.shape else set()  # a number in a tensor's form is no embedding
+            return {tree.dtype} if tree.shape else set()  # a number in a tensor's form is not an embedding
         parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
         return set().union(*(found(part) for part in parts))
 

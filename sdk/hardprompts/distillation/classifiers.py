@@ -63,7 +63,7 @@ def tune_soft_prompt(
         ValueError: there are no texts, or a number is out of range.
         NonFiniteError: every loss was NaN or infinite.
 
-    Source: Lester et al. 2021, arXiv 2104.08691. Deviations: AdamW for Adafactor, and the best step in the stead of the
+    Source: Lester et al. 2021, arXiv 2104.08691. Deviations: AdamW for Adafactor, and the best step instead of the
     last one.
     """
     if not texts or num_tokens < 1 or restarts < 1 or batch_size < 1:
@@ -105,7 +105,7 @@ class DecodedClassifier:
     Attributes:
         prompt: the hard prompt; `prompt.faithfulness` is the share of the soft prompt's effect on the likelihoods of
             the label words, on the texts that were matched and on others.
-        soft, hard, empty: how well the soft prompt, the hard one and the empty template do on labelled texts.
+        soft, hard, empty: how well the soft prompt, the hard one and the empty template do on labeled texts.
         accuracy: the share of the soft prompt's gain in accuracy that the hard one keeps; nothing is the empty
             template or random words, whichever do better.
     """
@@ -121,7 +121,7 @@ def decode_classifier(
     prompted: PromptedModel,
     soft_prompt: SoftPrompt | Float[Tensor, "tokens dim"],
     texts: Sequence[str],
-    labelled: tuple[Sequence[str], Sequence[int]],
+    labeled: tuple[Sequence[str], Sequence[int]],
     *,
     method: "str | Search" = "pez+refine",
     num_tokens: int | None = None,
@@ -137,7 +137,7 @@ def decode_classifier(
     Args:
         prompted: the model, with the template and the label words that the soft prompt was learned in.
         texts: behind which the answers are matched; a few dozen do.
-        labelled: (texts, number of the right class of each), for the accuracies; faithfulness is measured on the
+        labeled: (texts, number of the right class of each), for the accuracies; faithfulness is measured on the
             first of these too, as many as there are `texts`.
         method: as for `PromptDistiller`; "nearest" and "nearest-l2" are the baselines.
         options: more options of `PromptDistiller.distill`.
@@ -151,17 +151,17 @@ def decode_classifier(
     table = model.vocabulary.table
     backend = Backend.of_language_model(model, device=table.device, dtype=table.dtype)
     distiller = PromptDistiller(backend, method)
-    inside, others = text_templates(prompted, texts), text_templates(prompted, labelled[0][: len(texts)])
+    inside, others = text_templates(prompted, texts), text_templates(prompted, labeled[0][: len(texts)])
     prompt = distiller.distill(
         soft_prompt, num_tokens, inside=[one.text for one in inside], held_out=[one.text for one in others],
         match="outputs", answers=prompted.labels.verbalizer.all_words, texts_per_step=texts_per_step,
         restarts=restarts, seed=seed, **options,
     )  # fmt: skip
     teacher = Teacher.of(soft_prompt, model.vocabulary, model.name).embeddings
-    soft = prompted.measure(teacher, *labelled)
-    hard, empty = prompted.measure(prompt.text, *labelled), prompted.measure("", *labelled)
+    soft = prompted.measure(teacher, *labeled)
+    hard, empty = prompted.measure(prompt.text, *labeled), prompted.measure("", *labeled)
     drawn = model.vocabulary.sample((RANDOM_PROMPTS, len(prompt.token_ids)), torch.Generator().manual_seed(0)).tolist()
-    chance = [prompted.measure(model.vocabulary.decode(ids), *labelled, with_category_errors=False) for ids in drawn]
+    chance = [prompted.measure(model.vocabulary.decode(ids), *labeled, with_category_errors=False) for ids in drawn]
     mean = sum(one.accuracy for one in chance) / len(chance)
     share = Share(
         "accuracy", (prompted.encoder.template.text,), soft.accuracy - hard.accuracy, soft.accuracy - empty.accuracy,
@@ -237,7 +237,7 @@ def classifier_robustness(
         ValueError: there are no texts, or a position is out of range.
 
     Source: Bailey et al. 2023, "Soft prompting might be a bug, not a feature" (openreview.net/forum?id=MHWDdMEJ5s),
-    who tell errors of category (an answer that is no label) from those of confusion.
+    who tell errors of category (an answer that is not a label) from those of confusion.
     """
     vocabulary = prompted.encoder.model.vocabulary
     soft = soft_prompt.detach().to(vocabulary.table.device, torch.float32)

@@ -40,15 +40,14 @@ from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 #: What is matched.
 Quantity = Literal["auto", "features", "hidden_states", "noise", "outputs"]
 
-#: Baselines by the same door, in the stead of a search: the tokens nearest to a soft prompt, by cosine and by L2,
+#: Baselines that replace the search: the tokens nearest to a soft prompt, by cosine and by L2,
 #: and the best words of a long one.
 BASELINES = ("nearest", "nearest-l2", "selection")
 
-#: Where faithfulness is measured beside the templates that were searched in, as far as those are others.
+#: Where faithfulness is also measured, if these are other templates than those that were searched in.
 HELD_OUT = ("a picture of {}", "{}", "this is {} as we know it", "a photo of {}", "the {} over there")
 
-#: The same for a language model, whose prompts stand before what it goes on from: where the slot is empty, some text is
-#: left.
+#: The same for language models; each has text after the slot, so that an empty slot leaves something to continue.
 BEHIND_PROMPTS = ("{} It was", "{} This is", "{} We")
 
 #: Tokens of a prompt for a soft prompt of fewer.
@@ -225,10 +224,10 @@ class PromptDistiller:
             num_tokens: the most tokens of the hard prompt; default: 8, or as many as a soft prompt has if these
                 are more, or a text if fewer.
             ratio: the same as a share of the original's tokens, in (0, 1].
-            inside: the template in which the original stands, and the hard prompt in its stead: "a photo of {}".
+            inside: the template in which the original stands, and the hard prompt instead of it: "a photo of {}".
                 Several templates: the mean over them; the prompt survives the round trip in each.
             match: what is to be the same. "features": the text features (cosine). "hidden_states": the states of
-                the text encoder that a denoiser is told, place by place (see `matching.StateMatch`). "noise": what
+                the text encoder, a denoiser's conditioning, place by place (see `matching.StateMatch`). "noise": what
                 the denoiser predicts on a fixed bank of noises. "outputs": what a language model finds likely behind
                 the templates' ends (see `language_matching.OutputMatch`). "auto": the outputs of a language model; the
                 states if the model has a denoiser and sees the original whole; else the features.
@@ -422,7 +421,7 @@ class PromptDistiller:
     ) -> NoiseBank:
         """Noised latents of the images given, or of pictures that the denoiser itself makes of the original."""
         given = None if options.images is None else load_images(options.images)
-        task = [(image, 1.0) for image in given or load_images([_grey()])]
+        task = [(image, 1.0) for image in given or load_images([_gray()])]
         bank = NoiseBank.draw(predictor, [task], items=options.num_noises, window=options.window, seed=seed)
         if given is not None:
             return bank
@@ -684,7 +683,7 @@ class PromptDistiller:
             if teacher.text is not None and matches.kind != "outputs":
                 lost = self._lost(teacher, best, matches.followed.template)
                 provenance["lost"] = [dataclasses.asdict(phrase) for phrase in lost]
-        except KeyboardInterrupt:  # the prompt is found; nobody shall lose it to what is told of it
+        except KeyboardInterrupt:  # an interrupt here must not lose the prompt that was found
             stop_reason = "interrupted"
         return DistilledPrompt(
             text=best.text,
@@ -784,7 +783,7 @@ def _share(limit: float | None, share: int) -> float | None:
     return None if limit is None else limit / share
 
 
-def _grey() -> Any:
+def _gray() -> Any:
     from PIL import Image
 
-    return Image.new("RGB", (64, 64), "grey")
+    return Image.new("RGB", (64, 64), "gray")

@@ -119,7 +119,7 @@ class DistilledPrompt(HardPrompt):
         """The share of the original's effect that the prompt keeps; None if nobody measured it.
 
         Raises:
-            FileFormatError: what is stored is no faithfulness.
+            FileFormatError: what is stored is not a faithfulness.
         """
         values = self.provenance.get("faithfulness")
         return None if values is None else Faithfulness.from_dict(values)
@@ -129,7 +129,7 @@ class DistilledPrompt(HardPrompt):
         """The phrases of a long prompt that this one does not say, those that matter most first.
 
         Raises:
-            FileFormatError: what is stored are no phrases.
+            FileFormatError: what is stored is not a list of phrases.
         """
         stored: Sequence[Mapping[str, Any]] = self.provenance.get("lost", ())
         try:

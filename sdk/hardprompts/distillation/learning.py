@@ -97,7 +97,7 @@ def learn_soft_prompt(
         NonFiniteError: every loss was NaN or infinite.
 
     Source: An image is worth one word, arXiv 2208.01618, section 4.2. Deviations: a fixed bank of noises, and the
-    best of the steps on all of it in the stead of the last one.
+    best of the steps on all of it instead of the last one.
     """
     return learn_soft_prompts(model, [images], names=[name], num_tokens=num_tokens, inside=inside, **options)[0]
 

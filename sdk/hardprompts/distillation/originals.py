@@ -1,4 +1,4 @@
-"""What is to be said in a hard prompt: a text, however long, or a soft prompt, as token embeddings."""
+"""Originals to distill: a text of any length, or a soft prompt, as token embeddings."""
 
 import dataclasses
 import os

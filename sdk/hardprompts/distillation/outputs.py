@@ -1,7 +1,7 @@
 """Prompts under which a language model goes on as it does under an original, behind the same texts.
 
 What is compared is the model's output distribution: of the next token, out of the whole vocabulary, or of a few answers
-alone. Each text is a template with one slot, where the original stands, or a prompt in its stead.
+alone. Each text is a template with one slot, where the original stands, or a prompt instead of it.
 """
 
 import dataclasses

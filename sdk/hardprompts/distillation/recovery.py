@@ -1,4 +1,4 @@
-"""What a denoiser was told, back to the text that it was told: exact where the text encoder is causal."""
+"""From a denoiser's conditioning back to the text that it comes from: exact where the text encoder is causal."""
 
 import torch
 from jaxtyping import Float
@@ -93,7 +93,7 @@ def text_from_conditioning(
 
 
 class _Recovery:
-    """Token by token, as far as the tensor can be explained."""
+    """Token by token, as long as the tensor can be explained."""
 
     def __init__(self, states: ContextStates, target: Tensor, tolerance: float, batch_size: int) -> None:
         if batch_size < 1 or not 0 < tolerance < 1:

@@ -102,7 +102,7 @@ class StateMatch:
     The distance is the mean squared difference of the states at all places that can be compared. With a
     causal encoder these are the places behind the end of the longer of both texts: there every state has
     seen all of either text, and padding stands in both. The places before hold words, and what stands at
-    the fifth place of one text is no answer to the fifth word of another; a denoiser's attention does not
+    the fifth place of one text need not correspond to the fifth word of another; a denoiser's attention does not
     know places either. Where nothing is left behind the longer text, and with encoders that see both
     ways, all places count.
 
@@ -164,7 +164,7 @@ class StateMatch:
 def match_states(
     backend: Backend, originals: Sequence[Windows], template: PromptTemplate = PromptTemplate()
 ) -> StateMatch:
-    """Prompts that give the encoder's states, which a denoiser is told, the values that the originals give them.
+    """Prompts that give the text encoder's states, a denoiser's conditioning, the values that the originals do.
 
     Raises:
         BackendError: the model has no such states, or an original is longer than the context.

@@ -179,7 +179,9 @@ def check_repo_id(repo_id: str) -> None:
         HubError: it is not "user/name".
     """
     if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} is no repository; write it as user/name, with letters, digits, '-', '_' and '.'")
+        raise HubError(
+            f"{repo_id!r} is not a repository; write it as user/name, with letters, digits, '-', '_' and '.'"
+        )
 
 
 def _opened(api: "HfApi", repo_id: str, revision: str | None, private: bool | None) -> "ModelInfo":

@@ -59,7 +59,7 @@ class PromptInverter:
             several images that share a prompt, the first is captioned.
 
     Raises:
-        UnknownName, BackendError: see `load_backend`; or the prior is no causal language model.
+        UnknownName, BackendError: see `load_backend`; or the prior is not a causal language model.
 
     Source: PEZ, arXiv 2302.03668, section 4.
     """

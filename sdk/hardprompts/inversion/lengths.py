@@ -18,7 +18,7 @@ MAX_STEPS = 200
 def best_by_length(
     best: Candidate, objective: FeatureSimilarity, vocabulary: Vocabulary, share: float | None, seed: int
 ) -> tuple[Candidate, ...]:
-    """The best prompts of each length, shortest first as far as they reach `share` of the best similarity; None: all.
+    """The best prompts of each length, shortest first, that reach `share` of the best similarity; None: all.
 
     Args:
         objective: of one task. Similarity alone counts here, also where something else had a say in the search.

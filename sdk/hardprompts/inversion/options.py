@@ -59,10 +59,10 @@ class InversionOptions(SearchOptions):
             0 it is a reward. Words that must not occur at all are `banned`.
         repetition_penalty: what each word costs that stands in the prompt already, likewise.
         prior_weight: what a nat of the prior's log-likelihood for each word is worth, likewise.
-        caption: text that half of the restarts begin with, as far as it fits, and that phrase banks continue;
+        caption: text that half of the restarts begin with, cut to the length, and that phrase banks continue;
             default: what the captioner says, if there is one.
-        pareto: the prompt's `candidates` are then the prompts that no other betters in similarity, length and, with a
-            prior, fluency at once, most similar first behind the best; its `pareto` has the numbers.
+        pareto: the prompt's `candidates` are then the best trade-offs: no other is better in similarity, length and,
+            with a prior, fluency at once; most similar first behind the best; its `pareto` has the numbers.
 
     Raises:
         ValueError: a number out of range, a text where a list belongs, two options that exclude each other, or the

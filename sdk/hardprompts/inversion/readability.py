@@ -89,7 +89,7 @@ def open_likelihood(
     """What says how likely texts are: a causal language model by its name or open, or a function of texts.
 
     Raises:
-        UnknownName, BackendError: see `load_backend`; or it is no causal language model.
+        UnknownName, BackendError: see `load_backend`; or it is not a causal language model.
     """
     if isinstance(prior, str):
         prior = load_backend(prior, device=device, dtype=dtype)
@@ -97,7 +97,7 @@ def open_likelihood(
         return prior
     if prior.language_model is None:
         raise BackendError(
-            f"{prior.name} is no language model, so it gives texts no likelihood; use one such as transformers:gpt2"
+            f"{prior.name} is not a language model, so it gives texts no likelihood; use one such as transformers:gpt2"
         )
     return LanguageModelLikelihood(prior.language_model)
 

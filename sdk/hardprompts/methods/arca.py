@@ -27,7 +27,7 @@ class ARCA:
         candidates: tokens that are scored; 32 in the paper.
 
     Source: Jones et al. 2023, arXiv 2303.04381; https://github.com/ejones313/auditing-llms, `arca.py`.
-    Deviations: the exact, autoregressive part of the paper's score is not to be had of an objective that only
+    Deviations: the exact, autoregressive part of the paper's score is not possible with an objective that only
     knows embeddings: exact is, instead, the whole score of a vocabulary that is small enough; the token that
     stands there is a candidate too, so the score never falls; restarts in one batch.
     """

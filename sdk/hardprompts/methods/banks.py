@@ -64,7 +64,7 @@ class PhraseTable:
             encoding: of the file. Default: UTF-8, or what the mark at its beginning says.
 
         Raises:
-            FileFormatError: it is no text in that encoding, or has no phrase.
+            FileFormatError: it is not text in that encoding, or has no phrase.
             OSError: it cannot be read.
         """
         place = Path(path)
@@ -79,7 +79,7 @@ class PhraseTable:
             ) from error
         if "\0" in text:
             raise FileFormatError(
-                f"{place} has NUL characters, so it is no text file; a bank has a phrase on each line"
+                f"{place} has NUL characters, so it is not a text file; a bank has a phrase on each line"
             )
         table = cls.create(place.stem, text.splitlines())
         if not table.phrases:
@@ -112,7 +112,7 @@ def read_bank(path: str | os.PathLike[str], encoding: str | None = None) -> tupl
 
 @functools.cache
 def default_bank() -> tuple[PhraseTable, ...]:
-    """The small bank that comes with hardprompts: subjects, media, movements, colours and details, in plain words."""
+    """The small bank that comes with hardprompts: subjects, media, movements, colors and details, in plain words."""
     return read_bank(Path(__file__).parent / "phrases")
 
 

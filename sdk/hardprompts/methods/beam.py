@@ -29,7 +29,7 @@ class BeamSearch:
     Attributes:
         beams: prompts of each task that go on.
         candidates: tokens that each is continued with; all, if the vocabulary is smaller.
-        connectors: words that each is continued with too, as far as they are one token.
+        connectors: words that each prompt is also continued with, if they are one token.
         probes: random tokens that the gradient at a place behind the end is averaged over.
 
     Source: Kim et al. 2025 (VGD), arXiv 2505.08622: beams scored by a language model and CLIP.

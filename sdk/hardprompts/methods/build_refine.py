@@ -19,13 +19,13 @@ from hardprompts.vocabulary import Vocabulary
 
 Prompt = tuple[Word, ...]
 
-#: What a walk asks for, prompts, and what it is told of them.
+#: What a walk asks for, prompts, and what it gets for them.
 Walk = Generator[list[Prompt], "_Answers", None]
 
-#: What a prompt must gain to be gone on from.
+#: What a prompt must gain for the search to continue from it.
 LEAST_GAIN = 1e-6
 
-#: Of the target's length, what is no difference any more.
+#: The share of the target's length that no longer counts as a difference.
 LEAST_DISTANCE = 1e-4
 
 #: How much of the whole target is added to what a prompt lacks of it.
@@ -54,7 +54,7 @@ class BuildRefine:
 
     No word is added that the prompt has already.
 
-    Where the score is no similarity of features (predicted noise, what a language model answers), nothing can be
+    Where the score is not a similarity of features (predicted noise, what a language model answers), nothing can be
     predicted so, and `otherwise` searches.
 
     Attributes:
@@ -108,7 +108,7 @@ class BuildRefine:
         initial_ids: Int[Tensor, "rows tokens"],
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
-        """Proposes what is tried for every task, until all are done; restarts are prompts that may be gone on from."""
+        """Proposes what is tried for every task, until all are done; restarts are prompts to continue from."""
         if objective.text_encoder is None:
             yield from self.otherwise.steps(objective, vocabulary, initial_ids, generator)
             return
@@ -210,7 +210,7 @@ class _Answers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _State:
-    """A prompt that is gone on from; the empty one has nothing of the target, and any prompt is better."""
+    """A prompt to continue from; the empty one has nothing of the target, and any prompt is better."""
 
     prompt: Prompt
     score: float

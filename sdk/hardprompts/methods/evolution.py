@@ -1,4 +1,4 @@
-"""Evolution: cross prompts token by token, let a few tokens drift to their neighbours, keep the best."""
+"""Evolution: cross prompts token by token, let a few tokens drift to their neighbors, keep the best."""
 
 import dataclasses
 import math
@@ -31,15 +31,15 @@ class Evolution:
         survivors: prompts of each task that may have children.
         crossover: "uniform" takes each place from either parent; "one-point" the beginning of one and the end
             of the other.
-        mutation_rate: chance of each token to become one of its neighbours. A child that would be like a
+        mutation_rate: chance of each token to become one of its neighbors. A child that would be like a
             parent always changes in one place.
-        neighbours: how many tokens, by the cosine of their embeddings, a token may become; see
-            `Vocabulary.neighbours`.
+        neighbors: how many tokens, by the cosine of their embeddings, a token may become; see
+            `Vocabulary.neighbors`.
         max_tokens: of a child; None: of the longest prompt to start from.
         choose: takes the selection over from the score: given a task and its prompts, survivors and children,
             it returns the places of those that survive, best first; an empty answer ends the search. All that
             the search starts from may have children in the first generation.
-        born: is told of each child before it is scored, with its parents and its generation, from 1.
+        born: called for each child before it is scored, with its parents and its generation, from 1.
 
     Source: crossing the prompts of two images is an application of PH2P (arXiv 2312.12416, evolutionary
     generation); the operators are those of genetic algorithms.
@@ -49,13 +49,13 @@ class Evolution:
     survivors: int = 8
     crossover: Literal["uniform", "one-point"] = "uniform"
     mutation_rate: float = 0.1
-    neighbours: int = 16
+    neighbors: int = 16
     max_tokens: int | None = None
     choose: Callable[[int, Sequence[Ids]], Sequence[int]] | None = None
     born: Callable[[Ids, tuple[Ids, Ids], int], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("population", "survivors", "neighbours", "max_tokens"):
+        for name in ("population", "survivors", "neighbors", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -140,7 +140,7 @@ class Evolution:
         changed = list(ids)
         if places:
             tokens = torch.tensor([ids[place] for place in places], device=vocabulary.table.device)
-            for place, near in zip(places, vocabulary.neighbours(tokens, self.neighbours).tolist(), strict=True):
+            for place, near in zip(places, vocabulary.neighbors(tokens, self.neighbors).tolist(), strict=True):
                 if near:
                     changed[place] = near[int(torch.randint(len(near), (), generator=generator))]
         return tuple(changed)

@@ -92,7 +92,7 @@ class GCG:
     def _chosen(
         self, tried: Int[Tensor, "rows width tokens"], scores: Float[Tensor, "rows width"], objective: BoundObjective
     ) -> tuple[Int[Tensor, " rows"], Tensor]:
-        """The place of the best swap of every restart that may be gone on from, and whether there is any."""
+        """The place of the best swap of every restart that may be continued from, and whether there is any."""
         if not self.filter_ids:
             return scores.argmax(dim=1), torch.ones(len(scores), dtype=torch.bool, device=scores.device)
         limit = tried.shape[2]

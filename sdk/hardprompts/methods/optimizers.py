@@ -65,7 +65,7 @@ class Adafactor:
         self.soft.sub_(self.learning_rate * update / size.clamp_min(1.0))
 
 
-def minimise(
+def minimize(
     evaluate: Callable[[Tensor], tuple[Tensor, Tensor]],
     start: Float[Tensor, "rows numbers"],
     steps: int,
@@ -74,7 +74,7 @@ def minimise(
 ) -> Float[Tensor, "rows numbers"]:
     """The best points of as many functions as there are rows, after `steps` iterations of L-BFGS.
 
-    Each row is a minimisation of its own, with its own curvature and step length, and all are
+    Each row is a minimization of its own, with its own curvature and step length, and all are
     evaluated in one batch: once at the start and once in each iteration. A step that does not lower
     its row's loss enough (Armijo), or leads to NaN or infinity, is refused, and tried again shorter.
 

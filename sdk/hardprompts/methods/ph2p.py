@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.methods.optimizers import minimise
+from hardprompts.methods.optimizers import minimize
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
@@ -137,7 +137,7 @@ class PH2P:
             drawn = objective.held() if self.hold_draw else objective
             begin = hard if self.start == "projected" else soft.clone()
             if self.optimizer == "lbfgs":
-                scores = self._minimise(drawn, soft, begin, length)
+                scores = self._minimize(drawn, soft, begin, length)
             else:
                 scores = descent.steps(drawn, begin, self.inner_steps)
             step += 1
@@ -155,7 +155,7 @@ class PH2P:
             soft, lambda: torch.optim.SGD([soft], lr=self.learning_rate, momentum=self.momentum), first_length=length
         )
 
-    def _minimise(self, objective: BoundObjective, soft: Tensor, begin: Tensor, length: float) -> Tensor | None:
+    def _minimize(self, objective: BoundObjective, soft: Tensor, begin: Tensor, length: float) -> Tensor | None:
         """Moves `soft` by as much as L-BFGS moves `begin`; the scores at `begin`, where they are known."""
         scores: list[Tensor | None] = []
 
@@ -165,7 +165,7 @@ class PH2P:
             return evaluation.loss.float(), grad.float().flatten(1)
 
         first_step = FIRST_STEP * length * math.sqrt(begin.shape[1]) if self.relative else None
-        end = minimise(evaluate, begin.flatten(1), self.inner_steps, self.learning_rate, first_step)
+        end = minimize(evaluate, begin.flatten(1), self.inner_steps, self.learning_rate, first_step)
         soft.add_(end.view_as(begin) - begin)
         return scores[0]
 

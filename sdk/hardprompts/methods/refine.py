@@ -32,7 +32,7 @@ class Refine:
     """Exact coordinate refinement, to a prompt that no single change improves.
 
     A step looks at one place of each restart's prompt: one gradient there, then the tokens of
-    steepest descent are put in its stead (swap), or before it while there is room (insert), or
+    steepest descent replace it (swap), or before it while there is room (insert), or
     the place is left out (delete). All of these are scored in one batch, and the best that
     improves the score and survives the round trip is taken. A restart goes through its places
     with few tokens, and with all of them where none of the few improves it any more. One whose
@@ -140,9 +140,9 @@ class Refine:
             if self.swap and place < len(ids):
                 probes.append((row, ids, place))
             if self.insert and len(ids) < limit:
-                # Where a token would come in, a copy of its neighbour stands while the gradient is taken.
-                neighbour = ids[min(place, len(ids) - 1)]
-                probes.append((row, (*ids[:place], neighbour, *ids[place:]), place))
+                # Where a token would come in, a copy of its neighbor stands while the gradient is taken.
+                neighbor = ids[min(place, len(ids) - 1)]
+                probes.append((row, (*ids[:place], neighbor, *ids[place:]), place))
             if self.delete and place < len(ids) > 1 and not restarts[row].wide:
                 proposals[row, (*ids[:place], *ids[place + 1 :])] = None
         few = min(self.first_candidates, self.candidates_per_slot)

@@ -18,8 +18,8 @@ from hardprompts.vocabulary import Metric, Vocabulary
 class PromptTuning:
     """Gradient steps on a soft prompt that is never projected; its nearest tokens are what it proposes.
 
-    As a search for hard prompts it is the baseline of nearest-neighbour decoding, which loses nearly all of what
-    the soft prompt can do. The soft prompt is had through `observe`.
+    As a search for hard prompts it is the baseline of nearest-neighbor decoding, which loses nearly all of what
+    the soft prompt can do. Read the soft prompt with `observe`.
 
     Attributes:
         learning_rate: of AdamW.

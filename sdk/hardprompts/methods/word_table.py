@@ -35,7 +35,7 @@ FEWEST = 512
 
 
 class WordTable:
-    """The unit features of words that stand alone, as far as they were asked for.
+    """The unit features of words that stand alone, for the words that were asked for.
 
     Reading tens of thousands of words takes seconds to a minute on a CPU, so it is done once for each model: the
     table is kept in memory as long as the encoder is, and, where it took more than a few seconds, in a file of the
@@ -95,7 +95,7 @@ class WordTable:
 
     @torch.no_grad()
     def _read(self, words: Sequence[Word], seconds: float | None, progress: bool) -> None:
-        """Takes words in, by their number of tokens, as far as the seconds suffice."""
+        """Adds words, by their number of tokens, until the seconds are used up."""
         start, device = clock(), self._tower.vocabulary.table.device
         read: list[Word] = []
         parts: list[Tensor] = []

@@ -37,7 +37,7 @@ class _Spent:
 
 
 class BoundObjective:
-    """The objective and the score of one run, as a method sees them: counted, and batched to memory.
+    """What a method may call: the run's objective and score. Passes are counted, and batches are split to fit memory.
 
     `rows` tells which restart each sequence belongs to; None: sequence i belongs to restart i.
     """
@@ -81,7 +81,7 @@ class BoundObjective:
         """From now on the passes of the run, those so far included, stay within this number.
 
         Args:
-            deadline: when the run ends, by `clock`; what a method asks for is evaluated nevertheless.
+            deadline: when the run ends, by `clock`; a call that is already made is still evaluated.
         """
         self._spent.max_evaluations, self._spent.deadline = max_evaluations, deadline
 

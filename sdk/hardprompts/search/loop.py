@@ -1,9 +1,9 @@
-"""The one optimisation loop of hardprompts: `run_search`.
+"""The one optimization loop of hardprompts: `run_search`.
 
 A search method only proposes candidates (`Search.steps`). Everything that every method needs is
 here, once: restarts in one batch, several tasks in one batch, best-so-far by score, the top
 candidates without duplicates, history, progress, deadline, budgets, patience, cancellation,
-numbers that are not finite, memory that runs out, and one seeded generator.
+NaN and infinity, running out of memory, and seeding.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""All that can be told of a soft prompt: what it is, where it lies among words, how robust it is, and what is odd."""
+"""What can be found out about a soft prompt: what it is, where it lies among words, how robust and how odd it is."""
 
 import dataclasses
 import hashlib

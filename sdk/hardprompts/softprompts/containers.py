@@ -1,4 +1,4 @@
-"""Soft prompts in files: opened safely, recognised by what is in them, written whole or not at all.
+"""Soft prompts in files: opened safely, recognized by what is in them, written whole or not at all.
 
 A format is a small object that a plugin adds by the hook `soft_prompt_formats`. This module does what all of them
 share: it opens the container without running anything, asks every format whether it knows the file, and writes.
@@ -27,7 +27,7 @@ Container = Literal["safetensors", "torch", "image", "folder", "unknown"]
 #: The first bytes of images that a soft prompt may be hidden in, and of others that people mistake for them.
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 
-#: What the keys of files that are no soft prompts begin with or contain, and what these are.
+#: What the keys of files other than soft prompts begin with or contain, and what these are.
 _MODELS = (
     (
         r"(^|[._])lora[._](up|down|[aAbB]|mid|unet|t\w\d?|transformer|linear_layer|magnitude)|\.alpha$|\.(hada|lokr)_w\d",
@@ -94,7 +94,7 @@ class SoftPromptFile:
             FileFormatError: there is none.
         """
         if key not in self.tensors:
-            raise FileFormatError(f"its entry {key!r} is no tensor")
+            raise FileFormatError(f"its entry {key!r} is not a tensor")
         return self.tensors[key]
 
     def inside(self, tree: Any, name: str) -> "SoftPromptFile":
@@ -115,7 +115,7 @@ class SoftPromptFile:
 
 
 def open_file(path: str | os.PathLike[str]) -> SoftPromptFile:
-    """A file, opened as far as its container is known. Nothing in it is run, and no tensor is read yet.
+    """A file, opened if its container is known. Nothing in it is run, and no tensor is read yet.
 
     Raises:
         FileFormatError: missing, empty, no regular file, damaged, or a pickle that is or carries code.
@@ -193,9 +193,11 @@ def all_keys(tree: Any) -> list[str]:
 def described(file: SoftPromptFile) -> str:
     if isinstance(file.tree, dict):
         shown = ", ".join(map(quoted, list(file.tree)[:5])) + (", ..." if len(file.tree) > 5 else "")
-        return f"it has {len(file.tree)} entries ({shown}) that are no soft prompt" if shown else "it holds no tensor"
+        return (
+            f"it has {len(file.tree)} entries ({shown}) that are not a soft prompt" if shown else "it holds no tensor"
+        )
     if isinstance(file.tree, StoredTensor):
-        return f"it is a bare tensor of {file.tree.dtype} and shape {file.tree.shape}, which is no soft prompt"
+        return f"it is a bare tensor of {file.tree.dtype} and shape {file.tree.shape}, which is not a soft prompt"
     if file.container == "folder":
         return "it is a folder without an adapter (adapter_config.json) or embeddings (learned_embeds.safetensors)"
     kinds = {"image": "an image", "unknown": "neither safetensors, nor torch.save's, nor an image"}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hardprompts.vocabulary import MAX_TABLE_ENTRIES, Metric, Vocabulary
 
-#: Degrees within which a neighbour is near: beyond them, soft prompts of language models stop working.
+#: Degrees within which a neighbor is near: beyond them, soft prompts of language models stop working.
 NEAR = 30.0
 
 #: Natural tokens that are compared by default.

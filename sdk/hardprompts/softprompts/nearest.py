@@ -50,9 +50,9 @@ def decode_nearest(
 
     Raises:
         ValueError: the widths are not those of the vocabulary.
-        VocabularyError: the text is encoded otherwise in the template than any prompt there.
+        VocabularyError: in this template the text is not encoded as template + prompt.
 
-    Source: the nearest-neighbour baseline of Khashabi et al. 2022 (arXiv 2112.08348) and Bailey et al. 2023, which
+    Source: the nearest-neighbor baseline of Khashabi et al. 2022 (arXiv 2112.08348) and Bailey et al. 2023, which
     keeps next to nothing of what a soft prompt does.
     """
     parts = prompt.embeddings if isinstance(prompt, SoftPrompt) else prompt

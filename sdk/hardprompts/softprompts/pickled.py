@@ -117,7 +117,7 @@ class TorchFile:
 
     Attributes:
         tree: dicts with text keys, lists, scalars and `StoredTensor`s; None if `code` is not empty.
-        keys: the keys of all dicts, as far as they are texts; of refused files too.
+        keys: the keys of all dicts that are texts; of refused files too.
         code: the functions and classes that the pickle names and no tensor needs.
     """
 
@@ -296,7 +296,7 @@ class _Machine:
 
     def _extend(self, items: list[Any]) -> None:
         if not isinstance(self._stack[-1], list):
-            raise TypeError("it appends to what is no list")
+            raise TypeError("it appends to something other than a list")
         self._stack[-1].extend(items)
 
     def _setitems(self, _: None) -> None:
@@ -309,7 +309,7 @@ class _Machine:
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if not isinstance(target, dict):
-            raise TypeError("it sets an item of what is no dict")
+            raise TypeError("it sets an item of something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Numbers as texts, for the same reason as in the memo.
             if not isinstance(key, str | int):
@@ -323,7 +323,7 @@ class _Machine:
     def _stack_global(self, _: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("it names what is no text")
+            raise TypeError("it names something other than a text")
         self._name(f"{module}.{name}")
 
     def _inst(self, argument: str) -> None:
@@ -338,7 +338,7 @@ class _Machine:
     def _reduce(self, _: None) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(arguments, tuple) or not isinstance(function, _Global):
-            raise TypeError("it calls what is no function")
+            raise TypeError("it calls something other than a function")
         ordered = function.name == _ORDERED and not arguments
         self._stack.append({} if ordered else _Call(function, arguments))
 
@@ -406,7 +406,7 @@ class _Resolver:
             return self._call(node)
         if isinstance(node, _Global) and node.name in _DTYPES:
             return node.name
-        raise FileFormatError("its pickle is damaged: it refers to what is no value; get the file again")
+        raise FileFormatError("its pickle is damaged: it refers to something that is not there; get the file again")
 
     def _call(self, call: _Call) -> Any:
         name, arguments = call.function.name, call.arguments

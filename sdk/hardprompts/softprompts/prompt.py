@@ -25,7 +25,7 @@ from hardprompts.softprompts.containers import Match, SoftPromptFile, all_keys, 
 from hardprompts.softprompts.families import ENCODER_DECODER, ENCODER_WIDTHS, FAMILIES, LANGUAGE_MODEL
 from hardprompts.softprompts.folder import FORMAT_VERSION, has_soft_prompt, read_facts, soft_prompt_files
 
-#: What one soft prompt may hold; anything larger is no prompt.
+#: What one soft prompt may hold; anything larger is not a prompt.
 MAX_TOKENS = 4096
 MAX_WIDTH = 2**16
 MAX_NAME_LENGTH = 200
@@ -39,7 +39,7 @@ class SoftPrompt(HubMixin):
         embeddings: for each text encoder, in order, (tokens, dim) values in float32, without gradient.
             All encoders have the same number of tokens. Names as in `ENCODER_WIDTHS`; "lm" for a
             language model, "lm_encoder" and "lm_decoder" for the halves of an encoder-decoder.
-        name: the word that calls it in a prompt (its trigger), as far as it is known.
+        name: the word that calls it in a prompt (its trigger), if it is known.
         step: the training step that it was taken at.
         base_models: what is known of the models that it was trained on: names or hashes.
         source_format: the format that it was read from, or "".
@@ -263,7 +263,7 @@ class SoftPromptFormat(Protocol):
         """The soft prompts in it, in order; `source_format` is filled in afterwards.
 
         Raises:
-            FileFormatError: what is in it is no soft prompt.
+            FileFormatError: what is in it is not a soft prompt.
             ValueError: what SoftPrompt refuses; the message is passed on with the path.
         """
         ...

@@ -143,7 +143,7 @@ def _natural(
     # Tokens that lie far apart by id stand side by side; a vocabulary with too few is gone through again.
     order = torch.arange(prompts * tokens, device=ids.device) % len(ids)
     ids = ids[order].reshape(tokens, prompts).T
-    others = vocabulary.neighbours(ids.reshape(-1), 1)[:, 0].reshape(ids.shape)
+    others = vocabulary.neighbors(ids.reshape(-1), 1)[:, 0].reshape(ids.shape)
     return vocabulary.embed(ids).float(), vocabulary.embed(others).float()
 
 
@@ -214,7 +214,7 @@ class Spread:
         to_soft = vocabulary.embed(vocabulary.nearest(soft)).float()
         ids = natural_ids(vocabulary, natural_tokens)
         natural = vocabulary.embed(ids).float()
-        to_natural = vocabulary.embed(vocabulary.neighbours(ids, 1)[:, 0]).float()
+        to_natural = vocabulary.embed(vocabulary.neighbors(ids, 1)[:, 0]).float()
         cosines = [torch.deg2rad(angles(a, b)).cos() for a, b in ((soft, to_soft), (natural, to_natural))]
         # Far outliers would press all others into one bin; what lies beyond counts in the last one.
         high = min(float(torch.cat([lengths, natural_lengths]).max()), 4 * float(natural_lengths.max()))

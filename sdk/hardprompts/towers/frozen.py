@@ -36,7 +36,7 @@ class FrozenLinear:
         return FrozenLinear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
     def pack(self) -> None:
-        """Lays the weight out for many products; where that is not to be had, they stay plain."""
+        """Lays the weight out for many products; where that is not possible, they stay plain."""
         if self._packable and self._packed is None:
             self._packed = _packed(self.weight)
             self._packable = self._packed is not None

@@ -73,7 +73,7 @@ class FastTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = backend.encode_special_tokens
-        # "</w>" of CLIP's tokens is no text; transformers, too, replaces it behind the decoder.
+        # "</w>" of CLIP's tokens is not text; transformers, too, replaces it after the decoder.
         self._word_end: str = getattr(backend.model, "end_of_word_suffix", None) or ""
 
     def encode(self, text: str) -> list[int]:

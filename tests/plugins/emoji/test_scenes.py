@@ -42,7 +42,7 @@ def test_world_has_the_promised_size() -> None:
     assert all(1 <= len(name.split()) <= 2 for name in OBJECTS)
 
 
-def test_no_object_name_holds_a_colour_or_style_word() -> None:
+def test_no_object_name_holds_a_color_or_style_word() -> None:
     taken = {word for group in (BACKGROUNDS, STYLES) for words in group.values() for word in words}
     assert not [name for name in OBJECTS if taken & set(name.split())]
 

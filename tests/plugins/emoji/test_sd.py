@@ -53,7 +53,7 @@ def test_the_encoder_computes_the_principal_components_of_patches() -> None:
     codec.set_encoder(vae)
     with torch.no_grad():
         found = vae.encode(sd_codec.to_pixels(pictures)).latent_dist
-    # The normalisation before the last layer is a division by nearly the same number for all.
+    # The normalization before the last layer is a division by nearly the same number for all.
     assert float((found.mode() - latents).square().mean().sqrt()) < 0.01
     assert float((found.mode() - latents).abs().max()) < 0.1
     assert float(found.std.max()) < 0.01
@@ -214,7 +214,7 @@ def test_draws_the_same_picture_with_the_same_generator(pipe: Any) -> None:
 
 
 @embedded
-def test_judge_recognises_what_was_asked_for(pipe: Any) -> None:
+def test_judge_recognizes_what_was_asked_for(pipe: Any) -> None:
     from hardprompts_emoji.recipe.evaluate_sd import PictureJudge
     from hardprompts_emoji.recipe.export_sd import draw
 
@@ -223,7 +223,7 @@ def test_judge_recognises_what_was_asked_for(pipe: Any) -> None:
     features = judge.pictures(draw(pipe, list(PROMPTS.values()), steps=12, guidance_scale=5.0, seed=0))
     nearest = [names[i] for i in (features @ judge.texts(names).T).argmax(1).tolist()]
     hits = sum(found == asked for found, asked in zip(nearest, PROMPTS, strict=True))
-    assert hits >= 4, f"asked for {list(PROMPTS)}, recognised {nearest}"
+    assert hits >= 4, f"asked for {list(PROMPTS)}, recognized {nearest}"
 
 
 def test_prompts_and_evaluation_stay_apart_from_training() -> None:

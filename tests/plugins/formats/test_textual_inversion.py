@@ -140,7 +140,7 @@ def test_the_two_files_of_sdxl_are_found_from_either(first: str, second: str, tm
         assert torch.equal(prompt.embeddings["clip_g"], rows(2, 1280, 1))
 
 
-def test_a_neighbour_that_is_no_other_half_is_left_alone(tmp_path: Path) -> None:
+def test_a_neighbor_that_is_no_other_half_is_left_alone(tmp_path: Path) -> None:
     save(tmp_path / "a.bin", {"<s>": rows(1, 768)})
     for other in ({"<t>": rows(1, 1280)}, {"<s>": rows(1, 768, 1)}, {"emb_params": rows(1, 1280)}):
         save(tmp_path / "a_2.bin", other)
@@ -218,7 +218,7 @@ def test_vectors_behind_the_encoder_are_no_token_embeddings(tmp_path: Path) -> N
         ({"emb_params": rows(77, 768)[None]}, "may be the output of a text encoder"),
         ({"emb_params": torch.tensor(1.0)}, r"shape \(\) is not"),
         ({"text_encoders_0": rows(1, 768), "text_encoders_1": rows(1, 768)}, "the same width, 768"),
-        ({"a": rows(1, 768), "b": torch.tensor(1.0)}, "are no soft prompt"),
+        ({"a": rows(1, 768), "b": torch.tensor(1.0)}, "are not a soft prompt"),
         ({}, "holds no tensor"),
     ],
 )
@@ -240,7 +240,7 @@ def test_wrong_shapes_are_refused(tensors: dict[str, torch.Tensor], message: str
 )
 def test_keys_without_tensors_are_refused(tree: dict[str, Any], tmp_path: Path) -> None:
     torch.save(tree, tmp_path / "a.pt")
-    with pytest.raises(FileFormatError, match=r"is no tensor|are no soft prompt"):
+    with pytest.raises(FileFormatError, match=r"is not a tensor|are not a soft prompt"):
         only(tmp_path / "a.pt")
 
 

@@ -416,7 +416,7 @@ def test_returned_text_is_scored_text(byte_pairs: BytePairTokenizer, backend: Ca
     assert not vocabulary.allowed[[49406, 49407]].any()
     own = open_clip.get_tokenizer("ViT-B-32")
     spaced = ["{}", "a photo of {}", "{} painted by a child", "a tiger in the style of {} and more"]
-    glued = ["{}, oil on canvas", "({}:1.2)"]  # a token of punctuation melts into its neighbour
+    glued = ["{}, oil on canvas", "({}:1.2)"]  # a token of punctuation melts into its neighbor
     generator = torch.Generator().manual_seed(0)
     for templates, least in ((spaced, 0.99), (glued, 0.8)):
         admitted = 0

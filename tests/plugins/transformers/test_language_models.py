@@ -487,7 +487,7 @@ def stories_260k(folder: Path) -> Path:
         return values[at - count : at].reshape(shape).clone()
 
     def rotary(weight: torch.Tensor, own: int) -> torch.Tensor:
-        """transformers keeps the halves of each head apart, the file pairs neighbours."""
+        """transformers keeps the halves of each head apart, the file pairs neighbors."""
         rows, columns = weight.shape
         return weight.view(own, rows // own // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 

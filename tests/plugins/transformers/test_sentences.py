@@ -563,14 +563,14 @@ def test_names_that_lead_nowhere(bert: Path, tmp_path: Path) -> None:
 def test_a_clip_is_sent_to_the_other_scheme() -> None:
     import hardprompts_emoji
 
-    with pytest.raises(BackendError, match=r"'clip', which has an image tower too.*open it as transformers:"):
+    with pytest.raises(BackendError, match=r"'clip', which has an image tower as well.*open it as transformers:"):
         load_backend(f"sentence-transformers:{hardprompts_emoji.path('emoji-clip')}")
 
 
 def test_models_that_cannot_start_from_embeddings_are_refused(tmp_path: Path) -> None:
     transformers.BartConfig().save_pretrained(tmp_path)
     bert_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(BackendError, match=r"type 'bart', which is no encoder of text"):
+    with pytest.raises(BackendError, match=r"type 'bart', which is not a text encoder"):
         load_backend(f"sentence-transformers:{tmp_path}")
 
 

@@ -101,12 +101,12 @@ def test_the_seed_decides() -> None:
 
 
 def test_without_mutation_children_have_the_parents_tokens_but_where_they_would_be_copies() -> None:
-    lineage = small(mutation_rate=0.0, neighbours=1, generations=1, population=12)
+    lineage = small(mutation_rate=0.0, neighbors=1, generations=1, population=12)
     parents = [own.token_ids for own in lineage.generation(0)]
     strangers = [len(set(own.token_ids) - set(itertools.chain(*parents))) for own in lineage.generation(1)]
     assert max(strangers) <= 1 and min(strangers) == 0
-    # A copy may only have become its token's nearest neighbour.
-    nearest = {int(VOCABULARY.neighbours(torch.tensor([t]), 1)) for ids in parents for t in ids}
+    # A copy may only have become its token's nearest neighbor.
+    nearest = {int(VOCABULARY.neighbors(torch.tensor([t]), 1)) for ids in parents for t in ids}
     assert {t for own in lineage.generation(1) for t in own.token_ids} <= nearest | set(itertools.chain(*parents))
 
 

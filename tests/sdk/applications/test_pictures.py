@@ -8,16 +8,16 @@ from hardprompts.applications.pictures import Generate, picture_grid
 
 
 def test_a_grid_holds_every_picture_in_its_place() -> None:
-    colours = ["red", "lime", "blue", "yellow", "black"]
-    images = [Image.new("RGB", (40 + 10 * i, 30), colour) for i, colour in enumerate(colours)]
+    colors = ["red", "lime", "blue", "yellow", "black"]
+    images = [Image.new("RGB", (40 + 10 * i, 30), color) for i, color in enumerate(colors)]
     grid = picture_grid([*images, None], columns=3, cell=90)
     gap = (grid.width - 3 * 90) // 4
     assert grid.mode == "RGB" and grid.width == 3 * 90 + 4 * gap
     pitch = (grid.height - gap) // 2
-    for place, colour in enumerate(colours):
+    for place, color in enumerate(colors):
         row, column = divmod(place, 3)
-        centre = (gap + column * (90 + gap) + 45, gap + row * pitch + 45)
-        assert grid.getpixel(centre) == Image.new("RGB", (1, 1), colour).getpixel((0, 0)), place
+        center = (gap + column * (90 + gap) + 45, gap + row * pitch + 45)
+        assert grid.getpixel(center) == Image.new("RGB", (1, 1), color).getpixel((0, 0)), place
     assert grid.getpixel((gap + 2 * (90 + gap) + 45, gap + pitch + 45)) == (255, 255, 255)  # the empty place
 
 

@@ -170,5 +170,5 @@ def test_the_settings_tell_models_pictures_and_functions_apart(tmp_path: Path) -
     assert plain([Path("a"), 1.5, None, {"x": (1, 2)}]) == ["a", 1.5, None, {"x": [1, 2]}]
     assert plain(PEZ(learning_rate=0.05)) == plain(PEZ(learning_rate=0.05)) != plain(PEZ(learning_rate=0.06))
     assert plain(toy_backend) == "hardprompts.testing.toy_backend"
-    with pytest.raises(ValueError, match="cannot be told from others"):
+    with pytest.raises(ValueError, match="cannot be distinguished from others"):
         plain(object())

@@ -52,7 +52,7 @@ def test_every_picture_gets_the_prompt_of_invert_each_and_bad_ones_their_error(f
     ]
     assert {row["model"] for row in good} == {"toy"} and {row["seed"] for row in good} == {0}
     errors = {row["key"]: row["error"] for row in found if row["error"] is not None}
-    assert "no image" in errors["bb.png"] and "damaged" in errors["cc.png"]
+    assert "not an image" in errors["bb.png"] and "damaged" in errors["cc.png"]
     assert all(row["prompt"] is None and row["score"] is None for row in found if row["key"] in errors)
 
 

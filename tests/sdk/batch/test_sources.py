@@ -93,7 +93,7 @@ def test_shards_give_their_samples(name: str, mode: str, tmp_path: Path) -> None
     assert found[f"{name}/000"] == PIXELS[TEXTS[0]] and found[f"{name}/003"] == PIXELS[TEXTS[3]]
     assert "no picture" in found[f"{name}/001"] and "txt" in found[f"{name}/001"]  # type: ignore[operator]
     assert "left.png, right.png" in found[f"{name}/folder/002"]  # type: ignore[operator]
-    assert "no image" in found[f"{name}/004"] and "empty" in found[f"{name}/005"]  # type: ignore[operator]
+    assert "not an image" in found[f"{name}/004"] and "empty" in found[f"{name}/005"]  # type: ignore[operator]
     assert dict(keys_and_pictures(path, image="left.png"))[f"{name}/folder/002"] == PIXELS[TEXTS[1]]
     assert open_source(path).total == (None if mode == "w:gz" else 6)
 
@@ -150,7 +150,7 @@ def test_tables_give_their_rows(tmp_path: Path) -> None:
     found = keys_and_pictures(tmp_path / "t.parquet")
     assert [key for key, _ in found] == [f"t.parquet:{row}" for row in range(5)]
     assert [pixels for _, pixels in found[:3]] == [PIXELS[text] for text in TEXTS[:3]]
-    assert "empty" in str(found[3][1]) and "no image" in str(found[4][1])
+    assert "empty" in str(found[3][1]) and "not an image" in str(found[4][1])
     by_key = keys_and_pictures(tmp_path / "t.parquet", key="id")
     assert [key for key, _ in by_key] == ["p", "q", "r", "s", "t.parquet:4"] and "no key" in str(by_key[4][1])
     with pytest.raises(ValueError, match="no column 'picture'; it has image, id, caption"):
@@ -245,7 +245,7 @@ def test_keys_that_come_twice_are_errors_and_nothing_is_doubled(tmp_path: Path) 
         (lambda place: (place / "empty").mkdir() or place / "empty", "no images, shards or tables"),
         (lambda place: (place / "x.tar").write_bytes(b"x") and place, "7 images and 1 shards"),
         (lambda place: [], "no records"),
-        (lambda place: {"image": "a.png"}, "dict is no source"),
+        (lambda place: {"image": "a.png"}, "dict is not a source"),
     ],
 )
 def test_what_is_no_source_is_refused(make: Callable[[Path], Any], message: str, folder: Path, tmp_path: Path) -> None:

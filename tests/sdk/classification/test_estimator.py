@@ -54,5 +54,5 @@ def test_tables_are_taken() -> None:
     fitted = tuner(max_steps=1).fit(frame["text"], frame["label"])
     assert (fitted.predict(frame["text"]) == fitted.predict(frame[["text"]])).all()
     frame.loc[0, "text"] = None
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is not a text"):
         fitted.predict(frame["text"])

@@ -120,7 +120,7 @@ class Mood(enum.Enum):
         ({}, ["red", 3], ["sun", "moon"], r"X\[1\]"),
         ({}, ["red", "blue"], ["sun", None], r"y\[1\]"),
         ({}, ["red", "blue"], ["sun", float("nan")], r"y\[1\]"),
-        ({}, ["red", "blue"], [0, 1], "are no words"),
+        ({}, ["red", "blue"], [0, 1], "are not words"),
         ({"num_tokens": 0}, ["red", "blue"], ["sun", "moon"], "num_tokens"),
         ({"holdout": 1.0}, ["red", "blue"], ["sun", "moon"], "holdout"),
         ({"init": "words"}, ["red", "blue"], ["sun", "moon"], "init"),
@@ -136,7 +136,7 @@ def test_misuse_is_explained(options, texts, labels, message: str) -> None:
 
 
 def test_models_that_cannot_classify_are_refused() -> None:
-    with pytest.raises(BackendError, match="no language model"):
+    with pytest.raises(BackendError, match="not a language model"):
         ClassifierPromptTuner(toy_backend()).fit(["a", "b"], ["sun", "moon"])
     with pytest.raises(BackendError, match="ClassifierPromptTuner"):
         toy_language_model().encode_texts(["red"])

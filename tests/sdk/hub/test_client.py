@@ -175,7 +175,7 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
 def test_what_is_no_repository(repo_id: str, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # so that "../x" is nothing
-    with pytest.raises(HubError, match="no repository; write it as user/name"):
+    with pytest.raises(HubError, match="not a repository; write it as user/name"):
         PROMPT.push_to_hub(repo_id)
     with pytest.raises(FileFormatError, match=r"no prompt\.json in"):
         HardPrompt.from_pretrained(repo_id)

@@ -74,7 +74,7 @@ def test_only_causal_language_models_are_priors() -> None:
     assert isinstance(open_likelihood(toy_language_model()), LanguageModelLikelihood)
     with pytest.raises(BackendError, match="masked.*transformers:gpt2"):
         open_likelihood(toy_language_model("masked"))
-    with pytest.raises(BackendError, match="no language model"):
+    with pytest.raises(BackendError, match="not a language model"):
         open_likelihood(BACKEND)
     prior = likes("red")
     assert open_likelihood(prior) is prior

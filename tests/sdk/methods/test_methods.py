@@ -75,12 +75,12 @@ def test_refine_ends_at_a_prompt_that_no_single_change_improves() -> None:
     result = run_search(Refine(candidates_per_slot=10**6), objective, objective, VOCABULARY, start, seed=0)[0]
     assert result.stop_reason == "converged"
     best, words = list(result.best.token_ids), VOCABULARY.allowed_ids.tolist()
-    neighbours = [best[:i] + [w] + best[i + 1 :] for i in range(len(best)) for w in words]
-    neighbours += [best[:i] + best[i + 1 :] for i in range(len(best)) if len(best) > 1]
+    neighbors = [best[:i] + [w] + best[i + 1 :] for i in range(len(best)) for w in words]
+    neighbors += [best[:i] + best[i + 1 :] for i in range(len(best)) if len(best) > 1]
     if len(best) < 4:
-        neighbours += [best[:i] + [w] + best[i:] for i in range(len(best) + 1) for w in words]
-    for length in {len(ids) for ids in neighbours}:
-        batch = torch.tensor([ids for ids in neighbours if len(ids) == length])
+        neighbors += [best[:i] + [w] + best[i:] for i in range(len(best) + 1) for w in words]
+    for length in {len(ids) for ids in neighbors}:
+        batch = torch.tensor([ids for ids in neighbors if len(ids) == length])
         scores = objective.score(batch, torch.zeros(len(batch), dtype=torch.long))
         assert float(scores.max()) <= result.best.score + 1e-5
 

@@ -8,7 +8,7 @@ import torch
 
 from hardprompts import VocabularyError, run_search
 from hardprompts.methods import PEZ, PH2P
-from hardprompts.methods.optimizers import minimise
+from hardprompts.methods.optimizers import minimize
 from hardprompts.objectives import Evaluation, FeatureSimilarity, Stochastic
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.bound import BoundObjective
@@ -92,7 +92,7 @@ def test_each_row_takes_the_steps_of_torchs_lbfgs_on_that_row_alone() -> None:
         for steps, point in enumerate(theirs, 1):
             if losses[steps] > losses[steps - 1]:
                 break  # theirs has no line search: from here on ours refuses what it takes
-            ours = minimise(evaluated(curvature), start, steps)
+            ours = minimize(evaluated(curvature), start, steps)
             assert torch.allclose(ours[row], point, rtol=1e-6, atol=1e-8), (row, steps)
             compared += 1
     assert compared >= 20
@@ -100,15 +100,15 @@ def test_each_row_takes_the_steps_of_torchs_lbfgs_on_that_row_alone() -> None:
 
 def test_rows_do_not_know_of_each_other() -> None:
     curvature, start = bowls()
-    together = minimise(evaluated(curvature), start, 12)
+    together = minimize(evaluated(curvature), start, 12)
     for row in range(len(start)):
-        alone = minimise(evaluated(curvature[row : row + 1]), start[row : row + 1], 12)
+        alone = minimize(evaluated(curvature[row : row + 1]), start[row : row + 1], 12)
         assert torch.allclose(together[row], alone[0], rtol=1e-9)
 
 
 def test_lbfgs_reaches_the_minimum_and_never_raises_a_loss() -> None:
     curvature, start = bowls()
-    losses = [bowl(curvature, minimise(evaluated(curvature), start, steps)) for steps in range(0, 40, 3)]
+    losses = [bowl(curvature, minimize(evaluated(curvature), start, steps)) for steps in range(0, 40, 3)]
     assert all((after <= before + 1e-12).all() for before, after in itertools.pairwise(losses))
     # The minimum is at 0, where every cosh is 1.
     assert torch.allclose(losses[-1], 0.1 * curvature[:, 0, 0] * start.shape[1], rtol=1e-9)
@@ -121,17 +121,17 @@ def test_a_step_into_nan_is_refused_and_tried_shorter() -> None:
         return loss, 1 - 0.1 / points
 
     start = torch.tensor([[0.5, 2.0], [0.15, 0.12]])
-    found = minimise(walled, start, 40)
+    found = minimize(walled, start, 40)
     assert torch.allclose(found, torch.full_like(found, 0.1), atol=1e-3)
 
 
 def test_a_row_of_nan_stays_where_it_is_and_spoils_no_other() -> None:
     curvature, start = bowls()
     curvature[1] = torch.nan
-    found = minimise(evaluated(curvature), start, 10)
+    found = minimize(evaluated(curvature), start, 10)
     assert torch.equal(found[1], start[1])
     others = [0, 2, 3, 4]
-    assert torch.allclose(found[others], minimise(evaluated(curvature[others]), start[others], 10), rtol=1e-9)
+    assert torch.allclose(found[others], minimize(evaluated(curvature[others]), start[others], 10), rtol=1e-9)
 
 
 # --- the readings -------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_the_papers_rule_written_out() -> None:
 
     for _ in range(3):
         soft = VOCABULARY.embed(words.nearest(soft, "l2"))
-        soft = minimise(evaluate, soft.flatten(1), 10).reshape(4, 4, 32)
+        soft = minimize(evaluate, soft.flatten(1), 10).reshape(4, 4, 32)
         expected.append(words.nearest(soft, "l2"))
     assert torch.equal(torch.stack(proposals(PH2P.paper(), objective, 3, start)), torch.stack(expected))
     assert not torch.equal(expected[0], start)
@@ -394,10 +394,10 @@ def test_unknown_choices_are_refused_where_no_type_checker_looks(name, value) ->
         search.__post_init__()
 
 
-def test_neighbours_are_the_nearest_tokens_without_the_token_itself() -> None:
+def test_neighbors_are_the_nearest_tokens_without_the_token_itself() -> None:
     ids = initial(1, 6)[0]
     for metric in ("cosine", "l2"):
-        found = VOCABULARY.neighbours(ids, 5, metric)
+        found = VOCABULARY.neighbors(ids, 5, metric)
         for token, near in zip(ids.tolist(), found.tolist(), strict=True):
             table = VOCABULARY.table
             distances = (
@@ -408,4 +408,4 @@ def test_neighbours_are_the_nearest_tokens_without_the_token_itself() -> None:
             order = [i for i in distances.argsort().tolist() if i != token and VOCABULARY.allowed[i]]
             assert near == order[:5]
     few = VOCABULARY.only(["red house boat"])
-    assert sorted(few.neighbours(few.allowed_ids[:1], 10)[0].tolist()) == few.allowed_ids[1:].tolist()
+    assert sorted(few.neighbors(few.allowed_ids[:1], 10)[0].tolist()) == few.allowed_ids[1:].tolist()

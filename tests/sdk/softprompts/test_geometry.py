@@ -83,7 +83,7 @@ def test_the_report_equals_brute_force(vocabulary: Vocabulary, chunk: int, monke
     assert report.norm_ratio == pytest.approx(float(soft.norm(dim=1).median()) / report.vocabulary_norms.median)
 
 
-def test_planted_neighbours_are_counted() -> None:
+def test_planted_neighbors_are_counted() -> None:
     # Ten pairs of tokens 20 degrees apart, and twenty tokens at right angles to all others.
     axes = torch.eye(40)
     turned = axes[:10] * math.cos(math.radians(20)) + axes[10:20] * math.sin(math.radians(20))
