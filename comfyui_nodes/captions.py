@@ -1,7 +1,6 @@
 """Loads folders of images and saves captions next to them, in the layout that LoRA trainers read."""
 
-import collections
-import os
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,30 @@ from comfy_api.latest import io
 from .bridge import inside, to_batch
 from .values import CATEGORY
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
 
 def images_in(folder: str) -> list[Path]:
     """The image files of a folder inside ComfyUI's input folder, by name.
+
+    Those that cannot be read are left out, and named in the log.
 
     Raises:
         ValueError: there is no such folder, or it is outside the input folder.
         ImageError: there are no images in it.
     """
     from hardprompts.errors import ImageError
+    from hardprompts.images import IMAGE_SUFFIXES
+    from hardprompts.images import images_in as found_in
 
     path = Path(inside("input", folder))
     if not path.is_dir():
         raise ValueError(f"there is no folder {folder!r} in ComfyUI's input folder; put the images into {path}")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise ImageError(f"no images in {path}; accepted are {', '.join(SUFFIXES)}")
-    return files
+    found = found_in(path)
+    for file, reason in found.passed_over:
+        logging.warning("hardprompts left out %s: %s", file.name, reason)
+    if not found.images:
+        left_out = "".join(f"; {file.name}: {reason}" for file, reason in found.passed_over[:1])
+        raise ImageError(f"no images in {path}; accepted are {', '.join(sorted(IMAGE_SUFFIXES))}{left_out}")
+    return list(found.images)
 
 
 class LoadImagesFromFolder(io.ComfyNode):
@@ -130,16 +134,16 @@ class SaveCaptions(io.ComfyNode):
     def execute(cls, text: list[str], path: list[str], before: list[str], existing: list[str]) -> io.NodeOutput:
         """The paths of the captions: cat.txt for cat.png, or cat.png.txt where there is also a cat.jpg."""
         from hardprompts.atomic import write_text_atomically
+        from hardprompts.images import caption_files
 
         if len(text) != len(path):
             raise ValueError(
                 f"{len(text)} texts for {len(path)} images; connect texts and paths that come from the same images"
             )
-        stems = collections.Counter(os.path.splitext(inside("input", image))[0].casefold() for image in path)
+        files = caption_files([Path(inside("input", image)) for image in path])
         root, written, shown = Path(inside("input", "")), [], []
         for caption, image in zip(text, path, strict=True):
-            stem = os.path.splitext(inside("input", image))[0]
-            file = Path((stem if stems[stem.casefold()] == 1 else inside("input", image)) + ".txt")
+            file = files[Path(inside("input", image))]
             kept = file.read_text(encoding="utf-8").strip() if file.is_file() and existing[0] != "replace" else ""
             new = f"{before[0]}{caption}"
             if not kept or existing[0] != "keep":

@@ -67,24 +67,17 @@ class InspectEmbedding(io.ComfyNode):
     @classmethod
     def execute(cls, embedding: str, clip: Any = None) -> io.NodeOutput:
         """The report."""
-        from hardprompts.softprompts import SoftPrompt, analyze, decode_nearest
+        from hardprompts.softprompts import Audit, SoftPrompt, analyze, decode_nearest, sentences
 
         prompt = SoftPrompt.from_file(embedding_path(embedding))
-        lines = [repr(prompt)]
+        audit = Audit(prompt)
         if clip is not None:
             with gradients_through_graph():
                 vocabulary = graph_text_encoder(clip).vocabulary
                 values = joined(prompt, vocabulary)
                 geometry, nearest = analyze(values, vocabulary), decode_nearest(values, vocabulary)
-            lines += [
-                f"its vectors are {geometry.norm_ratio:.1f} times as long as those of the model's own tokens",
-                f"{geometry.share_near:.0%} of its tokens have a word within 30 degrees; of the model's own tokens, "
-                f"{geometry.natural_share_near:.0%}",
-            ]
-            for number, token in enumerate(geometry.tokens, start=1):
-                words = ", ".join(f"{near.text!r} {near.cosine:.2f}" for near in token.by_cosine)
-                lines.append(f"token {number}: {token.angle:.0f} degrees from the nearest word; nearest: {words}")
-            lines.append(f"nearest words: {nearest.text!r}")
+            audit = Audit(prompt, encoder="CLIP", geometry=geometry, nearest=nearest)
+        lines = sentences(audit)
         text = "\n".join(lines)
         return io.NodeOutput(text, ui={"text": [text]})
 

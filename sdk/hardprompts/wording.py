@@ -1,16 +1,18 @@
 """Which words a prompt is made of unless somebody asks for others: real ones, and none that would embarrass."""
 
+import codecs
 import collections
 import functools
 import importlib.util
 import itertools
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from hardprompts.errors import VocabularyError
+from hardprompts.errors import FileFormatError, VocabularyError
 
 #: Among the strings that are banned, the one that lifts the list of bad words.
 NO_LIST = "none"
@@ -22,6 +24,15 @@ SHORT_WORDS = frozenset("a an as at be by do go he hi i if in is it me my no of 
 #: abbreviations. Of CLIP's 32,258 tokens of three letters and more, 25,029 words then stay: of what stands in a
 #: dictionary 97 %, which makes 87 % of them instead of 69 %; most others are names.
 LEAST_COMMON = (3.0, 2.8, 2.0, 1.5)
+
+#: How files that are not UTF-8 say so, the longer marks before those that they begin with.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 #: Scripts whose words are as short as one sign.
 _DENSE = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA")
@@ -152,3 +163,33 @@ def _frequencies() -> dict[str, float]:
 @functools.lru_cache(maxsize=4096)
 def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
+
+
+def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> tuple[str, ...]:
+    """The phrases of a text file, one on each line, with single spaces.
+
+    Empty lines are left out, and comments: lines that are "#" or begin with "# ". "#sunset" is a phrase.
+
+    Args:
+        encoding: of the file. Default: UTF-8, or what the mark at its beginning says.
+
+    Raises:
+        FileFormatError: it is not a text in that encoding, or has no phrases.
+        OSError: it cannot be read.
+    """
+    place = Path(path)
+    content = place.read_bytes()
+    chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(chosen)
+    except (UnicodeError, LookupError) as error:
+        raise FileFormatError(
+            f"{place} is not a text in {chosen}: {error}; save it as UTF-8, or name its encoding, as encoding='cp1252'"
+        ) from error
+    if "\0" in text:
+        raise FileFormatError(f"{place} has NUL characters, so it is not a text file; write a phrase on each line")
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    phrases = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
+    if not phrases:
+        raise FileFormatError(f"{place} has no phrases; write one on each line")
+    return phrases

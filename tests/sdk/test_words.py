@@ -10,13 +10,13 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from hardprompts import PromptInverter, PromptTemplate, VocabularyError
+from hardprompts import FileFormatError, PromptInverter, PromptTemplate, VocabularyError
 from hardprompts.inversion.readability import real_words
 from hardprompts.methods.banks import encode_phrases
 from hardprompts.testing import toy_backend
 from hardprompts.towers.tokenizers import FastTokenizer
 from hardprompts.vocabulary import Vocabulary
-from hardprompts.wording import WordBan, bad_words, commonness, dominant_script, is_real_word
+from hardprompts.wording import WordBan, bad_words, commonness, dominant_script, is_real_word, read_phrases
 
 # --- small tokenizers of every kind -------------------------------------------------------------
 
@@ -317,3 +317,15 @@ def test_words_that_are_required_are_the_users_own() -> None:
     with pytest.raises(VocabularyError, match="not both"):
         PromptInverter(backend).invert(target, 2, required=["red"], banned=["red"], **quick)
     assert PromptInverter(backend).invert(target, 2, required=["red"], banned="none", **quick).text.startswith("red")
+
+
+def test_phrases_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("\ufeff# words\n\n  red   cat \n#sunset\n#\nblue\n", encoding="utf-8")
+    assert read_phrases(path) == ("red cat", "#sunset", "blue")
+    path.write_text("naïve art", encoding="utf-16")
+    assert read_phrases(path) == ("naïve art",)
+    for content in (b"", b"# nothing\n", b"caf\xe9", b"a\0b"):
+        path.write_bytes(content)
+        with pytest.raises(FileFormatError, match=r"words\.txt"):
+            read_phrases(path)

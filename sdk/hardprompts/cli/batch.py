@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hardprompts.cli import screen
-from hardprompts.cli.invert import check_options, phrases_of
+from hardprompts.cli.invert import check_options
 from hardprompts.cli.options import (
     Banned,
     BatchSize,
@@ -183,7 +183,9 @@ def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None
         ValueError, OSError: an option is wrong; what needs no model is found before one is opened.
     """
     if vocabulary is not None:
-        options["vocabulary"] = phrases_of(vocabulary)
+        from hardprompts.wording import read_phrases
+
+        options["vocabulary"] = read_phrases(vocabulary)
     check_options(options)
     from hardprompts.encoders import default_model
 

@@ -30,15 +30,16 @@ def inspect(
         from hardprompts.atomic import write_text_atomically
         from hardprompts.distillation.audits import audits_of
         from hardprompts.errors import FileFormatError
-        from hardprompts.softprompts.audit import FileFacts, read_ban_list
+        from hardprompts.softprompts.audit import FileFacts
         from hardprompts.softprompts.report import render_refusal, render_report
         from hardprompts.softprompts.sentences import sentences
+        from hardprompts.wording import read_phrases
 
         if decode and model is None:
             fail("--decode needs --model: words are found by what a model makes of them")
         if report is not None and (report.is_dir() or (report.exists() and report.samefile(file))):
             fail(f"--report writes a file of its own, and cannot be {report}")
-        banned = () if ban_list is None else read_ban_list(ban_list)
+        banned = () if ban_list is None else read_phrases(ban_list)
         with stdout_kept():
             backend = None
             if model is not None:

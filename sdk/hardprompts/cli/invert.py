@@ -79,7 +79,9 @@ def invert(
     with clear_errors():
         screen.check_save(save)
         if vocabulary is not None:
-            options["vocabulary"] = phrases_of(vocabulary)
+            from hardprompts.wording import read_phrases
+
+            options["vocabulary"] = read_phrases(vocabulary)
         check_options(options)
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
@@ -127,23 +129,6 @@ def check_options(options: dict[str, Any]) -> None:
     SearchOptions(**{name: value for name, value in options.items() if name in known})
     if "template" in options:
         PromptTemplate(options["template"])
-
-
-def phrases_of(file: Path) -> list[str]:
-    """The phrases of a text file, one on each line.
-
-    Raises:
-        ValueError: it is not UTF-8, or has none.
-        OSError: it cannot be read.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
-    phrases = [line.strip() for line in lines if line.strip()]
-    if not phrases:
-        raise ValueError(f"{file} has no phrases; write one on each line")
-    return phrases
 
 
 def search_of(method: str | None, bank: Path | None) -> "str | Search | None":

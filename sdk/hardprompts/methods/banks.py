@@ -1,6 +1,5 @@
 """Phrase banks: plain text files with a phrase on each line, and what a model makes of them, kept for the next time."""
 
-import codecs
 import dataclasses
 import functools
 import hashlib
@@ -21,21 +20,13 @@ from hardprompts.errors import FileFormatError
 from hardprompts.prompts import PromptTemplate
 from hardprompts.towers.tokenizers import BatchTokenizer
 from hardprompts.vocabulary import Vocabulary, round_trip_mask
+from hardprompts.wording import read_phrases
 
 #: Phrases that are encoded at once.
 CHUNK = 4096
 
 #: Any word that a tokenizer is likely to know.
 _WORD = "a"
-
-#: How files that are not UTF-8 say so, the longer marks before those that they begin with.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -58,33 +49,8 @@ class PhraseTable:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], encoding: str | None = None) -> "PhraseTable":
-        """The phrases of a text file, one on each line; empty lines and repeated ones are passed over.
-
-        Args:
-            encoding: of the file. Default: UTF-8, or what the mark at its beginning says.
-
-        Raises:
-            FileFormatError: it is not text in that encoding, or has no phrase.
-            OSError: it cannot be read.
-        """
-        place = Path(path)
-        content = place.read_bytes()
-        chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
-        try:
-            text = content.decode(chosen)
-        except (UnicodeError, LookupError) as error:
-            raise FileFormatError(
-                f"{place} is not a text in {chosen}: {error}; save it as UTF-8, or name its encoding: "
-                f"PhraseTable.from_file({place.name!r}, encoding='cp1252')"
-            ) from error
-        if "\0" in text:
-            raise FileFormatError(
-                f"{place} has NUL characters, so it is not a text file; a bank has a phrase on each line"
-            )
-        table = cls.create(place.stem, text.splitlines())
-        if not table.phrases:
-            raise FileFormatError(f"{place} has no phrases; write one on each line")
-        return table
+        """The phrases of a text file, named after it; see `hardprompts.wording.read_phrases`."""
+        return cls.create(Path(path).stem, read_phrases(path, encoding))
 
     def __len__(self) -> int:
         return len(self.phrases)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,23 +235,6 @@ def spells(text: str, phrase: str) -> bool:
     words = " ".join(phrase.split()).casefold()
     joined = " ".join(text.split()).casefold()
     return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", joined) is not None
-
-
-def read_ban_list(path: Path) -> tuple[str, ...]:
-    """The words of a file, one word or phrase a line; empty lines and those that begin with # are passed over.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not UTF-8, or has no words.
-    """
-    try:
-        lines: Sequence[str] = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    words = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    if not words:
-        raise ValueError(f"{path} has no words; write one word or phrase on each line")
-    return words
 
 
 def _counted(count: int, what: str) -> str:

@@ -115,8 +115,8 @@ def test_a_vocabulary_file_must_hold_text(pictures: Path, tmp_path: Path) -> Non
     words = tmp_path / "words.txt"
     words.write_bytes(b"\n \n")
     Run("invert", pictures / "a.png", *QUICK, "--vocabulary", words).fails("has no phrases")
-    words.write_bytes(b"\xff\xfe\x00")
-    Run("invert", pictures / "a.png", *QUICK, "--vocabulary", words).fails("not UTF-8")
+    words.write_bytes(b"caf\xe9")
+    Run("invert", pictures / "a.png", *QUICK, "--vocabulary", words).fails("not a text in utf-8")
 
 
 def test_save_over_a_file_is_refused_before_the_search(pictures: Path, tmp_path: Path) -> None:
@@ -206,3 +206,20 @@ def test_what_words_may_be_used_reaches_the_search(
     monkeypatch.setattr(PromptInverter, "invert", spy)
     assert Run("invert", pictures / "a.png", *QUICK, *options).code == 0
     assert {name: given[name] for name in ("words", "banned") if name in given} == expected
+
+
+def test_a_model_that_only_generates_images_is_inverted_by_its_denoiser(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from toy_denoiser import predictor
+
+    def generator(name: str, **_: Any) -> Any:
+        return dataclasses.replace(toy_backend(), image_encoder=None, noise_predictor=predictor())
+
+    monkeypatch.setattr("hardprompts.encoders.load_backend", generator)
+    run = Run("invert", pictures / "a.png", *QUICK)
+    assert run.code == 0 and run.out.count("\n") == 1
+    assert "toy denoiser" in run.err and "ph2p" in run.err
+    Run("invert", pictures / "a.png", *QUICK, "--words", "--require", "red").fails("--words, --require", "denoiser")

@@ -11,7 +11,7 @@ from audits import compared
 
 from hardprompts import SoftPrompt
 from hardprompts.distillation.audits import stored_dtypes
-from hardprompts.softprompts.audit import Audit, Decoded, FileFacts, read_ban_list, spells
+from hardprompts.softprompts.audit import Audit, Decoded, FileFacts, spells
 from hardprompts.softprompts.robustness import Histogram, Spread
 from hardprompts.vocabulary import Vocabulary
 
@@ -92,16 +92,6 @@ def test_the_ban_list(vocabulary: Vocabulary) -> None:
 )
 def test_words_are_found_as_words(text: str, phrase: str, found: bool) -> None:
     assert spells(text, phrase) is found
-
-
-def test_a_ban_list_file(tmp_path: Path) -> None:
-    path = tmp_path / "ban.txt"
-    path.write_text("\ufeff# words\n\n  red cat \nblue\n", encoding="utf-8")
-    assert read_ban_list(path) == ("red cat", "blue")
-    for content in (b"", b"# nothing\n", b"\xff\xfe"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"ban\.txt"):
-            read_ban_list(path)
 
 
 def test_odd_values() -> None:
