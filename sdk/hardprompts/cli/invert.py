@@ -85,11 +85,15 @@ def invert(
         check_options(options)
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
+        from hardprompts.inversion.inverter import PromptInverter
+
         search = search_of(method, bank)
         with stdout_kept():
             inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
             with screen.LiveSearch() as live:
-                prompt = inverter.invert(list(images), callback=live, progress=False, **options)
+                # A denoiser's search has no progress bar.
+                quiet = {"progress": False} if isinstance(inverter, PromptInverter) else {}
+                prompt = inverter.invert(list(images), callback=live, **quiet, **options)
         if as_json:
             typer.echo(json.dumps(prompt.to_dict(), indent=2))
         else:
