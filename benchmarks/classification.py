@@ -132,7 +132,7 @@ class Bench:
         return ClassifierPromptTuner(
             self.backend, template=self.task.template, verbalizer=dict(self.task.words), num_tokens=chosen.tokens,
             method=self.search(method), fluency_weight=weight, restarts=chosen.restarts, batch_size=chosen.rows,
-            score_size=chosen.rows, max_evaluations=chosen.passes, random_state=seed, progress=False,
+            score_size=chosen.rows, max_evaluations=chosen.passes, random_state=seed, progress=False, words=False,
         )  # fmt: skip
 
     def search(self, method: str) -> str | Search:

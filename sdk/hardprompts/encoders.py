@@ -285,6 +285,10 @@ class Backend:
     noise_predictor: NoisePredictor | None = None
     language_model: LanguageModel | None = None
 
+    def __repr__(self) -> str:
+        # Not the fields, among which are all the weights.
+        return f"Backend({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+
     @classmethod
     def of_language_model(
         cls, model: LanguageModel, *, device: torch.device, dtype: torch.dtype, note: str = ""

@@ -41,7 +41,7 @@ class BackendError(HardPromptsError):
 
 
 class MissingExtra(BackendError, ImportError):
-    """A backend needs a package that is not installed."""
+    """Something that was asked for needs a package that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} needs a package that is missing: pip install "hardprompts[{extra}]"')

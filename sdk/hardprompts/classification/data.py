@@ -1,5 +1,6 @@
 """Labeled texts from whatever holds them, and a holdout that shares nothing with the rest."""
 
+import dataclasses
 import enum
 import math
 from collections.abc import Hashable, Iterable, Sequence
@@ -145,3 +146,55 @@ def stratified(targets: Sequence[int], count: int, generator: torch.Generator) -
             if queue and len(chosen) < count:
                 chosen.append(queue.pop())
     return sorted(chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Labelled texts: which of them to learn from, and which to choose by.
+
+    Attributes:
+        targets: for each text the place of its label among the classes.
+        learn, held: the places of the texts that searches see, and of those held out, which may be none.
+    """
+
+    texts: list[str]
+    classes: list[Any]
+    targets: list[int]
+    learn: list[int]
+    held: list[int]
+
+    @classmethod
+    def of(
+        cls,
+        X: Iterable[Any],
+        y: Iterable[Any],
+        groups: Iterable[Hashable] | None,
+        holdout: float,
+        generator: torch.Generator,
+    ) -> "Examples":
+        """The examples of `fit`, divided by `holdout_split`.
+
+        Raises:
+            ValueError: what is given are not texts and as many labels, or there is a single class.
+        """
+        texts = as_texts(X)
+        labels = as_labels(y, len(texts))
+        classes = sorted_classes(labels)
+        if len(classes) < 2:
+            raise ValueError(f"a classifier needs two classes or more, got {classes} alone in {len(labels)} labels")
+        targets = [classes.index(label) for label in labels]
+        together = None if groups is None else list(groups)
+        return cls(texts, classes, targets, *holdout_split(texts, targets, holdout, generator, together))
+
+    @property
+    def learned(self) -> tuple[list[str], list[int]]:
+        """The texts that are learned from, and their targets."""
+        return self._at(self.learn)
+
+    @property
+    def judged(self) -> tuple[list[str], list[int]]:
+        """The texts that prompts are chosen by, and their targets: those held out, or else those learned from."""
+        return self._at(self.held or self.learn)
+
+    def _at(self, places: Sequence[int]) -> tuple[list[str], list[int]]:
+        return [self.texts[i] for i in places], [self.targets[i] for i in places]

@@ -124,7 +124,7 @@ def few_shot(
     tested = 0
     for seed in chosen:
         taken = _drawn(texts, labels, 2 * shots, seed)
-        own = type(tuner)(**tuner.get_params())
+        own = type(tuner)(**tuner.get_params(deep=False))
         own.set_params(
             model=tuner.backend, holdout=0.5, seeds=1, random_state=seed,
             max_steps=EPOCHS if all(limit is None for limit in limits) else tuner.max_steps,

@@ -76,12 +76,6 @@ class ClassificationTemplate:
         return self._place("{prompt}") < self._place("{label}")
 
     @property
-    def text_touches_label(self) -> bool:
-        """True if only white space parts the text from the label."""
-        before = self._place("{label}") - 2
-        return before >= 0 and self._parts[before] == "{text}" and not self._parts[before + 1].strip()
-
-    @property
     def label_space(self) -> str:
         """The white space before the label's word, which is a part of its tokens."""
         before = self._parts[self._place("{label}") - 1]

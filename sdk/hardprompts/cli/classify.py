@@ -208,7 +208,7 @@ def classify(
         from hardprompts.classification.tuner import ClassifierPromptTuner
 
         fitted = ClassifierPromptTuner.from_pretrained(tuner, model=model, device=device)
-        likely = fitted.predict_proba(texts)
+        likely = list(fitted.predict_proba(texts)) if texts else []
         classes = [str(label) for label in fitted.classes_]
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["text", "label", *(classes if probabilities else ())])

@@ -7,7 +7,7 @@ names, which types its `**options`.
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar
 
 from jaxtyping import Int
@@ -121,13 +121,7 @@ class SearchOptions:
             TypeError: an option of a name that there is not; the message has the nearest that there is.
             ValueError: as the class.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in options:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise TypeError(
-                    f"{door} has no option {name!r}; did you mean {near!r}? It takes {', '.join(sorted(known))}"
-                )
+        check_names(door, options, [field.name for field in dataclasses.fields(cls)])
         return cls(**options)
 
     @property
@@ -191,4 +185,18 @@ class SearchOptions:
                 top_k=self.top_k if top_k is None else top_k,
                 seed=self.seed,
                 callback=on_bar(self.callback, bar),
+            )
+
+
+def check_names(door: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raises unless each option that is given is one that a front door knows; see `SearchOptions.of`.
+
+    Raises:
+        TypeError: one is not; the message has the nearest that there is.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise TypeError(
+                f"{door} has no option {name!r}; did you mean {near!r}? It takes {', '.join(sorted(known))}"
             )
