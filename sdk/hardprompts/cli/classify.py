@@ -27,6 +27,7 @@ from hardprompts.cli.options import (
     Restarts,
     Seeds,
     Steps,
+    Words,
     given,
     torch_dtype,
 )
@@ -101,6 +102,7 @@ def tune(
     ] = None,
     suggest: Annotated[bool, typer.Option("--suggest", help="Choose the label words from the texts.")] = False,
     num_tokens: ClassificationTokens = None,
+    words: Words = None,
     method: Method = None,
     fluency_weight: FluencyWeight = None,
     holdout: Holdout = None,
@@ -131,8 +133,8 @@ def tune(
     with clear_errors():
         screen.check_save(save)
         texts, labels = read_column(data, (text_column, label_column))
-        words = read_words(label or ())
-        if words and suggest:
+        label_words = read_words(label or ())
+        if label_words and suggest:
             fail("give --label or --suggest, not both")
         if test is not None and shots is None:
             fail("--test goes with --shots; `hardprompts classify` labels a table with a tuner that was saved")
@@ -140,7 +142,7 @@ def tune(
 
         tuner = ClassifierPromptTuner(
             DEFAULT_LANGUAGE_MODEL if model is None else model,
-            verbalizer="suggest" if suggest else words,
+            verbalizer="suggest" if suggest else label_words,
             dtype=torch_dtype(dtype),
             progress=False,
             **options,
