@@ -150,7 +150,7 @@ def stratified(targets: Sequence[int], count: int, generator: torch.Generator) -
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Labelled texts: which of them to learn from, and which to choose by.
+    """Labeled texts: which of them to learn from, and which to choose by.
 
     Attributes:
         targets: for each text the place of its label among the classes.

@@ -1,4 +1,4 @@
-"""From labelled texts to a prompt: divided, searched, chosen, measured."""
+"""From labeled texts to a prompt: divided, searched, chosen, measured."""
 
 import dataclasses
 import importlib.metadata
@@ -62,7 +62,7 @@ def _notes(options: TunerOptions, prompted: PromptedModel, examples: Examples, c
     if prompted.labels.shared:
         notes.append(
             f"{', '.join(map(repr, prompted.labels.shared))} begin with the same token as a word of another class; "
-            "they are told apart as whole sequences"
+            "they are distinguished as whole sequences"
         )
     shortened = sum(a.strip() != b for a, b in zip(texts, cut.texts, strict=True))
     if shortened:

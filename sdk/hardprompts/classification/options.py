@@ -110,7 +110,7 @@ PARAMETERS: Mapping[str, Any] = {
     "random_state" if field.name == "seed" else field.name: field.default for field in dataclasses.fields(TunerOptions)
 }
 
-#: Parameters that are no JSON values or belong to one machine.
+#: Parameters that are not JSON values, or that belong to one machine.
 _NOT_KEPT = frozenset(
     "verbalizer method vocabulary banned words callback progress checkpoint device dtype max_batch_tokens".split()
 )

@@ -27,7 +27,7 @@ RANDOM_PROMPTS = 16
 #: How the user ends a search.
 STOPPED = ("interrupted", "cancelled")
 
-#: Options that change what is found in no way, or are described by something else in the fingerprint.
+#: Options that do not change what is found, or that the fingerprint describes in another way.
 _NOT_IN_FINGERPRINT = ("method", "seeds", "seed", "checkpoint", "callback", "progress", "vocabulary", "verbalizer")
 
 

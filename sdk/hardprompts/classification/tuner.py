@@ -113,7 +113,7 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     def __sklearn_clone__(self) -> "ClassifierPromptTuner":
         # A frozen model is shared: scikit-learn's copy of it would double its memory for nothing.
         clone = type(self)(**self.get_params(deep=False))
-        if hasattr(self, "_metadata_request"):  # what `set_fit_request` and its like were told
+        if hasattr(self, "_metadata_request"):  # what `set_fit_request` stored
             clone._metadata_request = copy.deepcopy(self._metadata_request)
         return clone
 
@@ -189,7 +189,7 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
         Raises:
             NotFittedError: the tuner is not fitted.
-            ValueError: there are no texts, or something in `X` is no text.
+            ValueError: there are no texts, or something in `X` is not a text.
         """
         prompted, texts = self.prompted(), as_texts(X)
         if not texts:
@@ -213,7 +213,7 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             ValueError: a label that `fit` did not see.
         """
         # The mixin's accuracy knows numbers and strings alone; labels here may be enums.
-        texts, targets = self._labelled(X, y)
+        texts, targets = self._labeled(X, y)
         right = self.predict_proba(texts).argmax(axis=1) == np.asarray(targets)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
         return float(np.average(right, weights=weights))
@@ -221,16 +221,16 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     def evaluate(
         self, X: Iterable[Any], y: Iterable[Any], *, prompt: str | None = None, with_category_errors: bool = True
     ) -> Measures:
-        """How well the prompt does on labelled texts, or another one: "" is the empty template.
+        """How well the prompt does on labeled texts, or another one: "" is the empty template.
 
         Raises:
             ValueError: a label that `fit` did not see.
         """
-        prompted, (texts, targets) = self.prompted(), self._labelled(X, y)
+        prompted, (texts, targets) = self.prompted(), self._labeled(X, y)
         chosen = self.prompt_ if prompt is None else prompt
         return prompted.measure(chosen, texts, targets, with_category_errors=with_category_errors)
 
-    def _labelled(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[list[str], list[int]]:
+    def _labeled(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[list[str], list[int]]:
         """The texts, and the place of each one's label among the classes."""
         check_is_fitted(self)
         texts, known = as_texts(X), list(self.verbalizer_.classes)

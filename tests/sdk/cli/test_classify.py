@@ -13,7 +13,7 @@ from hardprompts.testing import toy_language_model
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Labelled texts; every model that is opened by name is the toy."""
+    """Labeled texts; every model that is opened by name is the toy."""
     monkeypatch.setattr("hardprompts.classification.tuner.load_backend", lambda *a, **k: toy_language_model())
     rows = [f"{word} house in the {clue},{label}" for word in ("red", "old", "green", "blue") for clue, label in (("fire", "sun"), ("night", "moon"))]  # fmt: skip
     path = tmp_path / "train.csv"
