@@ -1,8 +1,8 @@
 """ComfyUI nodes: images, embeddings and prompts become hard prompts, inside a graph.
 
 A node converts its inputs, makes one call of the hardprompts SDK, and converts the result. What
-knows ComfyUI's runtime is in `bridge`. No model library is imported before a node runs, and of the SDK only the list of
-its search methods (`methods`).
+knows ComfyUI's runtime is in `bridge`. No model library is imported before a node runs, and of the SDK only what
+the inputs show: its search methods (`methods`) and its default values (`defaults`).
 """
 
 from comfy_api.latest import ComfyExtension, io

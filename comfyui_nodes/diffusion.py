@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import Progress, gradients_through_graph, show_text, to_images
+from .defaults import DENOISING, MAX_STEPS_OF_GRAPH, given, sdk_default
 from .graph import graph_predictor
 from .invert import ALL, EACH, banned_words, search_inputs
 from .methods import FOR_DENOISERS, method_input
@@ -31,19 +32,21 @@ class ImageToPromptDiffusion(io.ComfyNode):
                     "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: one prompt for each image, or "
                     "one prompt for what all images have in common."
                 ),
-                *search_inputs(8, 100, 4, "How many steps the search takes. Each step runs the model forward and "
-                               "back for every noise (see noises_per_step) of every restart."),
+                *search_inputs(DENOISING, "How many steps the search takes. Each step runs the model forward and "
+                               "back for every noise (see noises_per_step) of every restart.",
+                               max_steps=MAX_STEPS_OF_GRAPH),
                 method_input(FOR_DENOISERS, "How to search. ph2p is the method of the PH2P paper."),
                 io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped to "
                              "this width. Smaller is faster."),
                 io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped "
                     "to this height."),
-                io.Int.Input("num_noises", default=16, min=1, max=1000, optional=True,
+                io.Int.Input("num_noises", default=sdk_default(DENOISING, "num_noises"), min=1, max=1000, optional=True,
                              tooltip="How many noises each prompt is tested with. More are more reliable, but take "
                              "longer."),
-                io.Int.Input("noises_per_step", default=4, min=1, max=1000, optional=True,
+                io.Int.Input("noises_per_step", default=sdk_default(DENOISING, "noises_per_step"), min=1, max=1000,
+                             optional=True,
                              tooltip="How many of these noises each step of the search uses."),
-                io.Int.Input("batch_size", default=8, min=1, max=256, optional=True,
+                io.Int.Input("batch_size", default=sdk_default(DENOISING, "batch_size"), min=1, max=256, optional=True,
                              tooltip="How many noisy images go through the model at once. Fewer need less memory."),
                 io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
                     "white."),
@@ -73,9 +76,9 @@ class ImageToPromptDiffusion(io.ComfyNode):
         method: str,
         width: int,
         height: int,
-        num_noises: int = 16,
-        noises_per_step: int = 4,
-        batch_size: int = 8,
+        num_noises: int | None = None,
+        noises_per_step: int | None = None,
+        batch_size: int | None = None,
         mask: Any = None,
         unlike: Any = None,
     ) -> io.NodeOutput:
@@ -93,11 +96,9 @@ class ImageToPromptDiffusion(io.ComfyNode):
                 seed=seed,
                 template=template,
                 banned=banned_words(banned),
-                num_noises=num_noises,
-                noises_per_step=noises_per_step,
-                batch_size=batch_size,
                 unlike=None if unlike is None else to_images(unlike),
                 callback=Progress(cls.hidden.unique_id),
+                **given(num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size),
             )
         show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
         return io.NodeOutput(*prompt_values(prompts), report(prompts))

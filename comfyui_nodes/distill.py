@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import Progress
+from .defaults import DISTILLATION, MAX_STEPS, NUM_TOKENS, given
 from .invert import banned_words, keep_loaded_input, search_inputs
 from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
@@ -50,7 +51,12 @@ class DistillPrompt(io.ComfyNode):
                 io.String.Input(
                     "text", multiline=True, tooltip="The long prompt, as plain text: no backslashes before parentheses."
                 ),
-                *search_inputs(8, 300, 16, "The most steps that the search takes; it may finish earlier."),
+                *search_inputs(
+                    DISTILLATION,
+                    "The most steps that the search takes; it may finish earlier.",
+                    num_tokens=NUM_TOKENS,
+                    max_steps=MAX_STEPS,
+                ),
                 keep_loaded_input(),
                 method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
             ],
@@ -70,13 +76,13 @@ class DistillPrompt(io.ComfyNode):
         template: str,
         banned: str,
         keep_loaded: bool = True,
-        method: str = FOR_FEATURES[0],
+        method: str | None = None,
     ) -> io.NodeOutput:
         """The short prompt."""
         from hardprompts.distillation import PromptDistiller
 
         with prompt_model.opened(keep_loaded) as backend:
-            prompt = PromptDistiller(backend, method).distill(
+            prompt = PromptDistiller(backend, **given(method=method)).distill(
                 text,
                 num_tokens,
                 inside=template,

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import Progress, gradients_through_graph
+from .defaults import DISTILLATION, MAX_STEPS_OF_GRAPH, NUM_TOKENS, RESTARTS_OF_GRAPH, given
 from .distill import HOW_TO_SEARCH, distilled_values, faithfulness_outputs
 from .graph import graph_text_encoder
 from .invert import banned_words, search_inputs
@@ -107,7 +108,13 @@ class EmbeddingToPrompt(io.ComfyNode):
             inputs=[
                 embedding_input(),
                 io.Clip.Input("clip", tooltip="The text encoder that the embedding was made for, with its LoRAs."),
-                *search_inputs(8, 100, 8, "The most steps that the search takes; it may finish earlier."),
+                *search_inputs(
+                    DISTILLATION,
+                    "The most steps that the search takes; it may finish earlier.",
+                    num_tokens=NUM_TOKENS,
+                    max_steps=MAX_STEPS_OF_GRAPH,
+                    restarts=RESTARTS_OF_GRAPH,
+                ),
                 method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
             ],
             outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
@@ -125,7 +132,7 @@ class EmbeddingToPrompt(io.ComfyNode):
         seed: int,
         template: str,
         banned: str,
-        method: str = FOR_FEATURES[0],
+        method: str | None = None,
     ) -> io.NodeOutput:
         """The prompt."""
         from hardprompts import SoftPrompt
@@ -134,7 +141,7 @@ class EmbeddingToPrompt(io.ComfyNode):
         soft = SoftPrompt.from_file(embedding_path(embedding))
         with gradients_through_graph():
             encoder = graph_text_encoder(clip)
-            prompt = PromptDistiller(encoder, method).distill(
+            prompt = PromptDistiller(encoder, **given(method=method)).distill(
                 joined(soft, encoder.vocabulary),
                 num_tokens,
                 inside=template,

@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import Progress, show_text, to_images
+from .defaults import INVERSION, MAX_STEPS, SEED, given, sdk_default
 from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
@@ -13,18 +14,28 @@ EACH, ALL = "one prompt per image", "one prompt for all"
 MAX_SEED = 2**31 - 1
 
 
-def search_inputs(num_tokens: int, max_steps: int, restarts: int, steps_tooltip: str) -> list[io.Input]:
-    """The inputs that every searching node has."""
+def search_inputs(options: str, steps_tooltip: str, **own: int) -> list[io.Input]:
+    """The inputs that every searching node has.
+
+    Args:
+        options: the SDK's class of options whose defaults they begin with; see `defaults`.
+        steps_tooltip: what a step is, and costs.
+        own: other defaults than the SDK's.
+    """
+    names = ("num_tokens", "max_steps", "restarts")
+    default = {name: own[name] if name in own else sdk_default(options, name) for name in names}
     return [
-        io.Int.Input("num_tokens", default=num_tokens, min=1, max=75, tooltip="The most tokens that the prompt may "
-            "have. A common word is one token."),
-        io.Int.Input("max_steps", default=max_steps, min=1, max=100_000, tooltip=steps_tooltip),
         io.Int.Input(
-            "restarts", default=restarts, min=1, max=1024, tooltip="How many starting points are tried. More find "
-            "better prompts, but take more time and memory."
+            "num_tokens", default=default["num_tokens"], min=1, max=75, tooltip="The most tokens that the prompt may "
+            "have. A common word is one token."
+        ),
+        io.Int.Input("max_steps", default=default["max_steps"], min=1, max=100_000, tooltip=steps_tooltip),
+        io.Int.Input(
+            "restarts", default=default["restarts"], min=1, max=1024, tooltip="How many starting points are tried. "
+            "More find better prompts, but take more time and memory."
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip="The same seed gives the "
+            "seed", default=SEED, min=0, max=MAX_SEED, control_after_generate=True, tooltip="The same seed gives the "
             "same result."
         ),
         io.String.Input(
@@ -72,7 +83,9 @@ class ImageToPrompt(io.ComfyNode):
                     "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: one prompt for each image, or "
                     "one prompt for what all images have in common, such as a style."
                 ),
-                *search_inputs(8, 300, 16, "The most steps that the search takes; it may finish earlier."),
+                *search_inputs(
+                    INVERSION, "The most steps that the search takes; it may finish earlier.", max_steps=MAX_STEPS
+                ),
                 method_input(
                     FOR_FEATURES, "How to search. build+refine adds the words that are still missing, and then swaps "
                     "words; pez+refine follows gradients, and then swaps words; pez is the published method; beam "
@@ -85,7 +98,8 @@ class ImageToPrompt(io.ComfyNode):
                     "target_text", default="", optional=True, tooltip="A text that the prompt should resemble as well."
                 ),
                 io.Float.Input(
-                    "text_weight", default=0.5, min=0.0, max=1.0, step=0.05, optional=True,
+                    "text_weight", default=sdk_default(INVERSION, "text_weight"), min=0.0, max=1.0, step=0.05,
+                    optional=True,
                     tooltip="How much the target text counts: 0 is not at all, 1 is nothing but the text."
                 ),
                 io.ClipVisionOutput.Input(
@@ -117,7 +131,7 @@ class ImageToPrompt(io.ComfyNode):
         mask: Any = None,
         unlike: Any = None,
         target_text: str = "",
-        text_weight: float = 0.5,
+        text_weight: float | None = None,
         clip_vision_output: Any = None,
         keep_loaded: bool = True,
     ) -> io.NodeOutput:
@@ -128,10 +142,12 @@ class ImageToPrompt(io.ComfyNode):
         with prompt_model.opened(keep_loaded) as backend:
             options: dict[str, Any] = {
                 "num_tokens": num_tokens, "max_steps": max_steps, "restarts": restarts, "seed": seed,
-                "template": template, "banned": banned_words(banned), "text": target_text.strip() or None,
-                "text_weight": text_weight, "unlike": None if unlike is None else to_images(unlike),
+                "template": template, "banned": banned_words(banned),
+                "unlike": None if unlike is None else to_images(unlike),
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
             }  # fmt: skip
+            if target_text.strip():  # else its weight would be refused
+                options |= given(text=target_text.strip(), text_weight=text_weight)
             inverter = PromptInverter(backend, method=method)
             prompts = (
                 inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]

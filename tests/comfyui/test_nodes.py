@@ -19,6 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
+from toy_denoiser import predictor
 
 from hardprompts import ImageError, PluginError, hookimpl, search_methods
 from hardprompts.plugins import register, unregister
@@ -147,6 +148,53 @@ def test_a_schema_is_there_where_the_sdk_or_a_plugin_cannot_be_imported(
     monkeypatch.setitem(sys.modules, "hardprompts", None)
     assert offered(searching_nodes()["ImageToPrompt"]) == list(module("methods").FOR_FEATURES)
     assert "hardprompts cannot be imported" in caplog.text
+
+
+def test_inputs_begin_with_the_defaults_of_the_sdk_or_with_a_named_one(world: World) -> None:
+    own = module("defaults")
+    graph = {"max_steps": own.MAX_STEPS_OF_GRAPH}
+    others = {
+        "ImageToPrompt": (own.INVERSION, {"max_steps": own.MAX_STEPS}),
+        "DistillPrompt": (own.DISTILLATION, {"max_steps": own.MAX_STEPS, "num_tokens": own.NUM_TOKENS}),
+        "EmbeddingToPrompt": (
+            own.DISTILLATION, {**graph, "num_tokens": own.NUM_TOKENS, "restarts": own.RESTARTS_OF_GRAPH}
+        ),
+        "ImageToPromptDiffusion": (own.DENOISING, graph),
+    }  # fmt: skip
+    for name, node in searching_nodes().items():
+        options, named = others[name]
+        ids = {port.id: port.options.get("default") for port in node.define_schema().inputs}
+        for option in (
+            "num_tokens",
+            "max_steps",
+            "restarts",
+            "text_weight",
+            "num_noises",
+            "noises_per_step",
+            "batch_size",
+        ):
+            if option in ids:
+                expected = named[option] if option in named else own.sdk_default(options, option)
+                assert ids[option] == expected is not None, f"{name}.{option}"
+        assert ids["seed"] == own.SEED
+        # What an old workflow does not say is the SDK's to say.
+        assert {default for default in node.execute.__func__.__defaults__ or ()} <= {None, "", True}, name
+
+
+def test_the_first_method_of_a_list_is_the_default_of_the_sdk(world: World) -> None:
+    from hardprompts.diffusion import DenoisingInverter
+    from hardprompts.search.registry import DEFAULT_METHOD
+
+    assert module("methods").FOR_FEATURES[0] == DEFAULT_METHOD
+    assert module("methods").FOR_DENOISERS[0] == DenoisingInverter(predictor()).method
+
+
+def test_a_weight_without_a_text_is_of_no_consequence(world: World, fox: torch.Tensor) -> None:
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    plain, weighted = (node.execute(prompt_model=model, image=fox, text_weight=w, **SEARCH).args for w in (None, 0.9))
+    assert plain[1] == weighted[1]
+    told = node.execute(prompt_model=model, image=fox, text_weight=0.9, target_text="a castle", **SEARCH).args
+    assert told[1] != plain[1]
 
 
 def test_example_workflows_use_our_nodes_with_their_inputs(world: World) -> None:
