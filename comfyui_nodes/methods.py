@@ -25,8 +25,8 @@ def method_names(first: Sequence[str]) -> list[str]:
     Where the SDK or a plugin cannot be imported, the log says why and the list is `first`: ComfyUI can then load the
     pack and old workflows, and a node that runs fails with the same message.
     """
-    # Before a node runs, the SDK is imported for this list and for `defaults` alone: ComfyUI wants them when it asks for
-    # the schema. It has imported torch by then, and the rest takes a quarter of a second.
+    # Before a node runs, the SDK is imported for this list and for `defaults` alone, which belong to the schema.
+    # ComfyUI has imported torch by then, and the rest takes a quarter of a second.
     try:
         from hardprompts import PluginError, search_methods
     except ImportError as error:

@@ -120,7 +120,7 @@ print(sorted(hardprompts.backends()), importlib.metadata.version("hardprompts"))
 
 def test_link_makes_a_link_once(tmp_path: Path) -> None:
     (tmp_path / "custom_nodes").mkdir()
-    assert "is no ComfyUI" in RUNNER.invoke(app, ["comfyui", "link", str(tmp_path)]).output
+    assert "is not a ComfyUI" in RUNNER.invoke(app, ["comfyui", "link", str(tmp_path)]).output
     (tmp_path / "main.py").touch()
     for _ in range(2):
         assert RUNNER.invoke(app, ["comfyui", "link", str(tmp_path)]).exit_code == 0
