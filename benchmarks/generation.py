@@ -170,17 +170,17 @@ def invert_with_pipeline(
 ) -> list[HardPrompt]:
     """The prompt of each image by the generator's own denoising error, at the setting's number of passes."""
     options: dict[str, Any] = {
-        "noise_window": LATE,
+        "window": LATE,
         "num_noises": setting.noises,
         "noises_per_step": setting.noises_per_step,
         **method.options,
     }
     if method.bank:
         options["vocabulary"] = bank()
-    if isinstance(options["noise_window"], tuple):
-        options["noise_window"] = NoiseWindow(*options["noise_window"])
+    if isinstance(options["window"], tuple):
+        options["window"] = NoiseWindow(*options["window"])
     found = pipe.invert_prompt(
-        list(images), method="diffusion", num_tokens=num_tokens, search=method.search, batch_size=32,
+        list(images), match="diffusion", num_tokens=num_tokens, method=method.search, batch_size=32,
         max_evaluations=len(images) * setting.evaluations, generator=torch.Generator().manual_seed(seed), **options,
     )  # fmt: skip
     return list(found.hard_prompts)

@@ -43,10 +43,10 @@ def variant(search: Any = PH2P(), **options: Any) -> Method:
 VARIANTS: dict[str, dict[str, Method]] = {
     "": {BASE: variant()},
     "noise levels": {
-        "all": variant(noise_window=(0.0, 1.0)),
-        "low: below 0.4": variant(noise_window=(0.0, 0.4)),
-        "middle: 0.4 to 0.7": variant(noise_window=(0.4, 0.7)),
-        "highest: above 0.85": variant(noise_window=(0.85, 1.0)),
+        "all": variant(window=(0.0, 1.0)),
+        "low: below 0.4": variant(window=(0.0, 0.4)),
+        "middle: 0.4 to 0.7": variant(window=(0.4, 0.7)),
+        "highest: above 0.85": variant(window=(0.85, 1.0)),
     },
     "projection": {"cosine": variant(PH2P(metric="cosine"))},
     "optimizer": {

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", default=EXAMPLE)
     parser.add_argument("model", nargs="?", help="folder or hub id of a pipeline (default: the embedded emoji-sd)")
-    parser.add_argument("--method", default="clip", choices=["clip", "diffusion", "clip+diffusion"])
+    parser.add_argument("--match", default="clip", choices=["clip", "diffusion", "clip+diffusion"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default="inverted.png")
     arguments = parser.parse_args()
@@ -29,7 +29,7 @@ def main() -> None:
     model = arguments.model or hardprompts_emoji.path("emoji-sd")
 
     pipe = enable_prompt_inversion(DiffusionPipeline.from_pretrained(model))
-    prompt = pipe.invert_prompt(image, method=arguments.method, generator=generator).prompts[0]
+    prompt = pipe.invert_prompt(image, match=arguments.match, generator=generator).prompts[0]
     picture = pipe(prompt, generator=generator).images[0]
 
     picture.save(arguments.output)

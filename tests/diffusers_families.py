@@ -439,7 +439,7 @@ def some_ids(predictor: Any, rows: int = 2, tokens: int = 3, seed: int = 0) -> t
 
 
 def invert(pipe: Any, image: Any = OTHER, **options: Any) -> Any:
-    given = {"method": "diffusion", "search": PEZ(), "num_inversion_steps": 3, **SEARCH, **options}
+    given = {"match": "diffusion", "method": PEZ(), "max_steps": 3, **SEARCH, **options}
     return pipe.invert_prompt(image, **given)
 
 

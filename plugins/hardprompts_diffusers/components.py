@@ -24,7 +24,7 @@ def denoiser_of(pipe: Any) -> Any:
     if len(found) != 1 or any(isinstance(getattr(pipe, f"{name}_2", None), nn.Module) for name in found):
         raise BackendError(
             f"{type(pipe).__name__} has {len(found) or 'no'} denoising network(s) under the names "
-            f"{' or '.join(DENOISERS)}; pipelines with exactly one are supported: use method='clip'"
+            f"{' or '.join(DENOISERS)}; pipelines with exactly one are supported: use match='clip'"
         )
     return getattr(pipe, found[0])
 

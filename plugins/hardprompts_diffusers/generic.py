@@ -220,7 +220,7 @@ class PipelinePredictor:
         if missing or not hasattr(self.pipe, "encode_prompt"):
             raise BackendError(
                 f"{type(self.pipe).__name__} is not a text-to-image pipeline that this adapter can drive (its call has "
-                f"no {', '.join(sorted(missing)) or 'encode_prompt'}); use method='clip'"
+                f"no {', '.join(sorted(missing)) or 'encode_prompt'}); use match='clip'"
             )
         unknown = set(self.options) - set(self._parameters)
         if unknown:
@@ -230,7 +230,7 @@ class PipelinePredictor:
             if self._argument_of(suffix) in driven:
                 raise BackendError(
                     f"{type(self.pipe).__name__} gives one prompt to tokenizers of different kinds, so that "
-                    "the embeddings of one cannot stand beside the text of the other; use method='clip'"
+                    "the embeddings of one cannot stand beside the text of the other; use match='clip'"
                 )
 
     @contextlib.contextmanager
@@ -253,7 +253,7 @@ class PipelinePredictor:
         """What `encode_prompt` returns for one prompt for the driven encoders and another for the rest."""
         found = self._start(driven, others)
         if len(found) != 1:
-            raise BackendError(f"{type(self.pipe).__name__} does not encode its prompt; use method='clip'")
+            raise BackendError(f"{type(self.pipe).__name__} does not encode its prompt; use match='clip'")
         return found[0]
 
     def _start(self, driven: Sequence[str], others: Sequence[str]) -> list[Any]:
@@ -291,12 +291,12 @@ class PipelinePredictor:
             with contextlib.suppress(_Predicted):
                 self._call(self.pipe, prompt=[""] * len(noisy), latents=noisy.to(device), **self._arguments)
         if len(found) != 1:
-            raise BackendError(f"{type(self.pipe).__name__} gives its scheduler no prediction; use method='clip'")
+            raise BackendError(f"{type(self.pipe).__name__} gives its scheduler no prediction; use match='clip'")
         predicted, sample = (self._as_given(value, noisy) for value in found[0])
         if not torch.allclose(sample.float(), noisy.float(), rtol=2e-2, atol=2e-2):
             raise BackendError(
                 f"{type(self.pipe).__name__} changes the latents that it is given, so that the noise in them is not "
-                "what it should be; this adapter cannot follow it: use method='clip'"
+                "what it should be; this adapter cannot follow it: use match='clip'"
             )
         return predicted
 
@@ -308,7 +308,7 @@ class PipelinePredictor:
             return value.transpose(1, 2).reshape(noisy.shape)
         raise BackendError(
             f"{type(self.pipe).__name__} was given latents of shape {tuple(noisy.shape)}, and its scheduler sees "
-            f"{tuple(value.shape)}; this adapter does not know how they belong together: use method='clip'"
+            f"{tuple(value.shape)}; this adapter does not know how they belong together: use match='clip'"
         )
 
     # --- tokens ---------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class PipelinePredictor:
         if not texts:
             raise BackendError(
                 f"{type(self.pipe).__name__} does not give the prompt to its tokenizer in a way that this adapter can "
-                "follow; use method='clip'"
+                "follow; use match='clip'"
             )
         start = texts[-1].lower().rindex(PROBE.lower())
         before, behind = texts[-1][:start], texts[-1][start + len(PROBE) :]
@@ -383,7 +383,7 @@ class PipelinePredictor:
                 if len(slots[suffix]) != tokens:
                     raise BackendError(
                         f"{self.name} encodes a prompt of {tokens} tokens to {len(slots[suffix])}; this adapter "
-                        "cannot follow its tokenizer: use method='clip'"
+                        "cannot follow its tokenizer: use match='clip'"
                     )
             self._frames[tokens] = _Frame(texts[0], ids, slots, _layout(two, three))
         return self._frames[tokens]

@@ -23,7 +23,7 @@ def image_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, i
     """
     if getattr(pipe, "vae", None) is None:
         raise BackendError(
-            f"{type(pipe).__name__} has no VAE; pipelines that denoise latents are supported: use method='clip'"
+            f"{type(pipe).__name__} has no VAE; pipelines that denoise latents are supported: use match='clip'"
         )
     factor = int(pipe.vae_scale_factor)
     config = denoiser_of(pipe).config
@@ -77,7 +77,7 @@ def clean_latents(pipe: Any, images: Sequence[Image.Image], height: int, width: 
         elif hasattr(encoded, "latent"):
             latents = encoded.latent
         else:
-            raise BackendError(f"the VAE {type(vae).__name__} gives no latents that are known here; use method='clip'")
+            raise BackendError(f"the VAE {type(vae).__name__} gives no latents that are known here; use match='clip'")
         latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
         return _packed(pipe, _scaled(pipe, latents))
 

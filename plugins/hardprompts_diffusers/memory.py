@@ -51,7 +51,7 @@ def estimate_memory(
     gradient_checkpointing: bool = False,
     **options: Any,
 ) -> MemoryEstimate:
-    """An estimate of the peak memory of `invert_prompt(method="diffusion")`, without running the denoiser.
+    """An estimate of the peak memory of `invert_prompt(match="diffusion")`, without running the denoiser.
 
     The denoiser's pass is traced with tensors that have shapes and no data, and what autograd would
     keep for the backward pass is added up. With gradient checkpointing, the share of one block

@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,16 +12,15 @@ import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
+from typing_extensions import Unpack
 
-from hardprompts.diffusion import DenoisingInverter
-from hardprompts.diffusion.inverter import DEFAULT_MAX_STEPS
+from hardprompts.diffusion import DenoisingArguments, DenoisingInverter, DenoisingOptions
 from hardprompts.distillation import PromptDistiller
 from hardprompts.encoders import Backend
-from hardprompts.inversion import PromptInverter
+from hardprompts.inversion import InversionArguments, InversionOptions, PromptInverter
 from hardprompts.methods import Refine
-from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.prompts import HardPrompt, unique
-from hardprompts.search import DEFAULT_METHOD, Search, SearchProgress
+from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed
 from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import preserved
 from hardprompts_diffusers.dual_encoders import dual_encoder
@@ -33,10 +31,19 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-METHODS = ("clip", "diffusion", "clip+diffusion")
+#: What of an image a prompt can match.
+MATCHES = ("clip", "diffusion", "clip+diffusion")
 
-#: Prompts of the CLIP search that the denoiser judges, for "clip+diffusion".
-RERANKED = 16
+#: Prompts of the CLIP search that the denoiser judges, for "clip+diffusion", and the search that betters the best of
+#: them: from a good start on, and with few candidates, each of which costs a pass for every noise.
+RERANKED, POLISH = 16, Refine(candidates_per_slot=8)
+
+#: Options of a search that pipelines have a way of their own for.
+INSTEAD = {
+    "seed": "generator=torch.Generator().manual_seed(...)",
+    "callback": "callback_on_step_end",
+    "progress": "pipe.set_progress_bar_config(disable=True)",
+}
 
 Pipeline = TypeVar("Pipeline")
 
@@ -50,7 +57,7 @@ class PromptInversionOutput(BaseOutput):  # type: ignore[misc]
         prompts (`list[str]`):
             One prompt for each image (or each list of images), with the template filled in.
         scores (`list[float]`):
-            Their scores, higher is better. With `method="clip"` the cosine similarity of prompt and image, else the
+            Their scores, higher is better. With `match="clip"` the cosine similarity of prompt and image, else the
             share of the empty prompt's denoising error that the prompt removes.
         hard_prompts (`list[HardPrompt]`):
             The same with token ids, further candidates, attributions, history and provenance.
@@ -59,6 +66,10 @@ class PromptInversionOutput(BaseOutput):  # type: ignore[misc]
     prompts: list[str]
     scores: list[float]
     hard_prompts: list[HardPrompt]
+
+
+class PromptInversionArguments(InversionArguments, DenoisingArguments, total=False):
+    """The options that `invert_prompt` takes beside its named arguments, for one `match` or another."""
 
 
 class PromptInversionMixin(_Base):  # type: ignore[misc]
@@ -72,29 +83,21 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
     def invert_prompt(
         self,
         image: Any,
-        method: str = "clip",
-        num_tokens: int = 8,
-        template: str = "{}",
-        initial_prompt: str | None = None,
-        unlike_image: Any = None,
-        banned: Sequence[str] = (),
+        match: str = "clip",
+        num_tokens: int = InversionOptions.num_tokens,
+        template: str = InversionOptions.template,
+        *,
+        method: str | Search | None = None,
+        clip_backend: "str | Backend | list[str | Backend] | None" = None,
         height: int | None = None,
         width: int | None = None,
-        num_inversion_steps: int | None = None,
-        search: str | Search | None = None,
-        clip_backend: "str | Backend | list[str | Backend] | None" = None,
-        noise_window: NoiseWindow = LATE,
-        num_noises: int = 16,
-        noises_per_step: int | None = 4,
-        batch_size: int = 8,
-        gradient_checkpointing: bool = False,
-        deadline: float | None = None,
         tokenizer: str | None = None,
+        gradient_checkpointing: bool = False,
+        pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
-        pipeline_kwargs: Mapping[str, Any] | None = None,
-        **search_kwargs: Any,
+        **options: Unpack[PromptInversionArguments],
     ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
         r"""
         Finds the prompt that describes an image to this pipeline.
@@ -104,48 +107,31 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 The image. Of a list or a batch, each image gets a prompt of its own; a list within the list is one
                 prompt for all of its images: `[[a, b, c]]` finds what three pictures share. Arrays are
                 `(height, width, channels)`, tensors `(channels, height, width)`, in [0, 1] or uint8.
-            method (`str`, *optional*, defaults to `"clip"`):
+            match (`str`, *optional*, defaults to `"clip"`):
                 `"clip"` searches for the text that is most similar to the image, in the eyes of the CLIP model that the
                 pipeline's text encoder comes from, which is loaded for it. `"diffusion"` searches for the text under
                 which the pipeline itself denoises the image best. `"clip+diffusion"` searches with CLIP, has the
                 pipeline judge the best candidates, and refines the winner.
-            num_tokens (`int`, *optional*, defaults to 8):
+            num_tokens (`int`, *optional*):
                 The number of tokens of the prompt; methods that insert and delete return as many or fewer.
             template (`str`, *optional*, defaults to `"{}"`):
                 Text with one `"{}"` that the prompt is for, such as `"a tiger in the style of {}"`.
-            initial_prompt (`str`, *optional*):
-                Text to start from. Defaults to random tokens.
-            unlike_image (`PIL.Image.Image` or a list, *optional*):
-                Images that the prompt should not fit.
-            banned (`list[str]`, *optional*):
-                Strings that must not occur in the prompt.
-            height, width (`int`, *optional*):
-                The size in pixels that images are scaled and cropped to for the denoiser. Defaults to the pipeline's.
-            num_inversion_steps (`int`, *optional*):
-                The number of steps of the search. Defaults to 1000 with CLIP and 200 with the denoiser, or as many as
-                the search method wants.
-            search (`str` or `Search`, *optional*):
+            method (`str` or `Search`, *optional*):
                 The search method: a name from `hardprompts.search_methods()`, or a method with its own hyperparameters.
-                Defaults to `"build+refine"` with CLIP and `"ph2p"` with the denoiser.
+                Defaults to that of [`hardprompts.PromptInverter`] with CLIP and that of
+                [`hardprompts.DenoisingInverter`] with the denoiser. With `"clip+diffusion"` it is the denoiser's.
             clip_backend (`str`, `Backend` or a list, *optional*):
-                The model for `method="clip"`, as for `hardprompts.load_backend`. Defaults to the dual encoder(s) of the
+                The model for `match="clip"`, as for `hardprompts.load_backend`. Defaults to the dual encoder(s) of the
                 pipeline's text encoder(s): ViT-L/14 for Stable Diffusion 1.x, ViT-H/14 for 2.x, ViT-L/14 and
                 ViT-bigG/14 together for SDXL.
-            noise_window (`NoiseWindow`, *optional*):
-                The noise levels, 0 (clean) to 1 (pure noise), on which the denoiser judges. Defaults to the later half
-                of Stable Diffusion's timesteps, at the same levels on every schedule.
-            num_noises (`int`, *optional*, defaults to 16):
-                The number of noises of the fixed bank that every prompt is judged on.
-            noises_per_step (`int`, *optional*, defaults to 4):
-                The number of them that are drawn for each gradient; `None` for all.
-            batch_size (`int`, *optional*, defaults to 8):
-                The number of latents that go through the denoiser at once; less saves memory.
-            gradient_checkpointing (`bool`, *optional*, defaults to `False`):
-                Whether to save memory in the denoiser at the price of another forward pass.
-            deadline (`float`, *optional*):
-                Seconds after which the best prompt so far is returned.
+            height, width (`int`, *optional*):
+                The size in pixels that images are scaled and cropped to for the denoiser. Defaults to the pipeline's.
             tokenizer (`str`, *optional*):
                 Whose tokens are searched, such as `"tokenizer_2"`, for pipelines with several kinds of text encoders.
+            gradient_checkpointing (`bool`, *optional*, defaults to `False`):
+                Whether to save memory in the denoiser at the price of another forward pass.
+            pipeline_kwargs (`dict`, *optional*):
+                Further arguments of the pipeline's call, such as `max_sequence_length`, for the denoiser.
             generator (`torch.Generator`, *optional*):
                 Makes the result reproducible.
             return_dict (`bool`, *optional*, defaults to `True`):
@@ -155,11 +141,11 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 `timestep` is `None` and `callback_kwargs` has the best `prompts` and `scores` so far.
                 `pipe._interrupt = True` ends the search, which then returns the best so far, and so does a keyboard
                 interrupt.
-            pipeline_kwargs (`dict`, *optional*):
-                Further arguments of the pipeline's call, such as `max_sequence_length`.
-            search_kwargs:
-                Further options of [`hardprompts.PromptInverter.invert`] (method `"clip"`) or of
-                [`hardprompts.diffusion.DenoisingOptions`], such as `restarts`, `vocabulary`, `crop` or `top_k`.
+            options:
+                Those of [`hardprompts.inversion.InversionOptions`] with CLIP, such as `max_steps`, `deadline`,
+                `banned`, `unlike` or `text`, and of [`hardprompts.diffusion.DenoisingOptions`] with the denoiser, such
+                as `window`, `num_noises` or `batch_size`. `"clip+diffusion"` takes both; what both have counts for
+                both, and a deadline and `max_evaluations` are shared.
 
         Examples:
 
@@ -170,65 +156,55 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             [`PromptInversionOutput`] or `tuple`: prompts, scores and `HardPrompt`s, one for each image. The pipeline is
             left exactly as it was.
         """
-        if method not in METHODS:
-            raise ValueError(f"`method` has to be one of {', '.join(METHODS)}, but is {method!r}")
-        tasks = _tasks(image)
-        seed = _seed(generator)
-        common = {
-            "num_tokens": num_tokens, "template": template, "initial_prompt": initial_prompt, "banned": banned,
-            "deadline": deadline, "unlike": unlike_image, "seed": seed,
-        }  # fmt: skip
-        with torch.inference_mode(False), self._searching(num_inversion_steps, callback_on_step_end) as on_step:
-            limits = {"callback": on_step, "max_steps": num_inversion_steps}
-            if method == "clip":
-                inverter = PromptInverter(dual_encoder(self, clip_backend), search or DEFAULT_METHOD)
-                return _output(
-                    [
-                        inverter.invert(task, **{**common, **limits, "progress": False, **search_kwargs})
-                        for task in tasks
-                    ],
-                    return_dict,
-                )
+        if match not in MATCHES:
+            raise ValueError(f"`match` has to be one of {', '.join(MATCHES)}, but is {match!r}")
+        similar, judged = _split(match, {"num_tokens": num_tokens, "template": template, **options})
+        if match == "clip":
+            _refuse(
+                match, height=height, width=width, tokenizer=tokenizer, pipeline_kwargs=pipeline_kwargs,
+                gradient_checkpointing=gradient_checkpointing or None,
+            )  # fmt: skip
+        if match == "diffusion":
+            _refuse(match, clip_backend=clip_backend)
+        if match == "clip+diffusion":
+            _refuse(match, initial_prompts=judged.get("initial_prompts"))
+        steps = InversionOptions(**similar).steps if match == "clip" else DenoisingOptions(**judged).steps
+        tasks, seed = _tasks(image), _seed(generator)
+        chosen: dict[str, Any] = {} if method is None else {"method": method}
+        with torch.inference_mode(False), self._searching(steps, callback_on_step_end) as on_step:
+            run = {"seed": seed, "callback": on_step, "progress": False}
+            similar, judged = {**similar, **run}, {**judged, **run}
+            if match == "clip":
+                inverter = PromptInverter(dual_encoder(self, clip_backend), **chosen)
+                return _output([inverter.invert(task, **similar) for task in tasks], return_dict)
             with preserved(self, gradient_checkpointing=gradient_checkpointing):
                 predictor = noise_predictor(
                     self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs
                 )
-                options = {
-                    **common, "window": noise_window, "num_noises": num_noises, "noises_per_step": noises_per_step,
-                    "batch_size": batch_size, **limits, **search_kwargs,
-                }  # fmt: skip
-                if method == "diffusion":
-                    found = DenoisingInverter(predictor, search).invert_each(tasks, **options)
-                    return _output(found, return_dict)
+                if match == "diffusion":
+                    return _output(DenoisingInverter(predictor, **chosen).invert_each(tasks, **judged), return_dict)
                 first = PromptInverter(dual_encoder(self, clip_backend))
-                second = DenoisingInverter(predictor, search or Refine(candidates_per_slot=8))
-                return _output([_both(first, second, task, common, options) for task in tasks], return_dict)
+                second = DenoisingInverter(predictor, method or POLISH)
+                return _output([_both(first, second, task, similar, judged) for task in tasks], return_dict)
 
     def distill_prompt(
         self,
         prompt: "str | SoftPrompt | os.PathLike[str] | Tensor",
-        num_tokens: int = 8,
-        template: str = "{}",
+        num_tokens: int = DenoisingOptions.num_tokens,
+        template: str = DenoisingOptions.template,
         image: Any = None,
         num_images: int = 4,
-        initial_prompt: str | None = None,
-        banned: Sequence[str] = (),
+        *,
+        method: str | Search | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inversion_steps: int | None = None,
-        search: str | Search | None = None,
-        noise_window: NoiseWindow = LATE,
-        num_noises: int = 16,
-        noises_per_step: int | None = 4,
-        batch_size: int = 8,
-        gradient_checkpointing: bool = False,
-        deadline: float | None = None,
         tokenizer: str | None = None,
+        gradient_checkpointing: bool = False,
+        pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
-        pipeline_kwargs: Mapping[str, Any] | None = None,
-        **search_kwargs: Any,
+        **options: Any,
     ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
         r"""
         Finds a short prompt under which the pipeline does what it does under a long one, or under a textual inversion.
@@ -250,8 +226,11 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             num_images (`int`, *optional*, defaults to 4):
                 The number of pictures to make, with the pipeline's default number of inference steps and guidance.
 
-        All others are those of [`~PromptInversionMixin.invert_prompt`]; for a soft prompt `search_kwargs` are those of
-        [`hardprompts.PromptDistiller.distill`], such as `match="hidden_states"`.
+        All others are those of [`~PromptInversionMixin.invert_prompt`]. `method` defaults to that of
+        [`hardprompts.DenoisingInverter`] for a text, and to that of [`hardprompts.PromptDistiller`] for a soft prompt.
+        `options` are those of [`hardprompts.diffusion.DenoisingOptions`] for a text, and those of
+        [`hardprompts.PromptDistiller.distill`] for a soft prompt, such as `match="hidden_states"`; by default `"noise"`
+        is matched.
 
         Returns:
             [`PromptInversionOutput`] or `tuple`: lists with the one short prompt. The pipeline is left as it was.
@@ -260,43 +239,46 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             raise ValueError(
                 f"`prompt` has to be a `str`, a `SoftPrompt`, a path or a tensor, but is a {type(prompt).__name__}"
             )
-        seed = _seed(generator)
-        if not isinstance(prompt, str):
-            with (
-                torch.inference_mode(False),
-                self._searching(num_inversion_steps, callback_on_step_end) as on_step,
-                preserved(self, gradient_checkpointing=gradient_checkpointing),
-            ):
-                predictor = noise_predictor(
-                    self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs
-                )
-                decoded = PromptDistiller(predictor, search or "ph2p").distill(
-                    prompt, num_tokens, inside=template, images=image, initial_prompt=initial_prompt, banned=banned,
-                    deadline=deadline, seed=seed, window=noise_window, num_noises=num_noises,
-                    noises_per_step=noises_per_step, batch_size=batch_size, callback=on_step, progress=False,
-                    max_steps=DEFAULT_MAX_STEPS if num_inversion_steps is None else num_inversion_steps,
-                    **{"match": "noise", **search_kwargs},
-                )  # fmt: skip
-            return _output([decoded], return_dict)
-        size = {key: value for key, value in (("height", height), ("width", width)) if value is not None}
-        if image is None:
-            # Seeded by a generator of its own: how many numbers a pipeline draws is its own affair.
-            draws = torch.Generator().manual_seed(seed)
-            given = dict(pipeline_kwargs or {})
-            image = self(prompt=prompt, num_images_per_prompt=num_images, generator=draws, **size, **given).images
+        _in_the_pipelines_way(options)
+        chosen: dict[str, Any] = {} if method is None else {"method": method}
+        given = {"num_tokens": num_tokens, **options, "seed": _seed(generator), "progress": False}
+        if isinstance(prompt, str):
+            steps = DenoisingOptions.of("distill_prompt of a text", template=template, **given).steps
+            if image is None:
+                image = self._pictures(prompt, num_images, given["seed"], height, width, pipeline_kwargs)
+        else:
+            steps = SearchOptions(max_steps=options.get("max_steps")).steps
         with (
             torch.inference_mode(False),
-            self._searching(num_inversion_steps, callback_on_step_end) as on_step,
+            self._searching(steps, callback_on_step_end) as on_step,
             preserved(self, gradient_checkpointing=gradient_checkpointing),
         ):
             predictor = noise_predictor(self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs)
-            found = DenoisingInverter(predictor, search).imitate(
-                prompt, image, num_tokens=num_tokens, template=template, initial_prompt=initial_prompt,
-                banned=banned, deadline=deadline, seed=seed, window=noise_window, num_noises=num_noises,
-                noises_per_step=noises_per_step, batch_size=batch_size, callback=on_step,
-                max_steps=num_inversion_steps, **search_kwargs,
-            )  # fmt: skip
+            given["callback"] = on_step
+            found: HardPrompt
+            if isinstance(prompt, str):
+                found = DenoisingInverter(predictor, **chosen).imitate(prompt, image, template=template, **given)
+            else:
+                found = PromptDistiller(predictor, **chosen).distill(
+                    prompt, inside=template, images=image, **{"match": "noise", **given}
+                )
         return _output([found], return_dict)
+
+    def _pictures(
+        self,
+        prompt: str,
+        count: int,
+        seed: int,
+        height: int | None,
+        width: int | None,
+        pipeline_kwargs: Mapping[str, Any] | None,
+    ) -> Any:
+        """What the pipeline makes of a prompt."""
+        size = {key: value for key, value in (("height", height), ("width", width)) if value is not None}
+        # Seeded by a generator of its own: how many numbers a pipeline draws is its own affair.
+        draws = torch.Generator().manual_seed(seed)
+        given = dict(pipeline_kwargs or {})
+        return self(prompt=prompt, num_images_per_prompt=count, generator=draws, **size, **given).images
 
     def prompt_from_embedding(
         self, path: "str | os.PathLike[str]", **kwargs: Any
@@ -322,7 +304,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         """What `run_search` is to call after each step: the progress bar, the callback, and `_interrupt`."""
         before = vars(self).get("_interrupt")
         self._interrupt = False
-        with self.progress_bar(total=DEFAULT_MAX_STEPS if steps is None else steps) as bar:
+        with self.progress_bar(total=steps or 0) as bar:
 
             def on_step(progress: SearchProgress) -> bool:
                 best = [candidate for candidate in progress.best if candidate is not None]
@@ -378,8 +360,42 @@ def _tasks(image: Any) -> list[Any]:
 
 def _seed(generator: torch.Generator | None) -> int:
     if generator is None:
-        return secrets.randbits(31)
+        return drawn_seed(None)
     return int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
+
+
+def _in_the_pipelines_way(options: Mapping[str, Any]) -> None:
+    for name, instead in INSTEAD.items():
+        if name in options:
+            raise ValueError(f"`{name}` is not an option of a pipeline; use {instead}")
+
+
+def _refuse(match: str, **arguments: Any) -> None:
+    """Raises ValueError for arguments that say nothing for this `match`."""
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise ValueError(f"`{'`, `'.join(given)}` is of no use with match={match!r}; leave it out")
+
+
+def _split(match: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of the search with CLIP, and those of the search with the denoiser.
+
+    Raises:
+        TypeError, ValueError: an option that there is not with this `match`, or that is out of range.
+    """
+    _in_the_pipelines_way(options)
+    door = f"invert_prompt(match={match!r})"
+    if match == "clip":
+        InversionOptions.of(door, **options)
+    elif match == "diffusion":
+        DenoisingOptions.of(door, **options)
+    of_clip, of_denoiser = ({field.name for field in fields(kind)} for kind in (InversionOptions, DenoisingOptions))
+    similar = {name: value for name, value in options.items() if name in of_clip}
+    judged = {name: value for name, value in options.items() if name in of_denoiser or name not in of_clip}
+    if match == "clip+diffusion":
+        InversionOptions.of(door, **similar)
+        DenoisingOptions.of(door, **judged)
+    return similar, judged
 
 
 def _output(
@@ -393,27 +409,21 @@ def _both(
     first: PromptInverter,
     second: DenoisingInverter,
     task: Any,
-    common: Mapping[str, Any],
-    options: Mapping[str, Any],
+    similar: Mapping[str, Any],
+    judged: Mapping[str, Any],
 ) -> HardPrompt:
     """The best of what CLIP finds by the denoiser's judgment, refined by it."""
-    deadline = options.get("deadline")
-    half = {"deadline": None if deadline is None else deadline / 2}
-    limits = {"max_steps": options["max_steps"], "callback": options["callback"], "top_k": RERANKED, "progress": False}
-    similar = first.invert(task, **{**common, **half, **limits})
-    judged = second.rescore([candidate.text for candidate in similar.candidates], task, **options)
-    start = judged[0]
-    refined = second.invert(
-        task,
-        **{
-            **options,
-            **half,
-            "initial_prompts": [start.text],
-            "num_tokens": max(options["num_tokens"], len(start.token_ids)),
-        },
-    )
-    provenance = {**refined.provenance, "clip_model": similar.model, "clip_prompt": similar.text}
-    candidates = unique((*refined.candidates, *judged))
+    half = SearchOptions(deadline=similar.get("deadline"), max_evaluations=similar.get("max_evaluations"))
+    shared = {name: getattr(half.shared_among(2), name) for name in ("deadline", "max_evaluations")}
+    found = first.invert(task, **{**similar, **shared, "top_k": RERANKED})
+    own = {name: value for name, value in judged.items() if name not in ("num_tokens", "initial_prompt", "restarts")}
+    ranked = second.rescore([candidate.text for candidate in found.candidates], task, **own)
+    start = ranked[0]
+    num_tokens = max(judged["num_tokens"], len(start.token_ids))
+    refined = second.invert(task, num_tokens, **{**own, **shared, "initial_prompts": [start.text]})
     return replace(
-        refined, candidates=candidates, method=f"{first.method}, then {second.method}", provenance=provenance
+        refined,
+        candidates=unique((*refined.candidates, *ranked)),
+        method=f"{first.method}, then {second.method}",
+        provenance={**refined.provenance, "clip_model": found.model, "clip_prompt": found.text},
     )

@@ -35,6 +35,6 @@ def schedule_of(scheduler: Any) -> NoiseSchedule:
 def _not_covered(kind: str, reason: str) -> BackendError:
     return BackendError(
         f"the scheduler {kind} is not covered ({reason}); covered are those with alphas_cumprod that predict "
-        f"{', '.join(PREDICTIONS)}, and flow-matching ones. Use method='clip', or a scheduler that the model also "
+        f"{', '.join(PREDICTIONS)}, and flow-matching ones. Use match='clip', or a scheduler that the model also "
         "supports: pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)"
     )

@@ -1,11 +1,13 @@
 # The public names of hardprompts.diffusion; `__init__.py` imports each from here on first use.
 from .features import ConditioningFeatures, backend_of, conditioning_encoder
-from .inverter import DenoisingInverter, DenoisingOptions
+from .inverter import DenoisingInverter
 from .noise_prediction import NoiseBank, NoisePrediction
+from .options import DenoisingArguments, DenoisingOptions
 from .sampling import own_latents
 
 __all__ = [
     "ConditioningFeatures",
+    "DenoisingArguments",
     "DenoisingInverter",
     "DenoisingOptions",
     "NoiseBank",

@@ -1,32 +1,33 @@
 """DenoisingInverter: images, or a text, become a prompt under which a diffusion model does the same."""
 
 import dataclasses
-import importlib.metadata
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
+from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
 from hardprompts.encoders import Backend, NoisePredictor, load_backend
 from hardprompts.errors import BackendError, SearchError, VocabularyError
-from hardprompts.images import ImageInput, load_images
-from hardprompts.noise import LATE, Conditioning, NoiseWindow
+from hardprompts.images import ImageInput, image_weights, load_images
+from hardprompts.noise import Conditioning
 from hardprompts.objectives import check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, unique
-from hardprompts.search.loop import run_search
-from hardprompts.search.protocol import Callback, Search, SearchResult
+from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import search_method
+from hardprompts.search.results import hard_prompt_of
 from hardprompts.search.rows import pack, random_starts
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
-#: Steps of a method that would never stop by itself.
-DEFAULT_MAX_STEPS = 200
+#: The method that was published for denoisers.
+DEFAULT_METHOD = "ph2p"
 
+<<<<<<< HEAD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoisingOptions:
@@ -86,6 +87,10 @@ class DenoisingOptions:
         for name in ("unlike_weight", "token_cost"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+=======
+#: Random prompts whose scores tell the spread; few, since each costs a pass through the denoiser for every noise.
+RANDOM_PROMPTS = 4
+>>>>>>> e3fc183 (Denoising: options declared once, a bar, a token's cost as a share of the spread; pipelines say match and method as all do)
 
 
 class DenoisingInverter:
@@ -98,7 +103,7 @@ class DenoisingInverter:
     Args:
         model: a `NoisePredictor`, a backend that has one, or its name for `load_backend`.
         method: a name from `hardprompts.search_methods()`, or a method with its own hyperparameters;
-            default: "ph2p".
+            default: `DEFAULT_METHOD` of this module.
 
     Raises:
         BackendError: the backend makes no images.
@@ -107,7 +112,7 @@ class DenoisingInverter:
     Source: PH2P, arXiv 2312.12416.
     """
 
-    def __init__(self, model: NoisePredictor | Backend | str, method: str | Search | None = None) -> None:
+    def __init__(self, model: NoisePredictor | Backend | str, method: str | Search = DEFAULT_METHOD) -> None:
         opened = load_backend(model) if isinstance(model, str) else model
         if isinstance(opened, Backend):
             if opened.noise_predictor is None:
@@ -117,26 +122,49 @@ class DenoisingInverter:
             self.predictor = opened.noise_predictor
         else:
             self.predictor = opened
-        method = "ph2p" if method is None else method
         self.search = search_method(method)
         self.method = method if isinstance(method, str) else repr(method)
 
-    def invert(self, images: "ImageInput | Sequence[ImageInput]", **options: Any) -> HardPrompt:
-        """One prompt for one image, or for what several images share; takes `DenoisingOptions`.
+    def invert(
+        self,
+        images: "ImageInput | Sequence[ImageInput]",
+        num_tokens: int = DenoisingOptions.num_tokens,
+        template: str = DenoisingOptions.template,
+        **options: Unpack[DenoisingArguments],
+    ) -> HardPrompt:
+        """One prompt for one image, or for what several images share.
+
+        Args:
+            images: see `PromptInverter.invert`, without features.
+            num_tokens, template, options: see `DenoisingOptions`.
 
         Raises:
             ImageError, TemplateError, VocabularyError, SearchError: see `PromptInverter.invert`.
             NonFiniteError: the model overflows in half precision.
+            TypeError, ValueError: an option that there is not, or that is out of range.
         """
-        return self.invert_each([images], **options)[0]
+        chosen = _chosen("DenoisingInverter.invert", num_tokens=num_tokens, template=template, **options)
+        return self._inverted([images], chosen)[0]
 
-    def invert_each(self, tasks: "Sequence[ImageInput | Sequence[ImageInput]]", **options: Any) -> list[HardPrompt]:
-        """One prompt for each image, or for each list of images, searched in one batch."""
-        chosen = self._chosen(options)
-        seed = self._seed(chosen)
-        return self._search(NoisePrediction(self.predictor, self._bank(tasks, chosen, seed)), chosen, seed)
+    def invert_each(
+        self,
+        tasks: "Sequence[ImageInput | Sequence[ImageInput]]",
+        num_tokens: int = DenoisingOptions.num_tokens,
+        template: str = DenoisingOptions.template,
+        **options: Unpack[DenoisingArguments],
+    ) -> list[HardPrompt]:
+        """One prompt for each image, or for each list of images, searched in one batch; otherwise as `invert`."""
+        chosen = _chosen("DenoisingInverter.invert_each", num_tokens=num_tokens, template=template, **options)
+        return self._inverted(tasks, chosen)
 
-    def imitate(self, text: str, images: "ImageInput | Sequence[ImageInput]", **options: Any) -> HardPrompt:
+    def imitate(
+        self,
+        text: str,
+        images: "ImageInput | Sequence[ImageInput]",
+        num_tokens: int = DenoisingOptions.num_tokens,
+        template: str = DenoisingOptions.template,
+        **options: Unpack[DenoisingArguments],
+    ) -> HardPrompt:
         """The prompt under which the denoiser predicts what it predicts under `text`, on noised images.
 
         The score is the share of the text's effect that the prompt has: 0 for the empty prompt, 1 for
@@ -146,33 +174,39 @@ class DenoisingInverter:
             text: what to imitate, read as the model itself reads it: a long text is cut off where
                 the model's text encoder cuts it off.
             images: pictures of what the text says, such as the model makes of it.
+            num_tokens, template, options: see `DenoisingOptions`.
 
         Raises: as `invert`.
         """
-        chosen = self._chosen(options)
-        seed = self._seed(chosen)
-        objective = NoisePrediction(self.predictor, self._bank([images], chosen, seed), batch_size=chosen.batch_size)
+        chosen = _chosen("DenoisingInverter.imitate", num_tokens=num_tokens, template=template, **options)
+        objective = NoisePrediction(self.predictor, self._bank([images], chosen), batch_size=chosen.batch_size)
         teacher = self.predictor.condition_text(text)
-        return self._search(objective.imitating(teacher), chosen, seed, unit="share of the text's effect")[0]
+        return self._search(objective.imitating(teacher), chosen, unit="share of the text's effect")[0]
 
     def rescore(
-        self, texts: Sequence[str], images: "ImageInput | Sequence[ImageInput]", **options: Any
+        self,
+        texts: Sequence[str],
+        images: "ImageInput | Sequence[ImageInput]",
+        template: str = DenoisingOptions.template,
+        **options: Unpack[DenoisingArguments],
     ) -> tuple[Candidate, ...]:
         """Prompts of any origin, best first by this model's score; those that its tokenizer changes are left out.
+
+        Args:
+            template, options: see `DenoisingOptions`; those of a search change nothing.
 
         Raises:
             SearchError: none is left.
         """
-        chosen = self._chosen(options)
-        seed = self._seed(chosen)
-        template = PromptTemplate(chosen.template)
-        bank = self._bank([images], chosen, seed)
-        objective = NoisePrediction(self.predictor, bank, template, batch_size=chosen.batch_size)
+        chosen = _chosen("DenoisingInverter.rescore", template=template, **options)
+        slot = PromptTemplate(template)
+        bank = self._bank([images], chosen)
+        objective = NoisePrediction(self.predictor, bank, slot, batch_size=chosen.batch_size)
         vocabulary, room = self.predictor.vocabulary, objective.free_tokens()
         found = []
         for text in dict.fromkeys(texts):
             ids = vocabulary.encode(text)
-            if 0 < len(ids) <= room and vocabulary.survives_round_trip(ids, template):
+            if 0 < len(ids) <= room and vocabulary.survives_round_trip(ids, slot):
                 row = torch.tensor([ids], device=vocabulary.table.device)
                 score = float(objective.score(row, torch.zeros(1, dtype=torch.long, device=row.device)))
                 found.append(Candidate(vocabulary.decode(ids), tuple(ids), score))
@@ -182,28 +216,24 @@ class DenoisingInverter:
             )
         return unique(found)
 
-    def score(self, text: str, images: "ImageInput | Sequence[ImageInput]", **options: Any) -> float:
-        """The score of a text, by the model's own tokenizer; `template` is not applied."""
-        chosen = self._chosen(options)
-        objective = NoisePrediction(self.predictor, self._bank([images], chosen, self._seed(chosen)))
+    def score(
+        self,
+        text: str,
+        images: "ImageInput | Sequence[ImageInput]",
+        **options: Unpack[DenoisingArguments],
+    ) -> float:
+        """The score of a text, by the model's own tokenizer; see `DenoisingOptions`, of which a search's do nothing."""
+        objective = NoisePrediction(self.predictor, self._bank([images], _chosen("DenoisingInverter.score", **options)))
         return _text_scores(objective, self.predictor.condition_text(text))[0]
 
     # --- the search -----------------------------------------------------------------------
 
-    @staticmethod
-    def _chosen(options: dict[str, Any]) -> DenoisingOptions:
-        return DenoisingOptions(**options)
+    def _inverted(self, tasks: Sequence[Any], options: DenoisingOptions) -> list[HardPrompt]:
+        return self._search(NoisePrediction(self.predictor, self._bank(tasks, options)), options)
 
-    @staticmethod
-    def _seed(options: DenoisingOptions) -> int:
-        return secrets.randbits(31) if options.seed is None else options.seed
-
-    def _bank(self, tasks: Sequence[Any], options: DenoisingOptions, seed: int) -> NoiseBank:
+    def _bank(self, tasks: Sequence[Any], options: DenoisingOptions) -> NoiseBank:
         loaded = [load_images(task) for task in tasks]
-        weights = [[1.0] * len(images) for images in loaded] if options.weights is None else options.weights
-        for images, own in zip(loaded, weights, strict=True):
-            if len(own) != len(images) or not all(weight > 0 for weight in own):
-                raise ValueError(f"weights must be {len(images)} positive numbers, one for each image, got {own}")
+        weights = [image_weights(options.weights, len(images)).tolist() for images in loaded]
         return NoiseBank.draw(
             self.predictor,
             [list(zip(images, own, strict=True)) for images, own in zip(loaded, weights, strict=True)],
@@ -212,13 +242,13 @@ class DenoisingInverter:
             items=options.num_noises,
             window=options.window,
             crop=options.crop,
-            seed=seed,
+            seed=drawn_seed(options.seed),
         )
 
     def _search(
-        self, judged: NoisePrediction, options: DenoisingOptions, seed: int, unit: str = NoisePrediction.unit
+        self, judged: NoisePrediction, options: DenoisingOptions, unit: str = NoisePrediction.unit
     ) -> list[HardPrompt]:
-        template = PromptTemplate(options.template)
+        template, seed = PromptTemplate(options.template), drawn_seed(options.seed)
         score = dataclasses.replace(judged, template=template, batch_size=options.batch_size)
         objective = score
         if options.noises_per_step is not None and options.noises_per_step * score.bank.pairs < len(score.bank):
@@ -229,8 +259,7 @@ class DenoisingInverter:
         tasks = len(score.bank.weights)
         initial = self._initial_ids(words, options, tasks, seed)
         groups = torch.arange(tasks).repeat_interleave(len(initial) // tasks)
-        limits = (options.max_steps, options.max_evaluations, options.deadline, options.patience)
-        results = run_search(
+        results = options.run(
             self.search,
             objective,
             score,
@@ -238,16 +267,21 @@ class DenoisingInverter:
             initial,
             groups=groups,
             template=template,
-            max_steps=DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else options.max_steps,
-            max_evaluations=options.max_evaluations,
-            deadline=options.deadline,
-            patience=options.patience,
-            score_per_token=options.token_cost,
-            top_k=options.top_k,
-            seed=seed,
-            callback=options.callback,
+            score_per_token=self._token_cost(score, words, options, seed),
+            description=self.method,
         )
         return [self._prompt(result, task, score, options, unit) for task, result in enumerate(results)]
+
+    @staticmethod
+    def _token_cost(score: NoisePrediction, vocabulary: Vocabulary, options: DenoisingOptions, seed: int) -> float:
+        """The option's share of the spread, in score; the spread is measured only where the share is not 0."""
+        if not options.token_cost:
+            return 0.0
+        tasks = len(score.bank.weights)
+        drawn = vocabulary.sample((RANDOM_PROMPTS, options.num_tokens), torch.Generator().manual_seed(seed))
+        groups = torch.arange(tasks, device=drawn.device).repeat_interleave(RANDOM_PROMPTS)
+        scores = score.score(drawn.repeat(tasks, 1), groups).reshape(tasks, RANDOM_PROMPTS)
+        return options.token_cost * float(scores.std(dim=1).mean())
 
     def _initial_ids(
         self, vocabulary: Vocabulary, options: DenoisingOptions, tasks: int, seed: int
@@ -260,44 +294,40 @@ class DenoisingInverter:
                     f"num_tokens = {options.num_tokens}"
                 )
             return pack(rows).repeat(tasks, 1)
-        return random_starts(vocabulary, tasks * options.restarts, options.num_tokens, seed, options.initial_prompt)
+        return random_starts(vocabulary, tasks * options.starts, options.num_tokens, seed, options.initial_prompt)
 
     def _prompt(
         self, result: SearchResult, task: int, score: NoisePrediction, options: DenoisingOptions, unit: str
     ) -> HardPrompt:
-        best, vocabulary = result.best, self.predictor.vocabulary
-        score.check_text(best.text)
-        without = [best.token_ids[:i] + best.token_ids[i + 1 :] for i in range(len(best.token_ids))]
-        rows = torch.tensor(without, dtype=torch.long, device=vocabulary.table.device)
-        groups = torch.full((len(rows),), task, device=rows.device)
-        kept: list[float] = score.score(rows, groups).tolist()
-        return HardPrompt(
-            text=best.text,
-            token_ids=best.token_ids,
-            score=best.score,
-            template=options.template,
+        vocabulary = self.predictor.vocabulary
+        score.check_text(result.best.text)
+
+        def scores_of(without: list[tuple[int, ...]]) -> list[float]:
+            rows = torch.tensor(without, dtype=torch.long, device=vocabulary.table.device)
+            scores: list[float] = score.score(rows, torch.full((len(rows),), task, device=rows.device)).tolist()
+            return scores
+
+        return hard_prompt_of(
+            result,
+            result.candidates,
+            vocabulary=vocabulary,
+            template=score.template,
             model=self.predictor.name,
             method=self.method,
             score_unit=unit,
-            tokens=vocabulary.token_texts(best.token_ids),
-            attributions=tuple(best.score - other for other in kept),
-            candidates=result.candidates,
-            history=result.history,
-            seed=result.seed,
-            stop_reason=result.stop_reason,
-            evaluations=result.evaluations,
-            provenance={
+            scores_of=scores_of,
+            settings={
                 "noise_window": [options.window.low, options.window.high],
                 "num_noises": len(score.bank) // score.bank.pairs,
                 "noises_per_step": options.noises_per_step,
                 "crop": list(options.crop),
-                "restarts": options.restarts,
-                "hardprompts": importlib.metadata.version("hardprompts"),
-                "torch": torch.__version__,
-                "steps": result.steps,
-                "seconds": round(result.seconds, 3),
+                "restarts": options.starts,
             },
         )
+
+
+def _chosen(door: str, **options: Any) -> DenoisingOptions:
+    return DenoisingOptions.of(door, **options).seeded()
 
 
 def _text_scores(objective: NoisePrediction, conditioning: Conditioning) -> list[float]:

@@ -359,7 +359,7 @@ class NoisePrediction:
                 if not reached:
                     raise BackendError(
                         f"no gradient reaches the tokens of {self.predictor.name}: its text encoder runs without "
-                        "gradients (quantised for inference only, or wrapped in no_grad); use method='clip'"
+                        "gradients (quantised for inference only, or wrapped in no_grad); use match='clip'"
                     )
                 (gradient,) = torch.autograd.grad(
                     [out for out, _ in reached], leaf, [total.to(out) for out, total in reached]

@@ -150,7 +150,7 @@ class PromptInverter:
             raise ValueError(
                 f"prior_weight = {chosen.prior_weight} is of no use without a prior; give PromptInverter(prior=...)"
             )
-        return dataclasses.replace(chosen, seed=drawn_seed(chosen.seed))
+        return chosen.seeded()
 
     # --- the search -----------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from torch import Tensor
-
 from hardprompts.images import ImageInput
 from hardprompts.search.options import SearchArguments, SearchOptions
 
@@ -14,7 +12,7 @@ from hardprompts.search.options import SearchArguments, SearchOptions
 class InversionArguments(SearchArguments, total=False):
     """The fields of `InversionOptions` that front doors take as keyword arguments alone."""
 
-    unlike: ImageInput | Sequence[ImageInput] | Tensor | None
+    unlike: ImageInput | Sequence[ImageInput] | None
     unlike_weight: float
     text: str | None
     text_weight: float
@@ -79,7 +77,7 @@ class InversionOptions(SearchOptions):
 
     num_tokens: int = 8
     template: str = "{}"
-    unlike: ImageInput | Sequence[ImageInput] | Tensor | None = None
+    unlike: ImageInput | Sequence[ImageInput] | None = None
     unlike_weight: float = 0.5
     text: str | None = None
     text_weight: float = 0.5

@@ -254,8 +254,8 @@ def pipe() -> Any:
 
 def test_a_pipeline_says_what_an_embedding_does(pipe: Any, tmp_path: Path) -> None:
     given = {
-        "num_tokens": 2, "template": "a photo of {}", "search": Refine(candidates_per_slot=6), "num_noises": 3,
-        "noises_per_step": None, "num_inversion_steps": 2, "restarts": 2, "height": families.SIZE,
+        "num_tokens": 2, "template": "a photo of {}", "method": Refine(candidates_per_slot=6), "num_noises": 3,
+        "noises_per_step": None, "max_steps": 2, "restarts": 2, "height": families.SIZE,
         "width": families.SIZE,
     }  # fmt: skip
     predictor = families.predictor_of(pipe, "sd")

@@ -147,7 +147,7 @@ def test_images_of_any_size_are_scaled_and_cropped_in_the_middle() -> None:
 def test_bad_arguments() -> None:
     pipe = enable_prompt_inversion(families.build("sd"))
     with pytest.raises(ValueError, match="clip, diffusion, clip\\+diffusion"):
-        pipe.invert_prompt(families.OTHER, method="magic")
+        pipe.invert_prompt(families.OTHER, match="magic")
     with pytest.raises(ValueError, match="tokenizer_9"):
         noise_predictor(families.built("flux"), tokenizer="tokenizer_9")
     with pytest.raises(ValueError, match="no argument speed"):

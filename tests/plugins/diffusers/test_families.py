@@ -127,7 +127,7 @@ def test_every_family_inverts_saved_and_reloaded_and_lowers_its_loss(
     pipe = enable_prompt_inversion(families.loaded(folders(family)))
     before = type(pipe).__name__
     output = pipe.invert_prompt(
-        families.OTHER, method="diffusion", search=Refine(candidates_per_slot=6), num_inversion_steps=4, height=families.SIZE,
+        families.OTHER, match="diffusion", method=Refine(candidates_per_slot=6), max_steps=4, height=families.SIZE,
         width=families.SIZE, generator=torch.Generator().manual_seed(0), pipeline_kwargs=families.OPTIONS.get(family),
         **families.SEARCH,
     )  # fmt: skip
@@ -145,7 +145,7 @@ def test_auto_pipelines_take_an_enabled_pipeline(folders: Callable[[str], Path])
     other = diffusers.AutoPipelineForImage2Image.from_pipe(pipe)
     assert type(other) is diffusers.StableDiffusionImg2ImgPipeline and other.unet is pipe.unet
     found = enable_prompt_inversion(other).invert_prompt(
-        families.OTHER, method="diffusion", search=PEZ(), num_inversion_steps=2, **families.SEARCH
+        families.OTHER, match="diffusion", method=PEZ(), max_steps=2, **families.SEARCH
     )
     assert len(found.prompts) == 1
     assert isinstance(pipe, diffusers.StableDiffusionPipeline)
@@ -161,6 +161,4 @@ def test_as_a_mixin_of_a_pipeline_class(folders: Callable[[str], Path]) -> None:
     pipe = Mine.from_pretrained(folders("sd"))
     pipe.set_progress_bar_config(disable=True)
     assert enable_prompt_inversion(pipe) is pipe and type(pipe) is Mine
-    assert pipe.invert_prompt(
-        families.OTHER, method="diffusion", search=PEZ(), num_inversion_steps=1, **families.SEARCH
-    ).prompts
+    assert pipe.invert_prompt(families.OTHER, match="diffusion", method=PEZ(), max_steps=1, **families.SEARCH).prompts

@@ -64,7 +64,7 @@ def test_each_image_of_a_list_or_a_batch_gets_a_prompt_and_a_list_within_it_one(
 
 def test_tuples_templates_and_words_to_avoid(sd: Any) -> None:
     prompts, scores, hard = families.invert(
-        sd, template="a photo of {}", return_dict=False, banned=["house"], unlike_image=families.IMAGE
+        sd, template="a photo of {}", return_dict=False, banned=["house"], unlike=families.IMAGE
     )
     assert prompts[0] == f"a photo of {hard[0].text}" and "house" not in hard[0].text and scores == [hard[0].score]
 
@@ -78,7 +78,7 @@ def test_the_callback_sees_each_step_and_interrupts(sd: Any) -> None:
         pipe._interrupt = step == 1
         return kwargs
 
-    prompt = families.invert(sd, callback_on_step_end=on_step, num_inversion_steps=9).hard_prompts[0]
+    prompt = families.invert(sd, callback_on_step_end=on_step, max_steps=9).hard_prompts[0]
     assert [step for step, _ in seen] == [0, 1] and prompt.stop_reason == "cancelled"
     assert set(seen[0][1]) == {"prompts", "scores"} and "_interrupt" not in vars(sd)
 
@@ -104,13 +104,13 @@ def test_under_no_grad_and_inference_mode(sd: Any) -> None:
 def test_distilling_a_prompt_scores_its_share_of_the_effect(sd: Any) -> None:
     long = "a painting of two dogs and a cat in the snow"
     out = sd.distill_prompt(
-        long, num_tokens=3, search=Refine(candidates_per_slot=6), num_inversion_steps=4, num_images=1, restarts=1,
+        long, num_tokens=3, method=Refine(candidates_per_slot=6), max_steps=4, num_images=1, restarts=1,
         num_noises=3, generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     (prompt,) = out.hard_prompts
     assert prompt.score_unit == "share of the text's effect" and 0 < prompt.score < 1
     itself = sd.distill_prompt(
-        "a red house", image=families.OTHER, num_tokens=3, initial_prompt="a red house", search=PEZ(), num_inversion_steps=0,
+        "a red house", image=families.OTHER, num_tokens=3, initial_prompt="a red house", method=PEZ(), max_steps=0,
         restarts=1, num_noises=3,
     )  # fmt: skip
     assert itself.prompts == ["a red house"] and itself.scores[0] == pytest.approx(1, abs=1e-4)
@@ -119,8 +119,8 @@ def test_distilling_a_prompt_scores_its_share_of_the_effect(sd: Any) -> None:
 
 
 def test_clip_and_clip_with_diffusion(sd: Any) -> None:
-    options = {"clip_backend": "emoji", "num_inversion_steps": 3, "generator": torch.Generator().manual_seed(0)}
-    out = sd.invert_prompt(families.OTHER, "clip", num_tokens=3, search=PEZ(), restarts=4, **options)
+    options = {"clip_backend": "emoji", "max_steps": 3, "generator": torch.Generator().manual_seed(0)}
+    out = sd.invert_prompt(families.OTHER, "clip", num_tokens=3, method=PEZ(), restarts=4, **options)
     assert out.hard_prompts[0].model == "emoji:emoji-clip" and out.hard_prompts[0].score_unit == "cosine similarity"
     out = sd.invert_prompt(
         families.OTHER, "clip+diffusion", num_tokens=3, num_noises=2, noises_per_step=None, **options
@@ -171,9 +171,7 @@ def test_the_pipeline_is_left_exactly_as_it_was(family: str, ending: str) -> Non
     (getattr(pipe, "unet", None) or pipe.transformer).train()
     options = families.OPTIONS.get(family)
     given = {"height": families.SIZE, "width": families.SIZE, "pipeline_kwargs": options}
-    families.invert(
-        pipe, num_inversion_steps=1, **given
-    )  # the tokenizer's padding side is set by the pipeline's first call
+    families.invert(pipe, max_steps=1, **given)  # the tokenizer's padding side is set by the pipeline's first call
     before = families.state_of(pipe)
 
     def on_step(pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> None:

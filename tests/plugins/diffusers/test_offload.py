@@ -30,7 +30,7 @@ def test_model_offload_gives_the_same_result(family: str) -> None:
     expected = families.invert(plain, generator=seed().manual_seed(0), **given).hard_prompts[0]
     offloaded = enable_prompt_inversion(families.build(family))
     offloaded.enable_model_cpu_offload(device="cpu")
-    families.invert(offloaded, num_inversion_steps=1, **given)  # a network's first call leaves hooks of its library
+    families.invert(offloaded, max_steps=1, **given)  # a network's first call leaves hooks of its library
     before = families.state_of(offloaded)
     found = families.invert(offloaded, generator=seed().manual_seed(0), **given).hard_prompts[0]
     assert found.candidates == expected.candidates

@@ -1,5 +1,7 @@
 """Prompts found by the denoising error, by the front door."""
 
+from typing import Any
+
 import pytest
 from toy_denoiser import TOY, predictor
 
@@ -7,6 +9,7 @@ from hardprompts import BackendError, SearchError, TemplateError
 from hardprompts.diffusion.inverter import DenoisingInverter
 from hardprompts.methods import PEZRefine, Refine
 from hardprompts.noise import NoiseWindow
+from hardprompts.search import options as options_module
 from hardprompts.testing import toy_backend
 
 QUICK = {"num_noises": 4, "noises_per_step": 2, "window": NoiseWindow(0.3, 0.9), "seed": 0}
@@ -52,8 +55,8 @@ def test_rescoring_orders_prompts_of_any_origin() -> None:
 
 def test_a_search_starts_where_it_is_told_to() -> None:
     inverter = DenoisingInverter(predictor(), Refine(candidates_per_slot=1))
-    for options in ({"initial_prompt": "red house"}, {"initial_prompts": ["snow cat", "red house"]}):
-        prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=1, restarts=1, **options, **QUICK)
+    for options in ({"initial_prompt": "red house", "restarts": 1}, {"initial_prompts": ["snow cat", "red house"]}):
+        prompt = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=1, **options, **QUICK)
         assert prompt.text == "red house"
 
 
@@ -71,7 +74,11 @@ def test_the_default_method_is_registered_or_frugal() -> None:
         ({"num_noises": 0}, ValueError, "num_noises"),
         ({"noises_per_step": 0}, ValueError, "noises_per_step"),
         ({"unlike_weight": -1.0}, ValueError, "unlike_weight"),
-        ({"weights": [[1.0, 2.0]]}, ValueError, "1 positive"),
+        ({"weights": [1.0, 2.0]}, ValueError, "1 positive"),
+        ({"initial_prompts": ["snow"], "restarts": 2}, ValueError, "initial_prompts.*restarts"),
+        ({"initial_prompts": ["snow"], "initial_prompt": "snow"}, ValueError, "initial_prompts.*initial_prompt"),
+        ({"unlike_weight": 0.3}, ValueError, "without unlike"),
+        ({"num_noise": 3}, TypeError, r"DenoisingInverter.invert has no option 'num_noise'; did you mean 'num_noises'"),
         ({"initial_prompt": "red house old boat"}, ValueError, "initial_prompt"),
         ({"template": "no slot"}, TemplateError, "slot"),
     ],
@@ -86,3 +93,25 @@ def test_bad_options(options: dict, error: type[Exception], match: str) -> None:
 def test_a_backend_without_a_denoiser_is_refused() -> None:
     with pytest.raises(BackendError, match="no denoiser"):
         DenoisingInverter(toy_backend())
+
+
+def test_a_token_costs_a_share_of_the_spread() -> None:
+    picture, options = TOY.picture("red house"), {"num_tokens": 4, "max_steps": 6, **QUICK}
+    whole, free, dear = (
+        DenoisingInverter(predictor(), REFINE).invert(picture, token_cost=cost, **options) for cost in (0.0, 1e-6, 50.0)
+    )
+    assert len(dear.token_ids) < len(whole.token_ids) and free.text == whole.text
+
+
+def test_a_bar_shows_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bool | None] = []
+    plain = options_module.tqdm
+
+    def noted(*args: Any, **options: Any) -> Any:
+        shown.append(options["disable"])
+        return plain(*args, **options)
+
+    monkeypatch.setattr(options_module, "tqdm", noted)
+    for progress in (True, False):
+        DenoisingInverter(predictor(), REFINE).invert(TOY.picture("snow"), 1, max_steps=1, progress=progress, **QUICK)
+    assert shown == [None, True]
