@@ -85,15 +85,11 @@ def invert(
         check_options(options)
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
-        from hardprompts.inversion.inverter import PromptInverter
-
         search = search_of(method, bank)
         with stdout_kept():
             inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
             with screen.LiveSearch() as live:
-                # A denoiser's search has no progress bar.
-                quiet = {"progress": False} if isinstance(inverter, PromptInverter) else {}
-                prompt = inverter.invert(list(images), callback=live, **quiet, **options)
+                prompt = inverter.invert(list(images), callback=live, progress=False, **options)
         if as_json:
             typer.echo(json.dumps(prompt.to_dict(), indent=2))
         else:
@@ -198,7 +194,8 @@ def open_inverter(
         if "deadline" not in options:
             screen.read_words(inverter.search, backend)
         return inverter
-    from hardprompts.diffusion.inverter import DenoisingInverter, DenoisingOptions
+    from hardprompts.diffusion.inverter import DenoisingInverter
+    from hardprompts.diffusion.options import DenoisingOptions
 
     known = {field.name for field in dataclasses.fields(DenoisingOptions)}
     foreign = [flag(name) for name in options if name not in known]

@@ -27,70 +27,8 @@ from hardprompts.vocabulary import Vocabulary
 #: The method that was published for denoisers.
 DEFAULT_METHOD = "ph2p"
 
-<<<<<<< HEAD
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DenoisingOptions:
-    """What `DenoisingInverter` takes beside the images.
-
-    Attributes:
-        num_tokens: tokens of the prompt.
-        template: text with one "{}" that the prompt is for.
-        initial_prompt: text that every restart begins with; default: random tokens.
-        initial_prompts: texts to start from, one restart each, instead of `restarts` random ones.
-        unlike: images whose denoising error should be large, with `unlike_weight`.
-        banned: strings that must not occur in the prompt.
-        vocabulary: phrases whose tokens alone may be used, or a `Vocabulary`.
-        weights: of the images of each task, one positive number each; default: all equal.
-        window: the noise levels on which prompts are judged.
-        num_noises: items of the fixed bank: noises at as many noise levels, spread over the window.
-        noises_per_step: items drawn for a gradient; None for all.
-        crop: the side of random square crops, as a share of the image's shorter side; see `NoiseBank.draw`.
-        batch_size: rows (a prompt with a noise) through the denoiser at once. Memory grows with it.
-        restarts: random starts, searched in one batch.
-        max_steps, max_evaluations, deadline, patience, token_cost, top_k, seed, callback: see `run_search`.
-
-    Raises:
-        ValueError: a number out of range.
-    """
-
-    num_tokens: int = 8
-    template: str = "{}"
-    initial_prompt: str | None = None
-    initial_prompts: Sequence[str] = ()
-    unlike: Any = None
-    unlike_weight: float = 0.5
-    banned: Sequence[str] = ()
-    vocabulary: Sequence[str] | Vocabulary | None = None
-    weights: Sequence[Sequence[float]] | None = None
-    window: NoiseWindow = LATE
-    num_noises: int = 16
-    noises_per_step: int | None = 4
-    crop: tuple[float, float] = (1.0, 1.0)
-    batch_size: int = 8
-    restarts: int = 4
-    max_steps: int | None = None
-    max_evaluations: int | None = None
-    deadline: float | None = None
-    patience: int | None = None
-    token_cost: float = 0.0
-    top_k: int = 10
-    seed: int | None = None
-    callback: Callback | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_tokens", "num_noises", "batch_size", "restarts", "top_k"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.noises_per_step is not None and self.noises_per_step < 1:
-            raise ValueError(f"noises_per_step must be at least 1, or None for all, got {self.noises_per_step}")
-        for name in ("unlike_weight", "token_cost"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-=======
 #: Random prompts whose scores tell the spread; few, since each costs a pass through the denoiser for every noise.
 RANDOM_PROMPTS = 4
->>>>>>> e3fc183 (Denoising: options declared once, a bar, a token's cost as a share of the spread; pipelines say match and method as all do)
 
 
 class DenoisingInverter:
