@@ -23,8 +23,99 @@ Metric = Literal["cosine", "l2"]
 MAX_TABLE_ENTRIES = 2**25
 
 
+class TokenTable:
+    """The embeddings of the tokens as an encoder sees them, which of them a search may use, and what lies near what.
+
+    The attributes are those of `Vocabulary`, which adds the text.
+    """
+
+    table: Float[Tensor, "vocab dim"]
+    allowed: Bool[Tensor, " vocab"]
+    widths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @functools.cached_property
+    def allowed_ids(self) -> Int[Tensor, " allowed"]:
+        """The ids that the search may use, in order."""
+        return self.allowed.nonzero().squeeze(1)
+
+    @functools.cached_property
+    def allowed_table(self) -> Float[Tensor, "allowed dim"]:
+        """The embeddings of `allowed_ids`, in float32."""
+        return self.table[self.allowed_ids].float()
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "..."]:
+        """Ids drawn uniformly from those allowed, on the vocabulary's device."""
+        draw = torch.randint(len(self.allowed_ids), shape, generator=generator, device=generator.device)
+        return self.allowed_ids[draw.to(self.allowed_ids.device)]
+
+    def embed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
+        """The embeddings of `ids`, (...,) -> (..., dim), in the table's dtype."""
+        return self.table[ids]
+
+    def nearest(self, embeddings: Float[Tensor, "*batch dim"], metric: Metric = "cosine") -> Int[Tensor, "*batch"]:
+        """The allowed token nearest to each embedding, (..., dim) -> (...,).
+
+        Of several encoders, the cosines (or the squared distances) of the parts add up.
+        """
+        query = embeddings.detach().reshape(-1, embeddings.shape[-1]).float()  # (n, dim)
+        found = []
+        for part in query.split(max(1, MAX_TABLE_ENTRIES // len(self.allowed_ids))):
+            found.append(self._closeness(part, metric).argmax(dim=1))
+        return self.allowed_ids[torch.cat(found)].reshape(embeddings.shape[:-1])
+
+    def _closeness(self, query: Float[Tensor, "n dim"], metric: Metric) -> Float[Tensor, "n allowed"]:
+        """What is largest for the nearest token."""
+        if metric == "cosine":
+            return self._unit_rows.products(self._unit(query))
+        # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
+        return self._rows.products(query).sub_(self._half_squared_norms)
+
+    def neighbors(
+        self, ids: Int[Tensor, " tokens"], count: int, metric: Metric = "cosine"
+    ) -> Int[Tensor, "tokens neighbors"]:
+        """The `count` allowed tokens nearest to each token, itself left out, nearest first.
+
+        All others, if fewer are allowed.
+        """
+        similarity = self._closeness(self.embed(ids).float(), metric)
+        itself = ids.unsqueeze(1) == self.allowed_ids
+        others = len(self.allowed_ids) - int(itself.any(dim=1).max()) if len(ids) else 0
+        best = similarity.masked_fill(itself, -torch.inf).topk(min(count, others), dim=1).indices
+        return self.allowed_ids[best]
+
+    def slopes(self, gradients: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch allowed"]:
+        """What a first-order step says of every allowed token in a place, given the gradient there: less is better."""
+        return gradients.float() @ self.allowed_table.T
+
+    def steepest(self, slopes: Float[Tensor, "*batch allowed"], count: int) -> Int[Tensor, "*batch tokens"]:
+        """The `count` allowed tokens of lowest slope, the steepest descent first; all, if fewer are allowed."""
+        count = min(count, len(self.allowed_ids))
+        return self.allowed_ids[slopes.topk(count, dim=-1, largest=False).indices]
+
+    @functools.cached_property
+    def _unit_rows(self) -> FrozenTable:
+        return FrozenTable(self._unit(self.allowed_table))
+
+    @functools.cached_property
+    def _rows(self) -> FrozenTable:
+        return FrozenTable(self.allowed_table)
+
+    @functools.cached_property
+    def _half_squared_norms(self) -> Float[Tensor, " allowed"]:
+        return self.allowed_table.square().sum(dim=1) / 2
+
+    def _unit(self, rows: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+        if len(self.widths) == 1:
+            return torch.nn.functional.normalize(rows, dim=1)
+        parts = rows.split(self.widths, dim=1)
+        return torch.cat([torch.nn.functional.normalize(part, dim=1) for part in parts], dim=1)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Vocabulary:
+class Vocabulary(TokenTable):
     """The token table as the encoder sees it, and the tokens that a search may use.
 
     Attributes:
@@ -95,9 +186,6 @@ class Vocabulary:
                 dict.fromkeys(ids for v in vocabularies for ids in v.compounds if all(i < size for i in ids))
             ),
         )
-
-    def __len__(self) -> int:
-        return len(self.table)
 
     # --- what may be used -----------------------------------------------------------------
 
@@ -236,21 +324,6 @@ class Vocabulary:
         """What a search puts together: each allowed token by itself, then the words of several tokens."""
         return [*((i,) for i in self.allowed_ids.tolist()), *self.compounds]
 
-    @functools.cached_property
-    def allowed_ids(self) -> Int[Tensor, " allowed"]:
-        """The ids that the search may use, in order."""
-        return self.allowed.nonzero().squeeze(1)
-
-    @functools.cached_property
-    def allowed_table(self) -> Float[Tensor, "allowed dim"]:
-        """The embeddings of `allowed_ids`, in float32."""
-        return self.table[self.allowed_ids].float()
-
-    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Int[Tensor, "..."]:
-        """Ids drawn uniformly from those allowed, on the vocabulary's device."""
-        draw = torch.randint(len(self.allowed_ids), shape, generator=generator, device=generator.device)
-        return self.allowed_ids[draw.to(self.allowed_ids.device)]
-
     def narrowed(
         self,
         to: "Sequence[str] | Vocabulary | None",
@@ -277,70 +350,6 @@ class Vocabulary:
             found = found.words()
         own = [string for string in strings if string != NO_LIST]
         return found.without(own) if own else found
-
-    # --- embeddings -----------------------------------------------------------------------
-
-    def embed(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... dim"]:
-        """The embeddings of `ids`, (...,) -> (..., dim), in the table's dtype."""
-        return self.table[ids]
-
-    def nearest(self, embeddings: Float[Tensor, "*batch dim"], metric: Metric = "cosine") -> Int[Tensor, "*batch"]:
-        """The allowed token nearest to each embedding, (..., dim) -> (...,).
-
-        Of several encoders, the cosines (or the squared distances) of the parts add up.
-        """
-        query = embeddings.detach().reshape(-1, embeddings.shape[-1]).float()  # (n, dim)
-        found = []
-        for part in query.split(max(1, MAX_TABLE_ENTRIES // len(self.allowed_ids))):
-            found.append(self._closeness(part, metric).argmax(dim=1))
-        return self.allowed_ids[torch.cat(found)].reshape(embeddings.shape[:-1])
-
-    def _closeness(self, query: Float[Tensor, "n dim"], metric: Metric) -> Float[Tensor, "n allowed"]:
-        """What is largest for the nearest token."""
-        if metric == "cosine":
-            return self._unit_rows.products(self._unit(query))
-        # |q - t|^2 = |q|^2 - 2 (q.t - |t|^2 / 2), and |q|^2 is the same for every t
-        return self._rows.products(query).sub_(self._half_squared_norms)
-
-    def neighbors(
-        self, ids: Int[Tensor, " tokens"], count: int, metric: Metric = "cosine"
-    ) -> Int[Tensor, "tokens neighbors"]:
-        """The `count` allowed tokens nearest to each token, itself left out, nearest first.
-
-        All others, if fewer are allowed.
-        """
-        similarity = self._closeness(self.embed(ids).float(), metric)
-        itself = ids.unsqueeze(1) == self.allowed_ids
-        others = len(self.allowed_ids) - int(itself.any(dim=1).max()) if len(ids) else 0
-        best = similarity.masked_fill(itself, -torch.inf).topk(min(count, others), dim=1).indices
-        return self.allowed_ids[best]
-
-    def slopes(self, gradients: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch allowed"]:
-        """What a first-order step says of every allowed token in a place, given the gradient there: less is better."""
-        return gradients.float() @ self.allowed_table.T
-
-    def steepest(self, slopes: Float[Tensor, "*batch allowed"], count: int) -> Int[Tensor, "*batch tokens"]:
-        """The `count` allowed tokens of lowest slope, the steepest descent first; all, if fewer are allowed."""
-        count = min(count, len(self.allowed_ids))
-        return self.allowed_ids[slopes.topk(count, dim=-1, largest=False).indices]
-
-    @functools.cached_property
-    def _unit_rows(self) -> FrozenTable:
-        return FrozenTable(self._unit(self.allowed_table))
-
-    @functools.cached_property
-    def _rows(self) -> FrozenTable:
-        return FrozenTable(self.allowed_table)
-
-    @functools.cached_property
-    def _half_squared_norms(self) -> Float[Tensor, " allowed"]:
-        return self.allowed_table.square().sum(dim=1) / 2
-
-    def _unit(self, rows: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-        if len(self.widths) == 1:
-            return torch.nn.functional.normalize(rows, dim=1)
-        parts = rows.split(self.widths, dim=1)
-        return torch.cat([torch.nn.functional.normalize(part, dim=1) for part in parts], dim=1)
 
     # --- text -----------------------------------------------------------------------------
 
