@@ -13,6 +13,7 @@ from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.protocol import StopReason
 from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
         KeyboardInterrupt: see `invert_chunk`.
     """
     if isinstance(found, HardPrompt):
-        if found.stop_reason == "interrupted":
+        if found.stop_reason == StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         about = {name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason")}
         return {

@@ -15,6 +15,7 @@ from hardprompts.batch.output import TEXT_FILES, Captions, Output, Row, plain
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.options import InversionOptions
+from hardprompts.search.protocol import StopReason
 from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -187,10 +188,10 @@ def invert_many(
                 bar.update(len(chunk.rows))
                 bar.set_postfix_str(f"{count.report().images_per_hour:,.0f} images/h, {count.failed} failed")
                 if callback is not None and callback(dataclasses.replace(count.report(), rows=chunk.rows)):
-                    stop_reason = "cancelled"
+                    stop_reason = str(StopReason.CANCELLED)
                     break
         except KeyboardInterrupt:
-            stop_reason = "interrupted"
+            stop_reason = str(StopReason.INTERRUPTED)
     where.join()
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,

@@ -10,6 +10,7 @@ import torch
 
 from hardprompts.classification.data import as_labels, as_texts, sorted_classes
 from hardprompts.evaluation import Interval, markdown_table, t_interval
+from hardprompts.search.protocol import BY_CALLER
 from hardprompts.search.seeds import Stream
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def few_shot(
         runs.append(run)
         if report is not None:
             report(run)
-        if run.stop_reason in ("interrupted", "cancelled"):
+        if run.stop_reason in BY_CALLER:
             break
     return FewShotReport(shots, tested, tuple(runs))
 

@@ -16,16 +16,13 @@ from hardprompts.classification.options import TunerOptions
 from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.rows import Row
 from hardprompts.classification.saved import SavedSearch
-from hardprompts.search.protocol import Search, SearchResult
+from hardprompts.search.protocol import BY_CALLER, Search, SearchResult
 from hardprompts.search.rows import random_starts
 from hardprompts.search.seeds import Stream
 from hardprompts.vocabulary import Vocabulary
 
 #: Random prompts whose spread is the unit of what a token costs.
 RANDOM_PROMPTS = 16
-
-#: How the user ends a search.
-STOPPED = ("interrupted", "cancelled")
 
 #: Options that do not change what is found, or that the fingerprint describes in another way.
 _NOT_IN_FINGERPRINT = ("method", "seeds", "seed", "checkpoint", "callback", "progress", "vocabulary", "verbalizer")
@@ -53,7 +50,7 @@ class PromptSearch:
         found: list[SearchResult] = []
         for own in range(seed, seed + self.options.seeds):
             found.append(self._result(own))
-            if found[-1].stop_reason in STOPPED:
+            if found[-1].stop_reason in BY_CALLER:
                 break
         return found
 
@@ -65,7 +62,7 @@ class PromptSearch:
         if kept is not None:
             return kept
         result = self._run(seed)
-        if result.stop_reason not in STOPPED:
+        if result.stop_reason not in BY_CALLER:
             saved.write(result)
         return result
 

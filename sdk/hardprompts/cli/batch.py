@@ -240,7 +240,6 @@ def _end(report: "BatchReport") -> None:
             say(f"and {count - SHOWN:,} more", "yellow")
     if report.failed:
         say("the rows of images that failed have the reason in `error`; --retry-errors repeats them", "yellow")
-    if report.stop_reason == "interrupted":
-        raise typer.Exit(screen.INTERRUPTED)
+    screen.end(report.stop_reason)
     if report.failed:
         raise typer.Exit(screen.SOME_FAILED)

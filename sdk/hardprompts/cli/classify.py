@@ -170,8 +170,7 @@ def tune(
             say(note, "yellow")
         if save is not None:
             say(f"saved {tuner.save_pretrained(save)}", "dim")
-    if tuner.stop_reason_ == "interrupted":
-        raise typer.Exit(screen.INTERRUPTED)
+    screen.end(tuner.stop_reason_)
 
 
 def _few_shot(

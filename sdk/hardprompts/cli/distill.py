@@ -82,8 +82,7 @@ def distill(
             _show(prompt)
         if save is not None:
             say(f"saved {prompt.save_pretrained(save)}", "dim")
-    if prompt.stop_reason == "interrupted":
-        raise typer.Exit(screen.INTERRUPTED)
+    screen.end(prompt.stop_reason)
 
 
 def _original(what: str, name: str) -> "str | SoftPrompt":

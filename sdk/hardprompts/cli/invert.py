@@ -96,8 +96,7 @@ def invert(
             screen.show_prompt(prompt)
         if save is not None:
             say(f"saved {prompt.save_pretrained(save)}", "dim")
-    if prompt.stop_reason == "interrupted":
-        raise typer.Exit(screen.INTERRUPTED)
+    screen.end(prompt.stop_reason)
 
 
 def score(

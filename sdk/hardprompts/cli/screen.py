@@ -58,6 +58,14 @@ def clear_errors() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
+def end(stop_reason: str | None) -> None:
+    """Ends the command with the exit code of Ctrl-C if that ended the search."""
+    from hardprompts.search.protocol import StopReason
+
+    if stop_reason == StopReason.INTERRUPTED:
+        raise typer.Exit(INTERRUPTED)
+
+
 @contextlib.contextmanager
 def stdout_kept() -> Iterator[None]:
     """What libraries print while a model is at work goes to stderr: stdout is for the result only."""
@@ -130,13 +138,15 @@ def read_words(search: "Search | None", backend: "Backend") -> None:
 
 def show_prompt(prompt: "HardPrompt") -> None:
     """The prompt on stdout, in two shades on a terminal and bare in a pipe; about it on stderr."""
+    from hardprompts.search.protocol import StopReason
+
     if out.is_terminal:
         say(prompt.__rich__(), console=out)
     else:
         typer.echo(prompt.filled)
     say(
         f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {prompt.model}, {prompt.method}, "
-        f"seed {prompt.seed}, {prompt.stop_reason}",
+        f"seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )
 

@@ -3,7 +3,7 @@ from .bound import BoundObjective, clock
 from .loop import run_search
 from .options import SearchArguments, SearchOptions
 from .progress import on_bar
-from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult
+from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
 from .results import hard_prompt_of, leave_one_out, provenance_of
 from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
@@ -21,6 +21,7 @@ __all__ = [
     "SearchOptions",
     "SearchProgress",
     "SearchResult",
+    "StopReason",
     "Stream",
     "clock",
     "drawn_seed",

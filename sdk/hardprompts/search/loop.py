@@ -20,7 +20,7 @@ from hardprompts.objectives import Objective, Score
 from hardprompts.prompts import HistoryPoint, PromptTemplate
 from hardprompts.search.bound import BoundObjective, _BudgetSpent, clock
 from hardprompts.search.leaderboard import Leaderboard
-from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult
+from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
 from hardprompts.search.rows import NO_TOKEN, pack
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
@@ -101,7 +101,7 @@ def run_search(
         proposals = search.steps(bound, vocabulary, initial_ids, Stream.SEARCH.generator(seed))
         stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
-        stop_reason = "interrupted"
+        stop_reason = StopReason.INTERRUPTED
         if not all(board.scores for board in boards):
             raise
     run.check()
@@ -129,13 +129,16 @@ class Limits:
             if limit is not None and limit < 0:
                 raise ValueError(f"{name} must not be negative, got {limit}")
 
-    def reached(self, step: int, evaluations: int, seconds: float, without_gain: int) -> str | None:
-        """The first limit that is reached, by name, or None."""
+    def reached(self, step: int, evaluations: int, seconds: float, without_gain: int) -> StopReason | None:
+        """The first limit that is reached, or None."""
         spent = {
             "max_steps": step, "max_evaluations": evaluations, "deadline": seconds, "patience": without_gain
         }  # fmt: skip
         limits = vars(self)
-        return next((name for name, value in spent.items() if limits[name] is not None and value >= limits[name]), None)
+        for name, value in spent.items():
+            if limits[name] is not None and value >= limits[name]:
+                return StopReason(name)
+        return None
 
 
 class _Run:
@@ -165,7 +168,7 @@ class _Run:
         """When the deadline is, by `clock`."""
         return None if self.limits.deadline is None else self._start + self.limits.deadline
 
-    def follow(self, proposals: Iterator[Candidates], report_every: int) -> str:
+    def follow(self, proposals: Iterator[Candidates], report_every: int) -> StopReason:
         """Takes in what the method proposes until something ends it; returns what did."""
         while True:
             stop_reason = self.limits.reached(
@@ -174,19 +177,19 @@ class _Run:
             try:
                 candidates = None if stop_reason else next(proposals, None)
             except _BudgetSpent:
-                stop_reason, candidates = "max_evaluations", None
+                stop_reason, candidates = StopReason.MAX_EVALUATIONS, None
             if candidates is None:
                 self.look()
-                return stop_reason or "converged"
+                return stop_reason or StopReason.CONVERGED
             self.step += 1
             self.pending.append((self.step, candidates))
             if len(self.pending) < report_every:
                 continue
             self.look()
             if candidates.scores is not None and bool(candidates.scores.isnan().all()):
-                return "non_finite"
+                return StopReason.NON_FINITE
             if self.callback is not None and self.callback(self.progress()):
-                return "cancelled"
+                return StopReason.CANCELLED
 
     def progress(self) -> SearchProgress:
         """How far the run has come."""

@@ -1,6 +1,7 @@
 """What a search method is, what it proposes, and what a search returns."""
 
 import dataclasses
+import enum
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -68,6 +69,41 @@ class SearchProgress:
 Callback = Callable[[SearchProgress], bool | None]
 
 
+class StopReason(str, enum.Enum):
+    """Why a search ended; equal to its value, and written as it."""
+
+    MAX_STEPS = "max_steps"
+    MAX_EVALUATIONS = "max_evaluations"
+    DEADLINE = "deadline"
+    PATIENCE = "patience"
+    CONVERGED = "converged"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    NON_FINITE = "non_finite"
+
+    __str__ = str.__str__
+
+    @property
+    def sentence(self) -> str:
+        """The reason in words."""
+        return _SENTENCES[self]
+
+
+#: Reasons that are the caller's: the method and the limits would have gone on.
+BY_CALLER = (StopReason.CANCELLED, StopReason.INTERRUPTED)
+
+_SENTENCES = {
+    StopReason.MAX_STEPS: "the maximum number of steps was reached",
+    StopReason.MAX_EVALUATIONS: "the maximum number of evaluations was reached",
+    StopReason.DEADLINE: "the time was up",
+    StopReason.PATIENCE: "there was no improvement for a while",
+    StopReason.CONVERGED: "the method had nothing left to try",
+    StopReason.CANCELLED: "the callback ended the search",
+    StopReason.INTERRUPTED: "the search was interrupted",
+    StopReason.NON_FINITE: "the scores became NaN",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
     """What a search found for one task.
@@ -75,8 +111,7 @@ class SearchResult:
     Attributes:
         candidates: the best prompts, best first, without duplicates; never empty.
         history: one point for each improvement of the best score.
-        stop_reason: "max_steps", "max_evaluations", "deadline", "patience", "converged" (the
-            method had nothing left to try), "cancelled", "interrupted" or "non_finite".
+        stop_reason: why it ended, a `StopReason`.
         evaluations: forward and backward passes of one prompt each, over all tasks of the run.
     """
 

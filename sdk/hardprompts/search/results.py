@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search.protocol import SearchResult
+from hardprompts.search.protocol import SearchResult, StopReason
 from hardprompts.vocabulary import Vocabulary
 
 Prompt = TypeVar("Prompt", bound=HardPrompt)
@@ -65,7 +65,7 @@ def hard_prompt_of(
         try:
             attributions = leave_one_out(best, scores_of)
         except KeyboardInterrupt:
-            stop_reason = "interrupted"
+            stop_reason = StopReason.INTERRUPTED
     known: dict[str, Any] = {
         **{field.name: getattr(best, field.name) for field in dataclasses.fields(best)},
         "template": template.text,
@@ -76,7 +76,7 @@ def hard_prompt_of(
         "candidates": tuple(candidates),
         "history": result.history,
         "seed": result.seed,
-        "stop_reason": stop_reason,
+        "stop_reason": str(stop_reason),  # a prompt holds JSON values
         "evaluations": result.evaluations,
         "provenance": {**(settings or {}), **provenance_of(result)},
     }
