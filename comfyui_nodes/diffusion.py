@@ -98,6 +98,7 @@ class ImageToPromptDiffusion(io.ComfyNode):
                 banned=banned_words(banned),
                 unlike=None if unlike is None else to_images(unlike),
                 callback=Progress(cls.hidden.unique_id),
+                progress=False,
                 **given(num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size),
             )
         show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
