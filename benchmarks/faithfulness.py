@@ -46,7 +46,7 @@ def learned(
     of = scenes_of(count)
     names = [scenes.caption(scene)[:200] for scene in of]
     return learn_soft_prompts(
-        load_backend("emoji"), pictures(of), names=names, num_tokens=num_tokens, inside=templates, max_steps=steps,
+        load_backend("emoji"), pictures(of), names=names, num_tokens=num_tokens, templates=templates, max_steps=steps,
         learning_rate=learning_rate,
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def decoded(
     for method in METHODS:
         start = time.perf_counter()
         distiller = PromptDistiller(backend, method)
-        found[method] = distiller.distill_each(prompts, inside=templates, seed=0, progress=False, **options)
+        found[method] = distiller.distill_each(prompts, templates=templates, seed=0, progress=False, **options)
         print(f"{method}: {time.perf_counter() - start:.0f} s", flush=True)
     return found
 

@@ -75,7 +75,7 @@ def decodings(
     }
     return {
         name: distiller.distill_each(
-            prompts, num_tokens=8, inside=templates, seed=0, progress=False,
+            prompts, num_tokens=8, templates=templates, seed=0, progress=False,
             max_evaluations=evaluations * len(prompts),
         )
         for name, distiller in distillers.items()

@@ -85,7 +85,7 @@ class DistillPrompt(io.ComfyNode):
             prompt = PromptDistiller(backend, **given(method=method)).distill(
                 text,
                 num_tokens,
-                inside=template,
+                templates=template,
                 max_steps=max_steps,
                 restarts=restarts,
                 seed=seed,

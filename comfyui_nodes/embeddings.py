@@ -89,9 +89,9 @@ def joined(prompt: Any, vocabulary: Any) -> Any:
     Raises:
         BackendError: it was made for other encoders.
     """
-    from hardprompts.distillation import Teacher
+    from hardprompts.distillation import Original
 
-    return Teacher.of(prompt, vocabulary, "this CLIP").embeddings
+    return Original.of(prompt, vocabulary, "this CLIP").embeddings
 
 
 class EmbeddingToPrompt(io.ComfyNode):
@@ -144,7 +144,7 @@ class EmbeddingToPrompt(io.ComfyNode):
             prompt = PromptDistiller(encoder, **given(method=method)).distill(
                 joined(soft, encoder.vocabulary),
                 num_tokens,
-                inside=template,
+                templates=template,
                 max_steps=max_steps,
                 restarts=restarts,
                 seed=seed,

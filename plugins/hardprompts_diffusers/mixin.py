@@ -260,7 +260,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 found = DenoisingInverter(predictor, **chosen).imitate(prompt, image, template=template, **given)
             else:
                 found = PromptDistiller(predictor, **chosen).distill(
-                    prompt, inside=template, images=image, **{"match": "noise", **given}
+                    prompt, templates=template, images=image, **{"match": "noise", **given}
                 )
         return _output([found], return_dict)
 

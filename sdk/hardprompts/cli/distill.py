@@ -48,7 +48,7 @@ def distill(
     model: TextModel = None,
     num_tokens: MostTokens = None,
     ratio: Ratio = None,
-    inside: Templates = None,
+    templates: Templates = None,
     match: Match = None,
     name: Annotated[str, typer.Option(help="Which one, if the file has several soft prompts.")] = "",
     method: DistillMethod = None,

@@ -15,7 +15,8 @@ from .features import FeatureMatch, MeanFeatureMatch, match_features
 from .learning import descend, learn_soft_prompt, learn_soft_prompts
 from .matching import Match, MeanMatch
 from .noises import NoiseMatch, match_noise
-from .originals import Teacher, encoders_for, soft_prompt_of
+from .options import DistillationArguments, DistillationOptions
+from .originals import Original, OriginalInput, encoders_for, soft_prompt_of
 from .outputs import OutputMatch, match_outputs
 from .portability import PortabilityReport, nearest_above, portability_report
 from .recovery import text_from_conditioning
@@ -26,6 +27,8 @@ __all__ = [
     "ClassifierRobustness",
     "ContextStates",
     "DecodedClassifier",
+    "DistillationArguments",
+    "DistillationOptions",
     "DistilledPrompt",
     "Faithfulness",
     "FeatureMatch",
@@ -34,12 +37,13 @@ __all__ = [
     "MeanFeatureMatch",
     "MeanMatch",
     "NoiseMatch",
+    "Original",
+    "OriginalInput",
     "OutputMatch",
     "PortabilityReport",
     "PromptDistiller",
     "Share",
     "StateMatch",
-    "Teacher",
     "audits_of",
     "classifier_robustness",
     "decode_classifier",

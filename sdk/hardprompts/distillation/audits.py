@@ -127,7 +127,7 @@ def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[D
     try:
         found = PromptDistiller(backend).distill(
             prompt.embeddings[encoder],
-            inside="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
+            templates="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
             deadline=DECODING_SECONDS,
             seed=0,
             progress=False,

@@ -15,12 +15,12 @@ from hardprompts.classification.prompted import PromptedModel
 from hardprompts.distillation.distiller import PromptDistiller
 from hardprompts.distillation.faithfulness import DistilledPrompt, Share
 from hardprompts.distillation.learning import descend
-from hardprompts.distillation.originals import Teacher
+from hardprompts.distillation.originals import Original
 from hardprompts.encoders import Backend
 from hardprompts.errors import TemplateError
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.protocol import Search
-from hardprompts.search.rows import random_starts
+from hardprompts.search.rows import random_starts, random_texts
 from hardprompts.search.seeds import Stream
 from hardprompts.softprompts.families import LANGUAGE_MODEL
 from hardprompts.softprompts.geometry import rotated, shrunk
@@ -151,17 +151,17 @@ def decode_classifier(
     table = model.vocabulary.table
     backend = Backend.of_language_model(model, device=table.device, dtype=table.dtype)
     distiller = PromptDistiller(backend, method)
-    inside, others = text_templates(prompted, texts), text_templates(prompted, labeled[0][: len(texts)])
+    templates, others = text_templates(prompted, texts), text_templates(prompted, labeled[0][: len(texts)])
     prompt = distiller.distill(
-        soft_prompt, num_tokens, inside=[one.text for one in inside], held_out=[one.text for one in others],
+        soft_prompt, num_tokens, templates=[one.text for one in templates], held_out=[one.text for one in others],
         match="outputs", answers=prompted.labels.verbalizer.all_words, texts_per_step=texts_per_step,
         restarts=restarts, seed=seed, **options,
     )  # fmt: skip
-    teacher = Teacher.of(soft_prompt, model.vocabulary, model.name).embeddings
-    soft = prompted.measure(teacher, *labeled)
+    embeddings = Original.of(soft_prompt, model.vocabulary, model.name).embeddings
+    soft = prompted.measure(embeddings, *labeled)
     hard, empty = prompted.measure(prompt.text, *labeled), prompted.measure("", *labeled)
-    drawn = model.vocabulary.sample((RANDOM_PROMPTS, len(prompt.token_ids)), torch.Generator().manual_seed(0)).tolist()
-    chance = [prompted.measure(model.vocabulary.decode(ids), *labeled, with_category_errors=False) for ids in drawn]
+    drawn = random_texts(model.vocabulary, RANDOM_PROMPTS, len(prompt.token_ids))
+    chance = [prompted.measure(text, *labeled, with_category_errors=False) for text in drawn]
     mean = sum(one.accuracy for one in chance) / len(chance)
     share = Share(
         "accuracy", (prompted.encoder.template.text,), soft.accuracy - hard.accuracy, soft.accuracy - empty.accuracy,

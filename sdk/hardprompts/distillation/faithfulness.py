@@ -5,8 +5,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+from hardprompts.distillation.features import match_features
+from hardprompts.distillation.matching import Match, MeanMatch
+from hardprompts.distillation.originals import Original, phrases_of, without_phrase
+from hardprompts.distillation.quantities import Matches, windows
+from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import FileFormatError
-from hardprompts.prompts import HardPrompt
+from hardprompts.prompts import HardPrompt, PromptTemplate
+
+#: A phrase of which the short prompt keeps less than this is lost; at most so many are listed.
+KEPT, MAX_LOST = 0.5, 10
 
 #: A gap below this is none: what is decoded does what nothing does.
 NO_GAP = 1e-6
@@ -110,29 +120,95 @@ class LostPhrase:
 class DistilledPrompt(HardPrompt):
     """A hard prompt that stands for a soft or a longer one, and how faithfully.
 
-    It is stored as any `HardPrompt`; what is more is in `provenance`, so that `HardPrompt.from_pretrained`
-    reads it, and `DistilledPrompt.from_pretrained` all of it.
+    It is stored as any `HardPrompt`, what is more among its provenance: `HardPrompt.from_pretrained` reads it too, and
+    `DistilledPrompt.from_pretrained` all of it.
+
+    Attributes:
+        faithfulness: the share of the original's effect that the prompt keeps; None if nobody measured it.
+        lost: the phrases of a long prompt that this one does not say, those that matter most first.
     """
 
-    @property
-    def faithfulness(self) -> Faithfulness | None:
-        """The share of the original's effect that the prompt keeps; None if nobody measured it.
+    faithfulness: Faithfulness | None = None
+    lost: tuple[LostPhrase, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as the JSON values of a `HardPrompt`; `faithfulness` and `lost` stand in the provenance."""
+        values = super().to_dict()
+        told, lost = values.pop("faithfulness"), values.pop("lost")
+        if self.faithfulness is not None:
+            told = self.faithfulness.to_dict()
+        further = {name: value for name, value in (("faithfulness", told), ("lost", list(lost))) if value}
+        return {**values, "provenance": {**values["provenance"], **further}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DistilledPrompt":
+        """The prompt that `to_dict` described; of a plain hard prompt without faithfulness.
 
         Raises:
-            FileFormatError: what is stored is not a faithfulness.
+            FileFormatError: fields are missing, unknown or of the wrong kind.
         """
-        values = self.provenance.get("faithfulness")
-        return None if values is None else Faithfulness.from_dict(values)
+        provenance = values.get("provenance", {})
+        if not isinstance(provenance, Mapping):
+            raise FileFormatError(f"not a hard prompt: its provenance is {provenance!r}")
+        told = dict(provenance)
+        faithfulness, lost = told.pop("faithfulness", None), told.pop("lost", ())
+        prompt = super().from_dict({**values, "provenance": told})
+        assert isinstance(prompt, cls)
+        return dataclasses.replace(
+            prompt,
+            faithfulness=None if faithfulness is None else Faithfulness.from_dict(faithfulness),
+            lost=_lost_of(lost),
+        )
 
-    @property
-    def lost(self) -> tuple[LostPhrase, ...]:
-        """The phrases of a long prompt that this one does not say, those that matter most first.
 
-        Raises:
-            FileFormatError: what is stored is not a list of phrases.
-        """
-        stored: Sequence[Mapping[str, Any]] = self.provenance.get("lost", ())
-        try:
-            return tuple(LostPhrase(str(one["text"]), float(one["cost"]), float(one["kept"])) for one in stored)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(f"not the phrases that were lost: {error!r}") from error
+def _lost_of(values: Sequence[Mapping[str, Any]]) -> tuple[LostPhrase, ...]:
+    try:
+        return tuple(LostPhrase(str(one["text"]), float(one["cost"]), float(one["kept"])) for one in values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"not the phrases that were lost: {error!r}") from error
+
+
+# --- measuring ----------------------------------------------------------------------------
+
+
+def measure_faithfulness(text: str, matches: Matches, task: int, randoms: Sequence[str]) -> Faithfulness:
+    """How much of the effect of an original a text keeps.
+
+    Args:
+        task: the original's place among those of `matches`.
+        randoms: texts of random words, as what any words do.
+    """
+    texts = [text, "", *randoms]
+
+    def share(parts: Sequence[Match], quantity: str) -> Share:
+        each = torch.tensor([part.distances(texts, task) for part in parts], dtype=torch.float64).mean(dim=0)
+        templates = tuple(one.text for part in parts for one in getattr(part, "templates", (part.template,)))
+        return Share(quantity, templates, float(each[0]), float(each[1]), float(each[2:].mean()))
+
+    own = matches.followed
+    parts = own.parts if isinstance(own, MeanMatch) else (own,)
+    held_out = share(matches.held_out, matches.described[1]) if matches.held_out else None
+    return Faithfulness(share(parts, matches.described[0]), held_out)
+
+
+def lost_phrases(backend: Backend, original: str, prompt: str, template: PromptTemplate) -> tuple[LostPhrase, ...]:
+    """The phrases of a long prompt that a short one does not say, those that matter most first."""
+    phrases = phrases_of(original)
+    if len(phrases) < 2:
+        return ()
+    texts = [original, *(without_phrase(original, index) for index in range(len(phrases)))]
+    whole = [Original.of(text, backend.vocabulary, backend.name) for text in texts]
+    features = torch.stack([
+        match.mean_targets[0] for match in
+        (match_features(backend, windows(backend, [one], template), template) for one in whole)
+    ])  # fmt: skip
+    with torch.no_grad():
+        own = normalize(backend.text_encoder.encode_text([template.fill(prompt)]))[0].to(features)
+    said = set(prompt.lower().split())
+    lost = []
+    for phrase, other in zip(phrases, features[1:], strict=True):
+        way = features[0] - other
+        kept = float((own - other) @ way / way.square().sum().clamp_min(1e-12))
+        if kept < KEPT and not said.issuperset(phrase.lower().split()):
+            lost.append(LostPhrase(phrase, float(1 - features[0] @ other), kept))
+    return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST])

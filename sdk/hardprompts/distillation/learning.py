@@ -34,7 +34,7 @@ class _Options:
     """What `learn_soft_prompt` takes beside the images; explained there."""
 
     num_tokens: int = 2
-    inside: str | Sequence[str] = SLOT
+    templates: str | Sequence[str] = SLOT
     initial_prompt: str | None = None
     max_steps: int = 500
     learning_rate: float = 0.1
@@ -57,8 +57,8 @@ class _Options:
             )
 
     @property
-    def templates(self) -> tuple[PromptTemplate, ...]:
-        given = [self.inside] if isinstance(self.inside, str) else self.inside
+    def slots(self) -> tuple[PromptTemplate, ...]:
+        given = [self.templates] if isinstance(self.templates, str) else self.templates
         return tuple(PromptTemplate(text) for text in given)
 
 
@@ -66,7 +66,7 @@ def learn_soft_prompt(
     model: "str | Backend | NoisePredictor",
     images: "ImageInput | Sequence[ImageInput]",
     num_tokens: int = 2,
-    inside: str | Sequence[str] = SLOT,
+    templates: str | Sequence[str] = SLOT,
     *,
     name: str = "",
     **options: Any,
@@ -79,7 +79,7 @@ def learn_soft_prompt(
     Args:
         model: a dual encoder, a text-to-image model, or the name of either for `load_backend`.
         num_tokens: soft tokens.
-        inside: the template in which it is learned, or several: the mean over them.
+        templates: the template in which it is learned, or several: the mean over them.
         name: the word that calls it.
         initial_prompt: text whose tokens it starts from; default: random tokens.
         max_steps: of AdamW (default 500).
@@ -99,7 +99,7 @@ def learn_soft_prompt(
     Source: An image is worth one word, arXiv 2208.01618, section 4.2. Deviations: a fixed bank of noises, and the
     best of the steps on all of it instead of the last one.
     """
-    return learn_soft_prompts(model, [images], names=[name], num_tokens=num_tokens, inside=inside, **options)[0]
+    return learn_soft_prompts(model, [images], names=[name], num_tokens=num_tokens, templates=templates, **options)[0]
 
 
 def learn_soft_prompts(
@@ -117,7 +117,7 @@ def learn_soft_prompts(
     objective, judge, room, kind = (_by_features if backend.noise_predictor is None else _by_noise)(
         backend, tasks, chosen
     )
-    check_length(chosen.num_tokens, room, chosen.templates[0], backend.name)
+    check_length(chosen.num_tokens, room, chosen.slots[0], backend.name)
     start = vocabulary.embed(_starts(vocabulary, len(tasks), chosen)).float()
     found, losses = descend(
         objective, start, vocabulary, max_steps=chosen.max_steps, learning_rate=chosen.learning_rate,
@@ -208,7 +208,7 @@ def _by_features(backend: Backend, tasks: Sequence[Any], options: _Options) -> _
     if not targets.isfinite().all():
         raise NonFiniteError("the image features are NaN or infinite; check the image, or use dtype=torch.float32")
     ones = torch.ones(len(loaded), 1, device=targets.device)
-    parts = tuple(FeatureMatch(backend.text_encoder, targets, ones, template) for template in options.templates)
+    parts = tuple(FeatureMatch(backend.text_encoder, targets, ones, template) for template in options.slots)
     mean = MeanMatch(parts)
     return mean, None, mean.free_tokens(), "feature similarity"
 
@@ -225,7 +225,7 @@ def _by_noise(backend: Backend, tasks: Sequence[Any], options: _Options) -> _Bui
             backend.noise_predictor, bank, template, sample_size=options.noises_per_step, generator=draws,
             batch_size=options.batch_size,
         )
-        for template in options.templates
+        for template in options.slots
     )  # fmt: skip
 
     def judge(embeddings: Tensor, groups: Tensor) -> Tensor:

@@ -15,14 +15,14 @@ from hardprompts.softprompts import SoftPrompt
 from hardprompts.vocabulary import Vocabulary
 
 #: What can be turned into a hard prompt. A `str` is always a prompt; a file goes by its `Path`.
-Original: TypeAlias = "str | os.PathLike[str] | HardPrompt | SoftPrompt | Tensor"
+OriginalInput: TypeAlias = "str | os.PathLike[str] | HardPrompt | SoftPrompt | Tensor"
 
 #: The name that a bare tensor goes by in messages.
 _BARE = "the tensor"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Teacher:
+class Original:
     """An original as the embeddings of a model's vocabulary.
 
     Attributes:
@@ -38,7 +38,7 @@ class Teacher:
     name: str = ""
 
     @classmethod
-    def of(cls, what: Original, vocabulary: Vocabulary, model: str) -> "Teacher":
+    def of(cls, given: OriginalInput, vocabulary: Vocabulary, model: str) -> "Original":
         """The original for a model's vocabulary.
 
         Raises:
@@ -46,21 +46,21 @@ class Teacher:
             BackendError: a soft prompt of other widths than the model's.
             FileFormatError: a file without a soft prompt.
         """
-        if isinstance(what, HardPrompt):
-            what = what.filled
-        if isinstance(what, str):
-            ids = tuple(vocabulary.encode(what))
+        if isinstance(given, HardPrompt):
+            given = given.filled
+        if isinstance(given, str):
+            ids = tuple(vocabulary.encode(given))
             if not ids:
-                raise ValueError(f"the prompt {what!r} has no tokens that {model} knows; give a text with words")
+                raise ValueError(f"the prompt {given!r} has no tokens that {model} knows; give a text with words")
             embeddings = vocabulary.embed(torch.tensor(ids, device=vocabulary.table.device))
-            return cls(embeddings, what, ids, what)
-        if isinstance(what, os.PathLike):
-            what = SoftPrompt.from_file(what)
-        prompt = SoftPrompt({_BARE: what}) if isinstance(what, Tensor) else what
+            return cls(embeddings, given, ids, given)
+        if isinstance(given, os.PathLike):
+            given = SoftPrompt.from_file(given)
+        prompt = SoftPrompt({_BARE: given}) if isinstance(given, Tensor) else given
         if not isinstance(prompt, SoftPrompt):
             raise TypeError(
                 "a prompt (str or HardPrompt), a SoftPrompt, the Path of its file, or a (tokens, dim) tensor is "
-                f"distilled, got {type(what).__name__}"
+                f"distilled, got {type(given).__name__}"
             )
         parts = [prompt.embeddings[encoder] for encoder in encoders_for(prompt, vocabulary.widths, model)]
         return cls(torch.cat(parts, dim=1).to(vocabulary.table.device), name=prompt.name or "soft prompt")

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.matching import filled
-from hardprompts.distillation.originals import Original, Teacher
+from hardprompts.distillation.originals import Original, OriginalInput
 from hardprompts.encoders import Backend
 from hardprompts.errors import ImageError
 from hardprompts.evaluation import markdown_table
 from hardprompts.images import ImageInput, load_images
 from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.search.rows import random_texts
 from hardprompts.vocabulary import Vocabulary
 
 #: The cosine below which a soft token is dropped by the converter that one popular UI ships: 45 degrees.
@@ -78,7 +79,7 @@ class PortabilityReport:
 
 def portability_report(
     prompt: HardPrompt,
-    soft: Original,
+    soft: OriginalInput,
     source: Backend,
     backends: Sequence[Backend],
     images: "ImageInput | Sequence[ImageInput]",
@@ -103,9 +104,9 @@ def portability_report(
     pictures = load_images(images)
     if not pictures:
         raise ImageError("no images; give at least one that the soft prompt stands for")
-    teacher = Teacher.of(soft, source.vocabulary, source.name)
-    nearest = nearest_above(teacher.embeddings, source.vocabulary)
-    unit = match_features(source, [[teacher.embeddings]], slot).mean_targets
+    embeddings = Original.of(soft, source.vocabulary, source.name).embeddings
+    nearest = nearest_above(embeddings, source.vocabulary)
+    unit = match_features(source, [[embeddings]], slot).mean_targets
     strengths = _Strengths.of(source, pictures, slot)
     own = float(strengths.of_features(unit)[0])
     texts = [filled(slot, prompt.text), filled(slot, nearest)]
@@ -140,9 +141,7 @@ class _Strengths:
     @classmethod
     def of(cls, backend: Backend, pictures: Sequence[Any], template: PromptTemplate) -> "_Strengths":
         target = backend.encode_images(pictures).mean(dim=0)
-        generator = torch.Generator().manual_seed(0)
-        drawn = backend.vocabulary.sample((RANDOM_PROMPTS, 4), generator).tolist()
-        texts = [filled(template, backend.vocabulary.decode(ids)) for ids in drawn]
+        texts = [filled(template, text) for text in random_texts(backend.vocabulary, RANDOM_PROMPTS, 4)]
         similarities = backend.encode_texts(texts) @ target
         return cls(target, float(similarities.mean()), float(similarities.std().clamp_min(1e-6)))
 

@@ -23,15 +23,15 @@ class Selection:
     fits is passed over. It ends when no word fits, or none raises the score.
 
     Attributes:
-        words: the ids of each word of the longer prompt.
-        num_tokens: the most tokens that may be chosen.
+        words: the ids of each word of the longer prompt; those of the original, where `PromptDistiller` is given this.
+        num_tokens: the most tokens that may be chosen; likewise.
 
     Source: this project's; extractive compression by greedy forward selection, the usual baseline of abstractive
     shortening.
     """
 
-    words: tuple[Ids, ...]
-    num_tokens: int
+    words: tuple[Ids, ...] = ()
+    num_tokens: int = 1
 
     def __post_init__(self) -> None:
         if self.num_tokens < 1:

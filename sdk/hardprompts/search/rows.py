@@ -33,6 +33,12 @@ def random_starts(
     return ids
 
 
+def random_texts(vocabulary: Vocabulary, count: int, num_tokens: int, seed: int = 0) -> list[str]:
+    """Random prompts as texts, the same whatever the seed of a search, so that figures can be compared."""
+    drawn = vocabulary.sample((count, num_tokens), torch.Generator().manual_seed(seed)).tolist()
+    return [vocabulary.decode(ids) for ids in drawn]
+
+
 def filled(
     ids: Int[Tensor, "rows tokens"], vocabulary: Vocabulary, generator: torch.Generator
 ) -> Int[Tensor, "rows tokens"]:

@@ -89,7 +89,7 @@ def measure_robustness(
     Args:
         embeddings: the soft tokens of one text encoder.
         vocabulary: the tokens of that encoder.
-        encode: `backend.text_encoder.encode`, or `language_matching.output_features` of a language model.
+        encode: `backend.text_encoder.encode`, or `distillation.outputs.output_features` of a language model.
         max_tokens: tokens that a text may have; what of the soft prompt has no room beside the template is left out.
         template: text around the tokens, with words of its own.
         factors: above 0, the first of them 1: as it is.

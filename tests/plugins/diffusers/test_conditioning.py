@@ -166,7 +166,7 @@ def test_the_gradient_of_the_states_distance_is_that_of_finite_differences(tiny_
 def test_planted_words_are_found_by_the_states(tiny_clip: Any) -> None:
     soft = tiny_clip.vocabulary.embed(torch.tensor(tiny_clip.vocabulary.encode("red house")))
     prompt = PromptDistiller(tiny_clip).distill(
-        soft, num_tokens=2, inside="a photo of {}", match="hidden_states", max_steps=20, **QUICK
+        soft, num_tokens=2, templates="a photo of {}", match="hidden_states", max_steps=20, **QUICK
     )
     assert prompt.text == "red house" and prompt.score == pytest.approx(1, abs=1e-4)
     assert prompt.faithfulness is not None and prompt.faithfulness.held_out is not None
@@ -180,7 +180,7 @@ def test_planted_words_are_found_by_the_states(tiny_clip: Any) -> None:
 def test_a_denoiser_s_predictions_are_matched_without_any_picture(sd: Any) -> None:
     distiller = PromptDistiller(sd, Refine(candidates_per_slot=6))
     soft = sd.vocabulary.embed(torch.tensor(sd.vocabulary.encode("red house")))
-    options = {"match": "noise", "num_noises": 3, "noises_per_step": None, "inside": "a photo of {}", **QUICK}
+    options = {"match": "noise", "num_noises": 3, "noises_per_step": None, "templates": "a photo of {}", **QUICK}
     prompt = distiller.distill(soft, num_tokens=2, max_steps=2, **options)
     assert prompt.text == "red house" and prompt.score == pytest.approx(1, abs=1e-3)
     found = prompt.faithfulness
@@ -236,7 +236,7 @@ def test_a_denoiser_makes_latents_of_its_own(family: str) -> None:
 
 
 def test_textual_inversion_lowers_the_denoising_error(sd: Any) -> None:
-    options: dict[str, Any] = {"num_noises": 4, "noises_per_step": 2, "inside": "a photo of {}", "seed": 0}
+    options: dict[str, Any] = {"num_noises": 4, "noises_per_step": 2, "templates": "a photo of {}", "seed": 0}
     before = learn_soft_prompt(sd, families.IMAGE, 1, max_steps=0, **options)
     after = learn_soft_prompt(sd, families.IMAGE, 1, max_steps=25, name="<noise>", **options)
     assert float(after.metadata["loss"]) < float(before.metadata["loss"])

@@ -64,7 +64,7 @@ def survives(prompt: DistilledPrompt, backend: Any, num_tokens: int, *templates:
 def test_what_a_prompt_is_distilled_to_survives_the_round_trip(clip: Any, prompt: str) -> None:
     options: dict[str, Any] = {"progress": False, "seed": 0, "restarts": 3, "max_steps": 4}
     distiller = PromptDistiller(clip)
-    found = distiller.distill(prompt, num_tokens=6, inside=["{}", "a painting of {}"], **options)
+    found = distiller.distill(prompt, num_tokens=6, templates=["{}", "a painting of {}"], **options)
     assert survives(found, clip, 6, "{}", "a painting of {}")
     chosen = PromptDistiller(clip, "selection").distill(prompt, num_tokens=6, **options)
     assert survives(chosen, clip, 6)

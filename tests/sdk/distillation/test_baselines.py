@@ -8,9 +8,12 @@ import torch
 from hardprompts import PromptDistiller, UnknownName
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.originals import words_of
-from hardprompts.methods import PEZ
+from hardprompts.distillation.starts import BASELINES
+from hardprompts.methods import PEZ, Refine
 from hardprompts.methods.selection import Selection
 from hardprompts.search.loop import run_search
+from hardprompts.search.protocol import Search
+from hardprompts.search.registry import search_methods
 from hardprompts.search.rows import pack
 from hardprompts.testing import toy_backend
 
@@ -69,3 +72,20 @@ def test_baselines_are_for_what_they_can_decode_and_unknown_methods_are_named() 
     with pytest.raises(UnknownName, match="pez"):
         PromptDistiller(BACKEND, "pezz")
     assert "learning_rate=0.3" in PromptDistiller(BACKEND, PEZ(learning_rate=0.3)).method
+
+
+def test_a_plugin_s_method_is_no_baseline_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {**search_methods(), "walk": Refine, "nearest-walk": Refine}
+    monkeypatch.setattr("hardprompts.search.registry.search_methods", lambda: known)
+    soft = embedded("old boat on river in winter night")
+    found = [PromptDistiller(BACKEND, name).distill(soft, num_tokens=2, **QUICK) for name in ("walk", "nearest-walk")]
+    assert found[0].token_ids == found[1].token_ids and len(found[1].token_ids) <= 2
+
+
+def test_baselines_are_searches_that_may_be_given_as_objects() -> None:
+    soft = embedded("old boat")
+    for name, search in BASELINES.items():
+        assert isinstance(search, Search)
+        original = LONG if name == "selection" else soft
+        by_name = PromptDistiller(BACKEND, name).distill(original, **QUICK)
+        assert PromptDistiller(BACKEND, search).distill(original, **QUICK).text == by_name.text

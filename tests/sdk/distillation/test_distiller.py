@@ -49,7 +49,7 @@ def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("text", ["boat", "red house", "old boat on river"])
 @pytest.mark.parametrize("inside", ["{}", "the {} in snow"])
 def test_the_embeddings_of_words_are_these_words(text: str, inside: str) -> None:
-    prompt = DISTILLER.distill(embedded(text), inside=inside, **QUICK)
+    prompt = DISTILLER.distill(embedded(text), templates=inside, **QUICK)
     assert isinstance(prompt, DistilledPrompt) and isinstance(prompt, HardPrompt)
     assert prompt.text == text and prompt.score == pytest.approx(1, abs=1e-5) and prompt.template == inside
     found = prompt.faithfulness
@@ -84,8 +84,8 @@ def test_what_is_found_is_the_best_that_there_is() -> None:
 
 def test_several_templates_count_alike_and_the_text_survives_in_each() -> None:
     soft, templates = noisy("red house", 1.0), ["{}", "the {} in snow", "big {}"]
-    prompt = DISTILLER.distill(soft, num_tokens=3, inside=templates, **QUICK)
-    alone = DISTILLER.distill(soft, num_tokens=3, inside="{}", **QUICK)
+    prompt = DISTILLER.distill(soft, num_tokens=3, templates=templates, **QUICK)
+    alone = DISTILLER.distill(soft, num_tokens=3, templates="{}", **QUICK)
     parts = [match_features(BACKEND, [[soft]], PromptTemplate(text)) for text in templates]
     mean = MeanMatch(tuple(parts))
     assert prompt.score == pytest.approx(1 - sum(p.distances([prompt.text], 0)[0] for p in parts) / 3, abs=1e-5)
@@ -180,8 +180,8 @@ def test_budgets_are_for_the_whole_call() -> None:
         (LONG, {"num_tokens": 2, "ratio": 0.5}, ValueError, "not both"),
         (LONG, {"ratio": 0.0}, ValueError, "ratio"),
         (LONG, {"ratio": 1.5}, ValueError, "ratio"),
-        (LONG, {"inside": "no slot"}, TemplateError, "0 slots"),
-        (LONG, {"inside": []}, TemplateError, "no template"),
+        (LONG, {"templates": "no slot"}, TemplateError, "0 slots"),
+        (LONG, {"templates": []}, TemplateError, "templates is empty"),
         (LONG, {"match": "noise"}, BackendError, "no denoiser"),
         (LONG, {"match": "hidden_states"}, BackendError, "features only"),
         (LONG, {"banned": list("abcdefghijklmnopqrstuvwxyz")}, VocabularyError, "no token is left"),

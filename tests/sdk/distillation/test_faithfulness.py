@@ -41,7 +41,7 @@ def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
 
 def test_the_faithfulness_is_the_share_of_the_gap_that_is_closed() -> None:
     soft, template = noisy("old boat", 1.0), "the {} in snow"
-    prompt = DISTILLER.distill(soft, num_tokens=2, inside=template, held_out=["big {}"], **QUICK)
+    prompt = DISTILLER.distill(soft, num_tokens=2, templates=template, held_out=["big {}"], **QUICK)
     own = prompt.faithfulness
     assert own is not None and own.held_out is not None and own.held_out.templates == ("big {}",)
     for share, inside in ((own.matched, template), (own.held_out, "big {}")):
@@ -53,7 +53,7 @@ def test_the_faithfulness_is_the_share_of_the_gap_that_is_closed() -> None:
         assert share.distance == pytest.approx(float(distances[0]), abs=1e-5)
         assert share.empty == pytest.approx(float(distances[1]), abs=1e-5)
         assert share.value == pytest.approx(1 - share.distance / min(share.empty, share.random))
-    again = DISTILLER.faithfulness(prompt.text, soft, num_tokens=2, inside=template, held_out=["big {}"])
+    again = DISTILLER.faithfulness(prompt.text, soft, num_tokens=2, templates=template, held_out=["big {}"])
     assert again.matched.value == pytest.approx(own.matched.value, abs=1e-5)
 
 
@@ -73,10 +73,10 @@ def test_it_is_stored_as_any_hard_prompt_and_read_back_whole(tmp_path: Path) -> 
     assert plain.to_dict() == prompt.to_dict() and isinstance(whole, DistilledPrompt)
     assert whole.faithfulness == prompt.faithfulness and whole.lost == prompt.lost
     json.dumps(prompt.to_dict(), allow_nan=False)
-    broken = DistilledPrompt("a", (0,), 0.0, provenance={"faithfulness": {"matched": 3}, "lost": [{"text": "a"}]})
-    for name in ("faithfulness", "lost"):
+    assert whole == prompt and whole.to_dict() == plain.to_dict()
+    for broken in ({"faithfulness": {"matched": 3}}, {"lost": [{"text": "a"}]}, {"lost": 3}):
         with pytest.raises(FileFormatError):
-            getattr(broken, name)
+            DistilledPrompt.from_dict({**DistilledPrompt("a", (0,), 0.0).to_dict(), "provenance": broken})
     assert DistilledPrompt("a", (0,), 0.0).faithfulness is None and DistilledPrompt("a", (0,), 0.0).lost == ()
     with pytest.raises(FileFormatError, match="not finite"):
         Faithfulness.from_dict(

@@ -78,7 +78,7 @@ def test_training_starts_from_words_stops_when_told_and_keeps_the_best_step() ->
         ({"num_tokens": 17}, TemplateError, "room for 16"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate"),
         ({"initial_prompt": "red house near"}, VocabularyError, "3 tokens"),
-        ({"inside": "nothing"}, TemplateError, "slots"),
+        ({"templates": "nothing"}, TemplateError, "slots"),
     ],
 )
 def test_bad_training_arguments_are_refused(options: Any, error: Any, message: str) -> None:

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 
 from hardprompts import BackendError, PromptDistiller, SoftPrompt
 from hardprompts.distillation.features import match_features
+from hardprompts.distillation.options import DistillationOptions
 from hardprompts.distillation.originals import (
-    Teacher,
+    Original,
     encoders_for,
     phrases_of,
     soft_prompt_of,
@@ -83,16 +84,10 @@ def test_the_parts_of_a_soft_prompt_are_found_by_their_widths() -> None:
 
 @pytest.mark.parametrize(("ratio", "expected"), [(1.0, 11), (0.7, 8), (0.5, 6), (0.3, 3), (0.1, 1), (0.01, 1)])
 def test_the_ratio_is_of_the_original_s_tokens(ratio: float, expected: int) -> None:
-    assert DISTILLER._num_tokens(Teacher.of(LONG, VOCABULARY, "toy"), _options(ratio=ratio)) == expected
+    assert DistillationOptions(ratio=ratio).tokens_for(Original.of(LONG, VOCABULARY, "toy")) == expected
     if expected < 8:
         prompt = DISTILLER.distill(LONG, ratio=ratio, max_steps=2, **QUICK)
         assert 1 <= len(prompt.token_ids) <= expected
-
-
-def _options(**options: Any) -> Any:
-    from hardprompts.distillation.distiller import _Options
-
-    return _Options(**options)
 
 
 def test_a_prompt_over_the_context_is_taken_window_by_window() -> None:
@@ -103,7 +98,7 @@ def test_a_prompt_over_the_context_is_taken_window_by_window() -> None:
     assert all(len(piece) <= 16 for piece in pieces) and len(pieces) <= 5
     texts = [VOCABULARY.decode(piece) for piece in pieces]
     expected = sum(BACKEND.encode_texts([one])[0] * len(ids) for one, ids in zip(texts, pieces, strict=True))
-    match = match_features(BACKEND, [Teacher.of(text, VOCABULARY, "toy").windows(16, VOCABULARY)])
+    match = match_features(BACKEND, [Original.of(text, VOCABULARY, "toy").windows(16, VOCABULARY)])
     target = match.mean_targets[0]
     torch.testing.assert_close(target, torch.nn.functional.normalize(expected, dim=0), atol=1e-5, rtol=0)
     prompt = DISTILLER.distill(text, num_tokens=6, **QUICK)
