@@ -161,7 +161,7 @@ class DistilledPrompt(HardPrompt):
         )
 
 
-def _lost_of(values: Sequence[Mapping[str, Any]]) -> tuple[LostPhrase, ...]:
+def _lost_of(values: Any) -> tuple[LostPhrase, ...]:
     try:
         return tuple(LostPhrase(str(one["text"]), float(one["cost"]), float(one["kept"])) for one in values)
     except (KeyError, TypeError, ValueError) as error:

@@ -108,7 +108,7 @@ def test_the_distiller_finds_planted_words_by_what_the_model_expects() -> None:
     vocabulary = backend.vocabulary
     planted = vocabulary.embed(torch.tensor(vocabulary.encode("old stone")))
     distiller = PromptDistiller(backend)
-    options = {"inside": [one.text for one in TEMPLATES], "restarts": 4, "seed": 0, "progress": False}
+    options = {"templates": [one.text for one in TEMPLATES], "restarts": 4, "seed": 0, "progress": False}
     found = distiller.distill(SoftPrompt({"lm": planted}), 2, max_steps=400, held_out=["blue {} the"], **options)
     assert found.text == "old stone"
     assert found.faithfulness is not None and found.faithfulness.held_out is not None
