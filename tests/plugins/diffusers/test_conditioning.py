@@ -195,9 +195,10 @@ def test_a_denoiser_s_predictions_are_matched_without_any_picture(sd: Any) -> No
 def test_the_default_explores_by_features_and_polishes_what_the_denoiser_predicts(sd: Any) -> None:
     words = sd.vocabulary.embed(torch.tensor(sd.vocabulary.encode("red house")))
     soft = words + 0.2 * words.std() * torch.randn(words.shape, generator=torch.Generator().manual_seed(1))
-    options: dict[str, Any] = {"num_tokens": 2, "num_noises": 2, "noises_per_step": None, **QUICK, "restarts": 2}
+    plain: dict[str, Any] = {"num_tokens": 2, **QUICK, "restarts": 2}
+    options: dict[str, Any] = {**plain, "num_noises": 2, "noises_per_step": None}
     default = PromptDistiller(sd, PEZRefine(explore_steps=3, refine=Refine(candidates_per_slot=6)))
-    by_features = default.distill(soft, match="features", **options)
+    by_features = default.distill(soft, match="features", **plain)
     found = default.distill(soft, match="noise", max_evaluations=60, **options)
     # Scored by what the denoiser predicts, no worse than what the features led to, and no change improves it.
     start = default.faithfulness(by_features.text, soft, match="noise", **options).matched.distance
@@ -223,7 +224,7 @@ def test_auto_takes_the_states_of_what_the_model_sees_whole_and_features_of_long
     assert long.provenance["match"] == "features"
     for match in ("noise", "hidden_states"):
         with pytest.raises(BackendError, match="window by window"):
-            distiller.distill("a red house near the river, " * 6, num_tokens=2, match=match, num_noises=2, **QUICK)
+            distiller.distill("a red house near the river, " * 6, num_tokens=2, match=match, **QUICK)
 
 
 @pytest.mark.parametrize("family", ["sd", "sd2", "flux"])

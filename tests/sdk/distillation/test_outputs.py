@@ -114,7 +114,7 @@ def test_the_distiller_finds_planted_words_by_what_the_model_expects() -> None:
     assert found.faithfulness is not None and found.faithfulness.held_out is not None
     assert found.faithfulness.matched.value == pytest.approx(1.0, abs=1e-4)
     assert found.faithfulness.held_out.value == pytest.approx(1.0, abs=1e-4)
-    assert found.faithfulness.matched.templates == tuple(options["inside"])
+    assert found.faithfulness.matched.templates == tuple(options["templates"])
     assert found.provenance["match"] == "outputs"
     for template in TEMPLATES:
         assert vocabulary.survives_round_trip(found.token_ids, template)
