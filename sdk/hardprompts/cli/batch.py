@@ -131,7 +131,7 @@ def batch(
             for line in str(measured).splitlines():
                 say(line, console=out)
             return
-    _end(report)
+    _end(report, "the rows of images that failed have the reason in `error`; --retry-errors repeats them")
 
 
 def invert_folder(
@@ -173,7 +173,7 @@ def invert_folder(
         source = folder_source(folder, recursive)
         output, format = (folder, "txt") if csv is None else (csv, "csv")
         report = _run(source, output, format=format, retry_errors=True, overwrite=overwrite, **options)
-    _end(report)
+    _end(report, "the same command tries the images that failed again")
 
 
 def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None, dtype: str | None) -> dict[str, Any]:
@@ -223,8 +223,8 @@ class _Lines:
         )
 
 
-def _end(report: "BatchReport") -> None:
-    """Says what was done, and ends the command with its exit code."""
+def _end(report: "BatchReport", retry: str) -> None:
+    """Says what was done, and how images that failed are tried again, and ends the command with its exit code."""
     rate = f", {report.images_per_hour:,.0f} images per hour" if report.done + report.failed else ""
     say(f"{report.done:,} prompts, {report.failed:,} failed, {report.skipped:,} done before{rate}", "bold")
     if report.stop_reason != "finished":
@@ -239,7 +239,7 @@ def _end(report: "BatchReport") -> None:
         if count > SHOWN:
             say(f"and {count - SHOWN:,} more", "yellow")
     if report.failed:
-        say("the rows of images that failed have the reason in `error`; --retry-errors repeats them", "yellow")
+        say(retry, "yellow")
     screen.end(report.stop_reason)
     if report.failed:
         raise typer.Exit(screen.SOME_FAILED)
