@@ -20,6 +20,7 @@ from hardprompts.images import ImageInput, load_images
 from hardprompts.noise import NoiseWindow
 from hardprompts.objectives import Objective, check_length
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.search.options import check_names
 from hardprompts.search.rows import random_starts
 from hardprompts.search.seeds import Stream
 from hardprompts.softprompts import SoftPrompt
@@ -110,6 +111,7 @@ def learn_soft_prompts(
     **options: Any,
 ) -> list[SoftPrompt]:
     """One soft prompt for each image, or each list of images, trained in one batch; see `learn_soft_prompt`."""
+    check_names("learn_soft_prompt", options, [field.name for field in dataclasses.fields(_Options)])
     chosen = _Options(**options)
     opened: Any = load_backend(model) if isinstance(model, str) else model
     backend = opened if isinstance(opened, Backend) else backend_of(opened)

@@ -84,3 +84,8 @@ def test_training_starts_from_words_stops_when_told_and_keeps_the_best_step() ->
 def test_bad_training_arguments_are_refused(options: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         learn_soft_prompt(BACKEND, TOWER.picture("red"), **{"num_tokens": 2, **options})
+
+
+def test_a_misspelt_option_names_the_right_one() -> None:
+    with pytest.raises(TypeError, match="learn_soft_prompt has no option 'learning_rat'; did you mean 'learning_rate'"):
+        learn_soft_prompt(BACKEND, TOWER.picture("red"), learning_rat=0.1)
