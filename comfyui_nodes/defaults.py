@@ -9,7 +9,7 @@ LOG = logging.getLogger(__name__)
 #: Where the SDK declares the options of each kind of search.
 INVERSION = "hardprompts.inversion.InversionOptions"
 DENOISING = "hardprompts.diffusion.DenoisingOptions"
-DISTILLATION = "hardprompts.search.options.SearchOptions"
+DISTILLATION = "hardprompts.distillation.DistillationOptions"
 
 #: A graph waits for its nodes: a third of the SDK's steps, where the SDK counts on being interrupted.
 MAX_STEPS = 300

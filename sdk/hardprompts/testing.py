@@ -4,6 +4,7 @@ Call `check_backend` with a backend that you open, `check_search` with a method 
 format of yours; each raises AssertionError with a sentence about what is wrong, and returns None when all is well.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -223,7 +224,8 @@ def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near th
     assert torch.allclose(together, apart, atol=tolerance), "the features of a text depend on its batch"
 
     # Without its only token a prompt is empty, and what the token contributes is still to be said.
-    assert backend.encode_texts([""]).isfinite().all(), "the features of an empty text are not finite"
+    with contextlib.suppress(ValueError):  # of a model that adds no tokens of its own
+        assert backend.encode_texts([""]).isfinite().all(), "the features of an empty text are not finite"
 
     # Gradients reach the embeddings, and only those.
     generator = torch.Generator().manual_seed(0)

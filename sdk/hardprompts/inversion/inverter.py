@@ -275,7 +275,13 @@ class PromptInverter:
         )
 
     def _text_scores(self, texts: Sequence[str], target: Target, template: PromptTemplate) -> list[float]:
-        features = self.backend.encode_texts([template.fill(text) for text in texts])
+        filled = [template.fill(text) for text in texts]
+        try:
+            features = self.backend.encode_texts(filled)
+        except ValueError:
+            if filled != [""]:
+                raise
+            return [0.0]  # a model that adds no tokens of its own sees nothing in an empty text
         scores: list[float] = (features @ target.plain_mean).tolist()
         return scores
 

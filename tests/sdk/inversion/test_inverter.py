@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hardprompts import (
+    Backend,
     BackendError,
     HardPrompt,
     ImageError,
@@ -229,3 +230,16 @@ def test_an_inverter_keeps_nothing_between_calls() -> None:
     INVERTER.invert(features("red house"), banned=["red"], num_tokens=2, **QUICK)
     assert vars(INVERTER) == before
     assert INVERTER.invert(features("red house"), num_tokens=2, **QUICK).text == "red house"
+
+
+def test_a_model_without_tokens_of_its_own_sees_nothing_in_an_empty_text() -> None:
+    class Strict(ToyEncoder):
+        def encode_text(self, texts):
+            if "" in texts:
+                raise ValueError("no tokens")
+            return super().encode_text(texts)
+
+    encoder = Strict()
+    backend = Backend("strict", encoder, encoder, torch.device("cpu"))
+    prompt = PromptInverter(backend).invert(encoder.picture("boat"), num_tokens=1, seed=0, progress=False)
+    assert prompt.text == "boat" and prompt.attributions == (prompt.score,)
