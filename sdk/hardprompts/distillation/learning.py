@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hardprompts.diffusion.features import backend_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
@@ -30,9 +31,47 @@ from hardprompts.vocabulary import Vocabulary
 Judge = Callable[[Float[Tensor, "batch tokens dim"], Int[Tensor, " batch"]], Float[Tensor, " batch"]]
 
 
+class LearningArguments(TypedDict, total=False):
+    """The fields of `LearningOptions` that `learn_soft_prompt` takes as keyword arguments."""
+
+    initial_prompt: str | None
+    max_steps: int
+    learning_rate: float
+    weight_decay: float
+    window: NoiseWindow
+    num_noises: int
+    noises_per_step: int | None
+    batch_size: int
+    seed: int
+    callback: Callable[[int, list[float]], bool | None] | None
+
+
+class TaskLearningArguments(LearningArguments, total=False):
+    """Those, and the two that `learn_soft_prompt` names: for `learn_soft_prompts`."""
+
+    num_tokens: int
+    templates: str | Sequence[str]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Options:
-    """What `learn_soft_prompt` takes beside the images; explained there."""
+class LearningOptions:
+    """How a soft prompt is learned by gradient descent; no search, so other limits than those of `SearchOptions`.
+
+    Attributes:
+        num_tokens: soft tokens.
+        templates: the template in which it is learned, or several: the mean over them.
+        initial_prompt: text whose tokens it starts from. Default: random tokens.
+        max_steps: of AdamW.
+        learning_rate: of AdamW, in units of the root mean square of the model's own embeddings.
+        weight_decay: of AdamW.
+        window, num_noises, noises_per_step, batch_size: of the denoising error; see `DenoisingOptions`. Here the
+            whole range of noise levels and a bank of 64 noises are the default.
+        seed: of the first tokens and of all noises.
+        callback: called after every step with its number and the losses; returning True ends the training.
+
+    Raises:
+        ValueError: a number out of range.
+    """
 
     num_tokens: int = 2
     templates: str | Sequence[str] = SLOT
@@ -70,7 +109,7 @@ def learn_soft_prompt(
     templates: str | Sequence[str] = SLOT,
     *,
     name: str = "",
-    **options: Any,
+    **options: Unpack[LearningArguments],
 ) -> SoftPrompt:
     """The soft prompt of one image, or of what several images share.
 
@@ -82,14 +121,7 @@ def learn_soft_prompt(
         num_tokens: soft tokens.
         templates: the template in which it is learned, or several: the mean over them.
         name: the word that calls it.
-        initial_prompt: text whose tokens it starts from; default: random tokens.
-        max_steps: of AdamW (default 500).
-        learning_rate: of AdamW, in units of the root mean square of the model's own embeddings (default 0.1).
-        weight_decay: of AdamW (default 0).
-        window, num_noises, noises_per_step, batch_size: of the denoising error; see `DenoisingOptions`. Here the
-            whole range of noise levels and a bank of 64 noises are the default.
-        seed: of the first tokens and of all noises (default 0).
-        callback: called after every step with its number and the losses; returning True ends the training.
+        options: see `LearningOptions`.
 
     Raises:
         ImageError: an image is unreadable, or there is none.
@@ -108,11 +140,11 @@ def learn_soft_prompts(
     tasks: "Sequence[ImageInput | Sequence[ImageInput]]",
     *,
     names: Sequence[str] | None = None,
-    **options: Any,
+    **options: Unpack[TaskLearningArguments],
 ) -> list[SoftPrompt]:
     """One soft prompt for each image, or each list of images, trained in one batch; see `learn_soft_prompt`."""
-    check_names("learn_soft_prompt", options, [field.name for field in dataclasses.fields(_Options)])
-    chosen = _Options(**options)
+    check_names("learn_soft_prompt", options, [field.name for field in dataclasses.fields(LearningOptions)])
+    chosen = LearningOptions(**options)
     opened: Any = load_backend(model) if isinstance(model, str) else model
     backend = opened if isinstance(opened, Backend) else backend_of(opened)
     vocabulary = backend.vocabulary
@@ -184,7 +216,7 @@ def descend(
     return best, found
 
 
-def _starts(vocabulary: Vocabulary, tasks: int, options: _Options) -> Int[Tensor, "tasks tokens"]:
+def _starts(vocabulary: Vocabulary, tasks: int, options: LearningOptions) -> Int[Tensor, "tasks tokens"]:
     if options.initial_prompt is None:
         return random_starts(vocabulary, tasks, options.num_tokens, options.seed)
     ids = vocabulary.encode(options.initial_prompt)
@@ -200,7 +232,7 @@ def _starts(vocabulary: Vocabulary, tasks: int, options: _Options) -> Int[Tensor
 _Built = tuple[Objective, Judge | None, int, str]
 
 
-def _by_features(backend: Backend, tasks: Sequence[Any], options: _Options) -> _Built:
+def _by_features(backend: Backend, tasks: Sequence[Any], options: LearningOptions) -> _Built:
     if backend.image_encoder is None:
         raise BackendError(
             f"{backend.name} has neither an image tower nor a denoiser, so no soft prompt can be learned from images"
@@ -215,7 +247,7 @@ def _by_features(backend: Backend, tasks: Sequence[Any], options: _Options) -> _
     return mean, None, mean.free_tokens(), "feature similarity"
 
 
-def _by_noise(backend: Backend, tasks: Sequence[Any], options: _Options) -> _Built:
+def _by_noise(backend: Backend, tasks: Sequence[Any], options: LearningOptions) -> _Built:
     assert backend.noise_predictor is not None
     weighted = [[(image, 1.0) for image in load_images(task)] for task in tasks]
     bank = NoiseBank.draw(

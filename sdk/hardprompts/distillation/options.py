@@ -10,6 +10,7 @@ from hardprompts.images import ImageInput
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.options import SearchArguments, SearchOptions
+from hardprompts.search.protocol import StopReason
 
 #: What is matched.
 Quantity = Literal["auto", "features", "hidden_states", "noise", "outputs"]
@@ -24,7 +25,7 @@ BEHIND_PROMPTS = ("{} It was", "{} This is", "{} We")
 DEFAULT_TOKENS = 8
 
 #: Reasons to stop that are the user's, and end all that would have followed.
-ENDED = ("cancelled", "interrupted")
+ENDED = (StopReason.CANCELLED, StopReason.INTERRUPTED)
 
 
 class DistillationArguments(SearchArguments, total=False):

@@ -34,9 +34,6 @@ from hardprompts.vocabulary import Vocabulary
 #: Any image-to-text model: RGB images become one caption each.
 Captioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 
-#: Steps of a method that would never stop by itself.
-DEFAULT_MAX_STEPS = InversionOptions.DEFAULT_MAX_STEPS
-
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
 
