@@ -23,7 +23,7 @@ from hardprompts_diffusers.components import denoiser_of, text_encoders, working
 from hardprompts_diffusers.embeddings import embedding_modules, soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
-from hardprompts_diffusers.tokens import InContext, Recorded, recorded
+from hardprompts_diffusers.tokens import InContext, TextRecorder, recorded
 
 #: A text that no instruction around a prompt contains, in both cases.
 PROBE = "Zqxjkv"
@@ -321,7 +321,7 @@ class PipelinePredictor:
             self._encode([PROBE], [PROBE])
         return {suffix: self._around(heard) for suffix, heard in seen.items()}
 
-    def _around(self, heard: Recorded) -> tuple[str, str, Callable[[str], str] | None]:
+    def _around(self, heard: TextRecorder) -> tuple[str, str, Callable[[str], str] | None]:
         texts = [text for text in heard.texts if PROBE.lower() in text.lower()]
         if not texts:
             raise BackendError(

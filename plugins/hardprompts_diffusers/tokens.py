@@ -75,16 +75,16 @@ class InContext:
 
 
 @dataclasses.dataclass
-class Recorded:
+class TextRecorder:
     """The texts that a tokenizer was called with."""
 
     texts: list[str] = dataclasses.field(default_factory=list)
 
 
 @contextlib.contextmanager
-def recorded(tokenizer: Any) -> Iterator[Recorded]:
+def recorded(tokenizer: Any) -> Iterator[TextRecorder]:
     """The texts that a tokenizer of transformers is called with meanwhile."""
-    heard, kind = Recorded(), type(tokenizer)
+    heard, kind = TextRecorder(), type(tokenizer)
 
     def call(self: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         heard.texts.extend([text] if isinstance(text, str) else [one for one in text or () if isinstance(one, str)])

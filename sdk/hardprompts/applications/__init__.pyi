@@ -2,14 +2,14 @@
 from .breeding import Individual, Lineage, evolve
 from .joining import concatenate, negative_prompt
 from .pictures import Generate, ImageScore, likeness, picture_grid
-from .reranking import Ranked, Reranking, rerank
+from .reranking import RankedPrompt, Reranking, rerank
 
 __all__ = [
     "Generate",
     "ImageScore",
     "Individual",
     "Lineage",
-    "Ranked",
+    "RankedPrompt",
     "Reranking",
     "concatenate",
     "evolve",

@@ -10,7 +10,7 @@ from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ranked:
+class RankedPrompt:
     """A prompt with the pictures that it made.
 
     Attributes:
@@ -36,7 +36,7 @@ class Reranking:
     """
 
     prompt: HardPrompt
-    ranked: tuple[Ranked, ...]
+    ranked: tuple[RankedPrompt, ...]
 
     def grid(self) -> Image.Image:
         """All pictures: one row for each prompt, best first, with its score."""
@@ -77,7 +77,7 @@ def rerank(
     drawn = _Pictures(generate, image_score, tuple(seeds))
     entries = drawn.of([template.fill(candidate.text) for candidate in candidates])
     ranked = [
-        (candidate, Ranked(candidate.text, entry.score, entry.scores, entry.pictures))
+        (candidate, RankedPrompt(candidate.text, entry.score, entry.scores, entry.pictures))
         for candidate, entry in zip(candidates, entries, strict=True)
     ]
     ranked.sort(key=lambda pair: -pair[1].score)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hardprompts.batch.output import Row, plain
-from hardprompts.batch.records import Record, Unusable
+from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.inverter import PromptInverter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Opening:
+class InverterSettings:
     """How every process opens the same inverter; see `PromptInverter`."""
 
     model: Any = "emoji"
@@ -62,7 +62,7 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
+class ChunkResult:
     """A chunk's rows, and when it was begun and finished, in seconds since the epoch."""
 
     number: int
@@ -114,10 +114,12 @@ class Plan:
                 yield record
             else:
                 key = f"{record.key} (number {count})"
-                yield Record(key, Unusable(f"the key {record.key!r} is there {count} times; only the first is used"))
+                yield Record(
+                    key, UnusablePicture(f"the key {record.key!r} is there {count} times; only the first is used")
+                )
 
 
-def invert_chunk(inverter: PromptInverter, chunk: Chunk, options: Mapping[str, Any]) -> Done:
+def invert_chunk(inverter: PromptInverter, chunk: Chunk, options: Mapping[str, Any]) -> ChunkResult:
     """A row for each record of a chunk: the prompt, or the error where there is none.
 
     Raises:
@@ -135,7 +137,7 @@ def invert_chunk(inverter: PromptInverter, chunk: Chunk, options: Mapping[str, A
     if images:
         found.update(zip(images, prompts_of_each(inverter, list(images.values()), options), strict=True))
     rows = [row_of(record.key, found[record.key]) for record in chunk.records]
-    return Done(chunk.number, rows, started, time.time())
+    return ChunkResult(chunk.number, rows, started, time.time())
 
 
 def prompts_of_each(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hardprompts.batch.chunks import Chunk, Opening, invert_chunk
+from hardprompts.batch.chunks import Chunk, InverterSettings, invert_chunk
 from hardprompts.batch.run import check_options
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.errors import ImageError
@@ -137,7 +137,7 @@ def estimate(
     before = torch.get_num_threads()
     started = time.perf_counter()
     try:
-        inverter = Opening(model, method, judge, prior, device, dtype, threads).open()
+        inverter = InverterSettings(model, method, judge, prior, device, dtype, threads).open()
         opened = time.perf_counter()
         on_gpu = inverter.backend.device.type == "cuda"
         if on_gpu:

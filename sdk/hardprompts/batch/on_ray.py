@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-from hardprompts.batch.chunks import Chunk, Done, Opening, Plan, failed_row, invert_chunk
+from hardprompts.batch.chunks import Chunk, ChunkResult, InverterSettings, Plan, failed_row, invert_chunk
 from hardprompts.errors import HardPromptsError, MissingExtra
 
 #: Deaths of workers over one chunk after which its records are searched one by one, to find whose fault it is.
@@ -21,7 +21,7 @@ TRUSTED_DEATHS = 2
 MAX_BLOCKS = 10_000
 
 
-def check_ray(opening: Opening) -> None:
+def check_ray(opening: InverterSettings) -> None:
     """Raises if Ray's workers cannot do it.
 
     Raises:
@@ -40,12 +40,12 @@ def check_ray(opening: Opening) -> None:
 
 def on_ray(
     plan: Plan,
-    opening: Opening,
+    opening: InverterSettings,
     options: Mapping[str, Any],
     workers: int,
     gpus_per_worker: float | None = None,
     address: str | None = None,
-) -> Generator[Done, None, None]:
+) -> Generator[ChunkResult, None, None]:
     """The chunks of a plan as they are done, in any order.
 
     Raises:
@@ -85,7 +85,7 @@ def on_ray(
             for row in block.to_pylist():
                 if row["failure"] is not None:
                     raise HardPromptsError(f"a worker cannot go on: {row['failure']}")
-                yield Done(row["number"], json.loads(row["rows"]), row["started"], row["finished"])
+                yield ChunkResult(row["number"], json.loads(row["rows"]), row["started"], row["finished"])
 
 
 class _Attempts:
@@ -105,7 +105,7 @@ class _Attempts:
 class _Worker:
     """A process with a model of its own."""
 
-    def __init__(self, opening: Opening, options: Mapping[str, Any], attempts: Any) -> None:
+    def __init__(self, opening: InverterSettings, options: Mapping[str, Any], attempts: Any) -> None:
         self._options, self._attempts = options, attempts
         self._failure: str | None = None
         try:
@@ -114,7 +114,7 @@ class _Worker:
             self._failure = f"{type(error).__name__}: {error}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        done = Done(row["number"], [], time.time(), time.time())
+        done = ChunkResult(row["number"], [], time.time(), time.time())
         failure = self._failure
         if failure is None:
             try:
@@ -126,7 +126,7 @@ class _Worker:
             "failure": failure,
         }  # fmt: skip
 
-    def _invert(self, chunk: Chunk) -> Done:
+    def _invert(self, chunk: Chunk) -> ChunkResult:
         if self._begin(chunk.number) <= TRUSTED_DEATHS:
             done = invert_chunk(self._inverter, chunk, self._options)
         else:
@@ -134,7 +134,7 @@ class _Worker:
         self._end(chunk.number)
         return done
 
-    def _invert_one_by_one(self, chunk: Chunk) -> Done:
+    def _invert_one_by_one(self, chunk: Chunk) -> ChunkResult:
         started = time.time()
         rows = []
         for record in chunk.records:
@@ -144,7 +144,7 @@ class _Worker:
             else:
                 rows += invert_chunk(self._inverter, Chunk(chunk.number, (record,)), self._options).rows
                 self._end(work)
-        return Done(chunk.number, rows, started, time.time())
+        return ChunkResult(chunk.number, rows, started, time.time())
 
     def _begin(self, work: Any) -> int:
         import ray

@@ -34,7 +34,7 @@ class Reference(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Unusable:
+class UnusablePicture:
     """The place of a picture that is known to be missing."""
 
     reason: str

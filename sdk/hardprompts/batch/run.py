@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from hardprompts.batch.chunks import Done, Opening, Plan, invert_chunk
+from hardprompts.batch.chunks import ChunkResult, InverterSettings, Plan, invert_chunk
 from hardprompts.batch.output import TEXT_FILES, Captions, Output, Row, plain
 from hardprompts.batch.sources import SourceInput, open_source
 from hardprompts.inversion.inverter import PromptInverter
@@ -149,7 +149,7 @@ def invert_many(
         UnknownName, BackendError, TemplateError, VocabularyError: see `PromptInverter` and its `invert`.
     """
     check_options(options, {"batch_size": batch_size, "workers": workers, "threads": threads})
-    opening = Opening(model, method, judge, prior, device, dtype, threads)
+    opening = InverterSettings(model, method, judge, prior, device, dtype, threads)
     if workers is not None:
         from hardprompts.batch.on_ray import check_ray
 
@@ -173,7 +173,7 @@ def invert_many(
     plan = Plan(records.records, batch_size, keys, where.numbers)
     count = _Count(None if records.total is None else max(0, records.total - len(keys)))
     stop_reason = "finished"
-    done: Generator[Done, None, None]
+    done: Generator[ChunkResult, None, None]
     if workers is None:
         done = _in_this_process(plan, opening, chosen)
     else:
@@ -208,7 +208,7 @@ class _Count:
         self.busy_seconds = 0.0
         self._span: tuple[float, float] | None = None
 
-    def add(self, chunk: Done) -> None:
+    def add(self, chunk: ChunkResult) -> None:
         failed = sum(row["error"] is not None for row in chunk.rows)
         self.failed += failed
         self.done += len(chunk.rows) - failed
@@ -226,7 +226,9 @@ def _bar(progress: bool, total: int | None) -> "tqdm[Any]":
     return tqdm(total=total, disable=None if progress else True, desc="prompts", unit="image", smoothing=0)
 
 
-def _in_this_process(plan: Plan, opening: Opening, options: Mapping[str, Any]) -> Generator[Done, None, None]:
+def _in_this_process(
+    plan: Plan, opening: InverterSettings, options: Mapping[str, Any]
+) -> Generator[ChunkResult, None, None]:
     inverter: PromptInverter | None = None
     threads = torch.get_num_threads()
     try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hardprompts.batch.records import Record, Unusable
+from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.errors import FileFormatError, ImageError
 from hardprompts.images import IMAGE_SUFFIXES
 
@@ -74,7 +74,7 @@ def _samples(archive: tarfile.TarFile, path: Path, name: str, image: str | None,
     if damage:
         where = f"behind {sample!r}" if sample else "from its beginning"
         reason = f"the shard is damaged {where}: {damage}; what follows there is lost; get the shard again"
-        yield Record(f"{name}/(damaged)", Unusable(reason))
+        yield Record(f"{name}/(damaged)", UnusablePicture(reason))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -86,7 +86,11 @@ def _split(name: str) -> tuple[str, str]:
 
 def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, compressed: bool) -> Any:
     if not compressed:
-        return Unusable("the member is a sparse file") if info.issparse() else Member(path, info.offset_data, info.size)
+        return (
+            UnusablePicture("the member is a sparse file")
+            if info.issparse()
+            else Member(path, info.offset_data, info.size)
+        )
     file = archive.extractfile(info)
     return b"" if file is None else file.read()
 
@@ -109,6 +113,8 @@ def _sample(name: str, sample: str, members: dict[str, Any], image: str | None) 
     if len(pictures) == 1:
         return Record(key, members[pictures[0]])
     if pictures:
-        return Record(key, Unusable(f"there are {len(pictures)} pictures: {', '.join(pictures)}; choose by image=..."))
+        return Record(
+            key, UnusablePicture(f"there are {len(pictures)} pictures: {', '.join(pictures)}; choose by image=...")
+        )
     wanted = "no picture" if image is None else f"no {image!r}"
-    return Record(key, Unusable(f"there is {wanted} in the sample, but {', '.join(members)}"))
+    return Record(key, UnusablePicture(f"there is {wanted} in the sample, but {', '.join(members)}"))

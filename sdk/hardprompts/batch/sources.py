@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from hardprompts.batch.records import IMAGE, Record, Unusable
+from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.batch.shards import shard_records
 from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
@@ -21,7 +21,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @runtime_checkable
-class Indexed(Protocol):
+class IndexedCollection(Protocol):
     """A collection that makes its items when it is asked for them, as those of `datasets` and torch do."""
 
     def __len__(self) -> int: ...
@@ -67,7 +67,7 @@ class Source:
 
 
 #: What `open_source` takes: paths and patterns, or pictures and rows in memory.
-SourceInput: TypeAlias = str | os.PathLike[str] | Source | Iterable[Any] | Indexed
+SourceInput: TypeAlias = str | os.PathLike[str] | Source | Iterable[Any] | IndexedCollection
 
 
 def open_source(source: SourceInput, *, image: str | None = None, key: str | None = None) -> Source:
@@ -97,7 +97,7 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
         return _of_paths([source], image, key)
     if isinstance(source, list | tuple) and source and all(isinstance(item, str | os.PathLike) for item in source):
         return _of_paths(source, image, key)
-    if isinstance(source, Mapping) or not isinstance(source, Iterable | Indexed):
+    if isinstance(source, Mapping) or not isinstance(source, Iterable | IndexedCollection):
         raise ValueError(
             f"{type(source).__name__} is not a source of pictures; accepted are folders, shards, tables, patterns, "
             "lists of these, and iterables of rows or pictures"
@@ -227,7 +227,7 @@ def _readable(name: str) -> str:
 class _Item:
     """An item of a collection, which is not made before it is read."""
 
-    collection: Indexed
+    collection: IndexedCollection
     index: int
     column: str
 
@@ -235,12 +235,12 @@ class _Item:
         return _picture_of(self.collection[self.index], self.column)
 
 
-def _in_memory(source: Iterable[Any] | Indexed, column: str, key: str | None) -> Iterator[Record]:
-    if isinstance(source, Indexed) and not isinstance(source, list | tuple):
+def _in_memory(source: Iterable[Any] | IndexedCollection, column: str, key: str | None) -> Iterator[Record]:
+    if isinstance(source, IndexedCollection) and not isinstance(source, list | tuple):
         keys: Any = source.select_columns([key]) if key and hasattr(source, "select_columns") else source
         for index in range(len(source)):
             name, reason = _key_of(keys[index] if key else None, key, index)
-            yield Record(name, Unusable(reason) if reason else _Item(source, index, column))
+            yield Record(name, UnusablePicture(reason) if reason else _Item(source, index, column))
         return
     assert isinstance(source, Iterable)
     for index, item in enumerate(source):
@@ -249,9 +249,9 @@ def _in_memory(source: Iterable[Any] | Indexed, column: str, key: str | None) ->
             continue
         name, reason = _key_of(item, key, index)
         try:
-            yield Record(name, Unusable(reason) if reason else _picture_of(item, column))
+            yield Record(name, UnusablePicture(reason) if reason else _picture_of(item, column))
         except ImageError as error:
-            yield Record(name, Unusable(str(error)))
+            yield Record(name, UnusablePicture(str(error)))
 
 
 def _key_of(item: Any, key: str | None, index: int) -> tuple[str, str]:

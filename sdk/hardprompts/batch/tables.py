@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardprompts.batch.records import IMAGE, Record, Unusable
+from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.errors import FileFormatError, MissingExtra
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
             if own is None:
                 records.append(Record(f"{name}:{number}", Cell(path, column, group, row)))
             elif own[row] is None:
-                records.append(Record(f"{name}:{number}", Unusable(f"there is no key: the column {key!r} is empty")))
+                records.append(
+                    Record(f"{name}:{number}", UnusablePicture(f"there is no key: the column {key!r} is empty"))
+                )
             else:
                 records.append(Record(str(own[row]), Cell(path, column, group, row)))
     return records

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
-from hardprompts.classification.reading import Reading, read
+from hardprompts.classification.reading import PrefixReading, read
 from hardprompts.classification.rows import PROMPT, Row
 from hardprompts.classification.verbalizer import LabelTokens
 from hardprompts.encoders import LanguageModel
@@ -68,10 +68,10 @@ class LabelReader:
 
     def read(
         self, rows: Sequence[Row], prompts: Float[Tensor, "prompts prompt_tokens dim"]
-    ) -> tuple[Reading, Float[Tensor, "prompts rows words"]]:
+    ) -> tuple[PrefixReading, Float[Tensor, "prompts rows words"]]:
         """The batch as it is read for the first query, and log p of each word."""
         words = torch.zeros(len(prompts) * len(rows), len(self.labels.ids), device=prompts.device)
-        first: Reading | None = None
+        first: PrefixReading | None = None
         for query, reading in zip(
             self.labels.queries, read(self.model, rows, prompts, self.labels.queries), strict=True
         ):
@@ -224,7 +224,7 @@ class LabelLikelihood:
             return {0: 1.0}
         return {i: 1 / len(rows) for i in range(len(rows))}
 
-    def _fluency(self, prompts: Tensor, reading: Reading, kept: Sequence[int]) -> Float[Tensor, "prompts kept"]:
+    def _fluency(self, prompts: Tensor, reading: PrefixReading, kept: Sequence[int]) -> Float[Tensor, "prompts kept"]:
         """The mean cross entropy of the prompt's tokens, from the states of the rows that are kept."""
         count, length = prompts.shape[:2]
         rows, states = len(reading.prompt_at), reading.states

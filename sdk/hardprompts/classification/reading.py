@@ -22,7 +22,7 @@ OTHER_MIN_SAVED_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reading:
+class PrefixReading:
     """What a model makes of one batch for one query: every prompt in every row.
 
     Attributes:
@@ -46,7 +46,7 @@ def read(
     rows: Sequence[Row],
     prompts: Float[Tensor, "prompts prompt_tokens dim"],
     queries: Sequence[Query],
-) -> Iterator[Reading]:
+) -> Iterator[PrefixReading]:
     """What the model makes of the rows under the prompts, query by query."""
     longest = max(len(query.inserted) for query in queries)
     if isinstance(model, PrefixReader) and all(row[-1] == LABEL for row in rows):
@@ -57,12 +57,12 @@ def read(
     for query in queries:
         inputs = Inputs.create(model, rows, prompts, query)
         states = model.states(inputs.embeddings, inputs.mask, inputs.decoder_ids)
-        yield Reading(states, inputs.read_at, inputs.prompt_at)
+        yield PrefixReading(states, inputs.read_at, inputs.prompt_at)
 
 
 def _read_once(
     model: PrefixReader, stem: Inputs, shared: "_Shared | None", queries: Sequence[Query]
-) -> Iterator[Reading]:
+) -> Iterator[PrefixReading]:
     """The same, with all that stands before the label read once for all queries."""
     keep = any(query.inserted for query in queries)
     prefix: Prefix | None = None
@@ -70,9 +70,9 @@ def _read_once(
         whole, prefix = shared.read(model, stem, keep)
     elif keep:
         states, prefix = model.read_on(stem.embeddings, stem.mask)
-        whole = Reading(states, stem.read_at, stem.prompt_at)
+        whole = PrefixReading(states, stem.read_at, stem.prompt_at)
     else:
-        whole = Reading(model.states(stem.embeddings, stem.mask), stem.read_at, stem.prompt_at)
+        whole = PrefixReading(model.states(stem.embeddings, stem.mask), stem.read_at, stem.prompt_at)
     for query in queries:
         if not query.inserted:
             yield whole
@@ -81,7 +81,7 @@ def _read_once(
         words = words.expand(len(stem.mask), -1, -1)
         states, _ = model.read_on(words, stem.mask.new_ones(words.shape[:2]), prefix, keep=False)
         at = torch.full_like(stem.read_at, len(query.inserted) - 1)
-        yield Reading(states, at, torch.full_like(stem.prompt_at, -1))
+        yield PrefixReading(states, at, torch.full_like(stem.prompt_at, -1))
 
 
 # --- what is shared -----------------------------------------------------------------------
@@ -109,7 +109,7 @@ class _Shared:
     of_texts: bool
     tokens: int
 
-    def read(self, model: PrefixReader, stem: Inputs, keep: bool) -> tuple[Reading, Prefix | None]:
+    def read(self, model: PrefixReader, stem: Inputs, keep: bool) -> tuple[PrefixReading, Prefix | None]:
         """The states of the whole rows; the heads and what is behind them are padded apart from each other."""
         count, (batch, width) = len(self.heads), stem.mask.shape
         device, prompts = stem.mask.device, batch // count
@@ -131,7 +131,7 @@ class _Shared:
         behind = stem.embeddings.gather(1, index)
         states, whole = model.read_on(behind, mask, prefix.of_rows(once), keep=keep)
         moved = longest - heads  # all that is read of a row whose head is padded stands behind that
-        reading = Reading(torch.cat([before[once], states], dim=1), stem.read_at + moved, stem.prompt_at + moved)
+        reading = PrefixReading(torch.cat([before[once], states], dim=1), stem.read_at + moved, stem.prompt_at + moved)
         return reading, whole
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, FileFormatError, HardPromptsError
 from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts.audit import Audit, Decoded
+from hardprompts.softprompts.audit import Audit, DecodedText
 from hardprompts.softprompts.robustness import RobustnessReport
 
 if TYPE_CHECKING:
@@ -119,10 +119,10 @@ def _robustness(embeddings: "Tensor", backend: "Backend") -> "RobustnessReport":
     )  # fmt: skip
 
 
-def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[Decoded | None, str]":
+def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[DecodedText | None, str]":
     """The words that make the model do the same; or why there are none."""
     from hardprompts.distillation.distiller import PromptDistiller
-    from hardprompts.softprompts.audit import Decoded
+    from hardprompts.softprompts.audit import DecodedText
 
     try:
         found = PromptDistiller(backend).distill(
@@ -137,4 +137,4 @@ def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[D
     if found.faithfulness is None:
         return None, "It was not decoded: nobody measured how faithful the words are."
     matched, held_out = found.faithfulness.matched, found.faithfulness.held_out
-    return Decoded(found.filled, matched.quantity, matched.value, None if held_out is None else held_out.value), ""
+    return DecodedText(found.filled, matched.quantity, matched.value, None if held_out is None else held_out.value), ""

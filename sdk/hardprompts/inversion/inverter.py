@@ -21,7 +21,7 @@ from hardprompts.inversion.required import RequiredWords
 from hardprompts.inversion.targets import Target, ViewFeatures, similarity_with, spread_of, targets_of
 from hardprompts.inversion.words import chosen_words
 from hardprompts.methods.banks import encode_beginning
-from hardprompts.methods.phrase_bank import Prepared
+from hardprompts.methods.phrase_bank import TaskPreparation
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.protocol import Search, SearchResult
@@ -159,7 +159,7 @@ class PromptInverter:
         look = functools.partial(ViewFeatures.of, models=models, views=options.views, seed=seed)
         seen = [look(task, picture=captioned) for task in tasks]
         captions = self._captions(seen) if captioned else [options.caption] * len(tasks)
-        whole_phrases = isinstance(self.search, Prepared)
+        whole_phrases = isinstance(self.search, TaskPreparation)
         words = chosen_words(self.backend.vocabulary, options, captions, whole_phrases=whole_phrases)
         required = RequiredWords.create(options.required, words, slot)
         unlike = None if options.unlike is None else look(options.unlike)
@@ -202,7 +202,7 @@ class PromptInverter:
     @property
     def _opposed(self) -> bool:
         """Whether the method looks for what fits least."""
-        return isinstance(self.search, Prepared) and self.search.opposed
+        return isinstance(self.search, TaskPreparation) and self.search.opposed
 
     def _captions(self, seen: Sequence[ViewFeatures]) -> list[str]:
         """What the captioner says of each task's first image."""
@@ -218,7 +218,7 @@ class PromptInverter:
         return captions
 
     def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None]) -> Search:
-        if not isinstance(self.search, Prepared):
+        if not isinstance(self.search, TaskPreparation):
             return self.search
         return self.search.prepared(self.backend, objective.mean_targets, objective.template, captions)
 

@@ -33,7 +33,7 @@ COMBINED = 6
 
 
 @runtime_checkable
-class Prepared(Protocol):
+class TaskPreparation(Protocol):
     """What a method offers if it wants to know the model, the targets and their captions before a run.
 
     Attributes:

@@ -62,7 +62,7 @@ class FileFacts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoded:
+class DecodedText:
     """A hard prompt that makes the model do what the soft prompt does, and how faithfully.
 
     Attributes:
@@ -99,7 +99,7 @@ class Audit:
     nearest: NearestDecoding | None = None
     spread: Spread | None = None
     robustness: RobustnessReport | None = None
-    decoded: Decoded | None = None
+    decoded: DecodedText | None = None
     ban_list: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

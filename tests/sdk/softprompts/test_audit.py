@@ -11,7 +11,7 @@ from audits import compared
 
 from hardprompts import SoftPrompt
 from hardprompts.distillation.audits import stored_dtypes
-from hardprompts.softprompts.audit import Audit, Decoded, FileFacts, spells
+from hardprompts.softprompts.audit import Audit, DecodedText, FileFacts, spells
 from hardprompts.softprompts.robustness import Histogram, Spread
 from hardprompts.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ def test_the_ban_list(vocabulary: Vocabulary) -> None:
         soft(row, name="a Red-ish thing"),
         vocabulary,
         ban_list=("RED", "use", "unseen"),
-        decoded=Decoded("a red house", "text features", 0.9, 0.8),
+        decoded=DecodedText("a red house", "text features", 0.9, 0.8),
     )
     (warning,) = [finding.text for finding in audit.findings if "ban list" in finding.text]
     assert warning.startswith("'RED' is on the ban list, and is in its name, its nearest words")
@@ -109,7 +109,7 @@ def test_odd_values() -> None:
 
 
 def test_the_audit_as_json(vocabulary: Vocabulary) -> None:
-    audit = compared(soft(metadata={"loss": float("nan")}), vocabulary, decoded=Decoded("x", "features", 0.5))
+    audit = compared(soft(metadata={"loss": float("nan")}), vocabulary, decoded=DecodedText("x", "features", 0.5))
     values = json.loads(json.dumps(audit.to_dict(), allow_nan=False))
     assert values["verdict"] == audit.verdict.text and values["robustness"]["shrunk"]["positions"][0] == 1
     assert values["decoded"]["faithfulness"] == 0.5 and values["metadata"] == {"loss": "nan"}

@@ -8,7 +8,7 @@ import torch
 from audits import Page, compared
 
 from hardprompts import SoftPrompt
-from hardprompts.softprompts.audit import Audit, Decoded, FileFacts
+from hardprompts.softprompts.audit import Audit, DecodedText, FileFacts
 from hardprompts.softprompts.plots import CurvePlot, HistogramPlot
 from hardprompts.softprompts.report import environment, render_refusal, render_report
 from hardprompts.softprompts.robustness import Curve, Histogram
@@ -30,7 +30,7 @@ def test_the_page_says_what_the_audit_says(vocabulary: Vocabulary) -> None:
         soft(5 * drawn(3, 32), step=500, base_models=("some/model",)),
         vocabulary,
         dtypes=("float32",),
-        decoded=Decoded("a photo of red", "text features", 0.87, 0.81),
+        decoded=DecodedText("a photo of red", "text features", 0.87, 0.81),
     )
     page = Page(render_report(FILE, [audit]))
     for expected in (
@@ -62,7 +62,7 @@ HOSTILE = "</style></title><script>alert(1)</script><img src=//x onerror=alert(1
 
 def test_nothing_from_the_file_acts_on_the_page(vocabulary: Vocabulary) -> None:
     plain = compared(
-        soft(metadata={"a": "b"}, base_models=("c",)), vocabulary, decoded=Decoded("d", "e", 0.5), notes=("f",)
+        soft(metadata={"a": "b"}, base_models=("c",)), vocabulary, decoded=DecodedText("d", "e", 0.5), notes=("f",)
     )
     assert plain.geometry is not None and plain.nearest is not None and plain.robustness is not None
     token = plain.geometry.tokens[0]
@@ -80,7 +80,7 @@ def test_nothing_from_the_file_acts_on_the_page(vocabulary: Vocabulary) -> None:
         geometry=dataclasses.replace(plain.geometry, tokens=(dataclasses.replace(token, by_cosine=near),) * 3),
         nearest=dataclasses.replace(plain.nearest, text=HOSTILE),
         robustness=dataclasses.replace(plain.robustness, template=f"{HOSTILE}{{}}"),
-        decoded=Decoded(HOSTILE, HOSTILE, 0.5),
+        decoded=DecodedText(HOSTILE, HOSTILE, 0.5),
         ban_list=("alert",),
         notes=(HOSTILE,),
     )
