@@ -29,7 +29,7 @@ from hardprompts.search.protocol import Search
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.softprompts.containers import Match, open_file
 from hardprompts.softprompts.prompt import SoftPromptFormat
-from hardprompts.softprompts.stored import StoredTensor
+from hardprompts.softprompts.tensors import StoredTensor
 from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 WORDS = (

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.reading import common_beginning
+from hardprompts.classification.prefixes import common_beginning
 from hardprompts.classification.rows import PROMPT, Row
 from hardprompts.devices import is_out_of_memory, release
 from hardprompts.encoders import LanguageModel, PrefixReader

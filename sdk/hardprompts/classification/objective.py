@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
-from hardprompts.classification.reading import PrefixReading, read
+from hardprompts.classification.prefixes import PrefixReading, read
 from hardprompts.classification.rows import PROMPT, Row
 from hardprompts.classification.verbalizer import LabelTokens
 from hardprompts.encoders import LanguageModel

@@ -11,11 +11,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.classification.data import Examples, stratified
+from hardprompts.classification.files import SavedSearch
 from hardprompts.classification.objective import LabelLikelihood
 from hardprompts.classification.options import TunerOptions
 from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.rows import Row
-from hardprompts.classification.saved import SavedSearch
 from hardprompts.search.protocol import BY_CALLER, Search, SearchResult
 from hardprompts.search.rows import random_starts
 from hardprompts.search.seeds import Stream

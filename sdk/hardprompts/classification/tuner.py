@@ -11,6 +11,7 @@ import numpy.typing as npt
 from typing_extensions import Unpack
 
 from hardprompts.classification.data import as_array, as_labels, as_texts
+from hardprompts.classification.files import SavedTuner
 from hardprompts.classification.fitting import FittedPrompt, fit_prompt
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.options import (
@@ -22,7 +23,6 @@ from hardprompts.classification.options import (
     with_parameters,
 )
 from hardprompts.classification.prompted import PromptedModel, language_model
-from hardprompts.classification.saved import SavedTuner
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.encoders import Backend, load_backend

@@ -54,7 +54,7 @@ def audits_of(
 def stored_dtypes(file: Path) -> tuple[str, ...]:
     """The dtypes of the tensors of a file, in order of their names; () if it is not a file of tensors."""
     from hardprompts.softprompts.containers import open_file
-    from hardprompts.softprompts.stored import StoredTensor
+    from hardprompts.softprompts.tensors import StoredTensor
 
     def found(tree: Any) -> set[str]:
         if isinstance(tree, StoredTensor):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
 from hardprompts.classification.objective import LabelReader
-from hardprompts.classification.reading import read
+from hardprompts.classification.prefixes import read
 from hardprompts.classification.rows import LABEL, PROMPT, Row
 from hardprompts.classification.verbalizer import LabelTokens, Query, Verbalizer
 from hardprompts.distillation.matching import Windows, check_room, filled, one_window

@@ -22,7 +22,7 @@ from .prompt import (
 from .report import render_report
 from .robustness import RobustnessReport, measure_robustness
 from .sentences import sentences
-from .stored import MAX_VALUES, StoredTensor
+from .tensors import MAX_VALUES, StoredTensor
 
 __all__ = [
     "ENCODER_DECODER",

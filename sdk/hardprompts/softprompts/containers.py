@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hardprompts.errors import FileFormatError, brief, quoted
-from hardprompts.softprompts.pickled import LEGACY_MAGIC, is_torch_zip, read_legacy_torch, read_torch_zip
-from hardprompts.softprompts.stored import StoredTensor, read_safetensors
+from hardprompts.softprompts.pickles import LEGACY_MAGIC, is_torch_zip, read_legacy_torch, read_torch_zip
+from hardprompts.softprompts.tensors import StoredTensor, read_safetensors
 
 Container = Literal["safetensors", "torch", "image", "folder", "unknown"]
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hardprompts import ClassifierPromptTuner, load_backend
-from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer, reading
+from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer
+from hardprompts.classification import prefixes as reading
 from hardprompts.classification.prompted import PromptedModel
 from hardprompts.errors import BackendError
 

@@ -16,8 +16,8 @@ import torch
 
 from hardprompts import FileFormatError
 from hardprompts.softprompts import SoftPrompt
-from hardprompts.softprompts import pickled as pickled_module
-from hardprompts.softprompts import stored as stored_module
+from hardprompts.softprompts import pickles as pickled_module
+from hardprompts.softprompts import tensors as stored_module
 from hardprompts.softprompts.prompt import read_soft_prompts
 
 

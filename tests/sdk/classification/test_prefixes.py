@@ -6,10 +6,11 @@ import itertools
 import pytest
 import torch
 
-from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer, reading
+from hardprompts.classification import ClassificationTemplate, LabelLikelihood, Verbalizer
+from hardprompts.classification import prefixes as reading
 from hardprompts.classification.batches import MAX_BATCH_TOKENS, MemoryLimit, RowBatches, draw
+from hardprompts.classification.prefixes import common_beginning
 from hardprompts.classification.prompted import PromptedModel
-from hardprompts.classification.reading import common_beginning
 from hardprompts.classification.rows import LABEL, PROMPT
 from hardprompts.distillation.outputs import match_outputs
 from hardprompts.encoders import PrefixReader

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from hardprompts.errors import FileFormatError, brief
-from hardprompts.softprompts.stored import StoredTensor
+from hardprompts.softprompts.tensors import StoredTensor
 
 #: Bytes of a pickle's instructions; those of a checkpoint of Stable Diffusion have half a million.
 MAX_PICKLE_BYTES = 2**22

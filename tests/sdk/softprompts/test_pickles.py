@@ -17,9 +17,9 @@ import torch
 from hardprompts import FileFormatError
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.softprompts.containers import open_file
-from hardprompts.softprompts.pickled import read_legacy_torch, read_torch_zip
+from hardprompts.softprompts.pickles import read_legacy_torch, read_torch_zip
 from hardprompts.softprompts.prompt import read_soft_prompts
-from hardprompts.softprompts.stored import StoredTensor
+from hardprompts.softprompts.tensors import StoredTensor
 
 
 def rows(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
