@@ -16,7 +16,7 @@ from hardprompts.vocabulary import Vocabulary
 def test_registered_backends_conform(name: str, toy_plugin: str) -> None:
     backend = load_backend(name, device="cpu")
     check_backend(backend)
-    check_inversions(backend, 250 if name == "toy" else 96)
+    check_inversions(backend)
 
 
 def altered(**changes) -> object:

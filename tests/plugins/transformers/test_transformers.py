@@ -211,7 +211,7 @@ def test_conforms(folders: Callable[[str], Path], kind: str) -> None:
 def test_inversions_return_what_they_scored(folders: Callable[[str], Path], kind: str) -> None:
     # This small SigLIP 2 tokenizer has no way to write its words at the start of a text.
     templates = ("a photo of {}", "the {}") if kind == "siglip2" else ("{}", "a photo of {}", "{} in the night")
-    check_inversions(known(folders(kind)), 72, templates=templates)
+    check_inversions(known(folders(kind)), 150, templates=templates)
 
 
 @pytest.mark.parametrize("kind", KINDS)
