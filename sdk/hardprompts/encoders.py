@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts import plugins
-from hardprompts.devices import default_device
+from hardprompts.devices import checked_device
 from hardprompts.errors import BackendError, UnknownName
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
@@ -369,7 +369,8 @@ def load_backend(
 
     Raises:
         UnknownName: no plugin has this scheme.
-        BackendError: the plugin cannot open the model, or has no such option; MissingExtra if a package is missing.
+        BackendError: there is no such device, or the plugin cannot open the model, or has no such option; MissingExtra
+            if a package is missing.
     """
 
     scheme, _, rest = name.partition(":")
@@ -382,12 +383,7 @@ def load_backend(
     if not any(one.kind is one.VAR_KEYWORD for one in own) and (unknown := sorted(options.keys() - taken)):
         has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
         raise BackendError(f"models of {scheme!r} have no option {', '.join(unknown)}; {has}")
-    try:
-        chosen = default_device() if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise BackendError(f"unknown device {device!r}: {error}") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"device {device!r} was asked for, but this torch sees no CUDA device; use device='cpu'")
+    chosen = checked_device(device)  # before any file is opened, whose reading would be blamed for it
     return opening(rest, device=chosen, dtype=dtype or torch.float32, **options)
 
 
