@@ -7,6 +7,7 @@ from typing import Any
 
 from hardprompts.errors import FileFormatError, brief, quoted
 from hardprompts.softprompts import ENCODER_DECODER, LANGUAGE_MODEL, Match, SoftPrompt, SoftPromptFile
+from hardprompts.softprompts.names import name_note, readable_name
 from hardprompts_formats.common import MAX_TEXT, matrix, safetensors_bytes
 
 CONFIG = "adapter_config.json"
@@ -69,13 +70,14 @@ class Peft:
         return [
             SoftPrompt(
                 dict(zip(encoders, rows.split(count), strict=True)),
-                name=folder.resolve().name,
+                name=readable_name(folder.resolve().name),
                 base_models=(base,) if isinstance(base, str) and base else (),
                 metadata={
                     key: value
                     for key, value in config.items()
                     if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
-                },
+                }
+                | name_note(folder.resolve().name),
             )
         ]
 

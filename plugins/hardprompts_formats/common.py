@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hardprompts.errors import FileFormatError
 from hardprompts.softprompts import SoftPrompt, SoftPromptFile, StoredTensor, encoder_of_width
+from hardprompts.softprompts.names import name_note, readable_name
 
 #: Texts in metadata longer than this are lists of training images and the like.
 MAX_TEXT = 1000
@@ -60,7 +61,12 @@ def hints(values: Mapping[str, Any]) -> dict[str, Any]:
 def prompt_of(file: SoftPromptFile, embeddings: Mapping[str, Tensor], name: str = "", **values: Any) -> SoftPrompt:
     """A soft prompt from a file, called `name` or else as the file is; `values` are stored beside it."""
     stored = {key: value for key, value in file.metadata.items() if key != "format"}  # "pt", of every library
-    return SoftPrompt(embeddings, name=name or file.name, **hints({**stored, **values}))
+    called = name or file.name
+    return SoftPrompt(
+        embeddings,
+        name=readable_name(called) or readable_name(file.name),
+        **hints({**stored, **values, **name_note(called)}),
+    )
 
 
 def only_encoder(prompt: SoftPrompt, format: str) -> Float[Tensor, "tokens dim"]:

@@ -101,7 +101,9 @@ class Kohya:
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         if file.keys >= set(SDXL):
-            return [prompt_of(file, {encoder: matrix(file.tensor(encoder)) for encoder in SDXL})]
+            pair = {encoder: matrix(file.tensor(encoder)) for encoder in SDXL}
+            _refuse_widths(pair)
+            return [prompt_of(file, pair)]
         name = next((name for name in self._NAMES if name in file.keys), "")
         _refuse_outputs_alone(name, file)
         embeddings = matrix(file.tensor(name))
@@ -264,7 +266,12 @@ class ComfyUI:
         keys = [key for key in file.keys if not key.endswith(OUTPUT_SUFFIX)]
         _refuse_outputs_alone(keys, file)
         embeddings = {_encoder(key): matrix(file.tensor(key)) for key in keys}
-        return [prompt_of(file, _ordered(embeddings), **_outputs(file))]
+        note = {}
+        if _is_flux_misnamed(embeddings):
+            embeddings["clip_l"] = embeddings.pop("clip_g")
+            note = {"read_as": "clip_g of width 768 beside t5xxl as clip_l: the two of FLUX.1"}
+        _refuse_widths(embeddings)
+        return [prompt_of(file, _ordered(embeddings), **_outputs(file), **note)]
 
     def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
         unknown = [encoder for encoder in prompt.encoders if encoder not in ENCODER_WIDTHS]
@@ -331,6 +338,24 @@ def _read_only(format: str) -> FileFormatError:
 
 def _encoder(key: str) -> str:
     return ENCODER_ALIASES.get(key, key)
+
+
+def _is_flux_misnamed(embeddings: Mapping[str, TorchTensor]) -> bool:
+    """Whether a trainer called the smaller half for FLUX.1 clip_g: no model has a clip_g of this width."""
+    widths = {encoder: rows.shape[1] for encoder, rows in embeddings.items()}
+    return widths == {"clip_g": 768, "t5xxl": 4096}
+
+
+def _refuse_widths(embeddings: Mapping[str, TorchTensor]) -> None:
+    """Raises if an encoder has a width that it never has: another one's embeddings under its name."""
+    for encoder, rows in embeddings.items():
+        width, accepted = rows.shape[1], ENCODER_WIDTHS[encoder]
+        if width not in accepted:
+            likely = ENCODER_OF_WIDTH.get(width, "the right name")
+            raise FileFormatError(
+                f"{encoder} has token embeddings of width {' or '.join(map(str, accepted))}, and these have {width}; "
+                f'if the file has a wrong name for them, read it with rename={{"{encoder}": "{likely}"}}'
+            )
 
 
 def _outputs(file: SoftPromptFile) -> dict[str, str]:

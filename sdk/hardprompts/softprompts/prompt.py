@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import types
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -24,11 +23,11 @@ from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files, is_repo_id
 from hardprompts.softprompts.containers import Match, SoftPromptFile, all_keys, describe_model, described, open_file
 from hardprompts.softprompts.families import ENCODER_DECODER, ENCODER_WIDTHS, FAMILIES, LANGUAGE_MODEL
 from hardprompts.softprompts.folder import FORMAT_VERSION, has_soft_prompt, read_facts, soft_prompt_files
+from hardprompts.softprompts.names import NAME_IN_FILE, check_name, escaped_name, name_note, readable_name
 
 #: What one soft prompt may hold; anything larger is not a prompt.
 MAX_TOKENS = 4096
 MAX_WIDTH = 2**16
-MAX_NAME_LENGTH = 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,13 +113,24 @@ class SoftPrompt(HubMixin):
     # --- files ----------------------------------------------------------------------------
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], *, name: str = "", format: str = "") -> "SoftPrompt":
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        name: str = "",
+        format: str = "",
+        rename: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> "SoftPrompt":
         """The soft prompt in a file, whatever its format; nothing in the file is ever run.
 
         Args:
             path: a file, or the folder of an adapter. Of a pair of files for SDXL either one.
             name: which one, if the file holds several; its trigger otherwise stays as it is.
             format: one of `hardprompts.soft_prompt_formats()`; default: found by what is in the file.
+            rename: keys of the file that are wrong, and what they should be: {"clip_g": "clip_l"}.
+
+        A name that could not be written (hidden characters, parts of a path, too long) is cleaned, and
+        `metadata["name_in_file"]` says how it stood there.
 
         Raises:
             FileFormatError: missing, damaged, of no known format, or without token embeddings
@@ -128,7 +138,7 @@ class SoftPrompt(HubMixin):
             UnknownName: there is no such format.
         """
 
-        return choose(read_soft_prompts(path, format=format), name, path)
+        return choose(read_soft_prompts(path, format=format, rename=rename), name, path)
 
     def save(self, path: str | os.PathLike[str], *, format: str) -> tuple[Path, ...]:
         """Writes it in one format, whole or not at all; returns the files written.
@@ -203,22 +213,6 @@ class SoftPrompt(HubMixin):
         return soft_prompt_in(folder, os.fspath(place).rpartition("/")[2])
 
 
-def check_name(name: str) -> None:
-    """Raises unless `name` can be shown, typed and used as part of a file's name.
-
-    Raises:
-        ValueError: it has control characters or parts of a path, or is longer than 200 characters.
-    """
-    if len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"its name has {len(name)} characters ({name[:40]!r}...); at most {MAX_NAME_LENGTH} are accepted"
-        )
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
-        raise ValueError(f"its name {name!r} has control characters")
-    if "/" in name or "\\" in name or name in (".", ".."):
-        raise ValueError(f"its name {name!r} has parts of a path")
-
-
 def _checked(encoder: Any, values: Any) -> Float[Tensor, "tokens _"]:
     if not isinstance(encoder, str) or not encoder:
         raise ValueError(f"text encoders go by their names, got {encoder!r}")
@@ -291,11 +285,14 @@ class RepositoryFormat(SoftPromptFormat, Protocol):
     def repository_files(self) -> tuple[str, ...]: ...
 
 
-def read_soft_prompts(path: str | os.PathLike[str], *, format: str = "") -> tuple[SoftPrompt, ...]:
+def read_soft_prompts(
+    path: str | os.PathLike[str], *, format: str = "", rename: Mapping[str, str] = types.MappingProxyType({})
+) -> tuple[SoftPrompt, ...]:
     """All soft prompts in a file, or in the folder of an adapter.
 
     Args:
         format: its format; default: found by what is in the file, as the module's docstring says.
+        rename: keys of the file that are wrong, and what they should be.
 
     Raises:
         FileFormatError: missing, damaged, of no known format, or without token embeddings.
@@ -307,6 +304,7 @@ def read_soft_prompts(path: str | os.PathLike[str], *, format: str = "") -> tupl
         raise UnknownName("soft prompt format", format, known)
     file = open_file(path)
     try:
+        file = _with_keys(file, rename) if rename else file
         chosen = format or _format_of(file, known)
         if format and known[format].detect(file) is Match.NO:
             raise FileFormatError(f"it is not of the format {format!r}; {described(file)}")
@@ -318,13 +316,25 @@ def read_soft_prompts(path: str | os.PathLike[str], *, format: str = "") -> tupl
     return tuple(dataclasses.replace(prompt, source_format=chosen) for prompt in prompts)
 
 
+def _with_keys(file: SoftPromptFile, rename: Mapping[str, str]) -> SoftPromptFile:
+    missing = ", ".join(repr(key) for key in rename if key not in file.keys)
+    if missing:
+        raise FileFormatError(f"it has no key {missing} to rename; {described(file)}")
+    keys = [rename.get(key, key) for key in file.tree]
+    twice = ", ".join(sorted({repr(key) for key in keys if keys.count(key) > 1}))
+    if twice:
+        raise FileFormatError(f"with rename={dict(rename)} two of its keys would be called {twice}; rename both")
+    return file.inside(dict(zip(keys, file.tree.values(), strict=True)), file.name)
+
+
 def choose(prompts: Sequence[SoftPrompt], name: str, path: str | os.PathLike[str]) -> SoftPrompt:
     """The only soft prompt of a file, or the one called `name`.
 
     Raises:
         FileFormatError: there are several and no name was given, or none is called so.
     """
-    fitting = [prompt for prompt in prompts if not name or prompt.name == name]
+    as_in_file = [prompt for prompt in prompts if prompt.metadata.get(NAME_IN_FILE, prompt.name) == escaped_name(name)]
+    fitting = as_in_file or [prompt for prompt in prompts if not name or prompt.name == name]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(repr(prompt.name) for prompt in prompts[:20]) + (", ..." if len(prompts) > 20 else "")
@@ -433,10 +443,10 @@ def soft_prompt_in(folder: Path, repo_name: str = "") -> SoftPrompt:
     try:
         return dataclasses.replace(
             prompt,
-            name=facts["name"],
+            name=readable_name(facts["name"]),
             step=facts["step"],
             base_models=tuple(facts["base_models"]),
-            metadata=facts["metadata"],
+            metadata={**facts["metadata"], **name_note(facts["name"])},
         )
     except ValueError as error:
         raise FileFormatError(f"{os.fspath(folder / SOFT_PROMPT_FILE)!r}: {error}") from error
@@ -453,7 +463,7 @@ def _place_in(folder: Path, format: RepositoryFormat) -> Path:
 
 
 def _renamed(prompt: SoftPrompt, repo_id: str) -> SoftPrompt:
-    return dataclasses.replace(prompt, name=repo_id.rpartition("/")[2])
+    return dataclasses.replace(prompt, name=readable_name(repo_id.rpartition("/")[2]))
 
 
 def _card_section(repo_id: str, prompt: SoftPrompt) -> str:
