@@ -73,11 +73,13 @@ class Peft:
                 name=readable_name(folder.resolve().name),
                 base_models=(base,) if isinstance(base, str) and base else (),
                 metadata={
-                    key: value
-                    for key, value in config.items()
-                    if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
-                }
-                | name_note(folder.resolve().name),
+                    **{
+                        key: value
+                        for key, value in config.items()
+                        if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
+                    },
+                    **name_note(folder.resolve().name),
+                },
             )
         ]
 

@@ -1,5 +1,7 @@
 """Names and keys that trainers write, and that are valid although nobody would type them."""
 
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import torch
@@ -17,7 +19,7 @@ JOINED = [
 
 @pytest.mark.parametrize("name", JOINED)
 @pytest.mark.parametrize(("format", "suffix"), FORMATS)
-def test_joined_names_come_back_from_every_format(tmp_path, format, suffix, name):
+def test_joined_names_come_back_from_every_format(tmp_path: Path, format: str, suffix: str, name: str) -> None:
     prompt = SoftPrompt({"clip_l": torch.randn(2, 768)}, name=name)
     (path,) = prompt.save(tmp_path / f"{name}{suffix}", format=format)
     found = SoftPrompt.from_file(path)
@@ -25,7 +27,7 @@ def test_joined_names_come_back_from_every_format(tmp_path, format, suffix, name
     assert torch.equal(found.embeddings["clip_l"], prompt.embeddings["clip_l"])
 
 
-def test_joined_names_come_back_from_adapters_and_folders(tmp_path):
+def test_joined_names_come_back_from_adapters_and_folders(tmp_path: Path) -> None:
     name = JOINED[1]
     adapter = SoftPrompt({"lm": torch.randn(2, 64)}, name=name)
     adapter.save(tmp_path / name, format="peft")
@@ -46,7 +48,9 @@ def test_joined_names_come_back_from_adapters_and_folders(tmp_path):
         ("x" * 250, "x" * 200, "x" * 250),
     ],
 )
-def test_other_names_are_cleaned_on_reading_and_refused_on_writing(tmp_path, stored, read, note):
+def test_other_names_are_cleaned_on_reading_and_refused_on_writing(
+    tmp_path: Path, stored: str, read: str, note: str
+) -> None:
     rows = torch.randn(1, 768)
     safetensors.torch.save_file({stored: rows}, tmp_path / "learned.safetensors")
     found = SoftPrompt.from_file(tmp_path / "learned.safetensors")
@@ -58,14 +62,14 @@ def test_other_names_are_cleaned_on_reading_and_refused_on_writing(tmp_path, sto
         SoftPrompt({"clip_l": rows}, name=stored)
 
 
-def test_tokens_that_are_cleaned_to_one_name_are_chosen_as_they_stand_in_the_file(tmp_path):
+def test_tokens_that_are_cleaned_to_one_name_are_chosen_as_they_stand_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
     safetensors.torch.save_file({"red": torch.zeros(1, 768), "r\u00aded": torch.ones(1, 768)}, path)
     for name, value in (("red", 0), ("r\u00aded", 1)):
         assert SoftPrompt.from_file(path, name=name).embeddings["clip_l"][0, 0] == value
 
 
-def test_the_smaller_half_of_flux_called_clip_g_is_clip_l(tmp_path):
+def test_the_smaller_half_of_flux_called_clip_g_is_clip_l(tmp_path: Path) -> None:
     rows = torch.randn(1, 768)
     safetensors.torch.save_file({"clip_g": rows, "t5xxl": torch.randn(1, 4096)}, tmp_path / "flux.safetensors")
     found = SoftPrompt.from_file(tmp_path / "flux.safetensors")
@@ -73,7 +77,7 @@ def test_the_smaller_half_of_flux_called_clip_g_is_clip_l(tmp_path):
     assert torch.equal(found.embeddings["clip_l"], rows) and "clip_g" in found.metadata["read_as"]
 
 
-def test_wrong_keys_are_renamed_by_the_reader(tmp_path):
+def test_wrong_keys_are_renamed_by_the_reader(tmp_path: Path) -> None:
     path = tmp_path / "one.safetensors"
     safetensors.torch.save_file({"clip_g": torch.randn(1, 768)}, path)
     with pytest.raises(FileFormatError, match=r'rename=\{"clip_g": "clip_l"\}'):
@@ -83,7 +87,7 @@ def test_wrong_keys_are_renamed_by_the_reader(tmp_path):
         SoftPrompt.from_file(path, rename={"clip_h": "clip_l"})
 
 
-def test_swapped_keys_are_renamed_both(tmp_path):
+def test_swapped_keys_are_renamed_both(tmp_path: Path) -> None:
     path = tmp_path / "swapped.safetensors"
     safetensors.torch.save_file({"clip_g": torch.randn(1, 768), "clip_l": torch.randn(1, 1280)}, path)
     with pytest.raises(FileFormatError, match="rename both"):
