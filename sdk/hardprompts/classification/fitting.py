@@ -16,7 +16,7 @@ from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.encoders import Backend
 from hardprompts.prompts import Candidate, HardPrompt
 from hardprompts.search.protocol import Search
-from hardprompts.search.registry import language_model_search, search_method
+from hardprompts.search.registry import language_model_search, method_settings, search_method
 from hardprompts.search.seeds import Stream, drawn_seed
 
 
@@ -120,7 +120,7 @@ def _hard_prompt(
                 str(label): list(words) for label, words in zip(verbalizer.classes, verbalizer.words, strict=True)
             },
             "report": report,
-            "settings": repr(method),
+            "settings": method_settings(method),
             "hardprompts": importlib.metadata.version("hardprompts"),
             "torch": torch.__version__,
             "steps": result.steps,

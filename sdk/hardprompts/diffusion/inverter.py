@@ -18,7 +18,7 @@ from hardprompts.noise import Conditioning
 from hardprompts.objectives import check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, unique
 from hardprompts.search.protocol import Search, SearchResult
-from hardprompts.search.registry import search_method
+from hardprompts.search.registry import method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of
 from hardprompts.search.rows import pack, random_starts
 from hardprompts.search.seeds import Stream, drawn_seed
@@ -61,7 +61,7 @@ class DenoisingInverter:
         else:
             self.predictor = opened
         self.search = search_method(method)
-        self.method = method if isinstance(method, str) else repr(method)
+        self.method, self.method_settings = method_name(method), method_settings(method)
 
     def invert(
         self,
@@ -252,6 +252,7 @@ class DenoisingInverter:
             template=score.template,
             model=self.predictor.name,
             method=self.method,
+            method_settings=self.method_settings,
             score_unit=unit,
             scores_of=scores_of,
             settings={

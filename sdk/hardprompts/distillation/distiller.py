@@ -38,7 +38,13 @@ from hardprompts.methods.selection import Selection
 from hardprompts.objectives import check_length
 from hardprompts.prompts import SLOT, Candidate
 from hardprompts.search.protocol import Search, SearchResult
-from hardprompts.search.registry import DEFAULT_METHOD, language_model_search, search_method
+from hardprompts.search.registry import (
+    DEFAULT_METHOD,
+    language_model_search,
+    method_name,
+    method_settings,
+    search_method,
+)
 from hardprompts.search.results import hard_prompt_of
 from hardprompts.search.rows import Ids
 from hardprompts.vocabulary import Vocabulary
@@ -85,7 +91,7 @@ class PromptDistiller:
         else:
             models = [backend] if isinstance(backend, str | Backend) else list(backend)
             self.backend = join_backends([opened(model) for model in models])
-        self.method = method if isinstance(method, str) else repr(method)
+        self.method, self.method_settings = method_name(method), method_settings(method)
         self.search: Search
         if isinstance(method, str) and method in BASELINES:
             self.search = BASELINES[method]
@@ -289,6 +295,7 @@ class PromptDistiller:
             template=followed.template,
             model=self.backend.name,
             method=self.method,
+            method_settings=self.method_settings,
             scores_of=None if faithfulness is None else scores_of,
             settings={
                 "original": original.name,

@@ -25,7 +25,7 @@ from hardprompts.methods.phrase_bank import TaskPreparation
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.protocol import Search, SearchResult
-from hardprompts.search.registry import DEFAULT_METHOD, search_method
+from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of
 from hardprompts.search.rows import NO_TOKEN, random_starts
 from hardprompts.search.seeds import drawn_seed
@@ -80,7 +80,7 @@ class PromptInverter:
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
         self.captioner = captioner
         self.search = search_method(method)
-        self.method = method if isinstance(method, str) else repr(method)
+        self.method, self.method_settings = method_name(method), method_settings(method)
 
     def invert(
         self,
@@ -254,6 +254,7 @@ class PromptInverter:
             template=slot,
             model=self.backend.name,
             method=self.method,
+            method_settings=self.method_settings,
             scores_of=lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
             settings={"views": options.views, "restarts": options.starts},
             pareto=pareto,

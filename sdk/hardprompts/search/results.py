@@ -44,6 +44,7 @@ def hard_prompt_of(
     method: str,
     scores_of: ScoresOf | None = None,
     settings: Mapping[str, Any] | None = None,
+    method_settings: Mapping[str, Any] | None = None,
     kind: type[Prompt] = HardPrompt,  # type: ignore[assignment]
     **fields: Any,
 ) -> Prompt:
@@ -56,6 +57,7 @@ def hard_prompt_of(
         vocabulary: whose ids they have.
         scores_of: for the contributions, in the unit of the candidates' scores; None: nothing is measured.
         settings: what the provenance says besides the search's own; JSON values.
+        method_settings: the method's hyperparameters, which the provenance says too, if there are any; JSON values.
         kind: `HardPrompt`, or a class that extends it.
         fields: further fields of `kind`, which are taken as they are.
     """
@@ -66,6 +68,7 @@ def hard_prompt_of(
             attributions = leave_one_out(best, scores_of)
         except KeyboardInterrupt:
             stop_reason = StopReason.INTERRUPTED
+    own = {"method_settings": dict(method_settings)} if method_settings else {}
     known: dict[str, Any] = {
         **{field.name: getattr(best, field.name) for field in dataclasses.fields(best)},
         "template": template.text,
@@ -78,6 +81,6 @@ def hard_prompt_of(
         "seed": result.seed,
         "stop_reason": str(stop_reason),  # a prompt holds JSON values
         "evaluations": result.evaluations,
-        "provenance": {**(settings or {}), **provenance_of(result)},
+        "provenance": {**(settings or {}), **own, **provenance_of(result)},
     }
     return kind(**{**known, **fields})

@@ -29,10 +29,12 @@ def invert(tmp_path, monkeypatch: pytest.MonkeyPatch):
 def test_a_bank_of_the_users(tmp_path, invert) -> None:
     (tmp_path / "bank.txt").write_text("red house\nold boat\nnear river\n\n")
     code, prompt = invert("--bank", tmp_path / "bank.txt", "--steps", "50")
-    assert code == 0 and "PhraseTable('bank', 3 phrases" in prompt["method"]
+    assert code == 0 and prompt["method"] == "phrase-bank"
+    assert "PhraseTable('bank', 3 phrases" in prompt["provenance"]["method_settings"]["tables"][0]
+    assert "cache" not in prompt["provenance"]["method_settings"]
     assert list((tmp_path / "cache" / "phrases").iterdir())
     code, words = invert("--bank", tmp_path / "bank.txt", "--method", "pez+bank", "--steps", "60")
-    assert code == 0 and "PEZBank" in words["method"]
+    assert code == 0 and words["method"] == "pez+bank"
     for words, message in (
         (("--bank", tmp_path / "bank.txt", "--method", "pez"), "--bank is for --method phrase-bank"),
         (("--bank", tmp_path / "none.txt"), "No such file"),

@@ -15,7 +15,8 @@ from hardprompts import (
     VocabularyError,
     join_backends,
 )
-from hardprompts.methods import PEZ
+from hardprompts.hub.mixin import repository_files
+from hardprompts.methods import PEZ, PhraseBank, read_bank
 from hardprompts.search.registry import DEFAULT_METHOD
 from hardprompts.testing import ToyEncoder, toy_backend
 
@@ -176,7 +177,24 @@ def test_progress_is_reported_and_cancelling_keeps_the_best() -> None:
 
 def test_a_method_may_bring_its_own_hyperparameters() -> None:
     prompt = PromptInverter(BACKEND, method=PEZ(learning_rate=0.3)).invert(features("red house"), max_steps=9, **QUICK)
-    assert "learning_rate=0.3" in prompt.method and len(prompt.token_ids) == 8
+    assert prompt.method == "pez" and len(prompt.token_ids) == 8
+    assert prompt.provenance["method_settings"]["learning_rate"] == 0.3
+
+
+def test_the_folders_of_a_method_are_told_nobody(tmp_path) -> None:
+    (tmp_path / "words.txt").write_text("red house\nold boat\n")
+    bank = PhraseBank(tables=read_bank(tmp_path / "words.txt"), cache=tmp_path / "cache")
+    prompt = PromptInverter(BACKEND, method=bank).invert(features("red house"), max_steps=3, **QUICK)
+    told = {name: content.decode() for name, content in repository_files("user/name", [prompt]).items()}
+    assert prompt.method == "phrase-bank" and prompt.provenance["method_settings"]["mode"] == "best"
+    assert "PhraseTable('words', 2 phrases" in prompt.provenance["method_settings"]["tables"][0]
+    for text in (*told.values(), prompt.to_json(), repr(prompt)):
+        assert str(tmp_path) not in text and "PosixPath" not in text
+
+
+def test_a_named_method_has_no_settings_to_tell() -> None:
+    prompt = PromptInverter(BACKEND, method="pez").invert(features("red house"), max_steps=3, **QUICK)
+    assert prompt.method == "pez" and "method_settings" not in prompt.provenance
 
 
 @pytest.mark.parametrize(

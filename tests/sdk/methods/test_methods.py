@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from hardprompts import UnknownName, run_search, search_methods
 from hardprompts.methods import PEZ, PEZRefine, Refine
 from hardprompts.objectives import FeatureSimilarity
-from hardprompts.search.registry import search_method
+from hardprompts.search.registry import method_name, method_settings, search_method
 from hardprompts.search.rows import pack
 from hardprompts.testing import check_search, toy_backend
 
@@ -45,6 +47,32 @@ def test_every_method_takes_prompts_of_unequal_length(name: str) -> None:
         row = torch.tensor([candidate.token_ids])
         own = objective.score(row, torch.zeros(1, dtype=torch.long))
         assert candidate.score == pytest.approx(float(own), abs=1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class _WithPaths:
+    words: str = "/home/me/my words.txt"
+    folder: str = "C:\\Users\\me\\words"
+    cache: Path = Path("/home/me/cache")
+    parts: tuple[object, ...] = (Path("/home/me/a.txt"), 2, "red/green")
+
+    def steps(self, objective, vocabulary, initial_ids, generator):
+        yield from ()
+
+
+def test_settings_of_a_method_are_json_without_folders() -> None:
+    settings = method_settings(_WithPaths())
+    assert settings["words"] == "my words.txt" and settings["folder"] == "words" and "cache" not in settings
+    assert settings["parts"][1:] == [2, "red/green"] and "home" not in json.dumps(settings)
+    assert method_name(_WithPaths()) == "_WithPaths"
+
+
+@pytest.mark.parametrize("name", sorted(search_methods()))
+def test_settings_of_every_registered_method_are_json(name: str) -> None:
+    method = search_method(name)
+    assert json.loads(json.dumps(method_settings(method))) == method_settings(method) != {}
+    assert method_name(name) == name and method_settings(name) == {}
+    assert method_name(method) == (name if search_methods()[name] is type(method) else method_name(type(method)()))
 
 
 def test_an_unknown_method_names_those_that_exist() -> None:
