@@ -1,6 +1,7 @@
 """PromptDistiller: long prompts and soft prompts become short hard prompts, and a number says how faithful they are."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,7 @@ from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.selection import Selection
 from hardprompts.objectives import check_length
 from hardprompts.prompts import SLOT, Candidate
+from hardprompts.search.bound import clock
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import (
     DEFAULT_METHOD,
@@ -196,7 +198,7 @@ class PromptDistiller:
 
     def _distill(self, originals: Sequence[Original], options: DistillationOptions) -> list[DistilledPrompt]:
         """One prompt for each original, all searched in one batch."""
-        options = options.seeded()
+        started, options = clock(), options.seeded()
         assert options.seed is not None
         words = self._words(originals, options)
         matches = matches_of(self.backend, originals, options, options.seed)
@@ -205,7 +207,8 @@ class PromptDistiller:
         check_length(num_tokens, matches.followed.free_tokens(), matches.followed.template, self.backend.name)
         cost = self._score_per_token(originals, options, matches)
         problem = Problem(self.backend, tuple(originals), matches, words, num_tokens, options, cost, self.method)
-        return [self._prompt(task, result, problem) for task, result in enumerate(self._results(problem))]
+        until = math.inf if options.deadline is None else started + options.deadline
+        return [self._prompt(task, result, problem, until) for task, result in enumerate(self._results(problem))]
 
     # --- search ---------------------------------------------------------------------------
 
@@ -271,8 +274,11 @@ class PromptDistiller:
 
     # --- results --------------------------------------------------------------------------
 
-    def _prompt(self, task: int, result: SearchResult, problem: Problem) -> DistilledPrompt:
-        """The result as people get it, scored on its text by the model's own tokenizer, and judged."""
+    def _prompt(self, task: int, result: SearchResult, problem: Problem, until: float) -> DistilledPrompt:
+        """The result as people get it, scored on its text by the model's own tokenizer, and judged.
+
+        Phrases that are lost are looked for `until` the deadline; the provenance says where some were left.
+        """
         original, matches, options = problem.originals[task], problem.matches, problem.options
         vocabulary, followed = self.backend.vocabulary, matches.followed
 
@@ -315,10 +321,11 @@ class PromptDistiller:
         ):
             return prompt
         try:
-            lost = lost_phrases(self.backend, original.text, prompt.text, followed.template)
+            lost, looked, phrases = lost_phrases(self.backend, original.text, prompt.text, followed.template, until)
         except KeyboardInterrupt:
             return dataclasses.replace(prompt, stop_reason="interrupted")
-        return dataclasses.replace(prompt, lost=lost)
+        told = {} if looked == phrases else {"phrases_compared": looked, "phrases": phrases}
+        return dataclasses.replace(prompt, lost=lost, provenance={**prompt.provenance, **told})
 
     def _surviving(self, result: SearchResult, options: DistillationOptions) -> list[Candidate]:
         """The candidates whose text is encoded to their ids in the other templates too.

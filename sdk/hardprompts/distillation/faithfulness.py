@@ -6,17 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from hardprompts.distillation.features import match_features
+from hardprompts.distillation.features import FeatureMatch
 from hardprompts.distillation.matching import Match, MeanMatch
-from hardprompts.distillation.originals import Original, phrases_of, without_phrase
-from hardprompts.distillation.quantities import Matches, windows
+from hardprompts.distillation.originals import phrases_of
+from hardprompts.distillation.quantities import Matches, room
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import FileFormatError
 from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.search.bound import clock
+from hardprompts.vocabulary import Vocabulary
 
 #: A phrase of which the short prompt keeps less than this is lost; at most so many are listed.
 KEPT, MAX_LOST = 0.5, 10
+
+#: Phrases that are left out in one batch, between two looks at the clock.
+PHRASES_AT_ONCE = 64
 
 #: A gap below this is none: what is decoded does what nothing does.
 NO_GAP = 1e-6
@@ -191,24 +198,84 @@ def measure_faithfulness(text: str, matches: Matches, task: int, randoms: Sequen
     return Faithfulness(share(parts, matches.described[0]), held_out)
 
 
-def lost_phrases(backend: Backend, original: str, prompt: str, template: PromptTemplate) -> tuple[LostPhrase, ...]:
-    """The phrases of a long prompt that a short one does not say, those that matter most first."""
-    phrases = phrases_of(original)
+def lost_phrases(
+    backend: Backend, original: str, prompt: str, template: PromptTemplate, until: float = math.inf
+) -> tuple[tuple[LostPhrase, ...], int, int]:
+    """The phrases of a long prompt that a short one does not say, those that matter most first.
+
+    A text that is longer than the context is read in windows of whole phrases, and a phrase is left out of its own
+    window alone: time and memory grow with the length, not with its square.
+
+    Args:
+        until: when to stop, by `hardprompts.search.clock`; only phrases that were looked at by then are listed.
+
+    Returns:
+        The lost phrases, how many phrases were looked at, and how many there are.
+    """
+    phrases, joint = phrases_of(original), ", " if "," in original else " "
     if len(phrases) < 2:
-        return ()
-    texts = [original, *(without_phrase(original, index) for index in range(len(phrases)))]
-    whole = [Original.of(text, backend.vocabulary, backend.name) for text in texts]
-    features = torch.stack([
-        match.mean_targets[0] for match in
-        (match_features(backend, windows(backend, [one], template), template) for one in whole)
-    ])  # fmt: skip
-    with torch.no_grad():
-        own = normalize(backend.text_encoder.encode_text([template.fill(prompt)]))[0].to(features)
+        return (), len(phrases), len(phrases)
+    windows = _windows_of_phrases(phrases, joint, room(backend, template), backend.vocabulary)
+    texts = [original] if len(windows) == 1 else [joint.join(phrases[i] for i in window) for window in windows]
+    weights = torch.tensor([len(backend.vocabulary.encode(text)) for text in texts], dtype=torch.float32)
+    features = _features(backend, texts, template)
+    weights = weights.to(features).unsqueeze(1)
+    total = (features * weights).sum(dim=0)
+    whole = normalize(total)
+    own = normalize(_encoded_texts(backend, [template.fill(prompt)]))[0].to(features)
     said = set(prompt.lower().split())
-    lost = []
-    for phrase, other in zip(phrases, features[1:], strict=True):
-        way = features[0] - other
-        kept = float((own - other) @ way / way.square().sum().clamp_min(1e-12))
-        if kept < KEPT and not said.issuperset(phrase.lower().split()):
-            lost.append(LostPhrase(phrase, float(1 - features[0] @ other), kept))
-    return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST])
+    lost: list[LostPhrase] = []
+    looked = 0
+    places = [(place, phrase) for place, window in enumerate(windows) for phrase in window]
+    for start in range(0, len(places), PHRASES_AT_ONCE):
+        if clock() >= until:
+            break
+        part = places[start : start + PHRASES_AT_ONCE]
+        shorter = [joint.join(phrases[i] for i in windows[place] if i != phrase) for place, phrase in part]
+        counts = torch.tensor([[len(backend.vocabulary.encode(text))] for text in shorter]).to(features)
+        where = torch.tensor([place for place, _ in part], device=features.device)
+        others = normalize(total - (features * weights)[where] + _features(backend, shorter, template) * counts)
+        for (_, phrase), other in zip(part, others, strict=True):
+            way = whole - other
+            kept = float((own - other) @ way / way.square().sum().clamp_min(1e-12))
+            if kept < KEPT and not said.issuperset(phrases[phrase].lower().split()):
+                lost.append(LostPhrase(phrases[phrase], float(1 - whole @ other), kept))
+        looked += len(part)
+    return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST]), looked, len(phrases)
+
+
+def _windows_of_phrases(phrases: Sequence[str], joint: str, free: int, vocabulary: Vocabulary) -> list[list[int]]:
+    """The places of the phrases, in groups that each fit into `free` tokens where a phrase by itself does."""
+    windows: list[list[int]] = [[]]
+    taken = 0
+    extra = len(vocabulary.encode(joint.strip())) if joint.strip() else 0
+    for place, phrase in enumerate(phrases):
+        count = len(vocabulary.encode(phrase)) + extra
+        if windows[-1] and taken + count > free:
+            windows.append([])
+            taken = 0
+        windows[-1].append(place)
+        taken += count
+    return windows
+
+
+def _features(backend: Backend, texts: Sequence[str], template: PromptTemplate) -> Float[Tensor, "texts features"]:
+    """Unit features of texts in the template, cut at the end of the context; nothing, of an empty text."""
+    vocabulary, free = backend.vocabulary, room(backend, template)
+    rows = [vocabulary.encode(text)[:free] for text in texts]
+    encoder = backend.text_encoder
+    bare = FeatureMatch(encoder, torch.zeros(1, 1, 1), torch.ones(1, 1), template)
+    found: dict[int, Tensor] = {}
+    device = vocabulary.table.device
+    with torch.no_grad():
+        for length in sorted({len(row) for row in rows} - {0}):
+            alike = [index for index, row in enumerate(rows) if len(row) == length]
+            ids = torch.tensor([rows[index] for index in alike], device=device)
+            found.update(zip(alike, bare.features(vocabulary.embed(ids)), strict=True))
+    width = next(iter(found.values()))
+    return torch.stack([found.get(index, torch.zeros_like(width)) for index in range(len(rows))])
+
+
+def _encoded_texts(backend: Backend, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+    with torch.no_grad():
+        return backend.text_encoder.encode_text(list(texts))

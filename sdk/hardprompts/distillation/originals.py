@@ -153,7 +153,10 @@ def windows_of(text: str, room: int, vocabulary: Vocabulary) -> list[tuple[int, 
 
 def _fitting(words: Sequence[str], room: int, vocabulary: Vocabulary) -> int:
     """How many of the words make the next window: as many as fit, back to the last comma of its second half."""
-    low, high = 1, len(words)
+    # A longer beginning is looked at only where a shorter one fits, so that a long text is not encoded again and again.
+    low, high = 1, min(len(words), max(2, room))
+    while high < len(words) and len(vocabulary.encode(" ".join(words[:high]))) <= room:
+        low, high = high, min(len(words), 2 * high)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if len(vocabulary.encode(" ".join(words[:middle]))) <= room else (low, middle - 1)
@@ -171,10 +174,3 @@ def phrases_of(text: str, size: int = 3) -> list[str]:
         return phrases
     words = text.split()
     return [" ".join(words[start : start + size]) for start in range(0, len(words), size)]
-
-
-def without_phrase(text: str, index: int, size: int = 3) -> str:
-    """The text without one of its `phrases_of`."""
-    phrases = phrases_of(text, size)
-    joint = ", " if "," in text and len(phrases) > 1 else " "
-    return joint.join(phrase for place, phrase in enumerate(phrases) if place != index)

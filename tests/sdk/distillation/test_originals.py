@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hardprompts import BackendError, PromptDistiller, SoftPrompt
+from hardprompts import BackendError, PromptDistiller, PromptTemplate, SoftPrompt
+from hardprompts.distillation.faithfulness import lost_phrases
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.options import DistillationOptions
 from hardprompts.distillation.originals import (
@@ -16,8 +17,8 @@ from hardprompts.distillation.originals import (
     phrases_of,
     soft_prompt_of,
     windows_of,
-    without_phrase,
 )
+from hardprompts.search import clock
 from hardprompts.testing import ToyEncoder, toy_backend
 
 BACKEND = toy_backend()
@@ -141,6 +142,26 @@ def test_the_phrase_that_is_lost_is_named() -> None:
 
 def test_phrases_are_what_stands_between_commas_or_a_few_words() -> None:
     assert phrases_of("a cat,  on a  mat ,,in snow") == ["a cat", "on a mat", "in snow"]
-    assert without_phrase("a cat, on a mat, in snow", 1) == "a cat, in snow"
     assert phrases_of("one two three four five", 2) == ["one two", "three four", "five"]
-    assert without_phrase("one two three four five", 1, 2) == "one two five"
+
+
+def test_looking_for_lost_phrases_grows_with_the_length_and_not_with_its_square(monkeypatch) -> None:
+    spent: dict[int, int] = {}
+    seen: list[int] = []
+    encode = ToyEncoder.encode
+    monkeypatch.setattr(ToyEncoder, "encode", lambda self, x: seen.append(len(x) * x.shape[1]) or encode(self, x))
+    for words in (300, 1200):
+        text = " ".join((*LONG.split(), "dog", "fish", "tree", "cloud")[i * 7 % 15] for i in range(words))
+        seen.clear()
+        lost, looked, phrases = lost_phrases(BACKEND, text, "old boat", PromptTemplate("big {}"))
+        spent[words] = sum(seen)
+        assert looked == phrases == words // 3 and 0 < len(lost) <= 10
+    assert spent[1200] < 4.5 * spent[300]
+
+
+def test_the_deadline_holds_for_what_is_said_of_a_prompt() -> None:
+    text = " ".join(LONG.split()[i * 7 % 11] for i in range(300))
+    lost, looked, phrases = lost_phrases(BACKEND, text, "old boat", PromptTemplate(), until=clock())
+    assert (lost, looked, phrases) == ((), 0, 100)
+    prompt = DISTILLER.distill(text, num_tokens=2, deadline=0.0, **QUICK)
+    assert prompt.text and prompt.provenance["phrases_compared"] == 0 and prompt.provenance["phrases"] == 100
