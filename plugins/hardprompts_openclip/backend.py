@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hardprompts.encoders import Backend
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, stand_in_at, stand_in_inside
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_openclip.tokenizers import adapt
 from hardprompts_openclip.towers import (
@@ -292,6 +292,8 @@ def _check_folder(folder: str) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
         _ = config["text_cfg"], config["vision_cfg"]
     except (ValueError, KeyError, TypeError) as error:
+        if found := stand_in_at(file):
+            raise BackendError(f"{file}: {found}") from error
         raise BackendError(f"{file} does not describe an open_clip model: {error!r}; fetch it again") from error
     if not any(entry.suffix in (".safetensors", ".bin", ".pth") for entry in path.iterdir()):
         raise BackendError(f"{folder!r} has no weights; put a .safetensors, .bin or .pth file beside {CONFIG_FILE}")
@@ -314,7 +316,9 @@ def _explained(source: str) -> Iterator[None]:
     except BackendError:
         raise
     except _FAILURES as error:
-        raise BackendError(_explanation(source, error)) from error
+        place = source.removeprefix(LOCAL_DIR)
+        found = stand_in_inside(place) or stand_in_at(place)
+        raise BackendError(f"{source!r}: {found}" if found else _explanation(source, error)) from error
 
 
 def _explanation(source: str, error: BaseException) -> str:

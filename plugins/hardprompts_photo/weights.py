@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from hardprompts.errors import BackendError, MissingExtra
+from hardprompts.errors import BackendError, MissingExtra, stand_in_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,9 @@ def _in_folder(source: Source, folder: Path) -> Found:
     names = (source.repository, source.repository.partition("/")[2])
     for name in names:
         if all(any((folder / name).glob(pattern)) for pattern in source.files):
+            for file in (file for pattern in source.files for file in (folder / name).glob(pattern)):
+                if found := stand_in_at(file):
+                    raise BackendError(f"{file}: {found}")
             return Found(folder / name, checked=False)
     raise BackendError(
         f"{folder} has no {names[1]} with {', '.join(source.files)} in it; fetch it where there is a network: "

@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.errors import BackendError, HardPromptsError, stand_in_inside
 
 #: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
@@ -70,6 +70,8 @@ def load(place: str, what: str, read: Callable[[], T]) -> T:
         reason = reason if len(reason) < 300 else reason[:300] + " ..."
         if isinstance(error, ImportError):
             step = 'install what is missing (SigLIP 1 needs "pip install sentencepiece protobuf")'
+        elif found := stand_in_inside(place):
+            raise BackendError(f"cannot load {what} of {found}") from error
         elif Path(place).is_dir():
             step = "the file is missing, damaged or of another model; get it again, or save it from the model"
         else:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, stand_in_at
 
 #: One image, or a batch of images as one array or tensor; see `load_images`.
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor
@@ -192,6 +192,8 @@ def _open(path: Any, label: str) -> Image.Image:
     except FileNotFoundError as error:
         raise ImageError(f"{what} does not exist; check the path") from error
     except UnidentifiedImageError as error:
+        if found := stand_in_at(path):
+            raise ImageError(f"{what}: {found}") from error
         raise ImageError(
             f"{what} is not an image that Pillow can read, or its beginning is damaged; save it as PNG, JPEG or WebP"
         ) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import Unpack
 
 from hardprompts.atomic import write_text_atomically
-from hardprompts.errors import FileFormatError, TemplateError, printable
+from hardprompts.errors import FileFormatError, TemplateError, printable, stand_in_at
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
 from hardprompts.hub.client import PullOptions, pull_files
 from hardprompts.hub.mixin import HubMixin
@@ -312,6 +312,8 @@ class HardPrompt(HubMixin):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileFormatError(f"no {PROMPT_FILE} in {os.fspath(folder)!r}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            if found := stand_in_at(path):
+                raise FileFormatError(f"{path}: {found}") from error
             raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from hardprompts.errors import FileFormatError, VocabularyError
+from hardprompts.errors import FileFormatError, VocabularyError, stand_in
 
 #: Among the strings that are banned, the one that lifts the list of bad words.
 NO_LIST = "none"
@@ -179,6 +179,8 @@ def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> t
     """
     place = Path(path)
     content = place.read_bytes()
+    if found := stand_in(content[:1024]):
+        raise FileFormatError(f"{place}: {found}")
     chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(chosen)

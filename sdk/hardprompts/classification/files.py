@@ -9,7 +9,7 @@ from typing import Any
 
 from hardprompts.atomic import write_text_atomically
 from hardprompts.classification.verbalizer import Verbalizer
-from hardprompts.errors import FileFormatError, HardPromptsError
+from hardprompts.errors import FileFormatError, HardPromptsError, stand_in_at
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, TUNER_FILE, hub_model
@@ -141,6 +141,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileFormatError(f"no {path.name} in {str(path.parent)!r}") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if found := stand_in_at(path):
+            raise FileFormatError(f"{path}: {found}") from error
         raise FileFormatError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise FileFormatError(f"{path} holds {type(values).__name__} instead of named fields")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from hardprompts.errors import FileFormatError, brief, quoted
+from hardprompts.errors import FileFormatError, brief, quoted, stand_in
 from hardprompts.softprompts.pickles import LEGACY_MAGIC, is_torch_zip, read_legacy_torch, read_torch_zip
 from hardprompts.softprompts.tensors import StoredTensor, read_safetensors
 
@@ -128,9 +128,11 @@ def open_file(path: str | os.PathLike[str]) -> SoftPromptFile:
         if not stat.S_ISREG(mode):
             raise FileFormatError("it is a device or a pipe, and no file")
         with open(place, "rb") as file:
-            head = file.read(32)
+            head = file.read(1024)
         if not head:
             raise FileFormatError("it is empty; get the file again")
+        if found := stand_in(head):
+            raise FileFormatError(found)
         return _opened(place, head)
     except FileNotFoundError as error:
         raise FileFormatError(f"{os.fspath(path)!r} does not exist; check the path") from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from hardprompts.errors import FileFormatError
+from hardprompts.errors import FileFormatError, stand_in_at
 from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files
 
 FORMAT_VERSION = 1
@@ -39,6 +39,8 @@ def read_facts(path: Path, formats: Container[str]) -> Mapping[str, Any]:
     except (FileNotFoundError, NotADirectoryError):  # the place may be an embedding file itself
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        if found_instead := stand_in_at(path):
+            raise FileFormatError(f"{os.fspath(path)!r}: {found_instead}") from error
         raise FileFormatError(f"{os.fspath(path)!r} is not JSON that describes a soft prompt: {error}") from error
     checks: dict[str, Callable[[Any], bool]] = {
         "format_version": lambda value: value == FORMAT_VERSION,

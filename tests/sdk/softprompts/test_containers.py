@@ -73,7 +73,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("text.txt", "neither safetensors"),
         ("text.pt", "nothing that torch.save writes"),
         ("text.safetensors", "header should have"),
-        ("page.bin", "neither safetensors"),
+        ("page.bin", "it is a web page"),
         ("short.safetensors", "header should have"),
         ("other.zip", "damaged"),
         ("other.pt", "nothing that torch.save writes"),
