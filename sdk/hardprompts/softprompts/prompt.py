@@ -333,7 +333,8 @@ def choose(prompts: Sequence[SoftPrompt], name: str, path: str | os.PathLike[str
     Raises:
         FileFormatError: there are several and no name was given, or none is called so.
     """
-    as_in_file = [prompt for prompt in prompts if prompt.metadata.get(NAME_IN_FILE, prompt.name) == escaped_name(name)]
+    written = escaped_name(name)
+    as_in_file = [prompt for prompt in prompts if name and prompt.metadata.get(NAME_IN_FILE, prompt.name) == written]
     fitting = as_in_file or [prompt for prompt in prompts if not name or prompt.name == name]
     if len(fitting) == 1:
         return fitting[0]
