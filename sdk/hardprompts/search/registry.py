@@ -14,7 +14,7 @@ from hardprompts.search.protocol import Search
 DEFAULT_METHOD = "build+refine"
 
 #: An absolute path, of Unix or Windows, down to its last part.
-_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:(?=[/\\]))?[/\\]+(?:[^/\\'\"\n]+[/\\]+)+(?=[^/\\])")
+_FOLDERS = re.compile(r"(?<![\w.:~/\\])(?:~|[A-Za-z]:)?[/\\]+(?:[^\s/\\'\"][^/\\'\"\n]*[/\\]+)+(?=[^\s/\\])")
 
 
 def search_methods() -> dict[str, Callable[[], Search]]:

@@ -71,7 +71,8 @@ def test_baselines_are_for_what_they_can_decode_and_unknown_methods_are_named() 
         PromptDistiller(BACKEND, "selection").distill(embedded("red"), **QUICK)
     with pytest.raises(UnknownName, match="pez"):
         PromptDistiller(BACKEND, "pezz")
-    assert "learning_rate=0.3" in PromptDistiller(BACKEND, PEZ(learning_rate=0.3)).method
+    distiller = PromptDistiller(BACKEND, PEZ(learning_rate=0.3))
+    assert distiller.method == "pez" and distiller.method_settings["learning_rate"] == 0.3
 
 
 def test_a_plugin_s_method_is_no_baseline_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class _WithPaths:
     words: str = "/home/me/my words.txt"
     folder: str = "C:\\Users\\me\\words"
     cache: Path = Path("/home/me/cache")
-    parts: tuple[object, ...] = (Path("/home/me/a.txt"), 2, "red/green")
+    parts: tuple[object, ...] = (Path("/home/me/a.txt"), 2, "red/green", "a / b / c", "~/me/d.txt")
 
     def steps(self, objective, vocabulary, initial_ids, generator):
         yield from ()
@@ -63,7 +63,7 @@ class _WithPaths:
 def test_settings_of_a_method_are_json_without_folders() -> None:
     settings = method_settings(_WithPaths())
     assert settings["words"] == "my words.txt" and settings["folder"] == "words" and "cache" not in settings
-    assert settings["parts"][1:] == [2, "red/green"] and "home" not in json.dumps(settings)
+    assert settings["parts"][1:] == [2, "red/green", "a / b / c", "d.txt"] and "home" not in json.dumps(settings)
     assert method_name(_WithPaths()) == "_WithPaths"
 
 
