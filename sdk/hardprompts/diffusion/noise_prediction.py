@@ -16,7 +16,7 @@ from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
-from hardprompts.vocabulary import EmbeddedTemplate
+from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 #: Images of one task with their weights, and images that it should not fit.
 Weighted = Sequence[tuple[Image.Image, float]]
@@ -205,8 +205,7 @@ class NoisePrediction:
             if not difference <= tolerance:  # also when it is NaN
                 raise BackendError(
                     f"{self.predictor.name} reads the text {text!r} differently from its tokens: the "
-                    f"conditioning differs by {difference:.2g}; a character that one of its tokenizers treats as "
-                    'special (SDXL\'s second: "!") may be in the template: leave it out'
+                    f"conditioning differs by {difference:.2g}; {_misread(vocabulary, text)}"
                 )
 
     def imitating(self, conditioning: Conditioning) -> "NoisePrediction":
@@ -417,6 +416,17 @@ def _crop(image: Image.Image, place: Sequence[float], shares: tuple[float, float
     side = max(1, round(min(image.size) * (shares[0] + place[0] * (shares[1] - shares[0]))))
     left, top = round(place[1] * (image.width - side)), round(place[2] * (image.height - side))
     return image.crop((left, top, left + side, top + side))
+
+
+def _misread(vocabulary: Vocabulary, text: str) -> str:
+    """Why a pipeline may read a text differently from its tokens, as far as the text shows it, and what to do."""
+    # diffusers names the vectors of one textual inversion "<cat>", "<cat>_1", ..., and writes them all for the first.
+    several = [word for word in text.split() if all(len(vocabulary.encode(w)) == 1 for w in (word, f"{word}_1"))]
+    if several:
+        return f"the token {several[0]!r} stands for several vectors, which only the pipeline writes out: leave it out"
+    if "!" in text and len(vocabulary.widths) > 1:
+        return 'one of its tokenizers may pad with "!" (SDXL\'s second does): leave it out'
+    return "compare what its tokenizers make of this text, and leave out of the template what they disagree about"
 
 
 def _non_finite(what: str, predictor: NoisePredictor) -> str:

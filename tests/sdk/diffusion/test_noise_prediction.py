@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from PIL import Image
 from toy_denoiser import TOY, ToyDenoiser, predictor, stable_diffusion
 
 from hardprompts import BackendError, NonFiniteError, PromptTemplate, run_search
-from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
+from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction, _misread
 from hardprompts.encoders import NoisePredictor
 from hardprompts.methods import PEZRefine
 from hardprompts.noise import PREDICTIONS
 from hardprompts.objectives import Objective, Score, Stochastic
+from hardprompts.vocabulary import Vocabulary
 
 
 def objective(text: str = "red house", prediction: str = "epsilon", dtype=torch.float32, **options) -> NoisePrediction:
@@ -232,6 +234,31 @@ def test_a_text_that_is_read_in_another_way_is_an_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(judged.predictor, "condition_text", lambda text: own(f"{text} sun"))
     with pytest.raises(BackendError, match="differently"):
         judged.check_text("red house")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoders", "cause"),
+    [
+        ("a <cat> here!", 2, "'<cat>' stands for several vectors"),
+        ("a house!", 2, 'pad with "!"'),
+        ("a house!", 1, "compare what its tokenizers make"),
+        ("a <dog>", 2, "compare what its tokenizers make"),
+    ],
+)
+def test_only_a_cause_that_the_text_shows_is_named(text: str, encoders: int, cause: str) -> None:
+    class Tokenizer:
+        words = ("a", "house", "here!", "house!", "<dog>", "<cat>", "<cat>_1")
+
+        def encode(self, text: str) -> list[int]:
+            return [i for w in text.split() for i in ([self.words.index(w)] if w in self.words else [0, 1])]
+
+        def decode(self, ids: Sequence[int]) -> str:
+            return " ".join(self.words[i] for i in ids)
+
+    vocabulary = dataclasses.replace(
+        Vocabulary.create(torch.randn(7, 4), Tokenizer()), widths=(4 // encoders,) * encoders
+    )
+    assert cause in _misread(vocabulary, text)
 
 
 def test_a_text_encoder_without_gradients_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
