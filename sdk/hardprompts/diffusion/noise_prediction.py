@@ -419,7 +419,7 @@ def _crop(image: Image.Image, place: Sequence[float], shares: tuple[float, float
 
 
 def _misread(vocabulary: Vocabulary, text: str) -> str:
-    """Why a pipeline may read a text differently from its tokens, as far as the text shows it, and what to do."""
+    """Why a pipeline may read a text differently from its tokens: causes that the text shows, and what to do."""
     # diffusers names the vectors of one textual inversion "<cat>", "<cat>_1", ..., and writes them all for the first.
     several = [word for word in text.split() if all(len(vocabulary.encode(w)) == 1 for w in (word, f"{word}_1"))]
     if several:

@@ -230,8 +230,6 @@ def test_a_hub_that_repeats_the_token_does_not_get_it_shown(hub: LoopbackHub) ->
         {"format": "../x"},
         {"format": ["diffusers"]},
         {"name": 5},
-        {"name": "../../x"},
-        {"name": "a\x1b[2J"},
         {"step": "many"},
         {"step": True},
         {"base_models": "one"},
@@ -246,6 +244,14 @@ def test_a_damaged_description_is_one_clear_error(change: dict[str, Any], tmp_pa
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(FileFormatError, match=r"soft_prompt\.json"):
         SoftPrompt.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name, clean", [("../../x", ".._.._x"), ("a\x1b[2J", "a[2J")])
+def test_a_name_that_could_do_harm_is_cleaned_when_it_is_read(name: str, clean: str, tmp_path: Path) -> None:
+    soft().save_pretrained(tmp_path)
+    path = tmp_path / "soft_prompt.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name}))
+    assert SoftPrompt.from_pretrained(tmp_path).name == clean
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])

@@ -239,7 +239,7 @@ def test_unknown_names_say_what_exists() -> None:
         PromptInverter("emojji")
     with pytest.raises(UnknownName, match="pez"):
         PromptInverter(BACKEND, method="pezz")
-    with pytest.raises(BackendError, match="CUDA|unknown device"):
+    with pytest.raises(BackendError, match="no device"):
         PromptInverter("emoji", device="cuda:99")
 
 
