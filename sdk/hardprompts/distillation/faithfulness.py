@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardprompts.distillation.features import FeatureMatch
 from hardprompts.distillation.matching import Match, MeanMatch
-from hardprompts.distillation.originals import phrases_of
+from hardprompts.distillation.originals import phrases_of, windows_of
 from hardprompts.distillation.quantities import Matches, room
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import FileFormatError
@@ -217,12 +217,10 @@ def lost_phrases(
         return (), len(phrases), len(phrases)
     windows = _windows_of_phrases(phrases, joint, room(backend, template), backend.vocabulary)
     texts = [original] if len(windows) == 1 else [joint.join(phrases[i] for i in window) for window in windows]
-    weights = torch.tensor([len(backend.vocabulary.encode(text)) for text in texts], dtype=torch.float32)
-    features = _features(backend, texts, template)
-    weights = weights.to(features).unsqueeze(1)
-    total = (features * weights).sum(dim=0)
+    parts = _weighted_features(backend, texts, template)
+    total = parts.sum(dim=0)
     whole = normalize(total)
-    own = normalize(_encoded_texts(backend, [template.fill(prompt)]))[0].to(features)
+    own = backend.encode_texts([template.fill(prompt)])[0].to(parts)
     said = set(prompt.lower().split())
     lost: list[LostPhrase] = []
     looked = 0
@@ -230,17 +228,17 @@ def lost_phrases(
     for start in range(0, len(places), PHRASES_AT_ONCE):
         if clock() >= until:
             break
-        part = places[start : start + PHRASES_AT_ONCE]
-        shorter = [joint.join(phrases[i] for i in windows[place] if i != phrase) for place, phrase in part]
-        counts = torch.tensor([[len(backend.vocabulary.encode(text))] for text in shorter]).to(features)
-        where = torch.tensor([place for place, _ in part], device=features.device)
-        others = normalize(total - (features * weights)[where] + _features(backend, shorter, template) * counts)
-        for (_, phrase), other in zip(part, others, strict=True):
+        batch = places[start : start + PHRASES_AT_ONCE]
+        shorter = [joint.join(phrases[i] for i in windows[place] if i != phrase) for place, phrase in batch]
+        others = normalize(
+            total - parts[[place for place, _ in batch]] + _weighted_features(backend, shorter, template)
+        )
+        for (_, phrase), other in zip(batch, others, strict=True):
             way = whole - other
             kept = float((own - other) @ way / way.square().sum().clamp_min(1e-12))
             if kept < KEPT and not said.issuperset(phrases[phrase].lower().split()):
                 lost.append(LostPhrase(phrases[phrase], float(1 - whole @ other), kept))
-        looked += len(part)
+        looked += len(batch)
     return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST]), looked, len(phrases)
 
 
@@ -259,23 +257,21 @@ def _windows_of_phrases(phrases: Sequence[str], joint: str, free: int, vocabular
     return windows
 
 
-def _features(backend: Backend, texts: Sequence[str], template: PromptTemplate) -> Float[Tensor, "texts features"]:
-    """Unit features of texts in the template, cut at the end of the context; nothing, of an empty text."""
+def _weighted_features(
+    backend: Backend, texts: Sequence[str], template: PromptTemplate
+) -> Float[Tensor, "texts features"]:
+    """The sum of each text's unit features in the template, window by window, each weighted with its tokens.
+
+    Nothing, of an empty text; a text of one window has its features times its tokens.
+    """
     vocabulary, free = backend.vocabulary, room(backend, template)
-    rows = [vocabulary.encode(text)[:free] for text in texts]
-    encoder = backend.text_encoder
-    bare = FeatureMatch(encoder, torch.zeros(1, 1, 1), torch.ones(1, 1), template)
-    found: dict[int, Tensor] = {}
+    rows = [(place, ids) for place, text in enumerate(texts) if text for ids in windows_of(text, free, vocabulary)]
+    bare = FeatureMatch(backend.text_encoder, torch.zeros(1, 1, 1), torch.ones(1, 1), template)
     device = vocabulary.table.device
+    found = torch.zeros(len(texts), backend.feature_width, device=device)
     with torch.no_grad():
-        for length in sorted({len(row) for row in rows} - {0}):
-            alike = [index for index, row in enumerate(rows) if len(row) == length]
-            ids = torch.tensor([rows[index] for index in alike], device=device)
-            found.update(zip(alike, bare.features(vocabulary.embed(ids)), strict=True))
-    width = next(iter(found.values()))
-    return torch.stack([found.get(index, torch.zeros_like(width)) for index in range(len(rows))])
-
-
-def _encoded_texts(backend: Backend, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
-    with torch.no_grad():
-        return backend.text_encoder.encode_text(list(texts))
+        for length in sorted({len(ids) for _, ids in rows}):
+            alike = [(place, ids) for place, ids in rows if len(ids) == length]
+            features = bare.features(vocabulary.embed(torch.tensor([ids for _, ids in alike], device=device)))
+            found.index_add_(0, torch.tensor([place for place, _ in alike], device=device), features.float() * length)
+    return found

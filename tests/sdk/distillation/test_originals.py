@@ -165,3 +165,11 @@ def test_the_deadline_holds_for_what_is_said_of_a_prompt() -> None:
     assert (lost, looked, phrases) == ((), 0, 100)
     prompt = DISTILLER.distill(text, num_tokens=2, deadline=0.0, **QUICK)
     assert prompt.text and prompt.provenance["phrases_compared"] == 0 and prompt.provenance["phrases"] == 100
+
+
+def test_phrases_that_are_longer_than_the_context_are_read_whole() -> None:
+    """Each fills windows of its own, and leaving one out leaves nothing of them."""
+    long = [" ".join(LONG.split()[(place + i) % 11] for i in range(30)) for place in range(2)]
+    assert lost_phrases(BACKEND, ", ".join(long), "old boat", PromptTemplate())[1:] == (2, 2)
+    (only,) = lost_phrases(BACKEND, f"{long[0]}, {'night ' * 40}", "red house", PromptTemplate())[0][:1]
+    assert only.text in (long[0], " ".join(["night"] * 40)) and only.cost > 0.01
