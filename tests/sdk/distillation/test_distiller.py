@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from toy_distillation import BACKEND, DISTILLER, LONG, QUICK, VOCABULARY, embedded, noisy
 
 from hardprompts import (
     BackendError,
@@ -20,30 +21,6 @@ from hardprompts import (
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.matching import MeanMatch
 from hardprompts.prompts import PromptTemplate
-from hardprompts.testing import toy_backend
-
-BACKEND = toy_backend()
-
-
-VOCABULARY = BACKEND.vocabulary
-
-
-DISTILLER = PromptDistiller(BACKEND)
-
-
-QUICK: dict[str, Any] = {"restarts": 6, "progress": False, "seed": 0}
-
-
-LONG = "the old red house near a small river in winter night"
-
-
-def embedded(text: str) -> torch.Tensor:
-    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
-
-
-def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
-    rows = embedded(text)
-    return rows + size * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("text", ["boat", "red house", "old boat on river"])

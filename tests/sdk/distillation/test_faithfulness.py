@@ -2,41 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from toy_distillation import BACKEND, DISTILLER, LONG, QUICK, TOWER, embedded, noisy
 
-from hardprompts import DistilledPrompt, FileFormatError, HardPrompt, PromptDistiller
+from hardprompts import DistilledPrompt, FileFormatError, HardPrompt
 from hardprompts.distillation.faithfulness import Faithfulness, Share
-from hardprompts.testing import ToyEncoder, toy_backend
-
-BACKEND = toy_backend()
-
-
-TOWER = BACKEND.text_encoder
-assert isinstance(TOWER, ToyEncoder)
-
-
-VOCABULARY = BACKEND.vocabulary
-
-
-DISTILLER = PromptDistiller(BACKEND)
-
-
-QUICK: dict[str, Any] = {"restarts": 6, "progress": False, "seed": 0}
-
-
-LONG = "the old red house near a small river in winter night"
-
-
-def embedded(text: str) -> torch.Tensor:
-    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
-
-
-def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
-    rows = embedded(text)
-    return rows + size * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_faithfulness_is_the_share_of_the_gap_that_is_closed() -> None:

@@ -2,29 +2,11 @@
 
 import pytest
 import torch
+from toy_distillation import BACKEND, TOWER, VOCABULARY, embedded, noisy
 
 from hardprompts.distillation.features import FeatureMatch, match_features
 from hardprompts.distillation.matching import MeanMatch
 from hardprompts.prompts import PromptTemplate
-from hardprompts.testing import ToyEncoder, toy_backend
-
-BACKEND = toy_backend()
-
-
-TOWER = BACKEND.text_encoder
-assert isinstance(TOWER, ToyEncoder)
-
-
-VOCABULARY = BACKEND.vocabulary
-
-
-def embedded(text: str) -> torch.Tensor:
-    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
-
-
-def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
-    rows = embedded(text)
-    return rows + size * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_the_gradient_of_the_mean_over_templates_is_that_of_finite_differences() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from toy_distillation import BACKEND, DISTILLER, LONG, QUICK, TOWER, VOCABULARY, embedded, noisy
 
 from hardprompts import BackendError, PromptDistiller, PromptTemplate, SoftPrompt
 from hardprompts.distillation.faithfulness import lost_phrases
@@ -19,34 +20,7 @@ from hardprompts.distillation.originals import (
     windows_of,
 )
 from hardprompts.search import clock
-from hardprompts.testing import ToyEncoder, toy_backend
-
-BACKEND = toy_backend()
-
-
-TOWER = BACKEND.text_encoder
-assert isinstance(TOWER, ToyEncoder)
-
-
-VOCABULARY = BACKEND.vocabulary
-
-
-DISTILLER = PromptDistiller(BACKEND)
-
-
-QUICK: dict[str, Any] = {"restarts": 6, "progress": False, "seed": 0}
-
-
-LONG = "the old red house near a small river in winter night"
-
-
-def embedded(text: str) -> torch.Tensor:
-    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
-
-
-def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
-    rows = embedded(text)
-    return rows + size * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+from hardprompts.testing import ToyEncoder
 
 
 def similarity(text: str, other: str, template: str = "{}") -> float:

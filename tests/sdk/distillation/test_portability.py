@@ -2,28 +2,11 @@
 
 import pytest
 import torch
+from toy_distillation import BACKEND, TOWER, VOCABULARY, embedded, noisy
 
 from hardprompts import HardPrompt
 from hardprompts.distillation.portability import nearest_above, portability_report
-from hardprompts.testing import ToyEncoder, toy_backend
-
-BACKEND = toy_backend()
-
-
-TOWER = BACKEND.text_encoder
-assert isinstance(TOWER, ToyEncoder)
-
-
-VOCABULARY = BACKEND.vocabulary
-
-
-def embedded(text: str) -> torch.Tensor:
-    return VOCABULARY.embed(torch.tensor(VOCABULARY.encode(text), dtype=torch.long))
-
-
-def noisy(text: str, size: float, seed: int = 0) -> torch.Tensor:
-    rows = embedded(text)
-    return rows + size * torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+from hardprompts.testing import toy_backend
 
 
 def test_the_portability_report_tells_what_text_and_soft_prompt_are_worth_elsewhere() -> None:
