@@ -11,13 +11,14 @@ IMAGE = plugins/hardprompts_photo/examples/cat.jpg
 # Nothing here may reach a model hub.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test check fix clean
+.PHONY: help install demo test check fix dist clean
 
 help:
 	@echo "make demo     a photograph becomes a prompt, offline (IMAGE=path for your own)"
 	@echo "make test     the tests"
 	@echo "make check    style, types, spelling, import directions"
 	@echo "make fix      mends style where it can be mended by itself"
+	@echo "make dist     the wheels and their sources, checked, into dist/"
 	@echo "make install  only installs, into $(VENV)"
 
 install: $(STAMP)
@@ -45,5 +46,13 @@ fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --editable ".[release]"
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --outdir dist plugins/hardprompts_emoji_models
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest --quiet tests/test_distributions.py
+
 clean:
-	rm -rf .venv demo_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist demo_output .mypy_cache .pytest_cache .ruff_cache

@@ -17,21 +17,42 @@ if TYPE_CHECKING:
 # The marker of `hardprompts.hookimpl`, without the torch that comes with it: `path` and `scenes` need none.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
 
+#: The models of this package, and those of a distribution of their own, which keeps this one small.
 _MODELS = Path(__file__).resolve().parent / "models"
+_SMALL = ("emoji-clip", "emoji-clip-reference", "emoji-lm")
+_LARGE = ("emoji-lm-large", "emoji-sd")
 
 
 def path(name: str) -> Path:
     """Return the folder of an embedded model, for anybody's ``from_pretrained``.
 
+    "emoji-clip", "emoji-clip-reference" and "emoji-lm" are part of this package; "emoji-lm-large" and "emoji-sd" are in
+    the package hardprompts-emoji-models, which the extra `emoji-models` installs.
+
     Raises:
         ValueError: There is no embedded model of that name; the message lists those there are.
+        MissingExtra: The package with the larger models is not installed.
+        FileNotFoundError: The model's folder is missing where it was installed.
     """
-    existing = sorted(
-        folder.name for folder in _MODELS.glob("*") if folder.is_dir() and not folder.name.startswith(".")
-    )
-    if name not in existing:
-        raise ValueError(f"no embedded model named {name!r}; there are: {', '.join(existing) or 'none'}")
-    return _MODELS / name
+    if name not in (*_SMALL, *_LARGE):
+        raise ValueError(f"no embedded model named {name!r}; there are: {', '.join(sorted((*_SMALL, *_LARGE)))}")
+    folder = (_large_models(name) if name in _LARGE else _MODELS) / name
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the embedded model {name!r} is missing at {folder}; install its package again")
+    return folder
+
+
+def _large_models(name: str) -> Path:
+    """The folder with the larger models."""
+    try:
+        from hardprompts_emoji_models import MODELS
+    except ModuleNotFoundError as error:
+        if error.name != "hardprompts_emoji_models":
+            raise
+        from hardprompts.errors import MissingExtra
+
+        raise MissingExtra(f"the embedded model {name!r}", "emoji-models") from error
+    return MODELS
 
 
 def _open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:

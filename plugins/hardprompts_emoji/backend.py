@@ -33,6 +33,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     Raises:
         UnknownName: there is no embedded model of that name.
         BackendError: its files are damaged or were not installed.
+        MissingExtra: it is in the package of the larger models, which is not installed.
     """
     chosen = name or MODELS[0]
     if chosen not in MODELS:
@@ -42,9 +43,8 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
 
     try:
         folder = path(chosen)
-    except ValueError as error:
+    except FileNotFoundError as error:
         raise BackendError(
-            f"emoji:{chosen}: {error}; install hardprompts again, or open another model, e.g. a folder as "
-            "transformers:<folder>"
+            f"emoji:{chosen}: {error}, or open another model, e.g. a folder as transformers:<folder>"
         ) from error
     return open_model(folder, name=f"emoji:{chosen}", device=device, dtype=dtype, note=f"{chosen}: {NOTES[chosen]}")

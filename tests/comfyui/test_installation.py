@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import hardprompts
 from hardprompts.cli import app
 from hardprompts.cli import comfyui as commands
 
@@ -37,7 +38,7 @@ def test_the_package_says_what_the_registry_asks_for(package: Path) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", project["project"]["name"])
     assert "comfyui" not in project["project"]["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
-    assert own["project"]["version"].startswith(project["project"]["version"])
+    assert hardprompts.__version__.startswith(project["project"]["version"])
     assert not re.search(r"[-_.]{2}", project["project"]["name"])
     assert project["project"]["license"] == {"file": "LICENSE"}
     assert project["project"]["urls"]["Repository"].startswith("https://")
@@ -80,7 +81,7 @@ def test_the_package_has_all_that_comfyui_looks_for_and_no_more(package: Path) -
         assert (package / name).is_file(), name
     names = {path.relative_to(package).as_posix() for path in package.rglob("*")}
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks"))]
-    assert not [name for name in names if name.startswith("plugins/hardprompts_emoji/recipe")]
+    assert not [name for name in names if "recipe" in name or "hardprompts_emoji_models" in name]
     assert not [path for path in package.rglob("*") if path.is_symlink()]
     assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 100 * 2**20
 

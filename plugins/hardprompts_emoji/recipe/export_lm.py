@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GPT2LMHeadModel
 
+from hardprompts_emoji import path
 from hardprompts_emoji.recipe import build_lm_tokenizer
 from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.lm_card import lm_card
@@ -64,9 +65,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(MODELS), required=True)
     parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--output", type=Path, default=PACKAGE / "models")
+    parser.add_argument("--output", type=Path, help="default: where the embedded model is")
     arguments = parser.parse_args()
-    export(arguments.model, arguments.work_dir / arguments.model / "lm.pt", arguments.output / arguments.model)
+    output = arguments.output / arguments.model if arguments.output else path(arguments.model)
+    export(arguments.model, arguments.work_dir / arguments.model / "lm.pt", output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 import hardprompts_emoji
-from hardprompts_emoji.recipe.build_sprites import PACKAGE
 from hardprompts_emoji.recipe.folders import replacing
 from hardprompts_emoji.recipe.sd_card import sd_card
 from hardprompts_emoji.recipe.sd_codec import Codec
@@ -181,7 +180,7 @@ def main() -> None:
     """Parse the command line and export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, default=Path("build/emoji"))
-    parser.add_argument("--output", type=Path, default=PACKAGE / "models" / NAME)
+    parser.add_argument("--output", type=Path, default=hardprompts_emoji.path(NAME))
     parser.add_argument("--device", default="cpu", help="where the sample pictures are drawn")
     parser.add_argument("--report", type=Path, help="JSON written by evaluate_sd, for the card")
     arguments = parser.parse_args()

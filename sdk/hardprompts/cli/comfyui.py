@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hardprompts import __version__
 from hardprompts.cli.screen import clear_errors, fail, say
 
 if sys.version_info >= (3, 11):
@@ -90,10 +91,9 @@ def assemble(
         problems = refused(folder)
         if problems:
             fail("the registry would refuse this package: " + "; ".join(problems))
-        version = pyproject["project"]["version"]
-        released = registry_version(version)
-        if version != released:
-            say(f"this is {version}; the registry takes versions of three numbers, so the package is {released}")
+        released = registry_version(__version__)
+        if __version__ != released:
+            say(f"this is {__version__}; the registry takes versions of three numbers, so the package is {released}")
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         say(f"{folder}: {size / 2**20:.0f} MB; publish it with `comfy node publish` in that folder")
 
@@ -138,7 +138,7 @@ def registry_version(version: str) -> str:
 
 
 def registry_pyproject(pyproject: Mapping[str, Any], requirements: str, publisher: str, repository: str) -> str:
-    """The pyproject.toml of the package, in the registry's own manner, from the project's.
+    """The pyproject.toml of the package, in the registry's own manner, from the project's and this version.
 
     The registry reads a license as a table, takes dependencies for what is to be installed beside ComfyUI, and
     versions of three numbers alone.
@@ -149,7 +149,7 @@ def registry_pyproject(pyproject: Mapping[str, Any], requirements: str, publishe
     needed = [line.strip() for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
     return f"""[project]
 name = "{NAME}"
-version = "{registry_version(project["version"])}"
+version = "{registry_version(__version__)}"
 description = {json.dumps(project["description"])}
 readme = "README.md"
 license = {{ file = "LICENSE" }}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 import hardprompts_emoji
-from hardprompts import BackendError, SoftPrompt, load_backend
+from hardprompts import BackendError, MissingExtra, SoftPrompt, load_backend
 from hardprompts.cli import app
 from hardprompts_emoji import glosses
 from hardprompts_emoji.glosses import LABELS, TASK, load_glosses
@@ -308,8 +309,19 @@ def test_the_language_model_opens_by_its_name(installed: Path) -> None:
     assert backend.language_model.kind == "causal"
     assert "definitions" in backend.note
     assert backend.dtype == torch.float32
-    with pytest.raises(BackendError, match="emoji:emoji-lm-large.*install hardprompts again"):
+    with pytest.raises(BackendError, match="emoji:emoji-clip: the embedded model.*install its package again"):
+        load_backend("emoji", device="cpu")
+
+
+def test_without_the_distribution_of_the_larger_models_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hardprompts_emoji_models", None)
+    for name in ("emoji-sd", "emoji-lm-large"):
+        with pytest.raises(MissingExtra, match=rf'{name}.*pip install "hardprompts\[emoji-models\]"'):
+            hardprompts_emoji.path(name)
+    with pytest.raises(MissingExtra, match="emoji-models"):
         load_backend("emoji:emoji-lm-large", device="cpu")
+    with pytest.raises(ValueError, match="there are: emoji-clip, .*emoji-sd"):
+        hardprompts_emoji.path("emoji-xl")
 
 
 def test_tune_takes_the_embedded_model_where_none_is_named(installed: Path, tmp_path: Path) -> None:
