@@ -4,7 +4,10 @@
 
 PYTHON = python3
 VENV = .venv
-BIN = $(VENV)/bin
+# Where a virtual environment has its programs; Windows says OS=Windows_NT.
+BIN_ = $(VENV)/bin
+BIN_Windows_NT = $(VENV)/Scripts
+BIN = $(BIN_$(OS))
 STAMP = $(VENV)/.hardprompts-installed
 IMAGE = plugins/hardprompts_photo/examples/cat.jpg
 
