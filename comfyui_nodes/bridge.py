@@ -1,6 +1,7 @@
 """The border with ComfyUI's runtime: images, gradients, progress, interruption and memory. Nothing else knows it."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,15 @@ TEXT_EVERY = 0.2
 #: Images of one task whose best text is shown while a search runs.
 MAX_LINES = 8
 
+#: Values of an IMAGE above this are no highlights, but 0 to 255.
+BRIGHTEST = 100.0
+#: Values leave [0, 1] by as much when images are scaled; nobody has to know.
+OVERSHOOT = 0.05
+
+_CHECK = "Check the node that it comes from"
+
+LOG = logging.getLogger(__name__)
+
 
 # --- images -------------------------------------------------------------------------------
 
@@ -25,12 +35,12 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
     """The images of an IMAGE, as RGB images of PIL; transparent and masked-out areas become white.
 
     Args:
-        batch: (images, height, width, channels), floats in [0, 1]; values outside are clipped.
-            1, 3 or 4 channels.
+        batch: (images, height, width, channels), floats in [0, 1]; values outside are clipped, as ComfyUI's own nodes
+            do, and the log says so. 1, 3 or 4 channels.
         mask: (1 or images, height, width), 1 where the image counts. A mask of another size is scaled.
 
     Raises:
-        ImageError: no images, no pixels, a number of channels other than 1, 3 or 4, or NaN.
+        ImageError: no images, no pixels, a number of channels other than 1, 3 or 4, no floats, NaN, or 0 to 255.
         ValueError: the number of masks is neither 1 nor the number of images.
     """
     from hardprompts.errors import ImageError
@@ -41,16 +51,30 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
     if batch.ndim != 4 or batch.shape[-1] not in (1, 3, 4) or 0 in batch.shape:
         raise ImageError(
             f"an IMAGE of shape {tuple(batch.shape)} cannot be read; it must hold at least one image, as (images, "
-            f"height, "
-            "width, channels) with 1, 3 or 4 channels. Check the node that it comes from"
+            f"height, width, channels) with 1, 3 or 4 channels. {_CHECK}"
         )
+    if not batch.is_floating_point():
+        raise ImageError(f"an IMAGE of {batch.dtype} is not one: its values are floats in [0, 1]. {_CHECK}")
     pixels = batch.detach().float().cpu()
-    if not pixels.isfinite().all():
-        raise ImageError("the IMAGE has NaN or infinite values; check the node that made it (often a VAE in float16)")
+    bad = [number for number, one in enumerate(pixels, 1) if not one.isfinite().all()]
+    if bad:
+        raise ImageError(f"{_named(bad, len(pixels))} NaN or infinite values. {_CHECK} (often a VAE in float16)")
+    low, high = float(pixels.min()), float(pixels.max())
+    if high > BRIGHTEST:
+        raise ImageError(f"the IMAGE has values up to {high:g}, and an IMAGE has 0 to 1: divide by 255. {_CHECK}")
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        LOG.warning("hardprompts clips an IMAGE with values from %.3g to %.3g to [0, 1]", low, high)
     if mask is not None:
         pixels = _masked(pixels, mask.detach().float().cpu())
     values = pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     return load_images([Image.fromarray(one[..., 0] if one.shape[-1] == 1 else one) for one in values])
+
+
+def _named(numbers: list[int], count: int) -> str:
+    """Which images of a batch have something: "image 3 of 8 has", "images 3, 5 of 8 have"."""
+    if len(numbers) == 1:
+        return f"image {numbers[0]} of {count} has"
+    return f"images {', '.join(map(str, numbers[:MAX_LINES]))}{', ...' * (len(numbers) > MAX_LINES)} of {count} have"
 
 
 def _masked(pixels: Tensor, mask: Tensor) -> Tensor:

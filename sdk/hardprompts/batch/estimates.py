@@ -39,6 +39,7 @@ class Estimate:
         total: records in the source, if that is known.
         workers: that are to share the work.
         price_per_hour: of one worker, in any currency.
+        passed_over: images and folders of the source that cannot be read here, and why.
     """
 
     images: int
@@ -51,6 +52,7 @@ class Estimate:
     total: int | None = None
     workers: int = 1
     price_per_hour: float | None = None
+    passed_over: tuple[tuple[str, str], ...] = ()
 
     @property
     def seconds_per_image(self) -> float:
@@ -81,6 +83,9 @@ class Estimate:
         ]
         if self.failed:
             lines.append(f"{self.failed} of {self.images + self.failed} records in the sample have no usable image")
+        if self.passed_over:
+            name, reason = self.passed_over[0]
+            lines.append(f"{len(self.passed_over):,} images cannot be read here, such as {name}: {reason}")
         for count, name in ((self.total, "this source"), (MILLION, "a million images")):
             if count is not None:
                 price = self.price(count)
@@ -164,6 +169,7 @@ def estimate(
         total=records.total,
         workers=workers or 1,
         price_per_hour=price_per_hour,
+        passed_over=records.passed_over,
     )
 
 

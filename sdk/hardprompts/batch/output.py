@@ -230,6 +230,11 @@ class Output:
         return done if self.captions is None else done | self.captions.keys
 
     @property
+    def failed(self) -> int:
+        """How many records have an error instead of a prompt."""
+        return sum(row["error"] is not None for rows in self._rows.values() for row in rows)
+
+    @property
     def numbers(self) -> set[int]:
         return set(self._rows)
 

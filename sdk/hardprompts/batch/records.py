@@ -6,15 +6,13 @@ alone.
 """
 
 import dataclasses
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hardprompts.errors import ImageError
-from hardprompts.images import DECODING_ERRORS, load_images
+from hardprompts.images import DECODING_ERRORS, load_images, open_encoded
 
 #: The column of a picture when nobody names it.
 IMAGE = "image"
@@ -71,29 +69,7 @@ class Record:
             found = found.get("bytes") or found.get("path")
         if found is None:
             raise ImageError("there is no picture: the value is empty")
-        images = load_images(_opened(bytes(found)) if isinstance(found, bytes | bytearray | memoryview) else found)
+        images = load_images(open_encoded(bytes(found)) if isinstance(found, bytes | bytearray | memoryview) else found)
         if len(images) != 1:
             raise ImageError(f"there are {len(images)} pictures; a record has one")
         return images[0]
-
-
-def _opened(data: bytes) -> Image.Image:
-    """The picture that bytes encode.
-
-    Raises:
-        ImageError: they are not a picture.
-    """
-    if not data:
-        raise ImageError("the picture is empty; get it again")
-    try:
-        with warnings.catch_warnings():
-            # `load_images` refuses what is too large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            "the bytes are not an image that Pillow can read, or their beginning is damaged; save it as PNG, JPEG or "
-            "WebP"
-        ) from error
-    except (Image.DecompressionBombError, *DECODING_ERRORS) as error:
-        raise ImageError(f"the picture is damaged or too large: {type(error).__name__}: {error}") from error

@@ -65,7 +65,9 @@ class BatchReport(BatchProgress):
         busy_seconds: of all workers together.
         stop_reason: "finished", "interrupted" (Ctrl-C) or "cancelled" (by the callback).
         output: the file of prompts, or the folder of parts or captions.
-        passed_over: image files of the source that cannot be read here, and why.
+        passed_over: images and folders of the source that cannot be read here, and why.
+        notes: what else of the source was left out, in sentences.
+        failed_before: of those that were done before, records that have an error instead of a prompt.
     """
 
     skipped: int = 0
@@ -73,6 +75,8 @@ class BatchReport(BatchProgress):
     stop_reason: str = "finished"
     output: Path = Path()
     passed_over: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    failed_before: int = 0
 
 
 #: Called after every chunk; returning True stops the run, which keeps what is done.
@@ -169,7 +173,7 @@ def invert_many(
     where = Output(output, settings, format, captions=captions, overwrite=overwrite)
     if retry_errors:
         where.forget_errors()
-    keys = where.keys
+    keys, failed_before = where.keys, where.failed
     plan = Plan(records.records, batch_size, keys, where.numbers)
     count = _Count(None if records.total is None else max(0, records.total - len(keys)))
     stop_reason = "finished"
@@ -195,7 +199,8 @@ def invert_many(
     where.join()
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
-        output=where.path, passed_over=records.passed_over,
+        output=where.path, passed_over=records.passed_over, notes=records.notes,
+        failed_before=failed_before,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.errors import FileFormatError, ImageError
-from hardprompts.images import IMAGE_SUFFIXES
+from hardprompts.images import IMAGE_SUFFIXES, has_junk, kind_of
 
 #: What tarfile and the decompressors raise on damaged files.
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError)
@@ -59,7 +59,10 @@ def _samples(archive: tarfile.TarFile, path: Path, name: str, image: str | None,
         try:
             for info in archive:
                 base, ending = _split(info.name)
-                if not info.isreg() or base.rpartition("/")[2].startswith(".") or not ending:
+                if not _counts(info):
+                    continue
+                ending = ending or _kind_inside(archive, info)
+                if not ending:
                     continue
                 if base != sample and members:
                     yield _sample(name, sample, members, image)
@@ -77,6 +80,18 @@ def _samples(archive: tarfile.TarFile, path: Path, name: str, image: str | None,
         yield Record(f"{name}/(damaged)", UnusablePicture(reason))
 
 
+def _counts(info: tarfile.TarInfo) -> bool:
+    """Whether a member may belong to a sample: no folder, no device, and nothing that an operating system left."""
+    return (info.isreg() or info.islnk() or info.issym()) and not has_junk(info.name)
+
+
+def _kind_inside(archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:
+    """The ending of a picture whose name has none; "" of other files, which belong to no sample."""
+    file = archive.extractfile(info) if info.isreg() else None
+    kind = "" if file is None else kind_of(file.read(tarfile.BLOCKSIZE))
+    return kind.removeprefix(".") if kind in IMAGE_SUFFIXES else ""
+
+
 def _split(name: str) -> tuple[str, str]:
     """The key of the sample that a member belongs to, and the member's ending: "a/b", "left.png"."""
     folder, slash, base = name.removeprefix("./").rpartition("/")
@@ -85,6 +100,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _content(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, compressed: bool) -> Any:
+    if not info.isreg():
+        return UnusablePicture(f"the member is a link to {info.linkname!r}; pack the file itself")
     if not compressed:
         return (
             UnusablePicture("the member is a sparse file")

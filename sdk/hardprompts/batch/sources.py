@@ -12,7 +12,15 @@ from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.batch.shards import shard_records
 from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
-from hardprompts.images import IMAGE_SUFFIXES, caption_files, files_in, images_in
+from hardprompts.images import (
+    IMAGE_SUFFIXES,
+    FolderImages,
+    caption_files,
+    counted_files,
+    images_in,
+    is_junk,
+    list_folder,
+)
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 TABLES = (".parquet", ".arrow")
@@ -39,7 +47,8 @@ class Source:
         total: how many there are, if that is known without reading them.
         streamed: they can only be read one after the other, by one process.
         root: the folder that keys are paths in, if all records are image files.
-        passed_over: image files that cannot be read here, by their path in the folder, and why.
+        passed_over: images and folders that cannot be read here, by their path in the folder, and why.
+        notes: what else was left out, in sentences; see `FolderImages`.
     """
 
     name: str
@@ -48,6 +57,7 @@ class Source:
     streamed: bool = False
     root: Path | None = None
     passed_over: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def captions(self, folder: Path) -> dict[str, Path]:
         """The text file of each record's caption in a folder, by its key; see `caption_files`.
@@ -73,8 +83,8 @@ SourceInput: TypeAlias = str | os.PathLike[str] | Source | Iterable[Any] | Index
 def open_source(source: SourceInput, *, image: str | None = None, key: str | None = None) -> Source:
     """The records of a folder, of shards, of tables or of what is in memory.
 
-    - A folder: its pictures, by their suffix, with those in its folders; or, where it has none, the shards or tables
-      in it. Hidden files are left out. The key is the path in the folder.
+    - A folder: its pictures, with those in its folders (see `images_in`); or, where it has none, the shards or tables
+      in it. What is left out is in `passed_over` and `notes`. The key is the path in the folder.
     - Shards (.tar, .tar.gz, .tgz; webdataset): nothing is unpacked to the disk. The key is the shard and the sample's.
     - Tables (.parquet; the .arrow files that `datasets` saves): a column has encoded pictures, or paths from the
       table's folder. The key is the file and the number of the row, or a column.
@@ -112,36 +122,46 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
 
 
 def folder_source(folder: Path, recursive: bool = True) -> Source:
-    """The image files of a folder.
+    """The images of a folder; see `images_in`.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none; the message says what is there instead.
+        OSError: it cannot be read.
     """
     found = images_in(folder, recursive)
-    passed_over = tuple((_readable(path.relative_to(folder).as_posix()), reason) for path, reason in found.passed_over)
     if not found.images:
-        hint = "" if recursive else "; --recursive also searches its subfolders"
-        if passed_over:
-            name, reason = passed_over[0]
-            hint = f" that can be read; {len(passed_over)} cannot be, such as {name}: {reason}"
-        raise ValueError(f"there are no images in {folder}{hint}")
-    records = [Record(_readable(path.relative_to(folder).as_posix()), os.fspath(path)) for path in found.images]
-    return Source(_readable(os.fspath(folder.resolve())), records, len(records), root=folder, passed_over=passed_over)
+        raise ValueError(f"there are no images in {folder}{_left_out(folder, found)}")
+    records = [Record(_name_in(folder, path), os.fspath(path)) for path in found.images]
+    passed_over = tuple((_name_in(folder, path), reason) for path, reason in found.passed_over)
+    whole = _readable(os.fspath(folder.resolve()))
+    return Source(whole, records, len(records), root=folder, passed_over=passed_over, notes=found.notes)
+
+
+def _left_out(folder: Path, found: FolderImages) -> str:
+    """What a folder without images has, for a message."""
+    unread = ""
+    if found.passed_over:
+        path, reason = found.passed_over[0]
+        unread = f" that can be read; {len(found.passed_over)} cannot be, such as {_name_in(folder, path)}: {reason}"
+    return "; ".join([unread, *found.notes]) if unread or found.notes else ", and nothing else"
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    return _readable(path.relative_to(folder).as_posix())
 
 
 def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: str | None) -> Source:
     given = [path for pattern in paths for path in _expanded(os.fspath(pattern))]
-    if len(given) == 1 and given[0].is_dir() and _kind_in(given[0]) == "images":
+    contents = {path: _contents(path) for path in given if path.is_dir()}
+    if len(given) == 1 and given[0] in contents and contents[given[0]].kind == "images":
         return folder_source(given[0])
-    files = [file for path in given for file in (_of_folder(path) if path.is_dir() else [path])]
+    files = [file for path in given for file in (contents[path].files if path in contents else [path])]
     only_folder = given[0] if len(given) == 1 and given[0].is_dir() else None
     root = only_folder or Path(os.path.commonpath([file.absolute().parent for file in files]))
-    passed_over = [
-        found
-        for path in given
-        if path.is_dir() and _kind_in(path) == "images"
-        for found in images_in(path, True).passed_over
-    ]
+    passed_over = [found for content in contents.values() for found in content.passed_over]
+    notes = tuple(
+        f"{_readable(os.fspath(path))}: {note}" for path, content in contents.items() for note in content.notes
+    )
     parts: list[Iterable[Record]] = []
     streamed, only_images = False, True
     for file in files:
@@ -160,16 +180,21 @@ def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: s
         else:
             raise ValueError(
                 f"{file} is neither a folder nor an image ({' '.join(sorted(IMAGE_SUFFIXES))}), a shard "
-                f"({' '.join(SHARDS)}) or a table ({' '.join(TABLES)})"
+                f"({' '.join(SHARDS)}) or a table ({' '.join(TABLES)}); name the files that are, for example "
+                f"'{file.parent}/*.png'"
             )
     whole = ", ".join(_readable(os.fspath(path.resolve())) for path in given)
     left_out = tuple((_readable(os.fspath(path)), reason) for path, reason in passed_over)
     if streamed:
-        return Source(whole, (record for part in parts for record in part), streamed=True, passed_over=left_out)
+        return Source(
+            whole, (record for part in parts for record in part), streamed=True, passed_over=left_out, notes=notes
+        )
     records = [record for part in parts for record in part]
+    empty = [file for file, part in zip(files, parts, strict=True) if not part]
+    notes += tuple(f"{_readable(os.fspath(file))} has no records" for file in empty)
     if not records:
         raise ValueError(f"{whole} has no records")
-    return Source(whole, records, len(records), root=root if only_images else None, passed_over=left_out)
+    return Source(whole, records, len(records), root=root if only_images else None, passed_over=left_out, notes=notes)
 
 
 def _expanded(pattern: str) -> list[Path]:
@@ -183,36 +208,42 @@ def _expanded(pattern: str) -> list[Path]:
         ]
     if Path(pattern).exists():
         return [Path(pattern)]
-    found = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    found = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if not is_junk(path.name))
     if not found:
         raise ValueError(f"there is nothing at {pattern!r}; check the path")
     return found
 
 
-def _of_folder(folder: Path) -> list[Path]:
-    kind = _kind_in(folder)
-    if kind == "images":
-        return list(images_in(folder, True).images)
-    return files_in(folder, SHARDS if kind == "shards" else TABLES, True)
+@dataclasses.dataclass(frozen=True)
+class _Contents:
+    """What a folder has: files of one kind ("images", "shards" or "tables"), and what was left out."""
+
+    kind: str
+    files: Sequence[Path]
+    passed_over: Sequence[tuple[Path, str]]
+    notes: Sequence[str]
 
 
-def _kind_in(folder: Path) -> str:
-    """What a folder has: "images", "shards" or "tables".
-
-    Raises:
-        ValueError: it has none, or several.
-    """
-    counts = {
-        what: count
-        for what, suffixes in (("images", IMAGE_SUFFIXES), ("shards", SHARDS), ("tables", TABLES))
-        if (count := len(files_in(folder, suffixes, True)))
+def _contents(folder: Path) -> _Contents:
+    """Raises ValueError if a folder has files of no kind, or of several."""
+    found, listing = images_in(folder, True), list_folder(folder, True)
+    kinds = {
+        "images": list(found.images),
+        "shards": [path for path in listing.files if path.name.lower().endswith(SHARDS)],
+        "tables": [path for path in listing.files if path.name.lower().endswith(TABLES)],
     }
-    if not counts:
-        raise ValueError(f"no images, shards or tables in {folder}; they are recognized by their suffix")
-    if len(counts) > 1:
-        listed = " and ".join(f"{count} {what}" for what, count in counts.items())
+    present = {kind: files for kind, files in kinds.items() if files}
+    if not present:
+        raise ValueError(f"there are no images, shards or tables in {folder}{_left_out(folder, found)}")
+    if len(present) > 1:
+        listed = " and ".join(f"{len(files)} {kind}" for kind, files in present.items())
         raise ValueError(f"{folder} has {listed}; say which, for example '{folder}/*.tar'")
-    return next(iter(counts))
+    kind, files = next(iter(present.items()))
+    if kind == "images":
+        return _Contents(kind, files, found.passed_over, found.notes)
+    others = [path for path in listing.files if path not in files and path.suffix.lower() not in IMAGE_SUFFIXES]
+    notes = [f"{len(others):,} files are neither shards nor tables: {counted_files(others)}"] if others else []
+    return _Contents(kind, files, found.passed_over, notes)
 
 
 def _readable(name: str) -> str:

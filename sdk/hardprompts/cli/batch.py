@@ -103,7 +103,8 @@ def batch(
     """Find one prompt for each of many images: in folders, webdataset shards and tables.
 
     The same command resumes a run that was stopped, and adds what is new in the source. An image that cannot be read
-    gets a row with its error, and the exit code is then 1. With --workers, Ray distributes the work over the GPUs, or
+    gets a row with its error; one that nothing here can open, such as HEIC without its extra, is passed over and named.
+    The exit code is then 1. With --workers, Ray distributes the work over the GPUs, or
     over the machines of a cluster, and repeats what a worker that died was doing.
     """
     options = given(locals(), but=_OF_THE_COMMAND)
@@ -161,7 +162,7 @@ def invert_folder(
 
     The same as `batch FOLDER --output FOLDER --format txt`: cat.txt beside cat.png (cat.png.txt if there is a cat.jpg
     too), or a CSV file. Images that have a caption are skipped, so the same command resumes a run that was stopped.
-    An image that cannot be read is reported, and the exit code is then 1.
+    An image that cannot be read is named, and the exit code is then 1.
     """
     options = given(locals(), but=("folder", "csv", "recursive", *_OF_THE_COMMAND))
     with clear_errors():
@@ -224,22 +225,25 @@ class _Lines:
 
 
 def _end(report: "BatchReport", retry: str) -> None:
-    """Says what was done, and how images that failed are tried again, and ends the command with its exit code."""
+    """Says what was done and what was not, how images that failed are tried again, and ends with the exit code."""
     rate = f", {report.images_per_hour:,.0f} images per hour" if report.done + report.failed else ""
-    say(f"{report.done:,} prompts, {report.failed:,} failed, {report.skipped:,} done before{rate}", "bold")
+    before = f" ({report.failed_before:,} of them failed)" if report.failed_before else ""
+    say(f"{report.done:,} prompts, {report.failed:,} failed, {report.skipped:,} done before{before}{rate}", "bold")
     if report.stop_reason != "finished":
         say(f"{report.stop_reason}; the same command resumes it", "yellow")
     if report.output.exists():
         say(f"wrote {report.output}", "dim")
     if report.passed_over:
         count = len(report.passed_over)
-        say(f"{count:,} image file{'s' * (count != 1)} passed over", "yellow")
+        say(f"passed over {count:,} that cannot be read here:", "yellow")
         for name, reason in report.passed_over[:SHOWN]:
             say(f"{name}: {reason}", "yellow")
         if count > SHOWN:
             say(f"and {count - SHOWN:,} more", "yellow")
-    if report.failed:
+    for note in report.notes:
+        say(note, "dim")
+    if report.failed or report.failed_before:
         say(retry, "yellow")
     screen.end(report.stop_reason)
-    if report.failed:
+    if report.failed or report.passed_over:
         raise typer.Exit(screen.SOME_FAILED)

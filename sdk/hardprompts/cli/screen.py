@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hardprompts.prompts import HardPrompt
     from hardprompts.search.protocol import Search, SearchProgress
 
-#: Exit codes: an image of many failed; nothing could be done; Ctrl-C, as shells count it.
+#: Exit codes: an image of many failed or was passed over; nothing could be done; Ctrl-C, as shells count it.
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 
 out = Console()

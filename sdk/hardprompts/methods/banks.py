@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.encoders import Backend
-from hardprompts.errors import FileFormatError
+from hardprompts.errors import FileFormatError, quoted
+from hardprompts.images import list_folder
 from hardprompts.prompts import PromptTemplate
 from hardprompts.towers.tokenizers import BatchTokenizer
 from hardprompts.vocabulary import Vocabulary, round_trip_mask
@@ -24,6 +25,12 @@ from hardprompts.wording import read_phrases
 
 #: Phrases that are encoded at once.
 CHUNK = 4096
+
+#: Files that a folder of phrases has besides, of which a warning names no more.
+_SHOWN = 5
+
+#: Suffixes of what is about phrases, and has none.
+_DOCUMENTS = ("", ".md")
 
 #: Any word that a tokenizer is likely to know.
 _WORD = "a"
@@ -63,6 +70,8 @@ class PhraseTable:
 def read_bank(path: str | os.PathLike[str], encoding: str | None = None) -> tuple[PhraseTable, ...]:
     """The tables of a bank: a file is one; of a folder, each `.txt` file in it, in the order of their names.
 
+    Warns (UserWarning) of what else is in the folder and left out, unless it is a document (.md, or without a suffix).
+
     Raises:
         FileFormatError: the folder has no such file; or see `PhraseTable.from_file`.
         OSError: it cannot be read.
@@ -70,9 +79,19 @@ def read_bank(path: str | os.PathLike[str], encoding: str | None = None) -> tupl
     place = Path(path)
     if not place.is_dir():
         return (PhraseTable.from_file(place, encoding),)
-    files = sorted(file for file in place.iterdir() if file.suffix.lower() == ".txt" and not file.name.startswith("."))
+    listing = list_folder(place)
+    files = [file for file in listing.files if file.suffix.lower() == ".txt"]
     if not files:
         raise FileFormatError(f"{place} has no .txt files; a bank is a text file, or a folder of them")
+    others = (*listing.files, *listing.folders, *(path for path, _ in listing.unreachable))
+    rest = [
+        path
+        for path in sorted(others)
+        if path not in files and (path.is_dir() or path.suffix.lower() not in _DOCUMENTS)
+    ]
+    if rest:
+        names = ", ".join(quoted(path.name) for path in rest[:_SHOWN]) + ", ..." * (len(rest) > _SHOWN)
+        warnings.warn(f"the bank {place} leaves out what is not a .txt file in it: {names}", UserWarning, stacklevel=2)
     return tuple(PhraseTable.from_file(file, encoding) for file in files)
 
 

@@ -93,19 +93,20 @@ def test_batch_writes_captions_into_another_folder(pictures: Path, tmp_path: Pat
 
 
 def test_images_that_cannot_be_read_here_are_counted_and_named(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
+    from hardprompts.images import decoders
 
-    known = {suffix: kind for suffix, kind in Image.registered_extensions().items() if suffix != ".heic"}
-    monkeypatch.setattr(Image, "registered_extensions", lambda: known)
+    opens = decoders._opens
+    monkeypatch.setattr(decoders, "_opens", lambda suffix: suffix != ".heic" and opens(suffix))
     (pictures / "broken.jpg").unlink()
     for name in ("one.heic", "two.HEIC"):
         (pictures / name).write_bytes(b"a photograph of a telephone")
     run = Run("invert-folder", pictures, *QUICK)
-    assert run.code == 0 and "2 prompts, 0 failed" in run.err
-    assert "2 image files passed over" in run.err and "two.HEIC: Pillow cannot read .heic" in run.err
+    assert run.code == 1 and "2 prompts, 0 failed" in run.err
+    assert "passed over 2 that cannot be read here" in run.err
+    assert 'two.HEIC: Pillow cannot open .heic without pillow-heif: pip install "hardprompts[heif]"' in run.err
     for name in ("a.png", "[bold]b.png"):
         (pictures / name).unlink()
-    Run("invert-folder", pictures, *QUICK).fails("no images", "one.heic", "pillow-heif")
+    Run("invert-folder", pictures, *QUICK).fails("no images", "one.heic", "pillow-heif", "1 folder was not looked into")
 
 
 def test_subfolders_are_for_the_asking(pictures: Path) -> None:
@@ -164,7 +165,10 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path, pictures
     Run("invert-folder", tmp_path / "nowhere", *QUICK).fails("nowhere", "not a folder")
     Run("invert-folder", pictures / "a.png", *QUICK).fails("not a folder")
     (tmp_path / "empty").mkdir()
-    Run("invert-folder", tmp_path / "empty", *QUICK).fails("no images", "--recursive")
+    Run("invert-folder", tmp_path / "empty", *QUICK).fails("no images", "nothing else")
+    (tmp_path / "empty" / "more").mkdir()
+    (pictures / "a.png").rename(tmp_path / "empty" / "more" / "a.png")
+    Run("invert-folder", tmp_path / "empty", *QUICK).fails("no images", "with 1 image in all", "recursive")
     Run("invert-folder", pictures, *QUICK, "--batch-size", "0").fails("--batch-size")
     before = files(pictures)
     Run("invert-folder", pictures, *QUICK, "--tokens", "99").fails("99 tokens do not fit")
