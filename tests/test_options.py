@@ -25,6 +25,8 @@ OTHERS = {
     ("distillation/learning.py", "LearningOptions"): "gradient descent on a soft prompt; it is not a search",
     ("distillation/learning.py", "LearningArguments"): "likewise",
     ("distillation/classifiers.py", "tune_soft_prompt"): "likewise",
+    ("applications/weights.py", "WeightOptions"): "a fit of weights; it is not a search",
+    ("applications/weights.py", "WeightArguments"): "likewise",
     ("batch/run.py", "invert_many"): "of the batch: its progress, and the seed that each image's is drawn from",
     ("applications/breeding.py", "evolve"): "generations of pictures, each with a person's choice",
 }

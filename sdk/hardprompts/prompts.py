@@ -36,7 +36,7 @@ _LITERAL = {
 }
 
 
-def escape(text: str, syntax: Literal["comfyui", "a1111"]) -> str:
+def escape(text: str, syntax: str) -> str:
     """A text as a UI must be given it, to be read literally.
 
     Raises:
@@ -113,6 +113,31 @@ class TradeOff:
 
 
 @dataclasses.dataclass(frozen=True)
+class WordWeights:
+    """A weight for each word of a prompt, for a UI that weights words, and what they gain.
+
+    Attributes:
+        values: one for each word; words are what white space divides. 1 changes nothing.
+        syntax: "comfyui" or "a1111", by whose rule they were fitted.
+        unit: of the figures that follow, higher is better.
+        plain, weighted: the score without and with weights, where they were fitted.
+        held_out: the same where they were not.
+    """
+
+    values: tuple[float, ...]
+    syntax: str
+    unit: str
+    plain: float
+    weighted: float
+    held_out: tuple[float, float]
+
+    @property
+    def gain(self) -> float:
+        """What the weights add to the score where they were not fitted."""
+        return self.held_out[1] - self.held_out[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class HistoryPoint:
     """How far a search had come: the best score after so many steps, seconds and evaluations.
 
@@ -143,6 +168,7 @@ class HardPrompt(HubMixin):
         history: best score against steps, seconds and evaluations.
         pareto: the best trade-offs, if they were asked for: no other prompt is better in similarity, length and fluency
             at once; most similar first.
+        weights: of its words, if they were fitted; see `hardprompts.applications.fit_weights`.
         provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
             not equal, but have the same hash.
     """
@@ -163,6 +189,7 @@ class HardPrompt(HubMixin):
     evaluations: int = 0
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     pareto: tuple[TradeOff, ...] = ()
+    weights: WordWeights | None = None
 
     @property
     def filled(self) -> str:
@@ -179,6 +206,23 @@ class HardPrompt(HubMixin):
             ValueError: an unknown syntax.
         """
         return escape(self.filled, syntax)
+
+    def weighted(self) -> str:
+        """`escaped`, with the weights of its words in the syntax they were fitted for: "(fox:1.2) (neon:0.9)".
+
+        Raises:
+            ValueError: no weights were fitted.
+        """
+        if self.weights is None:
+            raise ValueError("this prompt has no weights; fit them with hardprompts.applications.fit_weights")
+        syntax, template = self.weights.syntax, PromptTemplate(self.template)
+        pieces, numbers = re.split(r"(\s+)", self.text), iter(self.weights.values)
+        written = []
+        for piece in pieces:
+            weight = 1.0 if not piece.strip() else next(numbers)
+            literal = escape(piece, syntax)
+            written.append(literal if weight == 1 else f"({literal}:{weight:g})")
+        return f"{escape(template.prefix, syntax)}{''.join(written)}{escape(template.suffix, syntax)}"
 
     # --- to look at -----------------------------------------------------------------------
 
@@ -255,6 +299,7 @@ class HardPrompt(HubMixin):
                     "candidates": tuple(map(_candidate, fields.get("candidates", ()))),
                     "history": tuple(HistoryPoint(**point) for point in fields.get("history", ())),
                     "pareto": tuple(map(_trade_off, fields.get("pareto", ()))),
+                    "weights": _word_weights(fields.get("weights"), str(fields["text"])),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -331,6 +376,18 @@ def _trade_off(values: Mapping[str, Any]) -> TradeOff:
         operator.index(values["tokens"]),
         None if fluency is None else float(fluency),
     )
+
+
+def _word_weights(values: Mapping[str, Any] | None, text: str) -> WordWeights | None:
+    if values is None:
+        return None
+    each, (plain, weighted) = tuple(float(value) for value in values["values"]), values["held_out"]
+    if len(each) != len(text.split()) or not all(map(math.isfinite, each)):
+        raise ValueError(f"its weights are {each}, which are not one number for each word")
+    return WordWeights(
+        each, str(values["syntax"]), str(values["unit"]), float(values["plain"]), float(values["weighted"]),
+        (float(plain), float(weighted)),
+    )  # fmt: skip
 
 
 def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

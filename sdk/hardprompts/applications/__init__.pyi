@@ -3,6 +3,7 @@ from .breeding import Individual, Lineage, evolve
 from .joining import concatenate, negative_prompt
 from .pictures import Generate, ImageScore, likeness, picture_grid
 from .reranking import RankedPrompt, Reranking, rerank
+from .weights import fit_weights, weighted_conditioning
 
 __all__ = [
     "Generate",
@@ -13,8 +14,10 @@ __all__ = [
     "Reranking",
     "concatenate",
     "evolve",
+    "fit_weights",
     "likeness",
     "negative_prompt",
     "picture_grid",
     "rerank",
+    "weighted_conditioning",
 ]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli import batch, classify, comfyui, distill, hub, inspect, invert, lists, screen
+from hardprompts.cli import batch, classify, comfyui, distill, hub, inspect, invert, lists, screen, weight
 
 app = typer.Typer(
     help="Turn images into hard prompts: plain text for any model.",
@@ -19,8 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    invert.invert, batch.invert_folder, batch.batch, invert.score, inspect.inspect, distill.distill, hub.push, hub.pull,
-    classify.tune, classify.classify, lists.models, lists.methods, lists.plugins,
+    invert.invert, batch.invert_folder, batch.batch, invert.score, inspect.inspect, distill.distill, weight.weight,
+    hub.push, hub.pull, classify.tune, classify.classify, lists.models, lists.methods, lists.plugins,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(comfyui.app, name="comfyui")

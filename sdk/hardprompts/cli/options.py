@@ -42,6 +42,10 @@ OtherModel = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="SCHEME:NAME", help="Another model than the prompt was found for."),
 ]
+ImageModel = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The text-to-image model, as in diffusers:NAME."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best available).")]
 Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,

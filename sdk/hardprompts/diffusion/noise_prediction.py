@@ -325,26 +325,7 @@ class NoisePrediction:
         """The loss of each prompt, and its gradient with respect to the embeddings, in two stages."""
         with torch.no_grad():
             conditioning = self._condition(embeddings)
-        conditioning = dataclasses.replace(conditioning, tensors=tuple(t.detach() for t in conditioning.tensors))
-        leaves = [tensor.requires_grad_() for tensor in conditioning.tensors if tensor.is_floating_point()]
-        sums = [torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves]
-        # The mean over a latent's many values makes gradients too small for float16; they are taken
-        # of the sum, and divided at the end.
-        scale = float(self.bank.noisy[0, 0].numel())
-        weights = self._item_weights(groups, items)
-        loss = torch.zeros(
-            len(embeddings), dtype=torch.promote_types(weights.dtype, sums[0].dtype), device=weights.device
-        )
-        for prompts, places in self._rows(len(embeddings), items):
-            with torch.enable_grad():
-                errors = self._row_errors(conditioning, groups, prompts, places)
-                own = errors * weights[prompts.to(weights.device), places.to(weights.device)]
-                gradients = torch.autograd.grad(own.sum() * scale, leaves, allow_unused=True)
-            loss.index_add_(0, prompts.to(loss.device), own.detach().to(loss.dtype))
-            for total, gradient in zip(sums, gradients, strict=True):
-                if gradient is not None:
-                    total.add_(gradient)
-            del errors, own, gradients
+        loss, sums = self.loss_and_gradient(conditioning, groups, items)
         parts = []
         for part in torch.arange(len(embeddings)).split(self.batch_size):
             span = slice(int(part[0]), int(part[-1]) + 1)
@@ -363,14 +344,46 @@ class NoisePrediction:
                 (gradient,) = torch.autograd.grad(
                     [out for out, _ in reached], leaf, [total.to(out) for out, total in reached]
                 )
-            parts.append(gradient / scale)
+            parts.append(gradient)
             del outputs, reached
-        found = torch.cat(parts)
-        if not bool(loss.isfinite().any()):
-            raise NonFiniteError(_non_finite("the denoising error of every prompt", self.predictor))
+        # The mean over a latent's many values makes gradients too small for float16; they are those of the sum so far.
+        found = torch.cat(parts) / float(self.bank.noisy[0, 0].numel())
         if not bool(found.flatten(1).isfinite().all(dim=1).any()):
             raise NonFiniteError(_non_finite("the gradient of every prompt", self.predictor))
         return loss.to(embeddings.device), found
+
+    def loss_and_gradient(
+        self, conditioning: Conditioning, groups: Int[Tensor, " batch"], items: Int[Tensor, " drawn"] | None = None
+    ) -> tuple[Float[Tensor, " batch"], list[Tensor]]:
+        """The loss of each conditioning on the bank, or some items of it, and the gradients of its tensors.
+
+        The gradients are those of the loss times the number of values of a latent, one for each tensor of floating
+        point, in the order of `conditioning.tensors`. They are taken batch by batch, so that memory holds one batch.
+
+        Raises:
+            NonFiniteError: every loss is NaN or infinite.
+        """
+        conditioning = dataclasses.replace(conditioning, tensors=tuple(t.detach() for t in conditioning.tensors))
+        leaves = [tensor.requires_grad_() for tensor in conditioning.tensors if tensor.is_floating_point()]
+        sums = [torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves]
+        scale = float(self.bank.noisy[0, 0].numel())
+        weights = self._item_weights(groups, items)
+        loss = torch.zeros(
+            len(conditioning), dtype=torch.promote_types(weights.dtype, sums[0].dtype), device=weights.device
+        )
+        for prompts, places in self._rows(len(conditioning), items):
+            with torch.enable_grad():
+                errors = self._row_errors(conditioning, groups, prompts, places)
+                own = errors * weights[prompts.to(weights.device), places.to(weights.device)]
+                gradients = torch.autograd.grad(own.sum() * scale, leaves, allow_unused=True)
+            loss.index_add_(0, prompts.to(loss.device), own.detach().to(loss.dtype))
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    total.add_(gradient)
+            del errors, own, gradients
+        if not bool(loss.isfinite().any()):
+            raise NonFiniteError(_non_finite("the denoising error of every prompt", self.predictor))
+        return loss, sums
 
 
 class _TwoStages(torch.autograd.Function):

@@ -1,13 +1,21 @@
 """A model's own pictures, as latents: the DDIM sampler for what a prompt draws."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from hardprompts.diffusion.noise_prediction import NoiseBank
 from hardprompts.encoders import NoisePredictor
 from hardprompts.errors import NonFiniteError
+from hardprompts.images import load_images
+from hardprompts.noise import NoiseWindow
+
+#: Pictures that a denoiser makes of an original, if it is given none.
+OWN_PICTURES = 4
 
 
 def own_latents(
@@ -54,3 +62,24 @@ def own_latents(
             "model with dtype=torch.float32"
         )
     return clean
+
+
+def own_bank(
+    predictor: NoisePredictor, original: Float[Tensor, "tokens dim"], *, items: int, window: NoiseWindow, seed: int
+) -> NoiseBank:
+    """A bank of noised latents that the denoiser itself makes under a prompt given as embeddings.
+
+    Args:
+        items, window, seed: see `NoiseBank.draw`.
+    """
+    gray = Image.new("RGB", (64, 64), "gray")  # of the right shape; its latents are replaced
+    bank = NoiseBank.draw(predictor, [[(load_images(gray)[0], 1.0)]], items=items, window=window, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    made = min(items, OWN_PICTURES)
+    latents = own_latents(predictor, original, (made, *bank.noisy.shape[2:]), generator)
+    latents = latents.repeat(-(-len(bank) // made), *[1] * (latents.ndim - 1))[: len(bank)]
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    levels = predictor.schedule.timesteps.float()
+    steps = torch.stack([(levels - t).abs().argmin() for t in bank.timesteps.cpu()])
+    noisy, target = predictor.schedule.noised(latents, noise, steps)
+    return dataclasses.replace(bank, noisy=noisy[None].to(bank.noisy), target=target[None].to(bank.target))

@@ -9,7 +9,7 @@ import torch
 from hardprompts.classification.prompted import language_model
 from hardprompts.diffusion.features import conditioning_encoder
 from hardprompts.diffusion.noise_prediction import NoiseBank
-from hardprompts.diffusion.sampling import own_latents
+from hardprompts.diffusion.sampling import own_bank
 from hardprompts.distillation.features import FeatureMatch, MeanFeatureMatch, match_features
 from hardprompts.distillation.matching import Match, MeanMatch, Windows
 from hardprompts.distillation.noises import match_noise
@@ -27,9 +27,6 @@ from hardprompts.vocabulary import EmbeddedTemplate
 
 #: Random prompts that tell how far words of any kind are from an original; fewer where a denoiser judges.
 RANDOM_PROMPTS, RANDOM_PROMPTS_OF_NOISE = 16, 4
-
-#: Pictures that a denoiser makes from an original, if it is given none.
-OWN_PICTURES = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,25 +177,9 @@ def _bank(
     seed: int,
 ) -> NoiseBank:
     """Noised latents of the images given, or of pictures that the denoiser itself makes from the original."""
-    given = None if options.images is None else load_images(options.images)
-    task = [(image, 1.0) for image in given or load_images([_gray()])]
-    bank = NoiseBank.draw(predictor, [task], items=options.num_noises, window=options.window, seed=seed)
-    if given is not None:
-        return bank
+    if options.images is not None:
+        task = [(image, 1.0) for image in load_images(options.images)]
+        return NoiseBank.draw(predictor, [task], items=options.num_noises, window=options.window, seed=seed)
     tokens = original.embeddings[None, : room(backend, template)].to(predictor.vocabulary.table)
     whole = EmbeddedTemplate.of(predictor.vocabulary, template).around(tokens)[0]
-    generator = torch.Generator().manual_seed(seed)
-    made = min(options.num_noises, OWN_PICTURES)
-    latents = own_latents(predictor, whole, (made, *bank.noisy.shape[2:]), generator)
-    latents = latents.repeat(-(-len(bank) // made), *[1] * (latents.ndim - 1))[: len(bank)]
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    levels = predictor.schedule.timesteps.float()
-    steps = torch.stack([(levels - t).abs().argmin() for t in bank.timesteps.cpu()])
-    noisy, target = predictor.schedule.noised(latents, noise, steps)
-    return dataclasses.replace(bank, noisy=noisy[None].to(bank.noisy), target=target[None].to(bank.target))
-
-
-def _gray() -> Any:
-    from PIL import Image
-
-    return Image.new("RGB", (64, 64), "gray")
+    return own_bank(predictor, whole, items=options.num_noises, window=options.window, seed=seed)
