@@ -122,6 +122,7 @@ class ShowPrompt(io.ComfyNode):
 def display(prompt: Any, candidates: int) -> dict[str, Any]:
     """What web/js/show_prompt.js draws of a prompt, as JSON values."""
     from hardprompts import PromptTemplate
+    from hardprompts.hub.machine import model_label
 
     template, pieces = PromptTemplate(prompt.template), prompt.pieces()
     others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
@@ -133,7 +134,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "attributions": list(prompt.attributions),
         "score": prompt.score,
         "unit": prompt.score_unit,
-        "model": prompt.model,
+        "model": model_label(prompt.model),
         "method": prompt.method,
         "candidates": [{"text": other.text, "score": other.score} for other in others[:candidates]],
     }
@@ -167,6 +168,8 @@ class SavePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, hard_prompt: Any, name: str, overwrite: bool) -> io.NodeOutput:
         """The path of the file."""
+        from hardprompts.hub.places import PLACES_FILE
+
         if not name.strip():
             raise ValueError("name is empty; write the name of the folder that the prompt is saved in")
         folder = inside("output", os.path.join(SAVED, name.strip()))
@@ -175,7 +178,10 @@ class SavePrompt(io.ComfyNode):
             number += 1
             folder = inside("output", os.path.join(SAVED, f"{name.strip()}_{number}"))
         path = hard_prompt.save_pretrained(folder)
-        return io.NodeOutput(str(path), ui={"text": [path.relative_to(inside("output", "")).as_posix()]})
+        text = [path.relative_to(inside("output", "")).as_posix()]
+        if path.with_name(PLACES_FILE).exists():
+            text.append(f"the model's folder stands in {PLACES_FILE} beside it: do not share that file")
+        return io.NodeOutput(str(path), ui={"text": text})
 
 
 def saved_prompts() -> list[str]:

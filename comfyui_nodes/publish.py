@@ -43,4 +43,4 @@ class PushPromptToHub(io.ComfyNode):
                 "there, and start ComfyUI again"
             )
         pushed = hard_prompt.push_to_hub(repository.strip(), private=private)
-        return io.NodeOutput(pushed.url, ui={"text": [pushed.url]})
+        return io.NodeOutput(pushed.url, ui={"text": [pushed.url, *pushed.notices]})

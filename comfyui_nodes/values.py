@@ -49,13 +49,15 @@ def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], li
 
 def report(prompts: "list[HardPrompt]") -> str:
     """Prompts with scores, settings and other candidates as text, one paragraph each."""
+    from hardprompts.hub.machine import model_label
+
     paragraphs = []
     for prompt in prompts:
         lines = [
             prompt.filled,
             f"{prompt.score_unit}: {prompt.score:.4f}",
-            f"model {prompt.model}, method {prompt.method}, seed {prompt.seed}, stopped by {prompt.stop_reason}, "
-            f"{prompt.evaluations} evaluations",
+            f"model {model_label(prompt.model)}, method {prompt.method}, seed {prompt.seed}, "
+            f"stopped by {prompt.stop_reason}, {prompt.evaluations} evaluations",
         ]
         others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
         lines += [f"  {candidate.score:.4f}  {candidate.text}" for candidate in others[:4]]

@@ -14,6 +14,7 @@ from torch import Tensor
 from hardprompts import plugins
 from hardprompts.devices import checked_device
 from hardprompts.errors import BackendError, UnknownName
+from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
 
@@ -374,6 +375,11 @@ def load_backend(
     """
 
     scheme, _, rest = name.partition(":")
+    if FOLDERS in rest:
+        raise BackendError(
+            f"{name!r} stands for a folder or file of the machine that this was shared from; pass the place where you "
+            "have that model, or its name on the Hub"
+        )
     known = backends()
     if scheme not in known:
         raise UnknownName("model scheme", scheme, known)

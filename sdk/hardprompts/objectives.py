@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardprompts.encoders import Backend, TextEncoder, normalize
 from hardprompts.errors import BackendError, TemplateError
+from hardprompts.hub.machine import model_label
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.vocabulary import EmbeddedTemplate
 
@@ -189,7 +190,7 @@ class JudgedSimilarity:
 
     @property
     def unit(self) -> str:
-        return f"cosine similarity by {self.judge.name}"
+        return f"cosine similarity by {model_label(self.judge.name)}"
 
     def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         vocabulary = self.searched.vocabulary

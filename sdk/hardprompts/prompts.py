@@ -13,18 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
-from hardprompts.atomic import write_text_atomically
 from hardprompts.errors import FileFormatError, TemplateError, printable, stand_in_at
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
 from hardprompts.hub.client import PullOptions, pull_files
+from hardprompts.hub.machine import Clearance, model_label, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
+from hardprompts.hub.places import model_here, write_with_place
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 
 SLOT = "{}"
+
+#: What of the provenance people wrote, or models read and write: none of it is ever changed.
+_WORDS = frozenset("text original templates parts parents clip_prompt classification_template label_words".split())
+
 FORMAT_VERSION = 1
 
 #: What makes a text literal in a UI's prompt syntax: (pattern, replacement), one after the other. In ComfyUI a
@@ -254,8 +259,12 @@ class HardPrompt(HubMixin):
         return (
             f'<div><code style="font-size:1.05em">{html.escape(template.prefix)}{"".join(spans)}'
             f"{html.escape(template.suffix)}</code><br><small>{html.escape(self.score_unit)} {self.score:.3f} &middot; "
-            f"{html.escape(self.model)} &middot; {html.escape(self.method)}</small></div>"
+            f"{html.escape(model_label(self.model))} &middot; {html.escape(self.method)}</small></div>"
         )
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The repr that a notebook keeps, without folders of this machine."""
+        printer.text(repr(self.cleared()[0]))
 
     def pieces(self) -> list[tuple[str, str]]:
         """The text cut at its token boundaries: (token, the white space behind it)."""
@@ -313,12 +322,34 @@ class HardPrompt(HubMixin):
         return prompt
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
-        """Writes `prompt.json` into a folder, which is made if need be; returns the file's path."""
-        return write_text_atomically(Path(save_directory) / PROMPT_FILE, self.to_json())
+        """Writes `prompt.json` into a folder, which is made if need be; returns the file's path.
+
+        It may be shared as it is. If the model is a folder of this machine, its path stands in a file of its own beside
+        it, `this_machine.json`, from which `from_pretrained` takes it again.
+        """
+        return write_with_place(Path(save_directory) / PROMPT_FILE, self.to_json(), self.model)
 
     def to_json(self) -> str:
-        """All fields as the text of `prompt.json`."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+        """All fields as the text of `prompt.json`, without paths of this machine; see `cleared`."""
+        return json.dumps(self.cleared()[0].to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    def cleared(self) -> "tuple[HardPrompt, Clearance]":
+        """The same as it may be shared, and what was changed for that: names of models and of settings, and no words.
+
+        A model in a folder is called by the folder's last part, "open_clip:…/my-model".
+        """
+        clearance = Clearance()
+        for name in ("text", "template"):
+            clearance.keep(name, getattr(self, name))
+        cleared = dataclasses.replace(
+            self,
+            model=clearance.model("model", self.model),
+            method=clearance.text("method", self.method),
+            score_unit=clearance.text("score_unit", self.score_unit),
+            stop_reason=clearance.text("stop_reason", self.stop_reason),
+            provenance=clearance.values("provenance", self.provenance, _WORDS),
+        )
+        return cleared, clearance
 
     def hub_files(self, repo_id: str) -> dict[str, bytes]:
         """The files that hold it in a repository, by name."""
@@ -327,7 +358,9 @@ class HardPrompt(HubMixin):
     def card_part(self, repo_id: str) -> CardPart:
         """What the repository's card says of it."""
         return CardPart(
-            _card_section(repo_id, self), ("hard-prompt", "prompt-inversion"), base_model=hub_model(self.model)
+            _card_section(repo_id, self.cleared()[0]),
+            ("hard-prompt", "prompt-inversion"),
+            base_model=hub_model(self.model),
         )
 
     @classmethod
@@ -353,7 +386,8 @@ class HardPrompt(HubMixin):
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise FileFormatError(f"not a hard prompt: {type(values).__name__} instead of named fields")
-            return cls.from_dict(values)
+            prompt = cls.from_dict(values)
+            return dataclasses.replace(prompt, model=model_here(folder, prompt.model))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileFormatError(f"no {PROMPT_FILE} in {os.fspath(folder)!r}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -400,7 +434,7 @@ def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     facts: list[tuple[str, object]] = [
-        ("model", prompt.model),
+        ("model", shown_model(prompt.model)),
         ("method", prompt.method),
         (prompt.score_unit if prompt.score_unit.replace(" ", "").isalnum() else "score", f"{prompt.score:.4f}"),
         ("tokens", len(prompt.token_ids)),

@@ -1,6 +1,7 @@
 """The nodes without ComfyUI: what they convert, refuse, report and leave behind."""
 
 import asyncio
+import dataclasses
 import gc
 import importlib
 import json
@@ -459,6 +460,27 @@ def test_prompts_are_saved_numbered_and_loaded(world: World) -> None:
     assert prompts.saved_prompts() == ["x/y", "x/y_2"]
     assert prompts.LoadPrompt.execute("x/y").args[3] == PROMPT
     assert prompts.LoadPrompt.fingerprint_inputs("x/y") != prompts.LoadPrompt.fingerprint_inputs("gone")
+
+
+def test_what_the_nodes_show_save_and_push_names_no_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hardprompts.hub.client import PushResult
+    from hardprompts.hub.machine import MachineNotice
+
+    prompt = dataclasses.replace(PROMPT, model="transformers:/data/secretuser/models/m")
+    prompts, pushed = module("prompts"), []
+    shown = [prompts.ShowPrompt.execute(prompt, 4).ui, module("values").report([prompt])]
+    saved = prompts.SavePrompt.execute(prompt, "x", False)
+    shown.append((world.folder / "output" / "hardprompts" / "x" / "prompt.json").read_text())
+    assert "this_machine.json" in saved.ui["text"][1] and prompts.LoadPrompt.execute("x").args[3] == prompt
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    monkeypatch.setattr(
+        "hardprompts.hub.mixin.push_files",
+        lambda name, files, **_: (pushed.append(files), PushResult(name, "url", ""))[1],
+    )
+    with pytest.warns(MachineNotice):
+        output = module("publish").PushPromptToHub.execute(prompt, "a/b", True, True)
+    assert output.args == ("url",) and "model is now 'transformers:…/m'" in output.ui["text"][1]
+    assert "secretuser" not in str([*shown, pushed, output.ui, saved.ui]) and "transformers:…/m" in str(shown[0])
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../../x"])

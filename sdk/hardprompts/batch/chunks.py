@@ -1,6 +1,7 @@
 """Chunks: the records that are searched together, and what comes of them."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from hardprompts.batch.output import Row, plain
 from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
+from hardprompts.hub.machine import model_label, without_machine
 from hardprompts.images import ImageInput
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
@@ -136,7 +138,7 @@ def invert_chunk(inverter: PromptInverter, chunk: Chunk, options: Mapping[str, A
             found[record.key] = error
     if images:
         found.update(zip(images, prompts_of_each(inverter, list(images.values()), options), strict=True))
-    rows = [row_of(record.key, found[record.key]) for record in chunk.records]
+    rows = [row_of(record.key, found[record.key], record.image) for record in chunk.records]
     return ChunkResult(chunk.number, rows, started, time.time())
 
 
@@ -161,8 +163,11 @@ def prompts_of_each(
     return [found for image in images for found in prompts_of_each(inverter, [image], options)]
 
 
-def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
-    """What is written about a record.
+def row_of(key: str, found: HardPrompt | HardPromptsError, image: object = None) -> Row:
+    """What is written about a record, without paths of this machine.
+
+    Args:
+        image: where its picture is; in an error it goes by the record's key.
 
     Raises:
         KeyboardInterrupt: see `invert_chunk`.
@@ -171,11 +176,15 @@ def row_of(key: str, found: HardPrompt | HardPromptsError) -> Row:
         if found.stop_reason == StopReason.INTERRUPTED:
             raise KeyboardInterrupt
         about = {name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason")}
+        about["model"] = model_label(found.model)
         return {
             "key": key, "prompt": found.filled, "score": found.score, "token_ids": list(found.token_ids), **about,
             "error": None,
         }  # fmt: skip
-    return failed_row(key, " ".join(str(found).split()))
+    reason = " ".join(str(found).split())
+    if isinstance(image, str | os.PathLike):
+        reason = reason.replace(os.fspath(image), key)
+    return failed_row(key, without_machine(reason))
 
 
 def failed_row(key: str, error: str) -> Row:

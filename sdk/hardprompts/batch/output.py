@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol, TypeAlias
 
 from hardprompts.atomic import write_text_atomically, written_atomically
 from hardprompts.errors import FileFormatError, MissingExtra
+from hardprompts.hub.machine import distinct_label
 
 #: What is written about a record: its prompt, or the error instead of it.
 Row: TypeAlias = dict[str, Any]
@@ -181,7 +182,7 @@ class Output:
     Args:
         path: "prompts.jsonl", "prompts.csv" or "prompts.parquet", with the parts in a folder "prompts.jsonl.parts"
             beside it; or a folder for the parts alone, or for captions.
-        settings: JSON values that the prompts depend on.
+        settings: JSON values that the prompts depend on. Of a path its last part is kept, and a hash of all of it.
         format: "jsonl", "csv" or "parquet", for a folder of parts.
         captions: for a folder of captions.
         overwrite: forget what an earlier run wrote.
@@ -213,7 +214,7 @@ class Output:
         self.folder = self.path.with_name(f"{self.path.name}.parts") if as_file else self.path
         if captions is not None:
             self.folder = self.path / ROWS_FOLDER
-        self._settings = {"format_version": FORMAT_VERSION, "format": name, **settings}
+        self._settings = {"format_version": FORMAT_VERSION, "format": name, **_labeled(dict(settings))}
         if overwrite:
             self._forget()
         self._check()
@@ -356,6 +357,15 @@ def _room(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _labeled(value: Any) -> Any:
+    """Settings without paths of this machine, which can be distinguished all the same."""
+    if isinstance(value, str):
+        return distinct_label(value)
+    if isinstance(value, list):
+        return [_labeled(one) for one in value]
+    return {name: _labeled(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 def _damaged(path: Path, error: Exception) -> FileFormatError:
     return FileFormatError(f"{path} is damaged: {error}; delete it, and what was in it is done again")
 
@@ -417,7 +427,7 @@ def _same(value: Any) -> Any:
 
 @plain.register
 def _path(value: os.PathLike) -> str:  # type: ignore[type-arg]
-    return str(os.fspath(value))
+    return str(os.path.abspath(os.fspath(value)))
 
 
 @plain.register(list)

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from hardprompts.batch.chunks import ChunkResult, InverterSettings, Plan, invert_chunk
 from hardprompts.batch.output import TEXT_FILES, Captions, Output, Row, plain
 from hardprompts.batch.sources import SourceInput, open_source
+from hardprompts.hub.machine import FOLDERS, Clearance
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.search.protocol import StopReason
@@ -68,6 +69,7 @@ class BatchReport(BatchProgress):
         passed_over: images and folders of the source that cannot be read here, and why.
         notes: what else of the source was left out, in sentences.
         failed_before: of those that were done before, records that have an error instead of a prompt.
+        notices: what was shortened in the output, since it is of this machine alone.
     """
 
     skipped: int = 0
@@ -77,6 +79,7 @@ class BatchReport(BatchProgress):
     passed_over: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     failed_before: int = 0
+    notices: tuple[str, ...] = ()
 
 
 #: Called after every chunk; returning True stops the run, which keeps what is done.
@@ -122,7 +125,8 @@ def invert_many(
         output: "prompts.jsonl", "prompts.csv" or "prompts.parquet", whose parts are kept in a folder beside it,
             "prompts.jsonl.parts"; or a folder for the parts alone, or for captions, see `format`. Rows have key,
             prompt, score, token_ids, template, model, method, seed, stop_reason and error, which is null where there
-            is a prompt.
+            is a prompt. Nothing has paths of this machine in it: a model in a folder is "open_clip:…/x", and a key
+            that is an absolute path is "…/cat.png #1f2e3d4c"; a warning, and the report, say so.
         model, method, judge, prior, device, dtype: see `PromptInverter`. The model may also be a function without
             arguments that opens it. Workers open it themselves: it cannot be open already then.
         batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
@@ -176,7 +180,7 @@ def invert_many(
     keys, failed_before = where.keys, where.failed
     plan = Plan(records.records, batch_size, keys, where.numbers)
     count = _Count(None if records.total is None else max(0, records.total - len(keys)))
-    stop_reason = "finished"
+    clearance, stop_reason = Clearance(), "finished"
     done: Generator[ChunkResult, None, None]
     if workers is None:
         done = _in_this_process(plan, opening, chosen)
@@ -188,6 +192,9 @@ def invert_many(
         try:
             for chunk in done:
                 where.write(chunk.number, chunk.rows)
+                for column, text in ((name, row[name]) for row in chunk.rows for name in ("key", "model")):
+                    if text and FOLDERS in text:
+                        clearance.shortened.setdefault(column, text)
                 count.add(chunk)
                 bar.update(len(chunk.rows))
                 bar.set_postfix_str(f"{count.report().images_per_hour:,.0f} images/h, {count.failed} failed")
@@ -200,7 +207,7 @@ def invert_many(
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
         output=where.path, passed_over=records.passed_over, notes=records.notes,
-        failed_before=failed_before,
+        failed_before=failed_before, notices=clearance.tell(),
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Where pictures come from: folders, shards, tables and what is in memory, as records."""
 
+import collections
 import dataclasses
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -12,6 +14,7 @@ from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.batch.shards import shard_records
 from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
+from hardprompts.hub.machine import distinct_label, marked
 from hardprompts.images import (
     IMAGE_SUFFIXES,
     FolderImages,
@@ -73,7 +76,7 @@ class Source:
         root = self.root.absolute()
         images = {record.key: Path(record.image).absolute() for record in self.records}
         files = caption_files(images.values())
-        return {key: folder / files[image].relative_to(root) for key, image in images.items()}
+        return {key: folder / _caption_in(root, key, image, files[image]) for key, image in images.items()}
 
 
 #: What `open_source` takes: paths and patterns, or pictures and rows in memory.
@@ -88,7 +91,8 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
     - Shards (.tar, .tar.gz, .tgz; webdataset): nothing is unpacked to the disk. The key is the shard and the sample's.
     - Tables (.parquet; the .arrow files that `datasets` saves): a column has encoded pictures, or paths from the
       table's folder. The key is the file and the number of the row, or a column.
-    - A list of such paths; patterns ("shards/*.tar", "shards/{0000..0099}.tar") too.
+    - A list of such paths; patterns ("shards/*.tar", "shards/{0000..0099}.tar") too. Keys begin with the name of the
+      folder then, if there are several; what that folder lies in is left out.
     - Rows (mappings, a `datasets.Dataset`) or pictures in memory. The key is the number, a path, or a column.
 
     Args:
@@ -147,36 +151,39 @@ def _left_out(folder: Path, found: FolderImages) -> str:
 
 
 def _name_in(folder: Path, path: Path) -> str:
-    return _readable(path.relative_to(folder).as_posix())
+    return _readable(path.absolute().relative_to(folder.absolute()).as_posix())
 
 
 def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: str | None) -> Source:
-    given = [path for pattern in paths for path in _expanded(os.fspath(pattern))]
+    given, bases = zip(*(found for pattern in paths for found in _expanded(os.fspath(pattern))), strict=True)
     contents = {path: _contents(path) for path in given if path.is_dir()}
     if len(given) == 1 and given[0] in contents and contents[given[0]].kind == "images":
         return folder_source(given[0])
-    files = [file for path in given for file in (contents[path].files if path in contents else [path])]
-    only_folder = given[0] if len(given) == 1 and given[0].is_dir() else None
-    root = only_folder or Path(os.path.commonpath([file.absolute().parent for file in files]))
+    several = len(set(bases)) > 1
+    named = [
+        (file, f"{_base_name(base)}/{_name_in(base, file)}" if several else _name_in(base, file))
+        for path, base in zip(given, bases, strict=True)
+        for file in (contents[path].files if path in contents else [path])
+    ]
+    root = Path(os.path.commonpath([base.absolute() for base in bases]))
     passed_over = [found for content in contents.values() for found in content.passed_over]
     notes = tuple(
         f"{_readable(os.fspath(path))}: {note}" for path, content in contents.items() for note in content.notes
     )
     parts: list[Iterable[Record]] = []
     streamed, only_images = False, True
-    for file in files:
-        name = _readable((file if only_folder else file.absolute()).relative_to(root).as_posix())
+    for file, name in _distinct(named):
         kind = file.name.lower()
         if kind.endswith(tuple(IMAGE_SUFFIXES)):
             parts.append([Record(name, os.fspath(file))])
             continue
         only_images = False
         if kind.endswith(SHARDS):
-            records = shard_records(file, name, image)
+            records = shard_records(file.absolute(), name, image)
             streamed = streamed or not isinstance(records, list)
             parts.append(records)
         elif kind.endswith(TABLES):
-            parts.append(table_records(file, name, image, key))
+            parts.append(table_records(file.absolute(), name, image, key))
         else:
             raise ValueError(
                 f"{file} is neither a folder nor an image ({' '.join(sorted(IMAGE_SUFFIXES))}), a shard "
@@ -190,15 +197,33 @@ def _of_paths(paths: Sequence[str | os.PathLike[str]], image: str | None, key: s
             whole, (record for part in parts for record in part), streamed=True, passed_over=left_out, notes=notes
         )
     records = [record for part in parts for record in part]
-    empty = [file for file, part in zip(files, parts, strict=True) if not part]
+    empty = [file for (file, _), part in zip(named, parts, strict=True) if not part]
     notes += tuple(f"{_readable(os.fspath(file))} has no records" for file in empty)
     if not records:
         raise ValueError(f"{whole} has no records")
     return Source(whole, records, len(records), root=root if only_images else None, passed_over=left_out, notes=notes)
 
 
-def _expanded(pattern: str) -> list[Path]:
-    """The paths that a pattern stands for, in order."""
+def _base_name(base: Path) -> str:
+    return _readable(base.resolve().name) or "root"
+
+
+def _distinct(named: Sequence[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """The same files and names; names of several files, in folders of one name, with a hash of where each is."""
+    files = collections.defaultdict(set)
+    for file, name in named:
+        files[name].add(file)
+    return [(file, name if len(files[name]) == 1 else marked(name, os.fspath(file.absolute()))) for file, name in named]
+
+
+def _caption_in(root: Path, key: str, image: Path, caption: Path) -> Path:
+    """Where a caption lies in its folder: as the image does in the source's, or by the image's key."""
+    inside = image.relative_to(root)
+    return caption.relative_to(root) if _readable(inside.as_posix()) == key else Path(key).with_name(caption.name)
+
+
+def _expanded(pattern: str) -> list[tuple[Path, Path]]:
+    """The paths that a pattern stands for, in order, each with the folder that names in a source begin at."""
     numbers = _RANGE.search(pattern)
     if numbers:
         first, last = numbers.groups()
@@ -207,11 +232,12 @@ def _expanded(pattern: str) -> list[Path]:
             path for name in names for path in _expanded(pattern[: numbers.start()] + name + pattern[numbers.end() :])
         ]
     if Path(pattern).exists():
-        return [Path(pattern)]
+        return [(Path(pattern), Path(pattern) if Path(pattern).is_dir() else Path(pattern).parent)]
+    base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     found = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if not is_junk(path.name))
     if not found:
         raise ValueError(f"there is nothing at {pattern!r}; check the path")
-    return found
+    return [(path, base) for path in found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,12 +314,12 @@ def _in_memory(source: Iterable[Any] | IndexedCollection, column: str, key: str 
 def _key_of(item: Any, key: str | None, index: int) -> tuple[str, str]:
     """The key of an item, and what is wrong with it."""
     if isinstance(item, str | os.PathLike):
-        return _readable(os.fspath(item)), ""
+        return distinct_label(_readable(os.fspath(item))), ""
     if key is None:
         return str(index), ""
     if not isinstance(item, Mapping) or item.get(key) is None:
         return str(index), f"there is no key: the record has no {key!r}"
-    return str(item[key]), ""
+    return distinct_label(str(item[key])), ""
 
 
 def _picture_of(item: Any, column: str) -> Any:

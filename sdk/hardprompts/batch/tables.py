@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.errors import FileFormatError, MissingExtra
+from hardprompts.hub.machine import distinct_label
 
 if TYPE_CHECKING:
     import pyarrow
@@ -62,7 +63,7 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
                     Record(f"{name}:{number}", UnusablePicture(f"there is no key: the column {key!r} is empty"))
                 )
             else:
-                records.append(Record(str(own[row]), Cell(path, column, group, row)))
+                records.append(Record(distinct_label(str(own[row])), Cell(path, column, group, row)))
     return records
 
 

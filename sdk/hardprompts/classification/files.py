@@ -11,8 +11,10 @@ from hardprompts.atomic import write_text_atomically
 from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.errors import FileFormatError, HardPromptsError, stand_in_at
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
+from hardprompts.hub.machine import Clearance, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, TUNER_FILE, hub_model
+from hardprompts.hub.places import model_here, write_with_place
 from hardprompts.prompts import Candidate, HardPrompt, HistoryPoint
 from hardprompts.search.protocol import SearchResult
 
@@ -34,20 +36,35 @@ class SavedTuner(HubMixin):
     prompt: HardPrompt
     report: Mapping[str, Any]
 
+    def cleared(self) -> "tuple[SavedTuner, Clearance]":
+        """The same as it may be shared, and what was changed for that; see `HardPrompt.cleared`."""
+        prompt, told = self.prompt.cleared()
+        clearance = Clearance.of([told])
+        clearance.keep("labels", [*map(str, self.verbalizer.classes), *map(list, self.verbalizer.words)])
+        cleared = dataclasses.replace(
+            self,
+            model=clearance.model("model", self.model),
+            parameters=clearance.values("parameters", self.parameters, ("template", "initial_prompt")),
+            prompt=prompt,
+            report=clearance.values("report", self.report),
+        )
+        return cleared, clearance
+
     def to_json(self) -> str:
-        """What tuner.json holds.
+        """What tuner.json holds, without paths of this machine; see `cleared`.
 
         Raises:
             HardPromptsError: a label is neither a number, a string nor an enum.
         """
+        cleared = self.cleared()[0]
         values = {
             "format_version": FORMAT_VERSION,
-            "model": self.model,
-            "parameters": dict(self.parameters),
+            "model": cleared.model,
+            "parameters": dict(cleared.parameters),
             "classes": [_written(label) for label in self.verbalizer.classes],
             "words": [list(words) for words in self.verbalizer.words],
-            "report": dict(self.report),
-            "prompt": self.prompt.to_dict(),
+            "report": dict(cleared.report),
+            "prompt": cleared.prompt.to_dict(),
         }
         return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
 
@@ -58,16 +75,21 @@ class SavedTuner(HubMixin):
     def card_part(self, repo_id: str) -> CardPart:
         """What the repository's card says of it."""
         return CardPart(
-            _card_section(repo_id, self), ("hard-prompt", "prompt-tuning"), "text-classification", hub_model(self.model)
+            _card_section(repo_id, self.cleared()[0]),
+            ("hard-prompt", "prompt-tuning"),
+            "text-classification",
+            hub_model(self.model),
         )
 
     def write(self, folder: Path) -> Path:
         """Writes tuner.json into a folder, which is made if need be; returns the file's path.
 
+        A model that is a folder of this machine has its path in a file of its own; see `HardPrompt.save_pretrained`.
+
         Raises:
             HardPromptsError: a label is neither a number, a string nor an enum.
         """
-        return write_text_atomically(folder / TUNER_FILE, self.to_json())
+        return write_with_place(folder / TUNER_FILE, self.to_json(), self.model)
 
     @classmethod
     def read(cls, folder: Path) -> "SavedTuner":
@@ -84,9 +106,10 @@ class SavedTuner(HubMixin):
         try:
             classes = tuple(_labeled(label) for label in values["classes"])
             words = tuple(tuple(map(str, own)) for own in values["words"])
+            prompt, model = HardPrompt.from_dict(values["prompt"]), model_here(folder, str(values["model"]))
             return cls(
-                str(values["model"]), dict(values["parameters"]), Verbalizer(classes, words),
-                HardPrompt.from_dict(values["prompt"]), dict(values["report"]),
+                model, dict(values["parameters"]), Verbalizer(classes, words),
+                dataclasses.replace(prompt, model=model_here(folder, prompt.model)), dict(values["report"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{path} does not describe a tuner: {error!r}") from error
@@ -165,7 +188,7 @@ def _labeled(label: Any) -> Any:
 def _card_section(repo_id: str, tuner: "SavedTuner") -> str:
     prompt, report, words = tuner.prompt, tuner.report, tuner.verbalizer
     facts: list[tuple[str, object]] = [
-        ("model", tuner.model), ("template", tuner.parameters.get("template")), ("method", prompt.method),
+        ("model", shown_model(tuner.model)), ("template", tuner.parameters.get("template")), ("method", prompt.method),
         ("tokens", len(prompt.token_ids)), ("seed", prompt.seed), ("stopped", prompt.stop_reason),
         ("evaluations", prompt.evaluations or None),
         *((f"word{'s' * (len(own) > 1)} of class {place}", f"{label}: {', '.join(own)}")

@@ -157,7 +157,7 @@ def tune(
         with screen.LiveSearch() as live:
             tuner.set_params(callback=live).fit(texts, labels)
         if as_json:
-            typer.echo(json.dumps(tuner.hard_prompt_.to_dict(), ensure_ascii=False, indent=2))
+            screen.show_json(tuner.hard_prompt_)
         else:
             typer.echo(tuner.prompt_)
         prompt, empty = tuner.report_["prompt"], tuner.report_["empty_template"]
@@ -169,7 +169,7 @@ def tune(
         for note in tuner.report_["notes"]:
             say(note, "yellow")
         if save is not None:
-            say(f"saved {tuner.save_pretrained(save)}", "dim")
+            screen.show_saved(tuner.save_pretrained(save))
     screen.end(tuner.stop_reason_)
 
 

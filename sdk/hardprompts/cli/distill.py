@@ -1,6 +1,5 @@
 """`hardprompts distill`: a long prompt, or a soft prompt's file, becomes a short prompt."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,11 +76,11 @@ def distill(
             with screen.LiveSearch() as live:
                 prompt = distiller.distill(original, callback=live, progress=False, **options)
         if as_json:
-            typer.echo(json.dumps(prompt.to_dict(), indent=2))
+            screen.show_json(prompt)
         else:
             _show(prompt)
         if save is not None:
-            say(f"saved {prompt.save_pretrained(save)}", "dim")
+            screen.show_saved(prompt.save_pretrained(save))
     screen.end(prompt.stop_reason)
 
 

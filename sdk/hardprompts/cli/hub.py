@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardprompts.cli.screen import clear_errors, out, say
+from hardprompts.cli.screen import clear_errors, out, say, show_saved
 
 if TYPE_CHECKING:
     from hardprompts.prompts import HardPrompt
@@ -67,10 +67,9 @@ def pull(
         if soft is not None:
             say(repr(soft), console=out)
         if save is not None:
-            for path in (
-                *(() if hard is None else (hard.save_pretrained(save),)),
-                *(() if soft is None else soft.save_pretrained(save)),
-            ):
+            if hard is not None:
+                show_saved(hard.save_pretrained(save))
+            for path in () if soft is None else soft.save_pretrained(save):
                 say(f"saved {path}", "dim")
 
 

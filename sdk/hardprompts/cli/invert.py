@@ -1,7 +1,6 @@
 """`hardprompts invert` and `hardprompts score`: images and a prompt."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,11 +90,11 @@ def invert(
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
         if as_json:
-            typer.echo(json.dumps(prompt.to_dict(), indent=2))
+            screen.show_json(prompt)
         else:
             screen.show_prompt(prompt)
         if save is not None:
-            say(f"saved {prompt.save_pretrained(save)}", "dim")
+            screen.show_saved(prompt.save_pretrained(save))
     screen.end(prompt.stop_reason)
 
 

@@ -5,6 +5,7 @@ printed as `rich.text.Text` and never read as markup.
 """
 
 import contextlib
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from hardprompts.cli.options import as_flags
 from hardprompts.errors import HardPromptsError, printable
+from hardprompts.hub.machine import shown_model
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
@@ -145,10 +147,26 @@ def show_prompt(prompt: "HardPrompt") -> None:
     else:
         typer.echo(prompt.filled)
     say(
-        f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {prompt.model}, {prompt.method}, "
-        f"seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
+        f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {shown_model(prompt.model)}, "
+        f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )
+
+
+def show_json(prompt: "HardPrompt") -> None:
+    """All of a prompt on stdout, as JSON that may be shared; what was shortened for that on stderr."""
+    cleared, clearance = prompt.cleared()
+    typer.echo(json.dumps(cleared.to_dict(), indent=2))
+    clearance.tell()
+
+
+def show_saved(path: Path) -> None:
+    """Where a prompt was saved, and which file beside it is for this machine alone."""
+    from hardprompts.hub.places import PLACES_FILE
+
+    say(f"saved {path}", "dim")
+    if path.with_name(PLACES_FILE).exists():
+        say(f"the model's folder stands in {PLACES_FILE} beside it, and nowhere else: do not share that file", "yellow")
 
 
 class LiveSearch:

@@ -65,12 +65,14 @@ class PushResult:
         url: the page of the commit, or of the pull request.
         revision: what `from_pretrained(repo_id, revision=...)` reads exactly this by: a commit's hash.
         changed: False if the repository had it all already, and nothing was committed.
+        notices: what was shortened, since it is of this machine alone, and what a person's own words tell of it.
     """
 
     repo_id: str
     url: str
     revision: str
     changed: bool = True
+    notices: tuple[str, ...] = ()
 
 
 def push_files(

@@ -1,15 +1,24 @@
 """What every value on the Hub has in common: `push_to_hub`, written once."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from typing_extensions import Unpack
 
 from hardprompts.hub.card import CardPart, render_card
 from hardprompts.hub.client import CARD, PushOptions, PushResult, check_repo_id, push_files
+from hardprompts.hub.machine import Clearance
 
 
 class HubMixin:
-    """A value that has a place on the Hub: it says what its files are and what the card says of it."""
+    """A value that has a place on the Hub: it says what its files are and what the card says of it.
+
+    Neither has anything of this machine in it, such as paths; `cleared` is the one place that sees to it.
+    """
+
+    def cleared(self) -> "tuple[HubMixin, Clearance]":
+        """The same as it may be shared, and what was changed for that."""
+        raise NotImplementedError
 
     def hub_files(self, repo_id: str) -> dict[str, bytes]:
         """The files that hold it in a repository, by name, without the card."""
@@ -21,6 +30,8 @@ class HubMixin:
 
     def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Unpack[PushOptions]) -> PushResult:
         """Puts its files and a card into a repository of the Hub, in one commit; the result says where they are.
+
+        Paths and names of this machine are not pushed; a warning, and the result, say what was shortened.
 
         Args:
             repo_id: "user/name"; made if there is none.
@@ -36,7 +47,10 @@ def push_values(
     repo_id: str, values: Sequence[HubMixin], *, license: str | None = None, **options: Unpack[PushOptions]
 ) -> PushResult:
     """Puts several values and one card into one repository of the Hub, in one commit; see `HubMixin.push_to_hub`."""
-    return push_files(repo_id, repository_files(repo_id, values, license), **options)
+    files = repository_files(repo_id, values, license)
+    clearance = Clearance.of(value.cleared()[1] for value in values)
+    notices = clearance.tell()
+    return dataclasses.replace(push_files(repo_id, files, **options), notices=notices)
 
 
 def repository_files(repo_id: str, values: Sequence[HubMixin], license: str | None = None) -> dict[str, bytes]:

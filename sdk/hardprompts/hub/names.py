@@ -1,6 +1,7 @@
 """Names on the Hub: of repositories, and of the files that hardprompts keeps in them."""
 
 from hardprompts import plugins
+from hardprompts.hub.machine import model_label
 
 #: A hard prompt, a classifier beside its prompt, and the facts about a soft prompt beside its embeddings.
 PROMPT_FILE = "prompt.json"
@@ -14,8 +15,10 @@ HUB_SCHEMES = ("transformers:", "diffusers:", "open_clip:hf-hub:")
 def hub_model(name: str) -> str:
     """The repository on the Hub that a backend's name stands for: "user/name"; "" if there is none.
 
-    A name alone does not tell `user/name` from a local folder; the Hub shows such a name without a link.
+    A name alone does not tell `user/name` from a folder that is elsewhere; the Hub shows such a name without a link.
     """
+    if model_label(name) != name:
+        return ""
     rest = next((name.removeprefix(scheme) for scheme in HUB_SCHEMES if name.startswith(scheme)), "")
     return rest if is_repo_id(rest) else ""
 

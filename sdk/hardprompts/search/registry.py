@@ -2,19 +2,16 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
 from hardprompts import plugins
 from hardprompts.errors import UnknownName
+from hardprompts.hub.machine import without_machine
 from hardprompts.search.protocol import Search
 
 #: The method of front doors that are not told another; see `hardprompts.methods.BuildRefine`.
 DEFAULT_METHOD = "build+refine"
-
-#: An absolute path, of Unix or Windows, down to its last part.
-_FOLDERS = re.compile(r"(?<![\w.:~/\\])(?:~|[A-Za-z]:)?[/\\]+(?:[^\s/\\'\"][^/\\'\"\n]*[/\\]+)+(?=[^\s/\\])")
 
 
 def search_methods() -> dict[str, Callable[[], Search]]:
@@ -66,4 +63,4 @@ def _json_value(value: object) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [_json_value(one) for one in value]
-    return _FOLDERS.sub("", value if isinstance(value, str) else repr(value))
+    return without_machine(value if isinstance(value, str) else repr(value))

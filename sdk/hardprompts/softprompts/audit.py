@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hardprompts.errors import printable
+from hardprompts.hub.machine import model_label, without_machine
 from hardprompts.softprompts.families import ENCODER_DECODER, LANGUAGE_MODEL
 from hardprompts.softprompts.geometry import NEAR, GeometryReport
 from hardprompts.softprompts.nearest import NearestDecoding
@@ -82,6 +83,8 @@ class DecodedText:
 class Audit:
     """One soft prompt, and beside a model, if there is one, where it lies in it and what it does there.
 
+    It is made to be shown to others, so it holds no folders of this machine or of the one that trained the soft prompt.
+
     Attributes:
         dtypes: what its values are stored as.
         model: the name of the model that it was compared with.
@@ -102,6 +105,16 @@ class Audit:
     decoded: DecodedText | None = None
     ban_list: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        cleared, told = self.prompt.cleared()
+        notes = list(map(without_machine, self.notes))
+        if told.shortened:
+            fields = ", ".join(field.removeprefix("metadata.") for field in told.shortened)
+            notes.append(f"It names folders of the machine that it was trained on ({fields}); they are left out here.")
+        object.__setattr__(self, "prompt", cleared)
+        object.__setattr__(self, "model", model_label(self.model))
+        object.__setattr__(self, "notes", tuple(notes))
 
     @property
     def is_far(self) -> bool:

@@ -18,6 +18,7 @@ from hardprompts.atomic import write_files_atomically
 from hardprompts.errors import FileFormatError, HubError, UnknownName
 from hardprompts.hub.card import DEFAULT_TASK, CardPart, facts_list, python_block
 from hardprompts.hub.client import PullOptions, pull_files
+from hardprompts.hub.machine import Clearance
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files, is_repo_id
 from hardprompts.softprompts.containers import Match, SoftPromptFile, all_keys, describe_model, described, open_file
@@ -28,6 +29,9 @@ from hardprompts.softprompts.names import NAME_IN_FILE, check_name, escaped_name
 #: What one soft prompt may hold; anything larger is not a prompt.
 MAX_TOKENS = 4096
 MAX_WIDTH = 2**16
+
+#: What of the metadata a person wrote.
+_WORDS = frozenset(("classification_template", NAME_IN_FILE))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,6 +114,19 @@ class SoftPrompt(HubMixin):
             parts.append(f"from {self.source_format}")
         return f"SoftPrompt({self.name!r}: {', '.join(parts)})"
 
+    def cleared(self) -> "tuple[SoftPrompt, Clearance]":
+        """The same as it may be shared, and what was changed for that: what trainers store of the machine they ran on.
+
+        Of paths in `base_models` and `metadata` the last part stays. Every file that is written has this alone.
+        """
+        clearance = Clearance()
+        cleared = dataclasses.replace(
+            self,
+            base_models=clearance.values("base_models", self.base_models),
+            metadata=clearance.values("metadata", self.metadata, _WORDS),
+        )
+        return (cleared if clearance.shortened else self), clearance
+
     # --- files ----------------------------------------------------------------------------
 
     @classmethod
@@ -143,6 +160,8 @@ class SoftPrompt(HubMixin):
     def save(self, path: str | os.PathLike[str], *, format: str) -> tuple[Path, ...]:
         """Writes it in one format, whole or not at all; returns the files written.
 
+        Paths in its metadata are written as `cleared` has them.
+
         Args:
             path: the file, with one of the format's suffixes; for "peft" the adapter's folder.
             format: one of `hardprompts.soft_prompt_formats()`, "diffusers" say.
@@ -158,7 +177,8 @@ class SoftPrompt(HubMixin):
         """Writes all of it into a folder, which is made if need be, whole or not at all; returns the files written.
 
         They are `soft_prompt.json` and, in the first format that has a place for it, the embeddings: diffusers'
-        `learned_embeds.safetensors`, an adapter of PEFT, or ComfyUI's names.
+        `learned_embeds.safetensors`, an adapter of PEFT, or ComfyUI's names. Paths in its metadata are written as
+        `cleared` has them.
 
         Raises:
             FileFormatError: no format has a place for it.
@@ -179,11 +199,12 @@ class SoftPrompt(HubMixin):
     def card_part(self, repo_id: str) -> CardPart:
         """What the repository's card says of it."""
         of_language_model = self.encoders in (LANGUAGE_MODEL, ENCODER_DECODER)
+        named = (self if self.name else _renamed(self, repo_id)).cleared()[0]
         return CardPart(
-            _card_section(repo_id, self if self.name else _renamed(self, repo_id)),
+            _card_section(repo_id, named),
             ("soft-prompt", "prompt-tuning" if of_language_model else "textual_inversion"),
             "text-generation" if of_language_model else DEFAULT_TASK,
-            next(filter(is_repo_id, self.base_models), ""),
+            next(filter(is_repo_id, named.base_models), ""),
         )
 
     @classmethod
@@ -381,7 +402,7 @@ def save_soft_prompt(prompt: SoftPrompt, path: str | os.PathLike[str], *, format
         raise FileFormatError(
             f"the format {format!r} is written to files that end in {' or '.join(accepted)}, not {place.name!r}"
         )
-    return write_files_atomically(known[format].write(prompt, place))
+    return write_files_atomically(known[format].write(prompt.cleared()[0], place))
 
 
 def soft_prompt_formats() -> dict[str, SoftPromptFormat]:
@@ -395,7 +416,7 @@ def soft_files(prompt: SoftPrompt) -> dict[str, bytes]:
     Raises:
         FileFormatError: no format has a place for it; the message says why, of each.
     """
-    reasons = []
+    prompt, reasons = prompt.cleared()[0], []
     for name, format in _repository_formats().items():
         # A folder that is not there: what lies in the current one is nothing to the format.
         folder = Path("hub") / os.urandom(8).hex()

@@ -11,6 +11,7 @@ import jinja2
 import torch
 
 from hardprompts.errors import printable
+from hardprompts.hub.machine import without_machine
 from hardprompts.softprompts import plots
 from hardprompts.softprompts.audit import LONGEST_SHARE, Audit, FileFacts
 from hardprompts.softprompts.geometry import NEAR, GeometryReport
@@ -38,7 +39,7 @@ def render_report(file: FileFacts, audits: Sequence[Audit]) -> str:
 
 def render_refusal(file: FileFacts, reason: str) -> str:
     """The page about a file that was not read, and why, as HTML."""
-    return environment().get_template("report.html.jinja").render(file=file, audits=(), refusal=reason)
+    return environment().get_template("report.html.jinja").render(file=file, audits=(), refusal=without_machine(reason))
 
 
 @functools.cache

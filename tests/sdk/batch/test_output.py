@@ -167,7 +167,7 @@ def test_the_settings_tell_models_pictures_and_functions_apart(tmp_path: Path) -
 
     red, old = plain(picture("red")), plain(picture("old boat"))
     assert red != old and red == plain(picture("red")) and "Image" in red
-    assert plain([Path("a"), 1.5, None, {"x": (1, 2)}]) == ["a", 1.5, None, {"x": [1, 2]}]
+    assert plain([Path("a"), 1.5, None, {"x": (1, 2)}]) == [str(Path("a").absolute()), 1.5, None, {"x": [1, 2]}]
     assert plain(PEZ(learning_rate=0.05)) == plain(PEZ(learning_rate=0.05)) != plain(PEZ(learning_rate=0.06))
     assert plain(toy_backend) == "hardprompts.testing.toy_backend"
     with pytest.raises(ValueError, match="cannot be distinguished from others"):

@@ -62,8 +62,8 @@ class _WithPaths:
 
 def test_settings_of_a_method_are_json_without_folders() -> None:
     settings = method_settings(_WithPaths())
-    assert settings["words"] == "my words.txt" and settings["folder"] == "words" and "cache" not in settings
-    assert settings["parts"][1:] == [2, "red/green", "a / b / c", "d.txt"] and "home" not in json.dumps(settings)
+    assert settings["words"] == "…/my words.txt" and settings["folder"] == "…/words" and "cache" not in settings
+    assert settings["parts"][1:] == [2, "red/green", "a / b / c", "…/d.txt"] and "home" not in json.dumps(settings)
     assert method_name(_WithPaths()) == "_WithPaths"
 
 
