@@ -1,5 +1,6 @@
 """Distill Prompt: a short prompt that has the same effect on the model as a long one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -26,11 +27,12 @@ def faithfulness_outputs() -> list[io.Output]:
     ]
 
 
-def distilled_values(prompt: Any) -> tuple[Any, ...]:
-    """The values of `prompt_outputs` and `faithfulness_outputs`, of a `DistilledPrompt`."""
+def distilled_values(prompt: Any, notes: Sequence[str] = ()) -> tuple[Any, ...]:
+    """The values of `prompt_outputs` and `faithfulness_outputs`, of a `DistilledPrompt`; `notes` end the report."""
     kept = prompt.faithfulness
     lines = [report([prompt]), str(kept) if kept is not None else "faithfulness not measured"]
     lines += [f"lost: {phrase.text} (kept {phrase.kept:.2f})" for phrase in getattr(prompt, "lost", ())]
+    lines += notes
     value = float("nan") if kept is None else kept.matched.value
     return (*(one[0] for one in prompt_values([prompt])), value, "\n".join(lines))
 

@@ -44,6 +44,37 @@ def embedding_input() -> io.Input:
     )
 
 
+def reading_inputs() -> list[io.Input]:
+    """What a file leaves open: which of its embeddings, and what its keys should be called."""
+    return [
+        io.String.Input(
+            "name",
+            default="",
+            optional=True,
+            tooltip="Which one, if the file has several embeddings: its trigger word.",
+        ),
+        io.String.Input(
+            "rename",
+            default="",
+            optional=True,
+            tooltip="Keys of the file that are wrong, separated by commas: clip_g=clip_l. Leave it empty otherwise.",
+        ),
+    ]
+
+
+def read_embedding(embedding: str, name: str | None, rename: str | None) -> Any:
+    """The `SoftPrompt` in the file of an embedding.
+
+    Raises:
+        ValueError: there is no such embedding, `rename` is not KEY=NAME, or what `SoftPrompt.from_file` raises.
+    """
+    from hardprompts.softprompts import SoftPrompt
+    from hardprompts.softprompts.names import renaming_of
+
+    pairs = [pair for pair in (rename or "").split(",") if pair.strip()]
+    return SoftPrompt.from_file(embedding_path(embedding), name=(name or "").strip(), rename=renaming_of(pairs))
+
+
 class InspectEmbedding(io.ComfyNode):
     """What is in an embedding."""
 
@@ -60,17 +91,20 @@ class InspectEmbedding(io.ComfyNode):
                 io.Clip.Input(
                     "clip", optional=True, tooltip="The text encoder whose words the embedding is compared with."
                 ),
+                *reading_inputs(),
             ],
             outputs=[io.String.Output("report", "report", tooltip="One fact per line.")],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, embedding: str, clip: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, embedding: str, clip: Any = None, name: str | None = None, rename: str | None = None
+    ) -> io.NodeOutput:
         """The report."""
-        from hardprompts.softprompts import Audit, SoftPrompt, analyze, decode_nearest, sentences
+        from hardprompts.softprompts import Audit, analyze, decode_nearest, sentences
 
-        prompt = SoftPrompt.from_file(embedding_path(embedding))
+        prompt = read_embedding(embedding, name, rename)
         audit = Audit(prompt)
         if clip is not None:
             with gradients_through_graph():
@@ -116,6 +150,7 @@ class EmbeddingToPrompt(io.ComfyNode):
                     restarts=RESTARTS_OF_GRAPH,
                 ),
                 method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
+                *reading_inputs(),
             ],
             outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
             hidden=[io.Hidden.unique_id],
@@ -133,12 +168,13 @@ class EmbeddingToPrompt(io.ComfyNode):
         template: str,
         banned: str,
         method: str | None = None,
+        name: str | None = None,
+        rename: str | None = None,
     ) -> io.NodeOutput:
         """The prompt."""
-        from hardprompts import SoftPrompt
         from hardprompts.distillation import PromptDistiller
 
-        soft = SoftPrompt.from_file(embedding_path(embedding))
+        soft = read_embedding(embedding, name, rename)
         with gradients_through_graph():
             encoder = graph_text_encoder(clip)
             prompt = PromptDistiller(encoder, **given(method=method)).distill(
@@ -152,4 +188,4 @@ class EmbeddingToPrompt(io.ComfyNode):
                 callback=Progress(cls.hidden.unique_id),
                 progress=False,
             )
-        return io.NodeOutput(*distilled_values(prompt))
+        return io.NodeOutput(*distilled_values(prompt, soft.notes))

@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -281,7 +280,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         return self(prompt=prompt, num_images_per_prompt=count, generator=draws, **size, **given).images
 
     def prompt_from_embedding(
-        self, path: "str | os.PathLike[str]", **kwargs: Any
+        self, path: "str | os.PathLike[str]", name: str = "", rename: Mapping[str, str] | None = None, **kwargs: Any
     ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
         r"""
         Finds the prompt that says to the pipeline what a textual inversion does.
@@ -289,13 +288,17 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         Args:
             path (`str` or `os.PathLike`):
                 The file, in any format that [`hardprompts.SoftPrompt.from_file`] reads; nothing in it is ever run.
+            name (`str`, *optional*):
+                Which one, if the file has several.
+            rename (`Mapping[str, str]`, *optional*):
+                Keys of the file that are wrong, and what they should be, as `{"clip_g": "clip_l"}`.
             kwargs:
                 Those of [`~PromptInversionMixin.distill_prompt`].
 
         Returns:
             [`PromptInversionOutput`] or `tuple`: lists with the one prompt. The pipeline is left as it was.
         """
-        return self.distill_prompt(Path(path), **kwargs)
+        return self.distill_prompt(SoftPrompt.from_file(path, name=name, rename=rename or {}), **kwargs)
 
     @contextlib.contextmanager
     def _searching(

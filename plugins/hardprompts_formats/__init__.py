@@ -10,8 +10,8 @@
 | `pti` | `text_encoders_0` and `text_encoders_1`, or `emb` and `emb2`; only read | pivotal tuning |
 | `comfyui` | a tensor under the name of each text encoder | OneTrainer, diffusers' advanced scripts |
 | `comfyui-bundle` | any of these inside a LoRA, as `bundle_emb.NAME.`; only read | OneTrainer |
-| `peft` | `prompt_embeddings` beside `adapter_config.json`: prompt tuning and p-tuning | PEFT |
-| `list` | a list of dicts of tensors; only read | scripts |
+| `peft` | `prompt_embeddings` beside `adapter_config.json`: prompt tuning, p-tuning, CPT, multitask | PEFT |
+| `list` | a list of tensors, or of dicts of them; only read | scripts |
 | `tensor` | a bare tensor; only read | scripts |
 
 Importing this package imports neither torch nor Pillow.

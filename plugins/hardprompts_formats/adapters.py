@@ -3,35 +3,45 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hardprompts.errors import FileFormatError, brief, quoted
 from hardprompts.softprompts import ENCODER_DECODER, LANGUAGE_MODEL, Match, SoftPrompt, SoftPromptFile
 from hardprompts.softprompts.names import name_note, readable_name
-from hardprompts_formats.common import MAX_TEXT, matrix, safetensors_bytes
+from hardprompts_formats.common import MAX_TEXT, safetensors_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 KEY = "prompt_embeddings"
 
-#: Adapters whose prompts are token embeddings; p-tuning stores the output of its network.
-_TOKEN_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING")
+#: Of multitask prompt tuning: (tasks, tokens, ranks) and (tasks, ranks, width), whose product scales the tokens.
+TASK_KEYS = ("prefix_task_cols", "prefix_task_rows")
+
+#: Adapters whose prompts are token embeddings; p-tuning stores the output of its network, and context-aware prompt
+#: tuning the sum of its examples' tokens and of the changes to them.
+_TOKEN_EMBEDDINGS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
 
 #: Why those of other adapters are not read, by their `peft_type`.
 _REASONS = {
     "PREFIX_TUNING": "it stores keys and values for the attention of every layer, and no token embeddings",
     "CARTRIDGE": "it stores keys and values for the attention of every layer, and no token embeddings",
-    "MULTITASK_PROMPT_TUNING": "its prompt is another one for each task; there is no single one to read",
-    "CPT": "its prompt is made of the tokens of its examples and of changes to them, which is not supported",
+    "TRAINABLE_TOKENS": "it holds new embeddings for some of the model's own tokens, and no prompt of its own",
     "ADAPTION_PROMPT": "it changes the attention of some layers, and has no token embeddings",
 }
 
 MAX_CONFIG_BYTES = 2**20
 
+#: Tasks of multitask prompt tuning; each becomes a soft prompt.
+MAX_TASKS = 256
+
 
 class Peft:
-    """`prompt_embeddings` of prompt tuning and of p-tuning, in a folder with `adapter_config.json`.
+    """`prompt_embeddings` of prompt tuning and its kin, in a folder with `adapter_config.json`.
 
+    Multitask prompt tuning is read as one soft prompt for each task, called by the folder and "task 0", "task 1", ...
     For an encoder-decoder the rows of both halves lie one behind the other. Other tensors in the file, a classifier's
     say, are passed over. The folder, its configuration or its weights may be given.
 
@@ -56,7 +66,9 @@ class Peft:
         weights = file if KEY in file.keys else next((found for name in WEIGHTS if (found := file.beside(name))), None)
         if weights is None or KEY not in weights.keys:
             raise FileFormatError(f"there is no {WEIGHTS[0]} with {KEY!r} beside its {CONFIG}")
-        rows = matrix(weights.tensor(KEY))
+        rows = weights.tensor(KEY).floats()
+        if rows.ndim != 2:
+            raise FileFormatError(f"its {KEY} have the shape {tuple(rows.shape)}, and not (tokens, dim)")
         halves = config.get("num_transformer_submodules") or (2 if config.get("task_type") == "SEQ_2_SEQ_LM" else 1)
         count, width = config.get("num_virtual_tokens"), config.get("token_dim") or rows.shape[1]
         if halves not in (1, 2) or not isinstance(count, int) or count < 1 or rows.shape != (count * halves, width):
@@ -64,24 +76,11 @@ class Peft:
                 f"its {KEY} are {rows.shape[0]} x {rows.shape[1]}, and its {CONFIG} speaks of {count} tokens of width "
                 f"{width}, {halves} times"
             )
-        encoders = LANGUAGE_MODEL if halves == 1 else ENCODER_DECODER
-        base = config.get("base_model_name_or_path")
-        folder = file.path if file.container == "folder" else file.path.parent
-        return [
-            SoftPrompt(
-                dict(zip(encoders, rows.split(count), strict=True)),
-                name=readable_name(folder.resolve().name),
-                base_models=(base,) if isinstance(base, str) and base else (),
-                metadata={
-                    **{
-                        key: value
-                        for key, value in config.items()
-                        if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
-                    },
-                    **name_note(folder.resolve().name),
-                },
-            )
-        ]
+        folder = (file.path if file.container == "folder" else file.path.parent).resolve().name
+        if kind != "MULTITASK_PROMPT_TUNING":
+            return [_prompt(rows, config, count, halves, folder)]
+        tasks = _for_each_task(rows, weights)
+        return [_prompt(each, config, count, halves, f"{folder} task {task}") for task, each in enumerate(tasks)]
 
     def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
         import torch
@@ -114,6 +113,39 @@ class Peft:
 
 #: Fields of a configuration that are written as they were read.
 _KEPT = ("task_type", "num_layers", "num_attention_heads", "revision", "base_model_name_or_path")
+
+
+def _prompt(rows: "Tensor", config: Mapping[str, Any], count: int, halves: int, name: str) -> SoftPrompt:
+    """The soft prompt of (tokens, dim) embeddings, those of both halves one behind the other."""
+    encoders = LANGUAGE_MODEL if halves == 1 else ENCODER_DECODER
+    base = config.get("base_model_name_or_path")
+    plain = {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, str | int | float | bool) and len(str(value)) <= MAX_TEXT
+    }
+    return SoftPrompt(
+        dict(zip(encoders, rows.split(count), strict=True)),
+        name=readable_name(name),
+        base_models=(base,) if isinstance(base, str) and base else (),
+        metadata={**plain, **name_note(name)},
+    )
+
+
+def _for_each_task(rows: "Tensor", weights: SoftPromptFile) -> "Tensor":
+    """The (tasks, tokens, dim) embeddings of multitask prompt tuning.
+
+    Raises:
+        FileFormatError: what scales the tokens for each task is missing or of another shape.
+    """
+    columns, lines = (weights.tensor(key).floats() for key in TASK_KEYS)
+    fits = columns.ndim == lines.ndim == 3 and len(columns) == len(lines) <= MAX_TASKS
+    if not fits or columns.shape[1:] != (len(rows), lines.shape[1]) or lines.shape[2] != rows.shape[1]:
+        raise FileFormatError(
+            f"its {' and '.join(TASK_KEYS)} have the shapes {tuple(columns.shape)} and {tuple(lines.shape)}, which do "
+            f"not scale {KEY} of {tuple(rows.shape)} for at most {MAX_TASKS} tasks"
+        )
+    return rows * (columns @ lines)
 
 
 def _has_config(file: SoftPromptFile) -> bool:

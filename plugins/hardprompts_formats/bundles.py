@@ -6,9 +6,8 @@ from typing import Any
 
 from hardprompts.errors import FileFormatError, quoted
 from hardprompts.softprompts import Match, SoftPrompt, SoftPromptFile
-from hardprompts_formats.embeddings import A1111, MAX_ENTRIES, ComfyUI, Kohya
-
-_START = "bundle_emb."
+from hardprompts.softprompts.containers import BUNDLED
+from hardprompts_formats.embeddings import A1111, MAX_ENTRIES, ComfyUI, Diffusers, Kohya, PivotalTuning
 
 
 class Bundle:
@@ -21,23 +20,27 @@ class Bundle:
     """
 
     suffixes = ()
-    _FORMATS = (A1111(), Kohya(), ComfyUI())
+    _FORMATS = (A1111(), Kohya(), PivotalTuning(), ComfyUI(), Diffusers())
 
     def detect(self, file: SoftPromptFile) -> Match:
-        return Match.CERTAIN if any(key.startswith(_START) for key in file.keys) else Match.NO
+        return Match.CERTAIN if any(key.startswith(BUNDLED) for key in file.keys) else Match.NO
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         parts: dict[str, dict[str, Any]] = {}
         for key, tensor in file.tensors.items():
-            if key.startswith(_START):
-                name, entry = _split(key.removeprefix(_START))
+            if key.startswith(BUNDLED):
+                name, entry = _split(key.removeprefix(BUNDLED))
                 parts.setdefault(name, {})[entry] = tensor
         if len(parts) > MAX_ENTRIES:
             raise FileFormatError(f"it bundles {len(parts)} soft prompts; at most {MAX_ENTRIES} are read")
         prompts: list[SoftPrompt] = []
         for name, tree in parts.items():
             part = file.inside(tree, name)
-            format = next((format for format in self._FORMATS if format.detect(part) is Match.CERTAIN), None)
+            answers = [(format.detect(part), format) for format in self._FORMATS]
+            # One that has what only this format has; else one whose key is the name again.
+            format = next((each for answer, each in answers if answer is Match.CERTAIN), None)
+            if format is None and tree.keys() == {name}:
+                format = next((each for answer, each in answers if answer is Match.FITS), None)
             if format is None:
                 keys = ", ".join(map(quoted, tree))
                 raise FileFormatError(
@@ -51,9 +54,9 @@ class Bundle:
 
 
 def _split(key: str) -> tuple[str, str]:
-    """The name, which may have dots in it, and the entry."""
+    """The name, which may have dots in it, and the entry; of a key without an entry the name again."""
     name, found, term = key.partition(".string_to_param.")
     if found:
         return name, f"string_to_param.{term}"
     name, _, entry = key.rpartition(".")
-    return name, entry
+    return name or entry, entry

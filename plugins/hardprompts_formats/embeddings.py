@@ -19,6 +19,7 @@ from hardprompts.softprompts import (
     encoder_of_width,
 )
 from hardprompts_formats.common import (
+    encoder_name,
     is_matrix,
     matrix,
     only_encoder,
@@ -26,9 +27,6 @@ from hardprompts_formats.common import (
     safetensors_bytes,
     torch_bytes,
 )
-
-#: What trainers call text encoders, where ComfyUI calls them otherwise.
-ENCODER_ALIASES = {"t5": "t5xxl", "gemma": "gemma2_2b"}
 
 SDXL = ("clip_l", "clip_g")
 
@@ -38,6 +36,10 @@ OUTPUT_SUFFIX = "_out"
 
 #: Tensors in a file of soft prompts; one with more holds something else.
 MAX_ENTRIES = 1024
+
+
+#: The dicts in a file of the web UI.
+_A1111 = ("string_to_param", "string_to_token")
 
 
 class A1111:
@@ -54,14 +56,14 @@ class A1111:
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         parameters = self._parameters(file.tree)
-        values = {key: value for key, value in file.tree.items() if key != "name"}
-        stored = file.tree.get("name")
-        name = stored if isinstance(stored, str) and stored else file.name
+        # Of a container that cannot nest, the terms are no names of encoders.
+        left = {"left_out": ", ".join(others)} if (others := [key for key in file.others if key not in _A1111]) else {}
         prompts = []
         for term, tensor in parameters.items():
             embeddings = matrix(tensor)
-            called = name if len(parameters) == 1 else term
-            prompts.append(prompt_of(file, {encoder_of_width(embeddings.shape[1]): embeddings}, called, **values))
+            called = "" if len(parameters) == 1 else term
+            part = file.inside({**file.facts, f"string_to_param.{term}": tensor}, file.name)
+            prompts.append(prompt_of(part, {encoder_of_width(embeddings.shape[1]): embeddings}, called, **left))
         return prompts
 
     def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
@@ -96,14 +98,16 @@ class Kohya:
     _NAMES = ("emb_params", "emp_params")
 
     def detect(self, file: SoftPromptFile) -> Match:
-        own = file.keys & {*self._NAMES, *(name + OUTPUT_SUFFIX for name in self._NAMES)} or file.keys == set(SDXL)
+        own = file.keys & {*self._NAMES, *(name + OUTPUT_SUFFIX for name in self._NAMES)} or file.tensors.keys() == set(
+            SDXL
+        )
         return Match.CERTAIN if own else Match.NO
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         if file.keys >= set(SDXL):
-            pair = {encoder: matrix(file.tensor(encoder)) for encoder in SDXL}
+            pair, note = _unswapped({encoder: matrix(file.tensor(encoder)) for encoder in SDXL})
             _refuse_widths(pair)
-            return [prompt_of(file, pair)]
+            return [prompt_of(file, pair, **note)]
         name = next((name for name in self._NAMES if name in file.keys), "")
         _refuse_outputs_alone(name, file)
         embeddings = matrix(file.tensor(name))
@@ -132,7 +136,7 @@ class XTI:
     )
 
     def detect(self, file: SoftPromptFile) -> Match:
-        return Match.CERTAIN if file.keys == set(self._LAYERS) else Match.NO
+        return Match.CERTAIN if file.tensors.keys() == set(self._LAYERS) else Match.NO
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         layers = {name: matrix(file.tensor(name)) for name in self._LAYERS}
@@ -161,8 +165,8 @@ class Diffusers:
     def detect(self, file: SoftPromptFile) -> Match:
         if file.container == "folder":
             return Match.FITS if any((file.path / name).is_file() for name in self._FILES) else Match.NO
-        tree = file.tree if isinstance(file.tree, dict) else {}
-        return Match.FITS if 0 < len(tree) <= MAX_ENTRIES and all(map(is_matrix, tree.values())) else Match.NO
+        tensors = file.tensors
+        return Match.FITS if 0 < len(tensors) <= MAX_ENTRIES and all(map(is_matrix, tensors.values())) else Match.NO
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
         if file.container == "folder":
@@ -179,7 +183,8 @@ class Diffusers:
             if other and token in other and other[token].shape[1] != width:
                 pair = (other[token], rows) if is_second else (rows, other[token])
                 embeddings = _named_pair(*pair)
-            prompts.append(prompt_of(file, embeddings, token))
+            own = {key: tensor for key, tensor in file.tree.items() if key not in file.tensors or _is_of(key, token)}
+            prompts.append(prompt_of(file.inside(own, file.name), embeddings, token))
         return prompts
 
     def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
@@ -224,23 +229,34 @@ class Diffusers:
 
 
 class PivotalTuning:
-    """The two text encoders of SDXL in one file, under names that count them.
+    """The text encoders of SDXL, FLUX.1 or SD3 in one file, under names that count them.
 
     Source: replicate/cog-sdxl and diffusers' first train_dreambooth_lora_sdxl_advanced.py (`text_encoders_0`);
     oss-roettger/XL-Textual-Inversion (`emb` and `emb2`).
     """
 
     suffixes = ()
-    _PAIRS = (("text_encoders_0", "text_encoders_1"), ("emb", "emb2"))
+    _NAMES = (tuple(f"text_encoders_{place}" for place in range(4)), ("emb", "emb2"))
 
     def detect(self, file: SoftPromptFile) -> Match:
-        return Match.CERTAIN if any(file.keys in ({*pair}, {pair[0]}) for pair in self._PAIRS) else Match.NO
+        return Match.CERTAIN if self._keys(file) else Match.NO
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
-        halves = [matrix(file.tensor(key)) for pair in self._PAIRS for key in pair if key in file.keys]
-        if len(halves) == 2:
-            return [prompt_of(file, _named_pair(*halves))]
-        return [prompt_of(file, {encoder_of_width(rows.shape[1]): rows}) for rows in halves]
+        parts = [matrix(file.tensor(key)) for key in self._keys(file)]
+        if len(parts) == 2:
+            return [prompt_of(file, _named_pair(*parts))]
+        named = {encoder_of_width(rows.shape[1]): rows for rows in parts}
+        if len(named) < len(parts):
+            raise FileFormatError(
+                f"its {len(parts)} text encoders are {', '.join(str(rows.shape[1]) for rows in parts)} wide, which does"
+                " not tell which is which; name them with rename"
+            )
+        return [prompt_of(file, named)]
+
+    def _keys(self, file: SoftPromptFile) -> tuple[str, ...]:
+        """The keys of its parts, in order; () if there are others or none."""
+        found = (names[: len(file.tensors)] for names in self._NAMES)
+        return next((keys for keys in found if keys and file.tensors.keys() == set(keys)), ())
 
     def write(self, prompt: SoftPrompt, path: Path) -> Mapping[Path, bytes]:
         raise _read_only("pti")
@@ -257,16 +273,22 @@ class ComfyUI:
     repository_files = ("embeddings.safetensors",)
 
     def detect(self, file: SoftPromptFile) -> Match:
-        encoders = {_encoder(key.removesuffix(OUTPUT_SUFFIX)) for key in file.keys}
-        if not encoders or not encoders <= ENCODER_WIDTHS.keys():
+        """Certain if a tensor bears the name of an encoder, whatever stands beside it.
+
+        A name that is a word too, as llama is, is one only with the encoder's width: else it is somebody's token.
+        """
+        named = {key: tensor for key, tensor in file.tensors.items() if _names_encoder(key, tensor)}
+        if not named or not all(is_matrix(tensor) or key in named for key, tensor in file.tensors.items()):
             return Match.NO
-        return Match.FITS if file.keys == set(SDXL) else Match.CERTAIN  # kohya's for SDXL is the same
+        return Match.FITS if file.tensors.keys() == set(SDXL) else Match.CERTAIN  # kohya's for SDXL is the same
 
     def read(self, file: SoftPromptFile) -> Sequence[SoftPrompt]:
-        keys = [key for key in file.keys if not key.endswith(OUTPUT_SUFFIX)]
+        keys = [key for key in file.tensors if not key.endswith(OUTPUT_SUFFIX)]
+        for key in file.keys - file.tensors.keys():
+            if encoder_name(key) in ENCODER_WIDTHS:
+                file.tensor(key)  # raises: an encoder without a tensor
         _refuse_outputs_alone(keys, file)
-        embeddings = {_encoder(key): matrix(file.tensor(key)) for key in keys}
-        note = {}
+        embeddings, note = _unswapped({encoder_name(key): matrix(file.tensor(key)) for key in keys})
         if _is_flux_misnamed(embeddings):
             embeddings["clip_l"] = embeddings.pop("clip_g")
             note = {"read_as": "clip_g of width 768 beside t5xxl as clip_l: the two of FLUX.1"}
@@ -284,7 +306,7 @@ class ComfyUI:
 
 
 class ListOfDicts:
-    """A list of dicts of tensors, which lie one behind the other; those of one width are for one text encoder.
+    """A list of tensors, or of dicts of them, one behind the other; those of one width are for one text encoder.
 
     Source: comfyanonymous/ComfyUI, comfy/sd1_clip.py, load_embed.
     """
@@ -307,9 +329,9 @@ class ListOfDicts:
         raise _read_only("list")
 
     def _tensors(self, tree: Any) -> list[StoredTensor]:
-        if not isinstance(tree, list) or not all(isinstance(part, dict) for part in tree):
+        if not isinstance(tree, list):
             return []
-        found = [value for part in tree for value in part.values()]
+        found = [value for part in tree for value in (part.values() if isinstance(part, dict) else [part])]
         return found if len(found) <= MAX_ENTRIES and all(map(is_matrix, found)) else []
 
 
@@ -336,8 +358,24 @@ def _read_only(format: str) -> FileFormatError:
     return FileFormatError(f"the format {format!r} is only read; write another one")
 
 
-def _encoder(key: str) -> str:
-    return ENCODER_ALIASES.get(key, key)
+def _is_of(key: str, token: str) -> bool:
+    """Whether a tensor is a token's, or one of its further vectors."""
+    return key == token or (key.startswith(f"{token}_") and key.removeprefix(f"{token}_").isdecimal())
+
+
+def _names_encoder(key: str, tensor: StoredTensor) -> bool:
+    encoder = encoder_name(key.removesuffix(OUTPUT_SUFFIX))
+    widths = ENCODER_WIDTHS.get(encoder, ())
+    return bool(widths) and (not key.isalpha() or tensor.shape[-1:] in {(width,) for width in widths})
+
+
+def _unswapped(embeddings: dict[str, TorchTensor]) -> tuple[dict[str, TorchTensor], dict[str, str]]:
+    """The two of CLIP under each other's names put right, which their widths tell; and what to say of it."""
+    widths = {encoder: embeddings[encoder].shape[1] for encoder in SDXL if encoder in embeddings}
+    if widths != {"clip_l": 1280, "clip_g": 768}:
+        return embeddings, {}
+    swapped = {"clip_l": embeddings["clip_g"], "clip_g": embeddings["clip_l"]}
+    return {**embeddings, **swapped}, {"read_as": "clip_l of width 1280 as clip_g, and clip_g of width 768 as clip_l"}
 
 
 def _is_flux_misnamed(embeddings: Mapping[str, TorchTensor]) -> bool:
@@ -349,7 +387,7 @@ def _is_flux_misnamed(embeddings: Mapping[str, TorchTensor]) -> bool:
 def _refuse_widths(embeddings: Mapping[str, TorchTensor]) -> None:
     """Raises if an encoder has a width that it never has: another one's embeddings under its name."""
     for encoder, rows in embeddings.items():
-        width, accepted = rows.shape[1], ENCODER_WIDTHS[encoder]
+        width, accepted = rows.shape[1], ENCODER_WIDTHS.get(encoder, (rows.shape[1],))
         if width not in accepted:
             likely = ENCODER_OF_WIDTH.get(width, "the right name")
             raise FileFormatError(
@@ -386,8 +424,9 @@ def _named_pair(first: TorchTensor, second: TorchTensor) -> dict[str, TorchTenso
 
 
 def _ordered(embeddings: Mapping[str, TorchTensor]) -> dict[str, TorchTensor]:
-    """Text encoders in the order of `ENCODER_WIDTHS`, whatever their order in the file."""
-    return {encoder: embeddings[encoder] for encoder in ENCODER_WIDTHS if encoder in embeddings}
+    """Text encoders in the order of `ENCODER_WIDTHS`, whatever their order in the file; then others as they come."""
+    known = {encoder: embeddings[encoder] for encoder in ENCODER_WIDTHS if encoder in embeddings}
+    return {**known, **embeddings}
 
 
 def _joined(tensors: Mapping[str, StoredTensor]) -> dict[str, TorchTensor]:

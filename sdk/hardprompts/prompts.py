@@ -290,10 +290,14 @@ class HardPrompt(HubMixin):
     def from_dict(cls, values: Mapping[str, Any]) -> "HardPrompt":
         """The prompt that `to_dict` described.
 
+        Fields that this release does not know are kept in the provenance, as `other_fields`.
+
         Raises:
-            FileFormatError: fields are missing, unknown or of the wrong kind.
+            FileFormatError: fields are missing or of the wrong kind.
         """
-        fields = dict(values)
+        known = {field.name for field in dataclasses.fields(HardPrompt)} | {"format_version"}
+        fields = {name: value for name, value in values.items() if name in known}
+        others = {name: value for name, value in values.items() if name not in known}
         version = fields.pop("format_version", None)
         if version != FORMAT_VERSION:
             raise FileFormatError(f"format version {version!r}; this release reads version {FORMAT_VERSION}")
@@ -309,6 +313,7 @@ class HardPrompt(HubMixin):
                     "history": tuple(HistoryPoint(**point) for point in fields.get("history", ())),
                     "pareto": tuple(map(_trade_off, fields.get("pareto", ()))),
                     "weights": _word_weights(fields.get("weights"), str(fields["text"])),
+                    "provenance": {**fields.get("provenance", {}), **({"other_fields": others} if others else {})},
                 }
             )
         except (KeyError, TypeError, ValueError) as error:

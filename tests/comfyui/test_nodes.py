@@ -561,6 +561,22 @@ def test_an_embedding_is_inspected_without_a_clip(world: World) -> None:
     assert "2 tokens" in text and "SD 1.x" in text
 
 
+def test_an_embedding_is_chosen_and_its_keys_renamed(world: World) -> None:
+    from safetensors.torch import save_file
+
+    inspect = module("embeddings").InspectEmbedding.execute
+    save_file({"<a>": torch.ones(1, 768), "<b>": torch.ones(2, 768)}, world.folder / "emb" / "two.safetensors")
+    with pytest.raises(ValueError, match="2 soft prompts"):
+        inspect("two.safetensors")
+    text = inspect("two.safetensors", name="<b>").args[0]
+    assert "2 tokens" in text and "does not name its text encoder" in text
+    save_file({"clip_g": torch.ones(1, 768), "clip_l": torch.ones(1, 4096)}, world.folder / "emb" / "two.safetensors")
+    with pytest.raises(ValueError, match="rename"):
+        inspect("two.safetensors")
+    text = inspect("two.safetensors", rename="clip_g=clip_l, clip_l=t5xxl").args[0]
+    assert "FLUX.1" in text
+
+
 def test_nothing_is_pushed_unless_enabled_and_a_token_is_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     push = module("publish").PushPromptToHub.execute
     assert push(PROMPT, "a/b", True, False).args == ("",)

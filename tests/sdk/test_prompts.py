@@ -195,7 +195,6 @@ def changed(**fields: Any) -> str:
         changed(candidates=["a"]),
         changed(history=[{"step": 1}]),
         changed(history=3),
-        changed(surplus=1),
         json.dumps({"format_version": 1, "text": "a"}),
     ],
 )

@@ -1,5 +1,6 @@
 """`hardprompts distill`: a long prompt, or a soft prompt's file, becomes a short prompt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,11 @@ from hardprompts.cli.options import (
     Device,
     DistillMethod,
     Dtype,
+    EmbeddingName,
     Match,
     MostTokens,
     Ratio,
+    Rename,
     Restarts,
     Save,
     Seed,
@@ -25,7 +28,7 @@ from hardprompts.cli.options import (
     given,
     torch_dtype,
 )
-from hardprompts.cli.screen import clear_errors, fail, say, stdout_kept
+from hardprompts.cli.screen import clear_errors, fail, say, soft_prompt_at, stdout_kept
 from hardprompts.errors import printable
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 
 #: Parameters of the command that are not options of the search.
-_OF_THE_COMMAND = ("what", "model", "name", "method", "device", "dtype", "as_json", "save")
+_OF_THE_COMMAND = ("what", "model", "name", "rename", "method", "device", "dtype", "as_json", "save")
 
 
 def distill(
@@ -49,7 +52,8 @@ def distill(
     ratio: Ratio = None,
     templates: Templates = None,
     match: Match = None,
-    name: Annotated[str, typer.Option(help="Which one, if the file has several soft prompts.")] = "",
+    name: EmbeddingName = "",
+    rename: Rename = None,
     method: DistillMethod = None,
     max_steps: Steps = None,
     restarts: Restarts = None,
@@ -69,7 +73,7 @@ def distill(
     with clear_errors():
         screen.check_save(save)
         with stdout_kept():
-            original = _original(what, name)
+            original = _original(what, name, rename or ())
             distiller = _open(model, method, device, dtype)
             if deadline is None:
                 screen.read_words(distiller.search, distiller.backend)
@@ -84,8 +88,8 @@ def distill(
     screen.end(prompt.stop_reason)
 
 
-def _original(what: str, name: str) -> "str | SoftPrompt":
-    """The prompt, or the soft prompt of the file that it names."""
+def _original(what: str, name: str, rename: Sequence[str]) -> "str | SoftPrompt":
+    """The prompt, or the soft prompt of the file that it names; what had to be assumed of it goes to stderr."""
     path = Path(what)
     try:
         is_file = path.exists()
@@ -94,12 +98,10 @@ def _original(what: str, name: str) -> "str | SoftPrompt":
     if not is_file:
         if what.lower().endswith(_SUFFIXES) and len(what.split()) == 1:
             fail(f"there is no file {what!r}; check the path (a prompt would not end so)")
-        if name:
-            fail(f"--name chooses from a file, and {what!r} names none")
+        if name or rename:
+            fail(f"--name and --rename are for files, and {what!r} names none")
         return what
-    from hardprompts.softprompts import SoftPrompt
-
-    return SoftPrompt.from_file(path, name=name)
+    return soft_prompt_at(path, name, rename)
 
 
 def _open(model: str | None, method: str | None, device: str | None, dtype: str | None) -> "PromptDistiller":

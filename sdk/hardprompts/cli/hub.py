@@ -1,11 +1,13 @@
 """`hardprompts push` and `hardprompts pull`: prompts to the Hub and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardprompts.cli.screen import clear_errors, out, say, show_saved
+from hardprompts.cli.options import EmbeddingName, Rename
+from hardprompts.cli.screen import clear_errors, fail, out, say, show_saved, soft_prompt_at
 
 if TYPE_CHECKING:
     from hardprompts.prompts import HardPrompt
@@ -26,6 +28,8 @@ def push(
     message: Annotated[str, typer.Option("--message", "-m", help="What the commit says.")] = "Upload with hardprompts",
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose it as a pull request.")] = False,
     revision: Revision = None,
+    name: EmbeddingName = "",
+    rename: Rename = None,
     license: Annotated[str | None, typer.Option(help="Its license on the card, as the Hub writes it: cc0-1.0.")] = None,
 ) -> None:
     """Put a prompt on the Hub, in one commit: the prompt and a card.
@@ -35,7 +39,7 @@ def push(
     with clear_errors():
         from hardprompts import sharing as hub
 
-        hard, soft = _prompts_in(folder)
+        hard, soft = _prompts_in(folder, name, rename or ())
         pushed = hub.push(
             repo_id,
             hard,
@@ -73,13 +77,16 @@ def pull(
                 say(f"saved {path}", "dim")
 
 
-def _prompts_in(place: Path) -> "tuple[HardPrompt | None, SoftPrompt | None]":
+def _prompts_in(place: Path, name: str, rename: Sequence[str]) -> "tuple[HardPrompt | None, SoftPrompt | None]":
     """The prompts in a folder, or the soft prompt in a file.
 
     Raises:
         FileFormatError: there is none, or it is damaged.
     """
     from hardprompts.sharing import prompts_in
-    from hardprompts.softprompts import SoftPrompt
 
-    return prompts_in(place) if place.is_dir() else (None, SoftPrompt.from_file(place))
+    if not place.is_dir():
+        return None, soft_prompt_at(place, name, rename)
+    if name or rename:
+        fail(f"--name and --rename are for a soft-prompt file, and {place} is a folder")
+    return prompts_in(place)

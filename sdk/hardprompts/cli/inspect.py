@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli.options import AsJson, ComparedModel, Device
+from hardprompts.cli.options import AsJson, ComparedModel, Device, Rename, as_flags
 from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
 
 
@@ -23,6 +23,7 @@ def inspect(
     decode: Annotated[
         bool, typer.Option("--decode", help="Also search for words with the same effect on the model (needs --model).")
     ] = False,
+    rename: Rename = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a soft-prompt file, which models it is for, and which words are near. Nothing in it is run."""
@@ -31,6 +32,7 @@ def inspect(
         from hardprompts.distillation.audits import audits_of
         from hardprompts.errors import FileFormatError
         from hardprompts.softprompts.audit import FileFacts
+        from hardprompts.softprompts.names import renaming_of
         from hardprompts.softprompts.report import render_refusal, render_report
         from hardprompts.softprompts.sentences import sentences
         from hardprompts.wording import read_phrases
@@ -47,7 +49,14 @@ def inspect(
 
                 backend = load_backend(model, device=device)
             try:
-                audits = audits_of(file, backend, ban_list=banned, plots=report is not None, decode=decode)
+                audits = audits_of(
+                    file,
+                    backend,
+                    ban_list=banned,
+                    plots=report is not None,
+                    decode=decode,
+                    rename=renaming_of(rename or ()),
+                )
             except FileFormatError as error:
                 if report is not None and file.exists():
                     reason = str(error).replace(str(file), file.name)
@@ -60,6 +69,6 @@ def inspect(
         else:
             for each in audits:
                 for line in sentences(each):
-                    say(line, console=out)
+                    say(as_flags(line), console=out)
         if report is not None:
             say(f"wrote {report}", "dim")

@@ -5,6 +5,7 @@ default: what is not given is left out of the call, so that the defaults of the 
 """
 
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -120,6 +121,14 @@ Bank = Annotated[
 ]
 PriorWeight = Annotated[float | None, typer.Option(help="Weight of --prior relative to the similarity (default: 0.1).")]
 
+EmbeddingName = Annotated[str, typer.Option("--name", help="Which one, if the file has several soft prompts.")]
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=NAME", help="A key of the file that is wrong, as clip_g=clip_l; repeat the option for more."
+    ),
+]
+
 # --- a classifier -----------------------------------------------------------------------------
 
 ClassificationTokens = Annotated[
@@ -187,5 +196,12 @@ def flag(name: str) -> str:
 
 
 def as_flags(message: str) -> str:
-    """A message of the SDK about an option, which begins with its name, with the name that the commands give it."""
-    return re.sub(r"^[a-z]+(?:_[a-z]+)*(?= must )", lambda found: flag(found[0]), message)
+    """A message of the SDK about an option, which begins with its name, with the name that the commands give it.
+
+    What it says to give to `SoftPrompt.from_file` is said as options, too.
+    """
+    named = re.sub(r"^[a-z]+(?:_[a-z]+)*(?= must )", lambda found: flag(found[0]), message)
+    named = re.sub(
+        r'rename=\{"([^"]+)": "([^"]+)"\}', lambda found: f"--rename {shlex.quote(f'{found[1]}={found[2]}')}", named
+    )
+    return re.sub(r"\bname=\.\.\.", "--name", named)

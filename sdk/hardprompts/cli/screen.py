@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.prompts import HardPrompt
     from hardprompts.search.protocol import Search, SearchProgress
+    from hardprompts.softprompts import SoftPrompt
 
 #: Exit codes: an image of many failed or was passed over; nothing could be done; Ctrl-C, as shells count it.
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -125,6 +126,17 @@ def show_warnings() -> None:
             say(f"warning: {' '.join(str(message).split())}", "yellow")
 
     warnings.showwarning = show
+
+
+def soft_prompt_at(path: Path, name: str, rename: Sequence[str]) -> "SoftPrompt":
+    """The soft prompt in a file; what reading it changed or had to assume is said."""
+    from hardprompts.softprompts import SoftPrompt
+    from hardprompts.softprompts.names import renaming_of
+
+    prompt = SoftPrompt.from_file(path, name=name, rename=renaming_of(rename))
+    for note in prompt.notes:
+        say(as_flags(note), "dim")
+    return prompt
 
 
 def read_words(search: "Search | None", backend: "Backend") -> None:

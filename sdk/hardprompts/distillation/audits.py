@@ -1,6 +1,7 @@
 """Audits of the soft prompts in a file: what they are, what they say, how robust they are."""
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +30,14 @@ def audits_of(
     ban_list: Sequence[str] = (),
     plots: bool = False,
     decode: bool = False,
+    rename: Mapping[str, str] = types.MappingProxyType({}),
 ) -> "list[Audit]":
     """The audit of each soft prompt in a file, compared with a model if there is one.
 
     Args:
         plots: measure what only a page shows: how tokens are spread, and their robustness.
         decode: search for the words that make the model do the same.
+        rename: keys of the file that are wrong, and what they should be.
 
     Raises:
         FileFormatError: the file is damaged or holds no soft prompt.
@@ -44,7 +47,7 @@ def audits_of(
 
     from hardprompts.softprompts.prompt import read_soft_prompts
 
-    prompts, dtypes = read_soft_prompts(file), stored_dtypes(file)
+    prompts, dtypes = read_soft_prompts(file, rename=rename), stored_dtypes(file)
     return [
         dataclasses.replace(_audit(prompt, backend, plots, decode), dtypes=dtypes, ban_list=tuple(ban_list))
         for prompt in prompts

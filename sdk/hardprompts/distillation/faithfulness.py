@@ -152,7 +152,7 @@ class DistilledPrompt(HardPrompt):
         """The prompt that `to_dict` described; of a plain hard prompt without faithfulness.
 
         Raises:
-            FileFormatError: fields are missing, unknown or of the wrong kind.
+            FileFormatError: fields are missing or of the wrong kind.
         """
         provenance = values.get("provenance", {})
         if not isinstance(provenance, Mapping):

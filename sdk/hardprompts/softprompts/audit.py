@@ -156,7 +156,7 @@ class Audit:
     def findings(self) -> tuple[Finding, ...]:
         """What is odd about it, what matters most first."""
         found = [*self._banned(), *self._lengths(), *self._values(), *self._name()]
-        found += [Finding("note", note) for note in self.notes]
+        found += [Finding("note", note) for note in (*self.prompt.notes, *self.notes)]
         return tuple(sorted(found, key=lambda finding: finding.level != "warning"))
 
     def _banned(self) -> list[Finding]:
@@ -232,6 +232,7 @@ class Audit:
             "base_models": list(prompt.base_models),
             "step": prompt.step,
             "metadata": {key: _json(value) for key, value in prompt.metadata.items()},
+            "notes": list(prompt.notes),
             "model": self.model,
             "compared": self.encoder,
             "verdict": self.verdict.text,

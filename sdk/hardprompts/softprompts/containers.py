@@ -11,10 +11,12 @@ the caller chooses with `format=`.
 
 import dataclasses
 import enum
+import math
 import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +24,19 @@ from hardprompts.errors import FileFormatError, brief, quoted, stand_in
 from hardprompts.softprompts.pickles import LEGACY_MAGIC, is_torch_zip, read_legacy_torch, read_torch_zip
 from hardprompts.softprompts.tensors import StoredTensor, read_safetensors
 
+#: What the keys of soft prompts begin with that lie inside of a LoRA: bundle_emb.NAME.KEY.
+BUNDLED = "bundle_emb."
+
 Container = Literal["safetensors", "torch", "image", "folder", "unknown"]
 
 #: The first bytes of images that a soft prompt may be hidden in, and of others that people mistake for them.
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+
+#: The first bytes of archives that people put files into.
+_ARCHIVES = (b"PK", b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b")
+
+#: Where classes come from that people save as a whole by mistake.
+_LIBRARIES = ("torch.", "numpy.", "diffusers.", "transformers.", "pytorch_lightning.", "omegaconf.", "pathlib.")
 
 #: What the keys of files other than soft prompts begin with or contain, and what these are.
 _MODELS = (
@@ -68,6 +79,7 @@ class SoftPromptFile:
             folder or an unknown file, which a format reads by itself.
         metadata: the texts in a safetensors header.
         name: what a soft prompt in it is called if nothing else says so: the file's stem.
+        renaming: what its keys were called before, and those of the files beside it.
     """
 
     path: Path
@@ -75,6 +87,7 @@ class SoftPromptFile:
     tree: Any = None
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     name: str = ""
+    renaming: "Renaming | None" = None
 
     @property
     def keys(self) -> frozenset[str]:
@@ -83,9 +96,23 @@ class SoftPromptFile:
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:
-        """The tensors in the outermost dict."""
+        """The tensors in the outermost dict that have more than one value."""
         items = self.tree.items() if isinstance(self.tree, dict) else ()
-        return {key: value for key, value in items if isinstance(value, StoredTensor)}
+        return {key: value for key, value in items if isinstance(value, StoredTensor) and not _is_number(value)}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What stands beside the tensors: texts and numbers, tensors of one value among them; then the metadata."""
+        items = self.tree.items() if isinstance(self.tree, dict) else ()
+        found = {key: value for key, value in items if isinstance(value, str | int | float | bool | None)}
+        numbers = {key: value for key, value in items if isinstance(value, StoredTensor) and _is_number(value)}
+        return {**self.metadata, **found, **{key: value.read().item() for key, value in numbers.items()}}
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The keys of the outermost dict that hold neither tensors nor facts: the state of an optimizer, say."""
+        items = self.tree.items() if isinstance(self.tree, dict) else ()
+        return tuple(key for key, value in items if not isinstance(value, StoredTensor | str | int | float | None))
 
     def tensor(self, key: str) -> StoredTensor:
         """The tensor under a key of the outermost dict.
@@ -94,7 +121,9 @@ class SoftPromptFile:
             FileFormatError: there is none.
         """
         if key not in self.tensors:
-            raise FileFormatError(f"its entry {key!r} is not a tensor")
+            value = self.tree.get(key) if isinstance(self.tree, dict) else None
+            shape = f" of (tokens, dim): its shape is {value.shape}" if isinstance(value, StoredTensor) else ""
+            raise FileFormatError(f"its entry {key!r} is not a tensor{shape}")
         return self.tensors[key]
 
     def inside(self, tree: Any, name: str) -> "SoftPromptFile":
@@ -108,7 +137,56 @@ class SoftPromptFile:
             FileFormatError: it is damaged.
         """
         path = (self.path if self.container == "folder" else self.path.parent) / file_name
-        return open_file(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return open_file(path) if self.renaming is None else self.renaming.applied(open_file(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Renaming:
+    """Keys that are wrong, and what they should be: in a file, in the files beside it, and in what a LoRA bundles.
+
+    Attributes:
+        names: what each wrong key should be called.
+        found: those of them that were found somewhere.
+    """
+
+    names: Mapping[str, str]
+    found: set[str] = dataclasses.field(default_factory=set)
+
+    def applied(self, file: SoftPromptFile) -> SoftPromptFile:
+        """The file with its keys as they should be; as it was if it has none of them.
+
+        Raises:
+            FileFormatError: two of its keys would have the same name.
+        """
+        if not isinstance(file.tree, dict):
+            return dataclasses.replace(file, renaming=self)
+        keys = [self._name(key) for key in file.tree]
+        twice = ", ".join(sorted({repr(key) for key in keys if keys.count(key) > 1}))
+        if twice:
+            raise FileFormatError(
+                f"with rename={dict(self.names)} two of its keys would be called {twice}; rename both"
+            )
+        return dataclasses.replace(file, tree=dict(zip(keys, file.tree.values(), strict=True)), renaming=self)
+
+    def check_found(self, file: SoftPromptFile) -> None:
+        """Raises unless every wrong key was found.
+
+        Raises:
+            FileFormatError: one was not.
+        """
+        missing = ", ".join(repr(key) for key in self.names if key not in self.found)
+        if missing:
+            raise FileFormatError(f"it has no key {missing} to rename; {described(file)}")
+
+    def _name(self, key: str) -> str:
+        before, _, entry = key.rpartition(".") if key.startswith(BUNDLED) else ("", "", key)
+        old = next((name for name in (key, entry) if name in self.names), None)
+        if old is None:
+            return key
+        self.found.add(old)
+        return f"{before}.{self.names[old]}" if old == entry != key else self.names[old]
 
 
 # --- reading ------------------------------------------------------------------------------
@@ -145,13 +223,15 @@ def open_file(path: str | os.PathLike[str]) -> SoftPromptFile:
 def _opened(path: Path, head: bytes) -> SoftPromptFile:
     if head.startswith(_IMAGES) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp":
         return SoftPromptFile(path, "image", name=path.stem)
-    if path.suffix.lower() == ".safetensors" or (head[8:9] == b"{" and head[4:8] == bytes(4)):
-        tensors, metadata = read_safetensors(path)
-        return SoftPromptFile(path, "safetensors", tensors, metadata, path.stem)
-    if head.startswith(b"PK") and is_torch_zip(path):
+    if head.startswith(b"PK") and is_torch_zip(path):  # whatever the file's name says
         found = read_torch_zip(path)
     elif head.startswith(LEGACY_MAGIC):
         found = read_legacy_torch(path)
+    elif head.startswith(_ARCHIVES):
+        raise FileFormatError("it is an archive (zip, rar, 7z or gzip) in which the file may be; unpack it")
+    elif path.suffix.lower() == ".safetensors" or (head[8:9] == b"{" and head[4:8] == bytes(4)):
+        tensors, metadata = read_safetensors(path)
+        return SoftPromptFile(path, "safetensors", tensors, metadata, path.stem)
     elif head[:1] == b"\x80":
         raise FileFormatError(
             "it is a plain pickle, which could run anything and is never loaded; save its tensors with safetensors"
@@ -165,6 +245,11 @@ def _opened(path: Path, head: bytes) -> SoftPromptFile:
         if model:
             raise FileFormatError(f"it is {model}, not a soft prompt")
         names = ", ".join(map(quoted, found.code[:3]))
+        if all(name.startswith(_LIBRARIES) for name in found.code):
+            raise FileFormatError(
+                f"it holds whole objects of Python ({names}), and not only tensors, which cannot be read without "
+                "running code; where you trust it, load it and save its tensors with safetensors"
+            )
         raise FileFormatError(
             f"its pickle names {names}, which no tensor needs: perhaps an attack. Nothing of it was run. If you trust "
             "it, load it elsewhere and save its tensors with safetensors"
@@ -184,6 +269,10 @@ def describe_model(keys: Iterable[str]) -> str:
     return ""
 
 
+def _is_number(tensor: StoredTensor) -> bool:
+    return math.prod(tensor.shape) == 1
+
+
 def all_keys(tree: Any) -> list[str]:
     """The keys of a dict, and those one level below."""
     if not isinstance(tree, dict):
@@ -194,7 +283,7 @@ def all_keys(tree: Any) -> list[str]:
 
 def described(file: SoftPromptFile) -> str:
     if isinstance(file.tree, dict):
-        shown = ", ".join(map(quoted, list(file.tree)[:5])) + (", ..." if len(file.tree) > 5 else "")
+        shown = ", ".join(starmap(_entry, list(file.tree.items())[:5])) + (", ..." if len(file.tree) > 5 else "")
         return (
             f"it has {len(file.tree)} entries ({shown}) that are not a soft prompt" if shown else "it holds no tensor"
         )
@@ -207,4 +296,5 @@ def described(file: SoftPromptFile) -> str:
     return f"it is {kind}, and no soft prompt was found in it"
 
 
-# --- writing ------------------------------------------------------------------------------
+def _entry(key: str, value: Any) -> str:
+    return f"{quoted(key)}: {value.dtype} {value.shape}" if isinstance(value, StoredTensor) else quoted(key)

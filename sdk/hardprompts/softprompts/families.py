@@ -69,6 +69,37 @@ FAMILIES: Mapping[frozenset[str], tuple[str, ...]] = types.MappingProxyType(
 )
 
 
+#: Language models whose soft prompts are as wide as those of text encoders.
+_ALSO: Mapping[int, str] = types.MappingProxyType(
+    {
+        768: "BERT or GPT-2",
+        1024: "T5-large or BERT-large",
+        1280: "GPT-2 large",
+        4096: "a language model of 7 or 8 billion",
+    }
+)
+
+
+def reading_of_width(width: int) -> str:
+    """Which text encoder embeddings of this width are read for where the file names none, and what else they may be.
+
+    For example "read as clip_h, for SD 2.x, and may be for t5xxl, qwen3_06b, T5-large or BERT-large"; "" if nothing
+    that is known is so wide.
+    """
+    taken = encoder_of_width(width)
+    others = [name for name, widths in ENCODER_WIDTHS.items() if width in widths and name != taken]
+    others += [_ALSO[width]] if width in _ALSO else []
+    if width not in ENCODER_OF_WIDTH:
+        return (
+            f"read as {taken}, which is any encoder of this width, and may be for {' or '.join(others)}"
+            if others
+            else ""
+        )
+    whole = [name for group, names in FAMILIES.items() if taken in group and len(group) > 1 for name in names]
+    parts = f"a part of {', '.join(whole)}; or for " if whole else "for "
+    return f"read as {taken}, for {' or '.join(FAMILIES[frozenset({taken})])}, and may be {parts}{', '.join(others)}"
+
+
 def encoder_of_width(width: int) -> str:
     """The text encoder that embeddings of this width are for, where the file does not name it."""
     return ENCODER_OF_WIDTH.get(width, OTHER_ENCODERS[0])

@@ -1,6 +1,7 @@
 """Names of soft prompts: what may be written, and what files hold all the same."""
 
 import unicodedata
+from collections.abc import Iterable
 
 MAX_NAME_LENGTH = 200
 
@@ -40,6 +41,32 @@ def readable_name(name: str) -> str:
 def name_note(name: str) -> dict[str, str]:
     """The metadata that says how a name stood in the file, hidden characters as escapes; {} if it is kept as it is."""
     return {NAME_IN_FILE: escaped_name(name)} if readable_name(name) != name else {}
+
+
+def renaming_of(texts: Iterable[str]) -> dict[str, str]:
+    """Keys and what they should be called, of texts like "clip_g=clip_l".
+
+    Raises:
+        ValueError: one has no "=", or nothing on one side of it.
+    """
+    found = {}
+    for text in texts:
+        wrong, _, right = (part.strip() for part in text.rpartition("="))
+        if not wrong or not right:
+            raise ValueError(f"rename must be KEY=NAME, as clip_g=clip_l, got {text!r}")
+        found[wrong] = right
+    return found
+
+
+def same_name(name: str, other: str) -> bool:
+    """Whether two names are the same to a reader: accents may be composed or stand by themselves."""
+    return unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", other)
+
+
+def cleaned_note(name: str) -> str:
+    """The same in a sentence; "" if the name is kept as it is."""
+    in_file = name_note(name).get(NAME_IN_FILE)
+    return f"In the file its name is '{in_file[:60]}'; what cannot be written was taken out." if in_file else ""
 
 
 def escaped_name(name: str) -> str:

@@ -33,7 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hardprompts.errors import FileFormatError, brief
+from hardprompts.errors import FileFormatError, brief, quoted
+from hardprompts.softprompts.plain_calls import CALLS, CLASSES, DICTS, WITH_STATE
 from hardprompts.softprompts.tensors import StoredTensor
 
 #: Bytes of a pickle's instructions; those of a checkpoint of Stable Diffusion have half a million.
@@ -69,10 +70,11 @@ _STORAGES = {
 _UNTYPED = "torch.storage.UntypedStorage"
 _DTYPES = {
     str(dtype): dtype
-    for dtype in (*_STORAGES.values(), torch.float8_e4m3fn, torch.float8_e5m2)
+    for dtype in (
+        *_STORAGES.values(), torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz
+    )
 }  # fmt: skip
 
-_ORDERED = "collections.OrderedDict"
 _SETS = ("builtins.set", "__builtin__.set")
 _PARAMETER_DICT = "torch.nn.modules.container.ParameterDict"
 _REBUILT = {
@@ -84,7 +86,19 @@ _TENSOR_TYPES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch._tensor.
 
 #: All that a pickle of tensors names; anything else would be code of somebody's choice.
 _KNOWN = frozenset(
-    (*_STORAGES, _UNTYPED, *_DTYPES, _ORDERED, *_SETS, _PARAMETER_DICT, *_REBUILT, _FROM_TYPE, *_TENSOR_TYPES)
+    (
+        *_STORAGES,
+        _UNTYPED,
+        *_DTYPES,
+        *DICTS,
+        *_SETS,
+        _PARAMETER_DICT,
+        *_REBUILT,
+        _FROM_TYPE,
+        *_TENSOR_TYPES,
+        *CALLS,
+        *CLASSES,
+    )
 )
 
 
@@ -312,10 +326,9 @@ class _Machine:
             raise TypeError("it sets an item of something other than a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Numbers as texts, for the same reason as in the memo.
-            if not isinstance(key, str | int):
-                raise TypeError(f"a key is {type(key).__name__} and not a text")
-            target[str(key)] = value
-            self.keys.append(str(key))
+            name = _name_of(key)
+            target[name] = value
+            self.keys.append(name)
 
     def _global(self, argument: str) -> None:
         self._name(".".join(argument.split(" ", 1)))
@@ -339,8 +352,11 @@ class _Machine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(arguments, tuple) or not isinstance(function, _Global):
             raise TypeError("it calls something other than a function")
-        ordered = function.name == _ORDERED and not arguments
-        self._stack.append({} if ordered else _Call(function, arguments))
+        if function.name in DICTS and not (arguments and isinstance(arguments[-1], list)):
+            items = arguments[-1] if arguments and isinstance(arguments[-1], dict) else {}
+            self._stack.append(dict(items))
+        else:
+            self._stack.append(_Call(function, arguments))
 
     _newobj = _reduce
 
@@ -358,6 +374,18 @@ class _Machine:
             return
         self.storages.append(_Persistent(reference))
         self._stack.append(self.storages[-1])
+
+
+def _name_of(key: Any) -> str:
+    """A key of a dict as a text: numbers, None and tuples of such stand as Python writes them."""
+    if isinstance(key, _Call) and key.function.name == "_codecs.encode" and isinstance(key.arguments[0], str):
+        return key.arguments[0]
+    parts = key if isinstance(key, tuple) and len(key) <= 8 else (key,)
+    if not all(isinstance(part, str | int | float | bytes | None) for part in parts):
+        raise FileFormatError(
+            f"one of its keys is {quoted(type(key).__name__)}, and no text; a soft prompt has none such"
+        )
+    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
 
 
 _LITERALS = frozenset(
@@ -404,7 +432,7 @@ class _Resolver:
             return [self.value(item) for item in node]
         if isinstance(node, _Call):
             return self._call(node)
-        if isinstance(node, _Global) and node.name in _DTYPES:
+        if isinstance(node, _Global) and node.name in (*_DTYPES, *CLASSES):
             return node.name
         raise FileFormatError("its pickle is damaged: it refers to something that is not there; get the file again")
 
@@ -425,6 +453,9 @@ class _Resolver:
                 return {**kept, **{key: state[key] for key in state.get("_keys") or {} if key in state}}
             if name in _SETS:
                 return [self.value(item) for item in arguments]
+            if name in CALLS:
+                plain = [self.value(item) for item in arguments if not isinstance(item, _Global)]
+                return CALLS[name](*plain, **({"state": self.value(call.state)} if name in WITH_STATE else {}))
         except (IndexError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, FileFormatError):
                 raise

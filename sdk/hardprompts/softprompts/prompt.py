@@ -21,10 +21,26 @@ from hardprompts.hub.client import PullOptions, pull_files
 from hardprompts.hub.machine import Clearance
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files, is_repo_id
-from hardprompts.softprompts.containers import Match, SoftPromptFile, all_keys, describe_model, described, open_file
+from hardprompts.softprompts.containers import (
+    Match,
+    Renaming,
+    SoftPromptFile,
+    all_keys,
+    describe_model,
+    described,
+    open_file,
+)
 from hardprompts.softprompts.families import ENCODER_DECODER, ENCODER_WIDTHS, FAMILIES, LANGUAGE_MODEL
 from hardprompts.softprompts.folder import FORMAT_VERSION, has_soft_prompt, read_facts, soft_prompt_files
-from hardprompts.softprompts.names import NAME_IN_FILE, check_name, escaped_name, name_note, readable_name
+from hardprompts.softprompts.names import (
+    NAME_IN_FILE,
+    check_name,
+    cleaned_note,
+    escaped_name,
+    name_note,
+    readable_name,
+    same_name,
+)
 
 #: What one soft prompt may hold; anything larger is not a prompt.
 MAX_TOKENS = 4096
@@ -47,6 +63,7 @@ class SoftPrompt(HubMixin):
         base_models: what is known of the models that it was trained on: names or hashes.
         source_format: the format that it was read from, or "".
         metadata: whatever else was stored with it: texts, numbers, booleans and None.
+        notes: what reading it changed or had to assume, a sentence each; they are not written to files.
 
     Raises:
         ValueError: no encoder; a tensor that is not (tokens, dim) of floating point, is empty, or holds
@@ -60,6 +77,7 @@ class SoftPrompt(HubMixin):
     base_models: tuple[str, ...] = ()
     source_format: str = ""
     metadata: Mapping[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.embeddings:
@@ -144,10 +162,12 @@ class SoftPrompt(HubMixin):
             path: a file, or the folder of an adapter. Of a pair of files for SDXL either one.
             name: which one, if the file holds several; its trigger otherwise stays as it is.
             format: one of `hardprompts.soft_prompt_formats()`; default: found by what is in the file.
-            rename: keys of the file that are wrong, and what they should be: {"clip_g": "clip_l"}.
+            rename: keys that are wrong, and what they should be: {"clip_g": "clip_l"}. They are looked for in the
+                file, in the other half of a pair, in an adapter's folder, and in what a LoRA bundles.
 
         A name that could not be written (hidden characters, parts of a path, too long) is cleaned, and
-        `metadata["name_in_file"]` says how it stood there.
+        `metadata["name_in_file"]` says how it stood there. Where a file has two readings, one is taken, and `notes`
+        says which, and what else it may be.
 
         Raises:
             FileFormatError: missing, damaged, of no known format, or without token embeddings
@@ -313,39 +333,38 @@ def read_soft_prompts(
 
     Args:
         format: its format; default: found by what is in the file, as the module's docstring says.
-        rename: keys of the file that are wrong, and what they should be.
+        rename: keys that are wrong, and what they should be: of the file, of those beside it that belong to it, and
+            behind the name of what a LoRA bundles.
 
     Raises:
-        FileFormatError: missing, damaged, of no known format, or without token embeddings.
+        FileFormatError: missing, damaged, of no known format, or without token embeddings; or without such a key.
         UnknownName: there is no such format.
     """
 
     known = soft_prompt_formats()
     if format and format not in known:
         raise UnknownName("soft prompt format", format, known)
-    file = open_file(path)
+    opened, renaming = open_file(path), Renaming(rename)
     try:
-        file = _with_keys(file, rename) if rename else file
-        chosen = format or _format_of(file, known)
-        if format and known[format].detect(file) is Match.NO:
-            raise FileFormatError(f"it is not of the format {format!r}; {described(file)}")
-        prompts = tuple(known[chosen].read(file))
-        if not prompts:
-            raise FileFormatError(f"the format {chosen!r} found no soft prompt in it")
+        try:
+            chosen, prompts = _prompts_in(renaming.applied(opened), format, known)
+        finally:  # a key that is not there is the cause of whatever else is wrong
+            renaming.check_found(opened)
     except ValueError as error:
         raise FileFormatError(f"{os.fspath(path)!r}: {error}") from error
     return tuple(dataclasses.replace(prompt, source_format=chosen) for prompt in prompts)
 
 
-def _with_keys(file: SoftPromptFile, rename: Mapping[str, str]) -> SoftPromptFile:
-    missing = ", ".join(repr(key) for key in rename if key not in file.keys)
-    if missing:
-        raise FileFormatError(f"it has no key {missing} to rename; {described(file)}")
-    keys = [rename.get(key, key) for key in file.tree]
-    twice = ", ".join(sorted({repr(key) for key in keys if keys.count(key) > 1}))
-    if twice:
-        raise FileFormatError(f"with rename={dict(rename)} two of its keys would be called {twice}; rename both")
-    return file.inside(dict(zip(keys, file.tree.values(), strict=True)), file.name)
+def _prompts_in(
+    file: SoftPromptFile, format: str, known: "Mapping[str, SoftPromptFormat]"
+) -> tuple[str, Sequence[SoftPrompt]]:
+    chosen = format or _format_of(file, known)
+    if format and known[format].detect(file) is Match.NO:
+        raise FileFormatError(f"it is not of the format {format!r}; {described(file)}")
+    prompts = known[chosen].read(file)
+    if not prompts:
+        raise FileFormatError(f"the format {chosen!r} found no soft prompt in it")
+    return chosen, prompts
 
 
 def choose(prompts: Sequence[SoftPrompt], name: str, path: str | os.PathLike[str]) -> SoftPrompt:
@@ -356,7 +375,7 @@ def choose(prompts: Sequence[SoftPrompt], name: str, path: str | os.PathLike[str
     """
     written = escaped_name(name)
     as_in_file = [prompt for prompt in prompts if name and prompt.metadata.get(NAME_IN_FILE, prompt.name) == written]
-    fitting = as_in_file or [prompt for prompt in prompts if not name or prompt.name == name]
+    fitting = as_in_file or [prompt for prompt in prompts if not name or same_name(prompt.name, name)]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(repr(prompt.name) for prompt in prompts[:20]) + (", ..." if len(prompts) > 20 else "")
@@ -462,13 +481,15 @@ def soft_prompt_in(folder: Path, repo_name: str = "") -> SoftPrompt:
     if not facts:
         # An adapter is called as its folder, and in the cache that is a commit's hash.
         return _renamed(prompt, repo_name) if repo_name and prompt.name == folder.resolve().name else prompt
+    name = prompt.name if facts["name"] is None else facts["name"]
     try:
         return dataclasses.replace(
             prompt,
-            name=readable_name(facts["name"]),
+            name=readable_name(name),
             step=facts["step"],
             base_models=tuple(facts["base_models"]),
-            metadata={**facts["metadata"], **name_note(facts["name"])},
+            metadata={**facts["metadata"], **name_note(name)},
+            notes=tuple(filter(None, [cleaned_note(name)])),
         )
     except ValueError as error:
         raise FileFormatError(f"{os.fspath(folder / SOFT_PROMPT_FILE)!r}: {error}") from error

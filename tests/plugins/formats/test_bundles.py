@@ -53,7 +53,7 @@ def test_bare_tensors_and_lists(tmp_path: Path) -> None:
     prompt = only(tmp_path / "list.pt")
     assert torch.equal(prompt.embeddings["clip_l"], torch.cat([rows(1, 768), rows(2, 768, 1)]))
     assert prompt.families == ("SDXL",)
-    for tree in ([], [{}], [rows(1, 768)], [{"a": 1}], rows(1, 8)[None], torch.arange(3)):
+    for tree in ([], [{}], [{"a": 1}], rows(77, 8)[None], torch.arange(3)):
         torch.save(tree, tmp_path / "no.pt")
         with pytest.raises(FileFormatError, match="(no|not a) soft prompt"):
             only(tmp_path / "no.pt")

@@ -52,7 +52,8 @@ def test_peft_of_an_encoder_decoder(halves: int | None, tmp_path: Path) -> None:
     "config, message",
     [
         ({"peft_type": "PREFIX_TUNING"}, "'PREFIX_TUNING': it stores keys and values .* no token embeddings"),
-        ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "another one for each task"),
+        ({"peft_type": "MULTITASK_PROMPT_TUNING"}, "prefix_task_cols' is not a tensor"),
+        ({"peft_type": "TRAINABLE_TOKENS"}, "no prompt of its own"),
         ({"peft_type": "LORA"}, "'LORA': it changes the model's weights"),
         ({"peft_type": None}, "of the kind 'None'"),
         ({"num_virtual_tokens": 5}, "speaks of 5 tokens"),
@@ -122,14 +123,46 @@ def test_peft_loads_what_is_written_and_is_read(kind: str, tmp_path: Path) -> No
     assert loaded(input_ids=ids, labels=ids).loss.isfinite()
 
 
+def small_gpt2() -> Any:
+    transformers = pytest.importorskip("transformers")
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    )
+
+
+def test_multitask_prompts_are_one_for_each_task(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    options = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "num_tasks": 3, "num_ranks": 2}
+    theirs = peft.get_peft_model(small_gpt2(), peft.MultitaskPromptTuningConfig(prompt_tuning_init="RANDOM", **options))
+    theirs.save_pretrained(tmp_path / "many")
+    encoder, places = theirs.prompt_encoder["default"], torch.arange(4)[None]
+    with pytest.raises(FileFormatError, match="'many task 0', 'many task 1', 'many task 2'"):
+        only(tmp_path / "many")
+    for task in range(3):
+        with torch.no_grad():
+            expected = encoder(places.clone(), torch.tensor([task]))[0]
+        found = SoftPrompt.from_file(tmp_path / "many", name=f"many task {task}")
+        assert torch.allclose(found.embeddings["lm"], expected, atol=1e-7), task
+
+
+def test_context_aware_prompts_are_what_the_model_reads(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.CPTConfig(
+        task_type="CAUSAL_LM",
+        cpt_token_ids=[3, 1, 4, 1],
+        cpt_mask=[1] * 4,
+        cpt_tokens_type_mask=[1, 2, 3, 4],
+    )
+    theirs = peft.get_peft_model(small_gpt2(), config)
+    theirs.prompt_encoder["default"].delta_embedding.weight.data.fill_(0.01)
+    theirs.save_pretrained(tmp_path / "cpt")
+    assert torch.equal(only(tmp_path / "cpt").embeddings["lm"], theirs.get_prompt_embedding_to_save("default"))
+
+
 @pytest.mark.parametrize("kind", ["PREFIX_TUNING", "P_TUNING"])
 def test_pefts_other_prompts(kind: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    transformers = pytest.importorskip("transformers")
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32)
-    )
-    options = {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
+    model, options = small_gpt2(), {"task_type": "CAUSAL_LM", "num_virtual_tokens": 4}
     config = (
         peft.PrefixTuningConfig(**options)
         if kind == "PREFIX_TUNING"

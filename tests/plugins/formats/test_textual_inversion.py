@@ -216,9 +216,9 @@ def test_vectors_behind_the_encoder_are_no_token_embeddings(tmp_path: Path) -> N
         ({"clip_l": rows(1, 768), "clip_g": rows(2, 1280)}, "number of tokens"),
         ({"clip_l": rows(2, 768), "t5xxl": rows(1, 4096)}, "number of tokens"),
         ({"emb_params": rows(77, 768)[None]}, "may be the output of a text encoder"),
-        ({"emb_params": torch.tensor(1.0)}, r"shape \(\) is not"),
+        ({"emb_params": torch.tensor(1.0)}, r"shape is \(\)"),
         ({"text_encoders_0": rows(1, 768), "text_encoders_1": rows(1, 768)}, "the same width, 768"),
-        ({"a": rows(1, 768), "b": torch.tensor(1.0)}, "are not a soft prompt"),
+        ({"a": rows(1, 768), "b": rows(77, 768)[None]}, "are not a soft prompt"),
         ({}, "holds no tensor"),
     ],
 )

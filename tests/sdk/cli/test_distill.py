@@ -46,6 +46,19 @@ def test_the_command_distills_prompts_and_files(toy_plugin: str, tmp_path: Path)
     assert command(LONG, *quick, "--ratio", "0.2").exit_code == 0
 
 
+def test_the_command_renames_keys_and_tells_readings(toy_plugin: str, tmp_path: Path) -> None:
+    save_file({"clip_l": torch.ones(1, 512)}, tmp_path / "wrong.safetensors")
+    quick = ("--model", "toy", "--method", "nearest")
+    refused = command(tmp_path / "wrong.safetensors", *quick)
+    assert refused.exit_code == 2 and "width 768, and these have 512" in refused.stderr
+    save_file({"clip_l": embedded("red boat")}, tmp_path / "red.safetensors")
+    assert command(tmp_path / "red.safetensors", *quick, "--rename", "clip_l=<red>").stdout == "red boat\n"
+    save_file({"<red>": torch.ones(1, 768)}, tmp_path / "half.safetensors")
+    refused = command(tmp_path / "half.safetensors", *quick)
+    assert "does not name its text encoder" in refused.stderr and "--rename '<red>=t5base'" in refused.stderr
+    assert "are for files" in command("a red boat", *quick, "--rename", "a=b").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from commands import Run
 
@@ -43,6 +44,21 @@ def test_inspect_as_json(soft_prompt: Path) -> None:
     assert found["name"] == "<red>" and found["num_tokens"] == 2 and found["compared"] == "text_encoder"
     assert found["geometry"]["tokens"][0]["by_cosine"][0]["text"] == "red"
     assert found["nearest_words"].startswith("red")
+
+
+def test_inspect_tells_readings_and_renames_keys(tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    safetensors.torch.save_file({"emb_params": torch.ones(1, 768)}, path)
+    run = Run("inspect", path)
+    assert "note: The file does not name its text encoder. 768 values" in run.out and "read as clip_l" in run.out
+    assert "--rename emb_params=t5base" in run.out
+    run = Run("inspect", path, "--rename", "emb_params=t5base", "--json")
+    (found,) = json.loads(run.out)
+    assert found["encoders"] == {"t5base": 768} and found["notes"] == []
+    safetensors.torch.save_file({"clip_g": torch.ones(1, 768)}, path)
+    Run("inspect", path).fails("--rename clip_g=clip_l")
+    assert "clip_l (768 wide)" in Run("inspect", path, "--rename", "clip_g=clip_l").out
+    Run("inspect", path, "--rename", "clip_g").fails("--rename must be KEY=NAME")
 
 
 def test_inspect_refuses_what_is_no_soft_prompt(pictures: Path, soft_prompt: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from hub_samples import PROMPT, soft
 from loopback_hub import LoopbackHub
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from hardprompts import HardPrompt, SoftPrompt
@@ -37,6 +38,18 @@ def test_push_and_pull_of_a_soft_prompt(hub: LoopbackHub, tmp_path: Path) -> Non
     pulled = run("pull", "alice/style", "--save", tmp_path / "in")
     assert pulled.exit_code == 0 and "2 tokens, clip_l 768" in pulled.stdout
     assert torch.equal(SoftPrompt.from_pretrained(tmp_path / "in").embeddings["clip_l"], soft().embeddings["clip_l"])
+
+
+def test_push_chooses_and_renames(hub: LoopbackHub, tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    save_file({"<a>": torch.zeros(1, 768), "<b>": torch.ones(1, 768)}, path)
+    assert "choose one with --name" in run("push", path, "alice/style").stderr
+    assert run("push", path, "alice/style", "--name", "<b>").exit_code == 0
+    assert SoftPrompt.from_pretrained("alice/style").embeddings["clip_l"].mean() == 1
+    save_file({"clip_g": torch.ones(1, 768)}, path)
+    assert run("push", path, "alice/other", "--rename", "clip_g=clip_l").exit_code == 0
+    assert SoftPrompt.from_pretrained("alice/other").encoders == ("clip_l",)
+    assert "is a folder" in run("push", tmp_path, "alice/other", "--name", "x").stderr
 
 
 def test_the_commands_fail_in_one_line(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -231,11 +231,11 @@ def test_a_hub_that_repeats_the_token_does_not_get_it_shown(hub: LoopbackHub) ->
         {"format": ["diffusers"]},
         {"name": 5},
         {"step": "many"},
+        {"step": 1.5},
         {"step": True},
         {"base_models": "one"},
         {"base_models": [1]},
         {"metadata": []},
-        {"metadata": {"a": []}},
     ],
 )
 def test_a_damaged_description_is_one_clear_error(change: dict[str, Any], tmp_path: Path) -> None:
