@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
 from toy_denoiser import predictor
 
-from hardprompts import ImageError, PluginError, hookimpl, search_methods
+from hardprompts import FileFormatError, ImageError, PluginError, hookimpl, search_methods
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import HardPrompt, escape
 
@@ -286,6 +286,31 @@ def test_what_does_not_hold_an_image_is_refused(world: World, shape: tuple[int, 
         module("bridge").to_images(torch.zeros(shape))
 
 
+def test_images_that_other_nodes_made_wrong_are_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    to_images = module("bridge").to_images
+    batch = torch.full((4, 4, 4, 3), 0.5)
+    batch[2, 0, 0, 0] = torch.nan
+    with pytest.raises(ImageError, match="image 3 of 4 has NaN"):
+        to_images(batch)
+    batch[0] = torch.inf
+    with pytest.raises(ImageError, match="images 1, 3 of 4 have NaN or infinite"):
+        to_images(batch)
+    with pytest.raises(ImageError, match="uint8 is not one: its values are floats"):
+        to_images(torch.full((1, 4, 4, 3), 200, dtype=torch.uint8))
+    with pytest.raises(ImageError, match="values up to 255.*divide by 255"):
+        to_images(torch.full((1, 4, 4, 3), 255.0))
+    assert not caplog.records
+    to_images(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
+    assert "clips an IMAGE with values from -1 to 1" in caplog.text
+
+
+def test_a_batch_with_alpha_is_laid_over_white(world: World) -> None:
+    batch = torch.zeros(2, 1, 1, 4)
+    batch[1, ..., 3] = 1
+    first, second = module("bridge").to_images(batch.half())
+    assert (first.getpixel((0, 0)), second.getpixel((0, 0))) == ((255,) * 3, (0,) * 3)
+
+
 def test_nan_and_masks_of_another_number_are_refused(world: World) -> None:
     with pytest.raises(ImageError, match="NaN"):
         module("bridge").to_images(torch.full((1, 4, 4, 3), torch.nan))
@@ -535,6 +560,80 @@ def test_folder_to_captions(world: World) -> None:
     assert (folder / "b.txt").read_text() == "tok, w\n"
     with pytest.raises(ValueError, match="2 texts for 3 images"):
         save(["1", "2"], "keep")
+
+
+@pytest.fixture
+def captioned(world: World) -> Path:
+    """Three images, and captions as other programs leave them: in another encoding, with a mark, and blank."""
+    folder = world.folder / "input" / "cats"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Image.new("RGB", (4, 3), "red").save(folder / name)
+    (folder / "a.txt").write_bytes("Café".encode("cp1252"))
+    (folder / "b.txt").write_bytes(b"\xef\xbb\xbfold\n")
+    (folder / "c.txt").write_text(" \n")
+    return folder
+
+
+def save_captions(existing: str, names: str = "abcd", before: str = "") -> Any:
+    paths = [f"cats/{name}.png" for name in names]
+    return module("captions").SaveCaptions.execute(
+        text=[f"new {name}" for name in names], path=paths, before=[before], existing=[existing]
+    )
+
+
+def test_captions_that_are_kept_are_not_read(captioned: Path) -> None:
+    output = save_captions("keep")
+    assert output.args[0] == [f"cats/{name}.txt" for name in "abcd"]
+    assert (captioned / "a.txt").read_bytes() == "Café".encode("cp1252")
+    assert (captioned / "b.txt").read_bytes() == b"\xef\xbb\xbfold\n"
+    assert (captioned / "c.txt").read_text() == "new c\n", "a blank file is no caption"
+    assert (captioned / "d.txt").read_text() == "new d\n"
+    assert output.ui["text"][0].startswith("cats/a.txt: Caf") and output.ui["text"][3] == "cats/d.txt: new d"
+
+
+def test_a_caption_that_cannot_be_appended_to_is_named_and_the_others_are_written(captioned: Path) -> None:
+    with pytest.raises(
+        FileFormatError, match=r"1 of 4 captions are not written: .*cats/a\.txt is not UTF-8.*; the others are"
+    ):
+        save_captions("append")
+    assert (captioned / "a.txt").read_bytes() == "Café".encode("cp1252")
+    assert [(captioned / f"{name}.txt").read_text() for name in "bcd"] == ["old, new b\n", "new c\n", "new d\n"]
+
+
+def test_a_caption_that_cannot_be_written_is_named_and_the_others_are_written(
+    captioned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (captioned / "b.txt").unlink()
+    (captioned / "b.txt").mkdir()
+    with pytest.raises(OSError, match=r"1 of 4 captions are not written: .*b\.txt.*; the others are"):
+        save_captions("replace")
+    assert [(captioned / f"{name}.txt").read_text() for name in "acd"] == ["new a\n", "new c\n", "new d\n"]
+
+
+def test_captions_have_the_names_that_the_whole_folder_asks_for(captioned: Path) -> None:
+    Image.new("RGB", (4, 3), "red").save(captioned / "D.jpg")
+    save_captions("replace", "d")
+    assert (captioned / "d.png.txt").exists() and not (captioned / "d.txt").exists()
+
+
+def test_two_texts_for_one_image_are_refused_before_anything_is_written(captioned: Path) -> None:
+    for existing in ("keep", "replace"):
+        with pytest.raises(ValueError, match=r"'cats/d.png' has several texts"):
+            save_captions(existing, "cdd")
+    assert (captioned / "c.txt").read_text() == " \n"
+    save_captions("append", "dd")
+    assert (captioned / "d.txt").read_text() == "new d, new d\n"
+
+
+def test_a_folder_with_a_link_to_nothing_changes_when_its_images_do(captioned: Path) -> None:
+    node = module("captions").LoadImagesFromFolder
+    (captioned / "gone.png").symlink_to("nowhere.png")
+    before = node.fingerprint_inputs("cats", 0, 0)
+    (captioned / "a.txt").write_text("a caption is not an image")
+    assert node.fingerprint_inputs("cats", 0, 0) == before
+    Image.new("RGB", (5, 3), "red").save(captioned / "e.png")
+    assert node.fingerprint_inputs("cats", 0, 0) != before
 
 
 def test_folders_without_images_are_refused(world: World) -> None:

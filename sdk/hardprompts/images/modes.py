@@ -64,7 +64,7 @@ def _colors_and_alpha(image: Image.Image, what: str, depth: int) -> tuple[Image.
     """An image in a mode that profiles are for (L, RGB, CMYK, LAB), and how opaque its pixels are, if not all are."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+        deep = image.mode.startswith("I;16") or depth == 16
         gray = Image.fromarray(_gray(values, image.mode, what, deep))
         key = image.info.get("transparency")
         opaque = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)) if isinstance(key, int) else None
