@@ -46,7 +46,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     try:
         import diffusers  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("a diffusers pipeline", "diffusers") from error
+        raise MissingExtra("a diffusers pipeline", "diffusers", error) from error
     from hardprompts_diffusers import predictors
 
     return predictors.open_backend(name, device=device, dtype=dtype)

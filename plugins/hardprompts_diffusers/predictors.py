@@ -1,16 +1,20 @@
 """Pipelines as noise predictors and as backends."""
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 
+from hardprompts.causes.standins import stand_in_inside
 from hardprompts.diffusion import ConditioningFeatures
 from hardprompts.encoders import Backend, NoisePredictor
 from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.hub.reasons import loading_cause
 from hardprompts_diffusers.components import check_placement, modules_of
 from hardprompts_diffusers.direct import UNetPredictor, is_unet_pipeline
 from hardprompts_diffusers.generic import PipelinePredictor
@@ -51,6 +55,13 @@ def noise_predictor(
     return PipelinePredictor.create(pipe, called, height, width, tokenizer=tokenizer, options=options)
 
 
+#: What reading a damaged, foreign or absent pipeline raises, in diffusers and below it.
+_FAILURES = (
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError, MemoryError,
+    SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
+
+
 def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
     """The pipeline of a local folder or hub id, frozen: its text encoders' features, and its denoiser.
 
@@ -64,11 +75,15 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
             "diffusers:stabilityai/stable-diffusion-xl-base-1.0"
         )
     place = os.fspath(Path(name).expanduser()) if Path(name).expanduser().exists() else name
+    if found := stand_in_inside(place, configurations_only=True):  # which diffusers may take for an empty one
+        raise BackendError(f"cannot load the pipeline {name!r}: {found}")
     try:
         pipe = diffusers.DiffusionPipeline.from_pretrained(place, dtype=dtype).to(device)
     except HardPromptsError:
         raise
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
+    except _FAILURES as error:
+        if found := loading_cause(error, place):
+            raise BackendError(f"cannot load the pipeline {name!r}: {found}") from error
         reason = " ".join(str(error).split())[:300]
         raise BackendError(
             f"cannot load the pipeline {name!r}: {type(error).__name__}: {reason}. Next: check the spelling, or pass a "

@@ -51,7 +51,7 @@ def _large_models(name: str) -> Path:
             raise
         from hardprompts.errors import MissingExtra
 
-        raise MissingExtra(f"the embedded model {name!r}", "emoji-models") from error
+        raise MissingExtra(f"the embedded model {name!r}", "emoji-models", error) from error
     return MODELS
 
 

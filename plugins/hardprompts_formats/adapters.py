@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardprompts.causes.failures import system_cause
+from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.errors import FileFormatError, brief, quoted
 from hardprompts.softprompts import ENCODER_DECODER, LANGUAGE_MODEL, Match, SoftPrompt, SoftPromptFile
 from hardprompts.softprompts.names import name_note, readable_name
@@ -162,13 +164,15 @@ def _config(file: SoftPromptFile) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise FileFormatError(f"its {CONFIG} is too large")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise FileFormatError(
-            f"there is no {CONFIG} beside it, which alone tells prompt tuning from prefix tuning; put it there"
+            f"its {CONFIG}: {found}"
+            if (found := stand_in_at(path))
+            else f"there is no {CONFIG} beside it, which alone tells prompt tuning from prefix tuning; put it there"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"its {CONFIG} cannot be read: {brief(error)}") from error
+    except OSError as error:
+        raise FileFormatError(f"its {CONFIG} cannot be read: {system_cause(error) or brief(error)}") from error
     if not isinstance(config, dict):
         raise FileFormatError(f"its {CONFIG} holds {type(config).__name__} instead of named values")
     return config

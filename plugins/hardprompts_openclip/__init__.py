@@ -35,7 +35,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     try:
         import open_clip  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("an open_clip model", "openclip") from error
+        raise MissingExtra("an open_clip model", "openclip", error) from error
     from hardprompts_openclip.backend import load
 
     return load(name, device=device, dtype=dtype)

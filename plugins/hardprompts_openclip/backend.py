@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-import json
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import open_clip
 import torch
@@ -17,8 +17,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from hardprompts.causes.failures import chain
+from hardprompts.causes.standins import read_json
 from hardprompts.encoders import Backend
-from hardprompts.errors import BackendError, stand_in_at, stand_in_inside
+from hardprompts.errors import BackendError, FileFormatError
+from hardprompts.hub.reasons import hub_cause, local_cause
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_openclip.tokenizers import adapt
 from hardprompts_openclip.towers import (
@@ -289,12 +292,15 @@ def _check_folder(folder: str) -> None:
             f"folder of transformers' as 'transformers:{folder}'"
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
-        _ = config["text_cfg"], config["vision_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        if found := stand_in_at(file):
-            raise BackendError(f"{file}: {found}") from error
-        raise BackendError(f"{file} does not describe an open_clip model: {error!r}; fetch it again") from error
+        config = read_json(file)
+    except FileFormatError as error:
+        raise BackendError(str(error)) from error
+    towers = config.get("model_cfg") if isinstance(config, dict) else None
+    if not isinstance(towers, dict) or not {"text_cfg", "vision_cfg"} <= towers.keys():
+        raise BackendError(
+            f"{file} does not describe an open_clip model: it has no model_cfg with text_cfg and vision_cfg; fetch it "
+            "again"
+        )
     if not any(entry.suffix in (".safetensors", ".bin", ".pth") for entry in path.iterdir()):
         raise BackendError(f"{folder!r} has no weights; put a .safetensors, .bin or .pth file beside {CONFIG_FILE}")
 
@@ -304,7 +310,7 @@ def _check_folder(folder: str) -> None:
 #: What open_clip, torch, safetensors and the Hub's client raise while a model is opened.
 _FAILURES = (
     OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError, EOFError, StopIteration,
-    ImportError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
+    MemoryError, ImportError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
 
 
@@ -316,40 +322,31 @@ def _explained(source: str) -> Iterator[None]:
     except BackendError:
         raise
     except _FAILURES as error:
-        place = source.removeprefix(LOCAL_DIR)
-        found = stand_in_inside(place) or stand_in_at(place)
+        found = local_cause(error, source.removeprefix(LOCAL_DIR))
         raise BackendError(f"{source!r}: {found}" if found else _explanation(source, error)) from error
 
 
 def _explanation(source: str, error: BaseException) -> str:
     text = str(error).strip() or repr(error)
-    causes = list(_causes(error))
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{source!r} does not fit into the device's memory; use dtype=torch.float16 or device='cpu'"
     if "loading state_dict" in text or "size mismatch" in text or isinstance(error, AssertionError):
         details = [line.strip() for line in text.splitlines()[1:3]]
         return (
             f"the weights {source!r} are of another architecture: {_shortened(' '.join(details) or text)}; "
             f"name the architecture that they were trained with"
         )
-    if any(isinstance(cause, ConnectionError) or type(cause).__module__.startswith(_NETWORK) for cause in causes):
+    if found := hub_cause(error, source.removeprefix(HUB)):
         return (
-            f"{source!r} could not be fetched: {_shortened(text)}. Check its spelling and the network; without a "
-            f"network, use a model that was fetched before, a file, or '{LOCAL_DIR}FOLDER'"
+            f"{source!r} could not be fetched: {found}; or use a model that was fetched before, a file, or "
+            f"'{LOCAL_DIR}FOLDER'"
+        )
+    if any(isinstance(cause, ConnectionError | TimeoutError | HTTPError | URLError) for cause in chain(error)):
+        return (
+            f"{source!r} could not be fetched: {_shortened(text)}. Check the network; without one, use a model that "
+            f"was fetched before, a file, or '{LOCAL_DIR}FOLDER'"
         )
     if not isinstance(error, OSError | ImportError | ValueError):
         return f"the weights {source!r} are damaged or not a model's: {_shortened(text)}; fetch them again"
     return f"{source!r} cannot be opened: {_shortened(text)}"
-
-
-_NETWORK = ("huggingface_hub", "httpx", "requests", "urllib", "http")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _shortened(text: str, limit: int = 300) -> str:

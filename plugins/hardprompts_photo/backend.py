@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hardprompts.encoders import Backend, TextEncoder, normalize
-from hardprompts.errors import BackendError, MissingExtra
+from hardprompts.errors import BackendError, MissingExtra, brief
+from hardprompts.hub.reasons import loading_cause
 from hardprompts_photo import weights
 from hardprompts_photo.bridge import Bridge
 from hardprompts_photo.bridge import read as read_bridge
@@ -142,7 +143,7 @@ def load_network(size: str, file: Path) -> Any:
     try:
         import timm
     except ImportError as error:
-        raise MissingExtra("photo, of which timm is not installed,", "photo") from error
+        raise MissingExtra("photo", "photo", error) from error
     stored = _read(file)
     try:
         network = timm.create_model(f"tf_efficientnet_{size}", pretrained=False)
@@ -173,10 +174,9 @@ def _read(file: Path) -> dict[str, Tensor]:
             read: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
             return read
         return load_file(file)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise BackendError(
-            f"cannot read {file}: {type(error).__name__}: {' '.join(str(error).split())[:200]}; fetch it again"
-        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, MemoryError, pickle.UnpicklingError, SafetensorError) as error:
+        found = loading_cause(error, file) or f"{type(error).__name__}: {brief(error)}; fetch it again"
+        raise BackendError(f"cannot read {file}: {found}") from error
 
 
 # --- checks by outputs --------------------------------------------------------------------

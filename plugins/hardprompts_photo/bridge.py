@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hardprompts.encoders import normalize
 from hardprompts.errors import BackendError
+from hardprompts.hub.reasons import loading_cause
 
 FILE = Path(__file__).resolve().parent / "bridge.safetensors"
 
@@ -149,4 +150,5 @@ def read() -> tuple[dict[str, Tensor], dict[str, str]]:
             names = list(opened.keys())
             return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata())
     except (OSError, SafetensorError) as error:
-        raise BackendError(f"cannot read {FILE}: {type(error).__name__}: {error}; install hardprompts again") from error
+        found = loading_cause(error, FILE) or f"{type(error).__name__}: {error}"
+        raise BackendError(f"cannot read {FILE}: {found}; install hardprompts again") from error

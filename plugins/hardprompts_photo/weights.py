@@ -13,7 +13,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from hardprompts.errors import BackendError, MissingExtra, stand_in_at
+from hardprompts.causes.standins import stand_in_at
+from hardprompts.errors import BackendError, MissingExtra, brief
+from hardprompts.hub.reasons import loading_cause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _from_hub(source: Source, missing: list[Source]) -> Found:
         names = " and ".join(one.package for one in missing)
         raise MissingExtra(
             f"photo, of which {names} {'is' if len(missing) == 1 else 'are'} not installed (and "
-            f"{source.repository} cannot be downloaded: {type(error).__name__}),",
+            f"{source.repository} cannot be downloaded: {loading_cause(error, source.repository) or brief(error)}),",
             "photo",
         ) from error
     return Found(Path(folder), checked=False)

@@ -9,9 +9,9 @@ import torch
 import transformers
 from PIL import Image
 
-from hardprompts.devices import default_device
+from hardprompts.devices import checked_device
 from hardprompts.errors import BackendError
-from hardprompts_transformers.loading import LOADING_ERRORS
+from hardprompts_transformers.loading import LOADING_ERRORS, unreadable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class ImageCaptioner:
             BackendError: no such folder or hub id, no network, a file that is missing or damaged, or a model
                 that does not caption images.
         """
-        place = os.fspath(name)
+        place, chosen = os.fspath(name), checked_device(device)
         try:
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 place, dtype=dtype, output_loading_info=True
@@ -72,14 +72,10 @@ class ImageCaptioner:
             processor = transformers.AutoImageProcessor.from_pretrained(place, backend="pil")
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         except LOADING_ERRORS as error:
-            first = str(error).strip().partition("\n")[0]
-            raise BackendError(
-                f"{place!r} cannot be opened as an image-to-text model: {first}; pass a folder that save_pretrained "
-                "wrote with the model, its image processor and its tokenizer, or a hub id"
-            ) from error
+            raise unreadable(place, "the image-to-text model", error) from error
         if missing := sorted(info["missing_keys"]):
             raise BackendError(f"{place!r} lacks {len(missing)} of the model's weights, {missing[0]} among them")
-        model = model.to(device or default_device()).eval().requires_grad_(False)
+        model = model.to(chosen).eval().requires_grad_(False)
         return cls(model, processor, tokenizer, max_new_tokens, num_beams)
 
     @torch.no_grad()

@@ -11,14 +11,16 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from hardprompts.errors import BackendError, HardPromptsError, stand_in_inside
+from hardprompts.causes.standins import stand_in_at, stand_in_inside
+from hardprompts.errors import BackendError, HardPromptsError
+from hardprompts.hub.reasons import loading_cause
 
 #: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 #: What reading a damaged, foreign or absent model raises, in transformers and below it.
 LOADING_ERRORS = (
-    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError,
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError, MemoryError,
     SafetensorError, StrictDataclassError, pickle.UnpicklingError,
 )  # fmt: skip
 
@@ -51,7 +53,10 @@ def resolve(location: str | os.PathLike[str], example: str) -> str:
 def check_folder(folder: Path, tokenizer_files: Sequence[str] = TOKENIZER_FILES) -> None:
     """Raises BackendError where a folder has no config, or none of the files that hold the tokens."""
     if not (folder / "config.json").is_file():
-        raise BackendError(f"{folder} has no config.json; pass a folder that save_pretrained wrote")
+        found = stand_in_at(folder / "config.json") or "pass a folder that save_pretrained wrote"
+        raise BackendError(f"{folder} has no config.json; {found}")
+    if found := stand_in_inside(folder, configurations_only=True):  # which transformers may take for an empty one
+        raise BackendError(f"cannot load {found}")
     if not any((folder / file).is_file() for file in tokenizer_files):
         raise BackendError(
             f"{folder} has no tokenizer; expected one of {', '.join(tokenizer_files)}: "
@@ -66,20 +71,20 @@ def load(place: str, what: str, read: Callable[[], T]) -> T:
     except HardPromptsError:
         raise
     except LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) < 300 else reason[:300] + " ..."
-        if isinstance(error, ImportError):
-            step = 'install what is missing (SigLIP 1 needs "pip install sentencepiece protobuf")'
-        elif found := stand_in_inside(place):
-            raise BackendError(f"cannot load {what} of {found}") from error
-        elif Path(place).is_dir():
-            step = "the file is missing, damaged or of another model; get it again, or save it from the model"
-        else:
-            step = (
-                f"{place!r} is not a local folder, so it was looked for on the hub: check the spelling; "
-                f'without network, run "hf download {place}" where there is one and pass the local folder'
-            )
-        raise BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}") from error
+        raise unreadable(place, what, error) from error
+
+
+def unreadable(place: str, what: str, error: BaseException) -> BackendError:
+    """What is raised where `what` of `place` cannot be loaded: the cause, if it is known, and what to do next."""
+    if found := loading_cause(error, place):
+        return BackendError(f"cannot load {what} of {place}: {found}")
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) < 300 else reason[:300] + " ..."
+    if Path(place).is_dir():
+        step = "look whether the folder is whole and of a model that is supported, or save it from the model again"
+    else:
+        step = f"{place!r} is not a local folder, so it was looked for on the hub: check the spelling"
+    return BackendError(f"cannot load {what} of {place}: {type(error).__name__}: {reason}. Next: {step}")
 
 
 def complete(place: str, loaded: tuple[Any, dict[str, Any]], unused: tuple[str, ...] = ()) -> Any:

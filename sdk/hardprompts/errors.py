@@ -17,10 +17,7 @@ A message says what is wrong, with which value, what is accepted and what to do 
 Plain misuse of an argument (a negative number of steps) raises ValueError, as in torch.
 """
 
-import os
-import re
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class HardPromptsError(Exception):
@@ -44,10 +41,26 @@ class BackendError(HardPromptsError):
 
 
 class MissingExtra(BackendError, ImportError):
-    """Something that was asked for needs a package that is not installed."""
+    """Something that was asked for needs a package that is not installed, or whose version does not fit.
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} needs a package that is missing: pip install "hardprompts[{extra}]"')
+    Args:
+        what: that was asked for.
+        extra: of hardprompts, that has the package.
+        error: of the import, which says which package it is: perhaps one that the package itself needs.
+    """
+
+    def __init__(self, what: str, extra: str, error: ImportError | None = None) -> None:
+        installed = f'"hardprompts[{extra}]"'
+        if error is None:
+            reason = f"a package that is missing: pip install {installed}"
+        elif isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+            reason = f"the package {error.name}, which is not installed: pip install {installed}"
+        else:
+            reason = (
+                f"a package that is installed but cannot be imported ({brief(error)}), so that it is damaged or its "
+                f"version does not fit the others: pip install --upgrade {installed}"
+            )
+        super().__init__(f"{what} needs {reason}")
 
 
 class ImageError(HardPromptsError, ValueError):
@@ -93,55 +106,3 @@ def brief(error: BaseException) -> str:
     """What a library said of a file, for a message: without control characters, and not longer than 200."""
     written = "".join(c if c.isprintable() else " " for c in str(error)) or type(error).__name__
     return written if len(written) <= 200 else f"{written[:197]}..."
-
-
-# --- what often lies in a file's place: a pointer of Git LFS, or the web page about the file ---
-
-_POINTER = b"version https://git-lfs.github.com/spec/v1"
-_PAGE = re.compile(rb"(<\?xml[^>]*>|<!--(?:(?!-->).)*-->|\s)*<(!doctype\s+html|html|head)\b", re.IGNORECASE | re.DOTALL)
-_HEAD_BYTES = 1024
-
-#: What is read of a model's folder; a web page among the documents is no mistake.
-_CONFIGURATIONS = (".safetensors", ".json", ".model", ".txt")
-_OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt")
-
-
-def stand_in(head: bytes) -> str:
-    """What a file is that begins with `head`, and what to do, if it only stands for the file that was meant; else "".
-
-    For example "it is a pointer of Git LFS, and not the file itself; ...".
-    """
-    beginning = head.removeprefix(b"\xef\xbb\xbf")
-    if beginning.startswith(_POINTER):
-        return (
-            "it is a pointer of Git LFS, and not the file itself; run `git lfs pull` in its repository, or download "
-            "the file itself"
-        )
-    if _PAGE.match(beginning):
-        return (
-            "it is a web page, and not the file itself; download the file itself (on the Hub by its download button "
-            'or `hf download`, on GitHub by "Raw")'
-        )
-    return ""
-
-
-def stand_in_at(path: str | os.PathLike[str]) -> str:
-    """The same of the file at `path`; "" if there is none, or it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return stand_in(file.read(_HEAD_BYTES))
-    except OSError:
-        return ""
-
-
-def stand_in_inside(folder: str | os.PathLike[str]) -> str:
-    """The same of the first of a model's files in a folder, after its path; "" if there is none.
-
-    Where whole weights in safetensors lie, other weights are not looked at, since nobody reads them.
-    """
-    place = Path(folder)
-    files = sorted(file for file in place.iterdir() if file.is_file()) if place.is_dir() else []
-    whole = any(file.suffix == ".safetensors" and not stand_in_at(file) for file in files)
-    read = _CONFIGURATIONS if whole else (*_CONFIGURATIONS, *_OTHER_WEIGHTS)
-    wanted = (file for file in files if file.suffix.lower() in read)
-    return next((f"{file}: {found}" for file in wanted if (found := stand_in_at(file))), "")

@@ -83,7 +83,7 @@ def t_quantile(confidence: float, degrees: int) -> float:
     try:
         from scipy import special  # without scipy.stats, which takes three times as long to import
     except ImportError as error:
-        raise MissingExtra("an interval", "sklearn") from error
+        raise MissingExtra("an interval", "sklearn", error) from error
     return float(special.stdtrit(degrees, (1 + confidence) / 2))
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
-from hardprompts.errors import FileFormatError, TemplateError, printable, stand_in_at
+from hardprompts.causes.standins import read_json, stand_in_at
+from hardprompts.errors import FileFormatError, TemplateError, printable
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
 from hardprompts.hub.client import PullOptions, pull_files
 from hardprompts.hub.machine import Clearance, model_label, shown_model
@@ -388,17 +389,16 @@ class HardPrompt(HubMixin):
     def _in_folder(cls, folder: Path) -> "HardPrompt":
         path = folder / PROMPT_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise FileFormatError(f"not a hard prompt: {type(values).__name__} instead of named fields")
+            values = read_json(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            found = "it is a file; pass its folder" if folder.is_file() else stand_in_at(path)
+            reason = f": {found}" if found else ""
+            raise FileFormatError(f"no {PROMPT_FILE} in {os.fspath(folder)!r}{reason}") from error
+        if not isinstance(values, dict):
+            raise FileFormatError(f"{path}: not a hard prompt: {type(values).__name__} instead of named fields")
+        try:
             prompt = cls.from_dict(values)
             return dataclasses.replace(prompt, model=model_here(folder, prompt.model))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileFormatError(f"no {PROMPT_FILE} in {os.fspath(folder)!r}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            if found := stand_in_at(path):
-                raise FileFormatError(f"{path}: {found}") from error
-            raise FileFormatError(f"{path} is not JSON that describes a hard prompt: {error}") from error
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error
 

@@ -12,7 +12,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from hardprompts.errors import FileFormatError, VocabularyError, stand_in
+from hardprompts.causes.standins import HEAD_BYTES, kind_of, stand_in
+from hardprompts.errors import FileFormatError, VocabularyError
 
 #: Among the strings that are banned, the one that lifts the list of bad words.
 NO_LIST = "none"
@@ -175,21 +176,28 @@ def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> t
 
     Raises:
         FileFormatError: it is not a text in that encoding, or has no phrases.
+        ValueError: there is no such encoding.
         OSError: it cannot be read.
     """
     place = Path(path)
     content = place.read_bytes()
-    if found := stand_in(content[:1024]):
+    if content and (found := stand_in(content[:HEAD_BYTES])):
         raise FileFormatError(f"{place}: {found}")
     chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(chosen)
-    except (UnicodeError, LookupError) as error:
+    except LookupError as error:
+        raise ValueError(f"there is no encoding {chosen!r}; write encoding='utf-8', 'cp1252', 'utf-16', say") from error
+    except UnicodeError as error:
+        if kind := kind_of(content[:HEAD_BYTES]):
+            raise FileFormatError(f"{place} is {kind}, and not a text; write a phrase on each line") from error
         raise FileFormatError(
             f"{place} is not a text in {chosen}: {error}; save it as UTF-8, or name its encoding, as encoding='cp1252'"
         ) from error
     if "\0" in text:
-        raise FileFormatError(f"{place} has NUL characters, so it is not a text file; write a phrase on each line")
+        kind = kind_of(content[:HEAD_BYTES])
+        found = f"is {kind}, and not a text" if kind else "has NUL characters, so it is not a text file"
+        raise FileFormatError(f"{place} {found}; write a phrase on each line")
     lines = (" ".join(line.split()) for line in text.splitlines())
     phrases = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
     if not phrases:

@@ -31,7 +31,7 @@ def check_ray(opening: InverterSettings) -> None:
     try:
         import ray.data  # noqa: F401
     except ImportError as error:
-        raise MissingExtra("workers", "ray") from error
+        raise MissingExtra("workers", "ray", error) from error
     from hardprompts.encoders import Backend
 
     if any(isinstance(model, Backend) for model in (opening.model, opening.judge, opening.prior)):

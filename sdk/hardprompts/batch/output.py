@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
 from hardprompts.atomic import write_text_atomically, written_atomically
+from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.errors import FileFormatError, MissingExtra
 from hardprompts.hub.machine import distinct_label
 
@@ -85,7 +86,7 @@ class Parquet:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise MissingExtra("parquet", "parquet") from error
+            raise MissingExtra("parquet", "parquet", error) from error
         self._arrow = pyarrow
         kinds = {"score": pyarrow.float64(), "seed": pyarrow.int64(), "token_ids": pyarrow.list_(pyarrow.int32())}
         self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
@@ -367,16 +368,20 @@ def _labeled(value: Any) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:
-    return FileFormatError(f"{path} is damaged: {error}; delete it, and what was in it is done again")
+    found = stand_in_at(path) or f"it is damaged: {error}"
+    return FileFormatError(f"{path}: {found}; or delete it, and what was in it is done again")
 
 
 def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(before, dict):
-            raise ValueError(f"{type(before).__name__} instead of named values")
-    except ValueError as error:
-        raise FileFormatError(f"{path} does not hold the settings of a run: {error}; choose another output") from error
+        before = read_json(path)
+    except FileFormatError as error:
+        raise FileFormatError(f"the settings of a run cannot be read: {error}; choose another output") from error
+    if not isinstance(before, dict):
+        raise FileFormatError(
+            f"{path} does not hold the settings of a run: {type(before).__name__} instead of named values; choose "
+            "another output"
+        )
     differing = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
     if differing:
         changes = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in differing)

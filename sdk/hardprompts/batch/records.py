@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
+from hardprompts.causes.failures import cause_of
 from hardprompts.errors import ImageError
 from hardprompts.images import DECODING_ERRORS, load_images, open_encoded
 
@@ -64,7 +65,8 @@ class Record:
         except ImageError:
             raise
         except DECODING_ERRORS as error:
-            raise ImageError(f"the picture cannot be read: {type(error).__name__}: {error}") from error
+            reason = cause_of(error) or f"{type(error).__name__}: {error}"
+            raise ImageError(f"the picture cannot be read: {reason}") from error
         if isinstance(found, Mapping):  # as `datasets` stores pictures
             found = found.get("bytes") or found.get("path")
         if found is None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hardprompts.batch.records import Record, UnusablePicture
+from hardprompts.causes.failures import cause_of
+from hardprompts.causes.standins import stand_in_at
 from hardprompts.errors import FileFormatError, ImageError
 from hardprompts.images import IMAGE_SUFFIXES, has_junk, kind_of
 
@@ -47,7 +49,8 @@ def shard_records(path: Path, name: str, image: str | None) -> list[Record] | It
     try:
         archive = tarfile.open(path, "r:gz" if compressed else "r:")  # noqa: SIM115  # closed by `_samples`
     except _DAMAGE as error:
-        raise FileFormatError(f"{path} is not a tar file: {error}; get the shard again") from error
+        reason = _instead(path) or f"it is not a tar file: {error}; get the shard again"
+        raise FileFormatError(f"{path}: {reason}") from error
     records = _samples(archive, path, name, image, compressed)
     return records if compressed else list(records)
 
@@ -71,13 +74,18 @@ def _samples(archive: tarfile.TarFile, path: Path, name: str, image: str | None,
                 members[ending] = _content(archive, info, path, compressed)
             damage = _left_over(archive, path, compressed)
         except (*_DAMAGE, OSError) as error:
-            damage = f"{type(error).__name__}: {error}"
+            damage = _instead(path) or cause_of(error) or f"{type(error).__name__}: {error}"
     if members:
         yield _sample(name, sample, members, image)
     if damage:
         where = f"behind {sample!r}" if sample else "from its beginning"
         reason = f"the shard is damaged {where}: {damage}; what follows there is lost; get the shard again"
         yield Record(f"{name}/(damaged)", UnusablePicture(reason))
+
+
+def _instead(path: Path) -> str:
+    """What lies there instead of a shard; shards are archives themselves, and may be compressed."""
+    return stand_in_at(path, archives=False)
 
 
 def _counts(info: tarfile.TarInfo) -> bool:

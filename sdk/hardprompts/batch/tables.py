@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardprompts.batch.records import IMAGE, Record, UnusablePicture
-from hardprompts.errors import FileFormatError, MissingExtra
+from hardprompts.causes.standins import stand_in_at
+from hardprompts.errors import FileFormatError, MissingExtra, brief
 from hardprompts.hub.machine import distinct_label
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
             None if key is None else _column(path, group, key, _stamp(path)).to_pylist() for group in range(len(groups))
         ]
     except arrow.ArrowInvalid as error:
-        raise FileFormatError(f"{path} is not a table that can be read: {error}; get the file again") from error
+        found = stand_in_at(path) or f"it is not a table that can be read: {brief(error)}; get the file again"
+        raise FileFormatError(f"{path}: {found}") from error
     records: list[Record] = []
     for group, rows in enumerate(groups):
         own = keys[group]
@@ -72,7 +74,7 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("a table", "parquet") from error
+        raise MissingExtra("a table", "parquet", error) from error
     return pyarrow
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hardprompts.atomic import write_text_atomically
+from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.classification.verbalizer import Verbalizer
-from hardprompts.errors import FileFormatError, HardPromptsError, stand_in_at
+from hardprompts.errors import FileFormatError, HardPromptsError
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
 from hardprompts.hub.machine import Clearance, shown_model
 from hardprompts.hub.mixin import HubMixin
@@ -160,13 +161,10 @@ class SavedSearch:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileFormatError(f"no {path.name} in {str(path.parent)!r}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        if found := stand_in_at(path):
-            raise FileFormatError(f"{path}: {found}") from error
-        raise FileFormatError(f"{path} is not JSON: {error}") from error
+        found = stand_in_at(path)
+        raise FileFormatError(f"no {path.name} in {str(path.parent)!r}{f': {found}' if found else ''}") from error
     if not isinstance(values, dict):
         raise FileFormatError(f"{path} holds {type(values).__name__} instead of named fields")
     return values

@@ -34,8 +34,8 @@ from hardprompts.prompts import HardPrompt, HistoryPoint
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.utils.validation import check_is_fitted
-except ModuleNotFoundError as error:
-    raise MissingExtra("ClassifierPromptTuner", "sklearn") from error
+except ImportError as error:
+    raise MissingExtra("ClassifierPromptTuner", "sklearn", error) from error
 
 
 class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types

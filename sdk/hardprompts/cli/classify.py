@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hardprompts.causes.standins import HEAD_BYTES, stand_in
 from hardprompts.cli import screen
 from hardprompts.cli.options import (
     AsJson,
@@ -32,7 +33,7 @@ from hardprompts.cli.options import (
     torch_dtype,
 )
 from hardprompts.cli.screen import clear_errors, fail, say
-from hardprompts.errors import printable
+from hardprompts.errors import FileFormatError, printable
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
@@ -56,9 +57,13 @@ def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
     """The columns of a table, as they stand there.
 
     Raises:
+        FileFormatError: something else lies in the file's place.
         ValueError: a column is missing, a row is too short, or the file is not UTF-8.
     """
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
+    with open(path, "rb") as opened:
+        if found := stand_in(opened.read(HEAD_BYTES)):
+            raise FileFormatError(f"{path}: {found}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter=delimiter))

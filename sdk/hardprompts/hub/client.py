@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from hardprompts.errors import HubError, brief
+from hardprompts.errors import HubError
 from hardprompts.hub.card import MARK
 from hardprompts.hub.names import is_repo_id, our_files
+from hardprompts.hub.reasons import reason_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -248,71 +249,8 @@ def _clear_errors(
         ValueError,  # a card that the Hub refuses, or an answer that is none of the Hub's
     ) as found:
         error = found.__cause__ if isinstance(found, RuntimeError) and isinstance(found.__cause__, Exception) else found
-        message = f"{doing} {repo_id!r}: {_reason(error, repo_id, revision, file_name)}"
+        message = f"{doing} {repo_id!r}: {reason_of(error, repo_id, revision, file_name)}"
         told = repr(found) + str(found) + repr(error) + str(error)
         for secret in secrets:
             message = message.replace(secret, "***")
         raise HubError(message) from (None if any(secret in told for secret in secrets) else error)
-
-
-#: What a status means here, where the client has no better word for it.
-_STATUS: Mapping[int, str] = {
-    400: "the Hub does not accept it: {said}",
-    401: "the Hub does not accept the token; make a new one and store it with `hf auth login`",
-    403: "the token may not do this: it needs the right to write, and the repository must be yours ({said})",
-    409: "the Hub reports a conflict ({said}); look at the repository, and push again",
-    412: "somebody changed the repository meanwhile, so nothing was committed; push again",
-    413: "the Hub says that it is too large",
-    429: "the Hub asks for fewer requests; try again in some minutes",
-}
-
-
-def _reason(error: Exception, repo_id: str, revision: str | None, file_name: str) -> str:
-    from huggingface_hub import constants, errors
-
-    cause = error.__cause__ or error
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
-    reasons: Sequence[tuple[type[BaseException], str]] = (
-        (errors.OfflineModeIsEnabled, "offline mode is on; unset HF_HUB_OFFLINE to reach the Hub"),
-        (errors.LocalTokenNotFoundError, "no token is stored; log in with `hf auth login`, or pass token="),
-        (
-            errors.GatedRepoError,
-            f"its owner gives access on request; ask for it at {constants.ENDPOINT}/{repo_id}, then log in with "
-            "`hf auth login`",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            "there is no such repository, or it is private and you are not logged in as one who may see it; check the "
-            "name, and log in with `hf auth login`",
-        ),
-        (errors.RevisionNotFoundError, f"it has no branch, tag or commit {revision!r}"),
-        (errors.LocalEntryNotFoundError, _not_cached(cause)),
-        (
-            errors.EntryNotFoundError,
-            f"it has no {file_name}, so no prompt of hardprompts is in it" if file_name else "a file in it is missing",
-        ),
-    )
-    for kind, reason in reasons:
-        if isinstance(error, kind):
-            return reason
-    if isinstance(error, ValueError) and not status:
-        refused = "does not accept the card" if "README" in str(error) else "gave an answer that is none of a Hub's"
-        return f"the Hub {refused}: {brief(error)}"
-    if not status:
-        return f"the connection broke off ({type(error).__name__}); nothing is half done, so try again"
-    said = brief(Exception(getattr(error, "server_message", None) or f"status {status}"))
-    if status >= 500:
-        return f"the Hub has trouble (status {status}); nothing was changed, so try again later"
-    return _STATUS.get(status, "the Hub answers {said}").format(said=said)
-
-
-def _not_cached(cause: BaseException) -> str:
-    from huggingface_hub import constants, errors
-
-    if isinstance(cause, errors.HfHubHTTPError):
-        return f"it is not in the cache, and the Hub has trouble (status {cause.response.status_code}); try again later"
-    if constants.is_offline_mode() or isinstance(cause, errors.OfflineModeIsEnabled):
-        return "it is not in the cache, and offline mode is on; unset HF_HUB_OFFLINE to reach the Hub"
-    if isinstance(cause, errors.LocalEntryNotFoundError):
-        return "it is not in the cache; leave local_files_only out to ask the Hub"
-    return f"it is not in the cache, and the Hub cannot be reached ({type(cause).__name__}); check the connection"

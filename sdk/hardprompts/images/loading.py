@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hardprompts.errors import ImageError, stand_in
+from hardprompts.causes.failures import cause_of
+from hardprompts.causes.standins import HEAD_BYTES, other_kind_of, stand_in, stand_in_at
+from hardprompts.errors import ImageError
 from hardprompts.images.decoders import kind_of, register_decoders, unreadable
 from hardprompts.images.modes import FLOAT_TOLERANCE, depth_of, to_rgb
 
@@ -33,13 +35,13 @@ _ACCEPTED = (
     "(C, H, W) or (B, C, H, W) with 1, 3 or 4 channels, and lists of these"
 )
 
-#: What Pillow's decoders raise on damaged files.
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
+#: What Pillow's decoders raise on damaged files, or where there is too little memory for whole ones.
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error, MemoryError,
+)  # fmt: skip
 
 #: Files that hold one picture, whatever else is in them: a preview, layers, or others than the one that is shown.
 _ONE_PICTURE = ("HEIF", "MPO", "PSD")
-
-_HEAD_BYTES = 1024
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://|data:")
 
@@ -122,7 +124,7 @@ def open_encoded(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise ImageError(f"{what} {_unidentified(data[:_HEAD_BYTES])}") from error
+        raise ImageError(f"{what} {_unidentified(data[:HEAD_BYTES])}") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{what} has too many pixels: {error}; {_limit_advice()}") from error
     except DECODING_ERRORS as error:
@@ -138,7 +140,7 @@ def _open(path: Any, label: str) -> Image.Image:
     register_decoders()
     try:
         if os.path.getsize(path) == 0:
-            raise ImageError(f"{what} is empty; get the file again")
+            raise ImageError(f"{what}: {stand_in_at(path)}")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path)
@@ -146,16 +148,32 @@ def _open(path: Any, label: str) -> Image.Image:
             _warn_of_frames(image, what)
             return _decode(image, what)
     except FileNotFoundError as error:
-        raise ImageError(f"{what} does not exist; check the path") from error
+        found = stand_in_at(path)
+        raise ImageError(f"{what}: {found}" if found else f"{what} does not exist; check the path") from error
     except UnidentifiedImageError as error:
         with open(path, "rb") as file:
-            raise ImageError(f"{what} {_unidentified(file.read(_HEAD_BYTES))}") from error
+            head = file.read(HEAD_BYTES)
+        found = "" if stand_in(head) else stand_in_at(path)  # of half of a download, say
+        raise ImageError(f"{what} {f'cannot be read: {found}' if found else _unidentified(head)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{what} has too many pixels: {error}; {_limit_advice()}") from error
     except ImageError:
         raise
     except DECODING_ERRORS as error:
+        if found := _mistaken(path):
+            raise ImageError(f"{what} {found}") from error
         raise _damaged(what, error) from error
+
+
+def _mistaken(path: Any) -> str:
+    """What is said of a file that Pillow takes for an image that it is not, or that is half of one; else ""."""
+    try:
+        with open(path, "rb") as file:
+            kind = other_kind_of(file.read(HEAD_BYTES))
+    except (OSError, ValueError):
+        return ""
+    found = stand_in_at(path)
+    return f"cannot be read: {found}" if found else f"is {kind}, not an image" if kind else ""
 
 
 def _unidentified(head: bytes) -> str:
@@ -165,7 +183,7 @@ def _unidentified(head: bytes) -> str:
     kind = kind_of(head)
     if kind.startswith("."):
         return f"is damaged, or: {unreadable(kind)}" if unreadable(kind) else f"is {kind} and damaged; get it again"
-    if kind:
+    if kind := other_kind_of(head) or kind:
         return f"is {kind}, not an image"
     return "is not an image that Pillow can read, or its beginning is damaged; save it as PNG, JPEG or WebP"
 
@@ -184,6 +202,8 @@ def _limit_advice() -> str:
 
 
 def _damaged(what: str, error: Exception) -> ImageError:
+    if found := cause_of(error):  # memory, say, or rights: the file may be whole
+        return ImageError(f"{what} cannot be read: {found}")
     if isinstance(error, OSError) and error.errno is not None:  # of the file system, not of a decoder
         return ImageError(f"{what} cannot be read: {error.strerror}; check the file and its permissions")
     return ImageError(f"{what} is damaged or cut off: {type(error).__name__}: {error}; get the file again")

@@ -20,7 +20,9 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, Literal
 
-from hardprompts.errors import FileFormatError, brief, quoted, stand_in
+from hardprompts.causes.failures import cause_of
+from hardprompts.causes.standins import HEAD_BYTES, kind_of, stand_in, stand_in_at
+from hardprompts.errors import FileFormatError, brief, quoted
 from hardprompts.softprompts.pickles import LEGACY_MAGIC, is_torch_zip, read_legacy_torch, read_torch_zip
 from hardprompts.softprompts.tensors import StoredTensor, read_safetensors
 
@@ -37,6 +39,10 @@ _ARCHIVES = (b"PK", b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b")
 
 #: Where classes come from that people save as a whole by mistake.
 _LIBRARIES = ("torch.", "numpy.", "diffusers.", "transformers.", "pytorch_lightning.", "omegaconf.", "pathlib.")
+
+#: What tensors are kept in, as `kind_of` calls it: read, or refused for a reason of their own.
+_TENSORS = ("a safetensors file", "a file of torch.save", "a zip archive", "a pickle")
+_ACCEPTED = "accepted are files of safetensors and torch.save, cards in images, and folders of PEFT"
 
 #: What the keys of files other than soft prompts begin with or contain, and what these are.
 _MODELS = (
@@ -206,23 +212,29 @@ def open_file(path: str | os.PathLike[str]) -> SoftPromptFile:
         if not stat.S_ISREG(mode):
             raise FileFormatError("it is a device or a pipe, and no file")
         with open(place, "rb") as file:
-            head = file.read(1024)
-        if not head:
-            raise FileFormatError("it is empty; get the file again")
+            head = file.read(HEAD_BYTES)
         if found := stand_in(head):
             raise FileFormatError(found)
         return _opened(place, head)
     except FileNotFoundError as error:
-        raise FileFormatError(f"{os.fspath(path)!r} does not exist; check the path") from error
+        found = stand_in_at(place)
+        raise FileFormatError(
+            f"{os.fspath(path)!r}: {found}" if found else f"{os.fspath(path)!r} does not exist; check the path"
+        ) from error
     except FileFormatError as error:
-        raise FileFormatError(f"{os.fspath(path)!r}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{os.fspath(path)!r} cannot be read: {brief(error)}") from error
+        # What is damaged may be no more than half of a download.
+        raise FileFormatError(f"{os.fspath(path)!r}: {stand_in_at(place) or error}") from error
+    except (OSError, ValueError, MemoryError) as error:
+        raise FileFormatError(f"{os.fspath(path)!r} cannot be read: {cause_of(error) or brief(error)}") from error
 
 
 def _opened(path: Path, head: bytes) -> SoftPromptFile:
-    if head.startswith(_IMAGES) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp":
+    kind = kind_of(head)
+    # The length of a header may happen to be the letters that a BMP begins with.
+    if kind != _TENSORS[0] and (head.startswith(_IMAGES) or head[8:12] == b"WEBP" or head[4:8] == b"ftyp"):
         return SoftPromptFile(path, "image", name=path.stem)
+    if kind and kind not in (*_TENSORS, "a JSON file"):
+        raise FileFormatError(f"it is {kind}, and not a soft prompt; {_ACCEPTED}")
     if head.startswith(b"PK") and is_torch_zip(path):  # whatever the file's name says
         found = read_torch_zip(path)
     elif head.startswith(LEGACY_MAGIC):
@@ -230,6 +242,8 @@ def _opened(path: Path, head: bytes) -> SoftPromptFile:
     elif head.startswith(_ARCHIVES):
         raise FileFormatError("it is an archive (zip, rar, 7z or gzip) in which the file may be; unpack it")
     elif path.suffix.lower() == ".safetensors" or (head[8:9] == b"{" and head[4:8] == bytes(4)):
+        if kind == "a JSON file":
+            raise FileFormatError("its name says safetensors, and it is a JSON file; get the file itself")
         tensors, metadata = read_safetensors(path)
         return SoftPromptFile(path, "safetensors", tensors, metadata, path.stem)
     elif head[:1] == b"\x80":
@@ -237,7 +251,9 @@ def _opened(path: Path, head: bytes) -> SoftPromptFile:
             "it is a plain pickle, which could run anything and is never loaded; save its tensors with safetensors"
         )
     elif path.suffix.lower() in (".pt", ".ckpt", ".pth"):
-        raise FileFormatError("its name says torch, and it is nothing that torch.save writes; get the file again")
+        raise FileFormatError(
+            f"its name says torch, and it is {kind or 'nothing that torch.save writes'}; get it again"
+        )
     else:
         return SoftPromptFile(path, "unknown", name=path.stem)
     if found.code:
@@ -291,7 +307,11 @@ def described(file: SoftPromptFile) -> str:
         return f"it is a bare tensor of {file.tree.dtype} and shape {file.tree.shape}, which is not a soft prompt"
     if file.container == "folder":
         return "it is a folder without an adapter (adapter_config.json) or embeddings (learned_embeds.safetensors)"
-    kinds = {"image": "an image", "unknown": "neither safetensors, nor torch.save's, nor an image"}
+    known = ""
+    if file.container == "unknown":
+        with open(file.path, "rb") as opened:
+            known = kind_of(opened.read(HEAD_BYTES))
+    kinds = {"image": "an image", "unknown": known or "neither safetensors, nor torch.save's, nor an image"}
     kind = kinds.get(file.container, f"{type(file.tree).__name__} instead of tensors")
     return f"it is {kind}, and no soft prompt was found in it"
 

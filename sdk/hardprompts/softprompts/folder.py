@@ -6,7 +6,8 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from hardprompts.errors import FileFormatError, quoted, stand_in_at
+from hardprompts.causes.standins import read_json, stand_in_at
+from hardprompts.errors import FileFormatError, quoted
 from hardprompts.hub.names import SOFT_PROMPT_FILE, embedding_files
 
 FORMAT_VERSION = 1
@@ -51,13 +52,11 @@ def read_facts(path: Path, formats: Container[str]) -> Mapping[str, Any]:
         FileFormatError: it is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):  # the place may be an embedding file itself
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as error:  # the place may be an embedding file itself
         if found_instead := stand_in_at(path):
             raise FileFormatError(f"{os.fspath(path)!r}: {found_instead}") from error
-        raise FileFormatError(f"{os.fspath(path)!r} is not JSON that describes a soft prompt: {error}") from error
+        return {}
     if not isinstance(found, dict):
         raise FileFormatError(f"{os.fspath(path)!r} does not describe a soft prompt: {type(found).__name__}, no fields")
     if found.get("format_version") != FORMAT_VERSION:

@@ -147,7 +147,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, module: str
 @needs_extra
 def test_without_timm_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(MissingExtra, match="timm is not installed"):
+    with pytest.raises(MissingExtra, match="package timm, which is not installed"):
         load_backend("photo", device="cpu")
 
 

@@ -286,7 +286,7 @@ def test_without_scikit_learn_all_else_works_and_the_tuner_says_what_to_install(
         "        print(error)\n"
     )
     assert found.returncode == 0, found.stderr
-    said = 'ClassifierPromptTuner needs a package that is missing: pip install "hardprompts[sklearn]"'
+    said = 'ClassifierPromptTuner needs the package sklearn, which is not installed: pip install "hardprompts[sklearn]"'
     assert found.stdout.splitlines() == [said, said]
 
 

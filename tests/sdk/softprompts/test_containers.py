@@ -76,7 +76,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("page.bin", "it is a web page"),
         ("short.safetensors", "header should have"),
         ("other.zip", "damaged"),
-        ("other.pt", "it is an archive"),
+        ("other.pt", "a zip archive .first in it: readme.txt., and not the file itself"),
         ("text.txt/inside", "cannot be read"),
     ]:
         with pytest.raises(FileFormatError, match=message) as caught:
