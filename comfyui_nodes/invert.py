@@ -11,7 +11,8 @@ from .models import PromptModel
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
 EACH, ALL = "one prompt per image", "one prompt for all"
-MAX_SEED = 2**31 - 1
+#: As in all nodes of ComfyUI, whose seeds have 64 bits.
+MAX_SEED = 2**64 - 1
 
 
 def search_inputs(options: str, steps_tooltip: str, **own: int) -> list[io.Input]:

@@ -19,7 +19,7 @@ from hardprompts.encoders import Backend
 from hardprompts.inversion import InversionArguments, InversionOptions, PromptInverter
 from hardprompts.methods import Refine
 from hardprompts.prompts import HardPrompt, unique
-from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed
+from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed, generator_of
 from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import preserved
 from hardprompts_diffusers.dual_encoders import dual_encoder
@@ -275,7 +275,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         """What the pipeline makes of a prompt."""
         size = {key: value for key, value in (("height", height), ("width", width)) if value is not None}
         # Seeded by a generator of its own: how many numbers a pipeline draws is its own affair.
-        draws = torch.Generator().manual_seed(seed)
+        draws = generator_of(seed)
         given = dict(pipeline_kwargs or {})
         return self(prompt=prompt, num_images_per_prompt=count, generator=draws, **size, **given).images
 

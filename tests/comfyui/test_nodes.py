@@ -182,6 +182,12 @@ def test_inputs_begin_with_the_defaults_of_the_sdk_or_with_a_named_one(world: Wo
         assert {default for default in node.execute.__func__.__defaults__ or ()} <= {None, "", True}, name
 
 
+def test_seeds_have_as_many_bits_as_comfyuis(world: World) -> None:
+    seeds = [each for node in all_nodes() for each in node.define_schema().inputs if each.id == "seed"]
+    assert len(seeds) > 3
+    assert {(each.options["min"], each.options["max"]) for each in seeds} == {(0, 0xFFFFFFFFFFFFFFFF)}
+
+
 def test_the_first_method_of_a_list_is_the_default_of_the_sdk(world: World) -> None:
     from hardprompts.diffusion import DenoisingInverter
     from hardprompts.search.registry import DEFAULT_METHOD

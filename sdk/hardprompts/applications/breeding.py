@@ -24,6 +24,7 @@ from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.protocol import Callback, SearchResult
 from hardprompts.search.rows import pack
+from hardprompts.search.seeds import checked_seed
 from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 # --- joining ------------------------------------------------------------------------------
@@ -159,8 +160,9 @@ def evolve(
     """
     if image_score is None and choose is None:
         raise ValueError("evolve needs image_score or choose: without one of them nothing is selected")
-    if not seeds or generations < 0:
-        raise ValueError(f"evolve needs a seed and no less than 0 generations, got {list(seeds)}, {generations}")
+    drawing = tuple(checked_seed(one, "each of seeds") for one in seeds)
+    if not drawing or generations < 0:
+        raise ValueError(f"evolve needs a seed and no less than 0 generations, got {list(drawing)}, {generations}")
     if not parents:
         raise VocabularyError("there are no parents; give two prompts or more")
     slot, words = PromptTemplate(template), backend.vocabulary if vocabulary is None else vocabulary
@@ -168,7 +170,7 @@ def evolve(
     room = EmbeddedTemplate.of(words, slot).room(backend.text_encoder.max_tokens)
     limit = max(map(len, first)) if max_tokens is None else max_tokens
     check_length(max(limit, *map(len, first)), room, slot, backend.name)
-    record = _Record(words, slot, _Pictures(generate, image_score, tuple(seeds)), choose)
+    record = _Record(words, slot, _Pictures(generate, image_score, drawing), choose)
     for ids in first:
         record.births.setdefault(ids, (0, ()))
     search = Evolution(

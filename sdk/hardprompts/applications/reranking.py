@@ -7,6 +7,7 @@ from PIL import Image
 
 from hardprompts.applications.pictures import Generate, ImageScore, _Pictures, picture_grid
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
+from hardprompts.search.seeds import checked_seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +71,12 @@ def rerank(
     Source: PH2P, arXiv 2312.12416, which chooses among all prompts of a run in this way (`get_best_text.py`
     of the reference code).
     """
-    if not seeds or (top is not None and top < 1):
-        raise ValueError(f"rerank needs at least one seed and one candidate, got seeds={list(seeds)}, top={top}")
+    drawing = [checked_seed(one, "each of seeds") for one in seeds]
+    if not drawing or (top is not None and top < 1):
+        raise ValueError(f"rerank needs at least one seed and one candidate, got seeds={drawing}, top={top}")
     candidates = (prompt.candidates or (Candidate(prompt.text, prompt.token_ids, prompt.score),))[:top]
     template = PromptTemplate(prompt.template)
-    drawn = _Pictures(generate, image_score, tuple(seeds))
+    drawn = _Pictures(generate, image_score, tuple(drawing))
     entries = drawn.of([template.fill(candidate.text) for candidate in candidates])
     ranked = [
         (candidate, RankedPrompt(candidate.text, entry.score, entry.scores, entry.pictures))
@@ -97,7 +99,7 @@ def rerank(
         provenance={
             **prompt.provenance,
             "reranked": {
-                "seeds": list(seeds),
+                "seeds": drawing,
                 "before": [{"text": c.text, "score": c.score, "unit": prompt.score_unit} for c in candidates],
             },
         },

@@ -88,7 +88,7 @@ class Parquet:
         except ImportError as error:
             raise MissingExtra("parquet", "parquet", error) from error
         self._arrow = pyarrow
-        kinds = {"score": pyarrow.float64(), "seed": pyarrow.int64(), "token_ids": pyarrow.list_(pyarrow.int32())}
+        kinds = {"score": pyarrow.float64(), "seed": pyarrow.uint64(), "token_ids": pyarrow.list_(pyarrow.int32())}
         self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
 
     def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:

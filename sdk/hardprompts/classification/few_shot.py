@@ -11,7 +11,7 @@ import torch
 from hardprompts.classification.data import as_labels, as_texts, sorted_classes
 from hardprompts.evaluation import Interval, markdown_table, t_interval
 from hardprompts.search.protocol import BY_CALLER
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import Stream, checked_seed
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
@@ -116,7 +116,8 @@ def few_shot(
         raise ValueError(f"shots must be at least 1, got {shots}")
     texts = as_texts(X)
     labels = as_labels(y, len(texts))
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    given_seeds = seeds if isinstance(seeds, Iterable) else range(seeds)
+    chosen = [checked_seed(seed, "each of seeds") for seed in given_seeds]
     if not chosen:
         raise ValueError("seeds is 0; give one draw or more")
     given = None if test is None else (as_texts(test[0]), list(test[1]))

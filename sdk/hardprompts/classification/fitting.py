@@ -41,7 +41,7 @@ def fit_prompt(
     groups: Iterable[Hashable] | None = None,
 ) -> FittedPrompt:
     """Searches for the prompt under which a language model sorts texts; see `ClassifierPromptTuner.fit`."""
-    seed = int(drawn_seed(options.seed))
+    seed = drawn_seed(options.seed)
     model = language_model(backend)
     examples = Examples.of(X, y, groups, options.holdout, Stream.EXAMPLES.generator(seed))
     verbalizer, notes = choose_verbalizer(options, model, examples)

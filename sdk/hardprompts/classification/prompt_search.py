@@ -18,7 +18,7 @@ from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.rows import Row
 from hardprompts.search.protocol import BY_CALLER, Search, SearchResult
 from hardprompts.search.rows import random_starts
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import SEEDS, Stream
 from hardprompts.vocabulary import Vocabulary
 
 #: Random prompts whose spread is the unit of what a token costs.
@@ -49,7 +49,7 @@ class PromptSearch:
         """
         found: list[SearchResult] = []
         for own in range(seed, seed + self.options.seeds):
-            found.append(self._result(own))
+            found.append(self._result(own % SEEDS))
             if found[-1].stop_reason in BY_CALLER:
                 break
         return found

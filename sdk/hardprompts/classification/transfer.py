@@ -13,6 +13,7 @@ from hardprompts.classification.prompted import PromptedModel, batch_prior, lang
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.encoders import Backend, load_backend
 from hardprompts.evaluation import Interval, bootstrap_interval, markdown_table
+from hardprompts.search.seeds import generator_of
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
@@ -145,7 +146,7 @@ def _report(
         prompt_tokens=max(tuner.num_tokens, len(encode(tuner.prompt_))), max_length=tuner.max_length,
         max_batch_tokens=tuner.max_batch_tokens, length_normalized=tuner.length_normalized,
     )  # fmt: skip
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
 
     def figures(prompt: str) -> tuple[PromptFigures, Tensor]:
         rows = [prompted.encoder.filled_row(prompt, prompted.encoder.cut(text)) for text in texts]

@@ -16,6 +16,7 @@ from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
+from hardprompts.search.seeds import generator_of
 from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
 #: Images of one task with their weights, and images that it should not fit.
@@ -78,7 +79,7 @@ class NoiseBank:
         if not 0 < crop[0] <= crop[1] <= 1:
             raise ValueError(f"crop needs 0 < low <= high <= 1, got {crop}")
         items = max(items, len(unlike), *(len(task) for task in tasks))
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         steps = window.draw(predictor.schedule, items, generator)
         places = torch.rand(items, 3, generator=generator).tolist()  # of the crops
         sources: list[Weighted] = [*tasks, *([[(image, 1.0) for image in unlike]] if unlike else [])]

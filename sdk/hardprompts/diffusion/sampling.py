@@ -13,6 +13,7 @@ from hardprompts.encoders import NoisePredictor
 from hardprompts.errors import NonFiniteError
 from hardprompts.images import load_images
 from hardprompts.noise import NoiseWindow
+from hardprompts.search.seeds import generator_of
 
 #: Pictures that a denoiser makes of an original, if it is given none.
 OWN_PICTURES = 4
@@ -74,7 +75,7 @@ def own_bank(
     """
     gray = Image.new("RGB", (64, 64), "gray")  # of the right shape; its latents are replaced
     bank = NoiseBank.draw(predictor, [[(load_images(gray)[0], 1.0)]], items=items, window=window, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_of(seed)
     made = min(items, OWN_PICTURES)
     latents = own_latents(predictor, original, (made, *bank.noisy.shape[2:]), generator)
     latents = latents.repeat(-(-len(bank) // made), *[1] * (latents.ndim - 1))[: len(bank)]

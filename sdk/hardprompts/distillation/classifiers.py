@@ -21,7 +21,7 @@ from hardprompts.errors import TemplateError
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.protocol import Search
 from hardprompts.search.rows import random_starts, random_texts
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import Stream, checked_seed
 from hardprompts.softprompts.families import LANGUAGE_MODEL
 from hardprompts.softprompts.geometry import rotated, shrunk
 from hardprompts.softprompts.prompt import SoftPrompt
@@ -71,6 +71,7 @@ def tune_soft_prompt(
             f"a soft prompt needs texts, and num_tokens, restarts and batch_size of 1 or more; got {len(texts)} texts, "
             f"{num_tokens}, {restarts}, {batch_size}"
         )
+    seed = checked_seed(seed)
     vocabulary, generator = prompted.encoder.model.vocabulary, Stream.EXAMPLES.generator(seed)
     learn, held = holdout_split(texts, targets, holdout, generator)
     rows = [prompted.encoder.row(prompted.encoder.cut(text)) for text in texts]

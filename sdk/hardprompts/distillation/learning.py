@@ -23,7 +23,7 @@ from hardprompts.objectives import Objective, check_length
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.search.options import check_names
 from hardprompts.search.rows import random_starts
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import Stream, checked_seed
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.vocabulary import Vocabulary
 
@@ -87,6 +87,7 @@ class LearningOptions:
     callback: Callable[[int, list[float]], bool | None] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", checked_seed(self.seed))
         for name in ("num_tokens", "num_noises", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

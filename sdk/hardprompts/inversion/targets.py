@@ -15,6 +15,7 @@ from hardprompts.images import augmented_views, image_weights, load_images
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
+from hardprompts.search.seeds import generator_of
 from hardprompts.vocabulary import Vocabulary
 
 #: Random prompts whose scores tell the spread.
@@ -51,7 +52,7 @@ class ViewFeatures:
         if isinstance(images, Tensor) and images.ndim <= 2 and images.shape[-1] == models[0].feature_width:
             return cls(tuple(_given(images, model, models[0]) for model in models))
         loaded = load_images(images)
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_of(seed)
         pictures = [view for image in loaded for view in augmented_views(image, views, generator)]
         encoded = tuple(model.encode_images(pictures).reshape(len(loaded), views, -1) for model in models)
         return cls(tuple(map(_finite, encoded)), loaded[0] if picture else None)
@@ -154,7 +155,7 @@ def similarity_with(backend: Backend, targets: Sequence[Target], template: Promp
 
 def spread_of(objective: FeatureSimilarity, vocabulary: Vocabulary, num_tokens: int, seed: int) -> float:
     """The standard deviation of the score of random prompts, the mean over the tasks: the model's own unit."""
-    ids = vocabulary.sample((RANDOM_PROMPTS, num_tokens), torch.Generator().manual_seed(seed))
+    ids = vocabulary.sample((RANDOM_PROMPTS, num_tokens), generator_of(seed))
     with torch.no_grad():
         features = objective.features(vocabulary.embed(ids))
     scores = [(features @ target).std() for target in objective.mean_targets]

@@ -7,7 +7,7 @@ from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
 from .results import hard_prompt_of, leave_one_out, provenance_of
 from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
-from .seeds import Stream, drawn_seed
+from .seeds import Stream, drawn_seed, generator_of
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -26,6 +26,7 @@ __all__ = [
     "clock",
     "drawn_seed",
     "filled",
+    "generator_of",
     "hard_prompt_of",
     "language_model_search",
     "leave_one_out",

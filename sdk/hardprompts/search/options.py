@@ -19,7 +19,7 @@ from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.progress import on_bar
 from hardprompts.search.protocol import Callback, Search, SearchResult
-from hardprompts.search.seeds import drawn_seed
+from hardprompts.search.seeds import checked_seed, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
 Options = TypeVar("Options", bound="SearchOptions")
@@ -59,7 +59,7 @@ class SearchOptions:
         token_cost: what a token must add to be worth its place, as a share of the spread (standard deviation) of the
             score of random prompts. Default: that of the front door.
         top_k: candidates to keep.
-        seed: of all randomness. Default: drawn, and recorded in the result.
+        seed: of all randomness, 0 to 2**64 - 1. Default: drawn, and recorded in the result.
         callback: see `hardprompts.search.Callback`; a keyboard interrupt also ends a search with the best so far.
         progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
@@ -103,6 +103,9 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+        if self.seed is not None:
+            object.__setattr__(self, "seed", checked_seed(self.seed))
 
         for name, other in self.NEEDS.items():
             if getattr(self, name) != getattr(type(self), name) and getattr(self, other) is None:

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.errors import VocabularyError
-from hardprompts.search.seeds import Stream
+from hardprompts.search.seeds import Stream, generator_of
 from hardprompts.vocabulary import Vocabulary
 
 #: Stands behind the last token of a row that is shorter than its batch.
@@ -35,7 +35,7 @@ def random_starts(
 
 def random_texts(vocabulary: Vocabulary, count: int, num_tokens: int, seed: int = 0) -> list[str]:
     """Random prompts as texts, the same whatever the seed of a search, so that figures can be compared."""
-    drawn = vocabulary.sample((count, num_tokens), torch.Generator().manual_seed(seed)).tolist()
+    drawn = vocabulary.sample((count, num_tokens), generator_of(seed)).tolist()
     return [vocabulary.decode(ids) for ids in drawn]
 
 
