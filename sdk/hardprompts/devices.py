@@ -1,4 +1,9 @@
-"""What to do where a device has too little memory."""
+"""What this machine has to calculate with: devices, their memory, and processors."""
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -51,11 +56,113 @@ def checked_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise BackendError(f"unknown device {str(device)!r}; this torch sees {', '.join(there)}") from error
-    # Of other types (an extension's own, "meta") torch alone knows whether they are there.
-    if chosen.type in ("cuda", "mps", "xpu") and _numbered(chosen) not in there:
+    if not is_available(chosen):
         raise BackendError(f"there is no device {str(device)!r} here; this torch sees {', '.join(there)}")
     return chosen
 
 
+def is_available(device: torch.device | str) -> bool:
+    """Whether this machine has such a device."""
+    chosen = torch.device(device)
+    # Of other types (an extension's own, "meta") torch alone knows whether they are there.
+    return chosen.type not in ("cuda", "mps", "xpu") or _numbered(chosen) in available_devices()
+
+
 def _numbered(device: torch.device) -> str:
     return "mps" if device.type == "mps" and not device.index else f"{device.type}:{device.index or 0}"
+
+
+# --- processors ---------------------------------------------------------------------------
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """The processors that this process may keep busy: those that it may run on, or fewer where a container has a quota.
+
+    A quota of two and a half is two: a thread that is paused in the middle of its part keeps all others waiting.
+
+    Args:
+        root: where the system's files are.
+
+    Source: the kernel's documentation of `cpu.max` (cgroup v2) and `cpu.cfs_quota_us` (v1). A group is bound by the
+    quotas of those around it, too.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min([usable, *(int(quota) for quota in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The quotas of the process's control group and of those around it, in processors."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        # A container sees its own group at the top, whatever its path outside is.
+        around = [path.strip("/"), *map(str, PurePosixPath(path.strip("/")).parents)]
+        if not controllers:
+            for group in around:
+                yield from _quota(root / "sys/fs/cgroup" / group / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for group in around:
+                for mount in ("cpu", controllers):
+                    folder = root / "sys/fs/cgroup" / mount / group
+                    yield from _quota(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+
+
+def _quota(*files: Path) -> Iterator[float]:
+    """Of numbers in files, the first divided by the second; nothing, where there is no limit."""
+    try:
+        quota, period = " ".join(file.read_text(encoding="utf-8") for file in files).split()
+    except (OSError, ValueError):
+        return
+    if quota.isdecimal() and period.isdecimal() and int(quota) > 0 and int(period) > 0:  # not "max" or -1
+        yield int(quota) / int(period)
+
+
+@functools.cache
+def keep_to_quota() -> None:
+    """Lets torch use no more threads than `available_cpus`, once for a process; `OMP_NUM_THREADS` goes before it.
+
+    torch knows which processors the process may run on, and nothing of a container's quota. Threads beyond that are
+    paused by turns, and all others wait for them.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > available_cpus():
+        torch.set_num_threads(available_cpus())
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets how many threads torch uses for its calculations on the CPU; None: no more than the quota.
+
+    Raises:
+        ValueError: fewer than 1.
+    """
+    keep_to_quota()  # so that no later opening does it
+    if threads is None:
+        return
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+
+
+def busy_cpus() -> float:
+    """How many processes wanted a processor on average over the last minute, those of others included; 0: unknown."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows; or the system does not say
+        return 0.0
+
+
+def threads_advice() -> str:
+    """One line where other processes are likely to slow several threads down; else "".
+
+    To be asked for before this process has work of its own.
+    """
+    threads, cpus, busy = torch.get_num_threads(), available_cpus(), busy_cpus()
+    if threads == 1 or "OMP_NUM_THREADS" in os.environ or busy + threads <= (os.cpu_count() or cpus) + 0.5:
+        return ""
+    return (
+        f"other processes keep this machine busy (a load of {busy:.1f}), and {threads} threads wait for each other: "
+        "--threads 1 may be faster"
+    )

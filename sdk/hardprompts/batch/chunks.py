@@ -10,6 +10,7 @@ import torch
 
 from hardprompts.batch.output import Row, plain
 from hardprompts.batch.records import Record, UnusablePicture
+from hardprompts.devices import use_threads
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.hub.machine import model_label, without_machine
 from hardprompts.images import ImageInput
@@ -40,8 +41,7 @@ class InverterSettings:
         Raises:
             UnknownName, BackendError: see `load_backend`.
         """
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         model: str | Backend | Sequence[str | Backend] = self.model() if callable(self.model) else self.model
         return PromptInverter(
             model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from hardprompts.batch.chunks import Chunk, ChunkResult, InverterSettings, Plan, failed_row, invert_chunk
+from hardprompts.devices import available_cpus
 from hardprompts.errors import HardPromptsError, MissingExtra
 
 #: Deaths of workers over one chunk after which its records are searched one by one, to find whose fault it is.
@@ -176,7 +177,7 @@ def _session(address: str | None, workers: int, threads: int, plan_bytes: int) -
             else:
                 ray.init(
                     "local",
-                    num_cpus=max(workers * threads, os.cpu_count() or 1),
+                    num_cpus=max(workers * threads, available_cpus()),
                     object_store_memory=max(256 * 2**20, 2 ** math.ceil(math.log2(2 * plan_bytes + 1))),
                     include_dashboard=False,
                     log_to_driver=False,

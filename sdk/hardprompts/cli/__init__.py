@@ -4,6 +4,7 @@ The SDK, and with it torch, is imported inside the commands: `hardprompts --help
 """
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -43,5 +44,8 @@ def main() -> None:
         # In a pipe, Windows would write its code page, which has no letters for many prompts.
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    # Before torch is imported: threads that wait for each other sleep. As is usual they try all the time, and where
+    # another process has one of their processors, a step takes many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     screen.show_warnings()
     app()

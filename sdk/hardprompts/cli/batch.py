@@ -21,6 +21,7 @@ from hardprompts.cli.options import (
     Restarts,
     Steps,
     Template,
+    Threads,
     Tokens,
     Unlike,
     VocabularyFile,
@@ -60,7 +61,7 @@ def batch(
     workers: Annotated[
         int | None, typer.Option(help="Number of Ray workers, such as one for each GPU (default: this process alone).")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of each worker (default: an equal share).")] = None,
+    threads: Threads = None,
     ray: Annotated[
         str | None,
         typer.Option("--ray", metavar="ADDRESS", help='A Ray cluster: an address, or "auto" on one of its machines.'),
@@ -117,6 +118,8 @@ def batch(
             fail("--ray needs --workers: how many of the cluster's GPUs or CPUs to use")
         if not estimate and (sample is not None or price_per_hour is not None):
             fail("--sample and --price-per-hour are for --estimate")
+        if workers is None:
+            screen.use_threads(threads, device)
         options = _opening(options, model, vocabulary, dtype)
         if not estimate:
             assert output is not None
@@ -156,6 +159,7 @@ def invert_folder(
     vocabulary: VocabularyFile = None,
     words: Words = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
 ) -> None:
     """Write a caption beside each image of a folder.
@@ -170,6 +174,7 @@ def invert_folder(
             fail(f"{folder} is not a folder")
         from hardprompts.batch.sources import folder_source
 
+        screen.use_threads(threads, device)
         options = _opening(options, model, vocabulary, dtype)
         source = folder_source(folder, recursive)
         output, format = (folder, "txt") if csv is None else (csv, "csv")

@@ -28,6 +28,7 @@ from hardprompts.cli.options import (
     Restarts,
     Seeds,
     Steps,
+    Threads,
     Words,
     given,
     torch_dtype,
@@ -49,7 +50,8 @@ DEFAULT_LANGUAGE_MODEL = "emoji:emoji-lm"
 
 #: Parameters of `tune` that are not options of the tuner.
 _OF_THE_COMMAND = (
-    "data", "text_column", "label_column", "model", "label", "suggest", "shots", "test", "save", "dtype", "as_json",
+    "data", "text_column", "label_column", "model", "label", "suggest", "shots", "test", "save", "threads", "dtype",
+    "as_json",
 )  # fmt: skip
 
 
@@ -126,6 +128,7 @@ def tune(
     checkpoint: Checkpoint = None,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tuner here, for `classify`.")] = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +146,7 @@ def tune(
             fail("give --label or --suggest, not both")
         if test is not None and shots is None:
             fail("--test goes with --shots; `hardprompts classify` labels a table with a tuner that was saved")
+        screen.use_threads(threads, device)
         from hardprompts.classification.tuner import ClassifierPromptTuner
 
         tuner = ClassifierPromptTuner(
@@ -207,10 +211,12 @@ def classify(
     model: OtherModel = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="A column for each label.")] = False,
     device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Print the label of each text, as a table on stdout."""
     with clear_errors():
         texts = sys.stdin.read().splitlines() if data is None else read_column(data, (text_column,))[0]
+        screen.use_threads(threads, device)
         from hardprompts.classification.tuner import ClassifierPromptTuner
 
         fitted = ClassifierPromptTuner.from_pretrained(tuner, model=model, device=device)

@@ -25,6 +25,7 @@ from hardprompts.cli.options import (
     Steps,
     Templates,
     TextModel,
+    Threads,
     given,
     torch_dtype,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 
 #: Parameters of the command that are not options of the search.
-_OF_THE_COMMAND = ("what", "model", "name", "rename", "method", "device", "dtype", "as_json", "save")
+_OF_THE_COMMAND = ("what", "model", "name", "rename", "method", "device", "threads", "dtype", "as_json", "save")
 
 
 def distill(
@@ -61,6 +62,7 @@ def distill(
     seed: Seed = None,
     banned: Banned = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
     save: Save = None,
@@ -74,6 +76,7 @@ def distill(
         screen.check_save(save)
         with stdout_kept():
             original = _original(what, name, rename or ())
+            screen.use_threads(threads, device)
             distiller = _open(model, method, device, dtype)
             if deadline is None:
                 screen.read_words(distiller.search, distiller.backend)

@@ -6,14 +6,15 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli.options import AsJson, ComparedModel, Device, Rename, as_flags
-from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
+from hardprompts.cli.options import AsJson, ComparedModel, Device, Rename, Threads, as_flags
+from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept, use_threads
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A textual inversion, or an adapter's folder.")],
     model: ComparedModel = None,
     device: Device = None,
+    threads: Threads = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write one page with plots, such as audit.html.")
     ] = None,
@@ -47,6 +48,7 @@ def inspect(
             if model is not None:
                 from hardprompts.encoders import load_backend
 
+                use_threads(threads, device)
                 backend = load_backend(model, device=device)
             try:
                 audits = audits_of(

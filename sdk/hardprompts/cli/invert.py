@@ -25,6 +25,7 @@ from hardprompts.cli.options import (
     Seed,
     Steps,
     Template,
+    Threads,
     Tokens,
     Unlike,
     VocabularyFile,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from hardprompts.search.protocol import Search
 
 #: Parameters of `invert` that are not options of the search.
-_OF_THE_COMMAND = ("images", "model", "method", "bank", "prior", "device", "dtype", "as_json", "save")
+_OF_THE_COMMAND = ("images", "model", "method", "bank", "prior", "device", "threads", "dtype", "as_json", "save")
 
 
 def invert(
@@ -65,6 +66,7 @@ def invert(
     prior: Prior = None,
     prior_weight: PriorWeight = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
     save: Save = None,
@@ -86,6 +88,7 @@ def invert(
             fail("--prior-weight needs --prior, the language model that it is the weight of")
         search = search_of(method, bank)
         with stdout_kept():
+            screen.use_threads(threads, device)
             inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
@@ -103,6 +106,7 @@ def score(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     model: Model = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
 ) -> None:
     """Print the cosine similarity of a text and an image."""
@@ -110,6 +114,7 @@ def score(
         from hardprompts.inversion.inverter import PromptInverter
 
         with stdout_kept():
+            screen.use_threads(threads, device)
             similarity = PromptInverter(open_model(model, device, dtype)).score(text, image)
         say(f"{similarity:.4f}", console=out)
 

@@ -48,6 +48,10 @@ ImageModel = Annotated[
     typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The text-to-image model, as in diffusers:NAME."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best available).")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="CPU threads (default: one for each processor, and no more than a container's quota)."),
+]
 Dtype = Annotated[
     Literal["float32", "float16", "bfloat16"] | None,
     typer.Option("--dtype", help="Precision of the model (default: float32)."),

@@ -47,6 +47,20 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(FAILED)
 
 
+def use_threads(threads: int | None, device: str | None = None) -> None:
+    """As many threads as were asked for; else a line of advice, where the machine is busy and the CPU calculates.
+
+    Raises:
+        ValueError: fewer than 1.
+    """
+    from hardprompts import devices
+
+    devices.use_threads(threads)
+    on_cpu = (devices.default_device().type if device is None else device) == "cpu"
+    if threads is None and on_cpu and (advice := devices.threads_advice()):
+        say(advice, "dim")
+
+
 @contextlib.contextmanager
 def clear_errors() -> Iterator[None]:
     """Whatever the user can mend becomes one line; a defect of the program keeps its traceback."""

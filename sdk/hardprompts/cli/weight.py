@@ -17,13 +17,14 @@ from hardprompts.cli.options import (
     Seed,
     Steps,
     Template,
+    Threads,
     given,
     torch_dtype,
 )
 from hardprompts.cli.screen import clear_errors, fail, say, stdout_kept
 
 #: Parameters of the command that are not options of the fit.
-_OF_THE_COMMAND = ("prompt", "images", "model", "text", "template", "device", "dtype", "as_json", "save")
+_OF_THE_COMMAND = ("prompt", "images", "model", "text", "template", "device", "threads", "dtype", "as_json", "save")
 
 
 def weight(
@@ -46,6 +47,7 @@ def weight(
     deadline: Deadline = None,
     seed: Seed = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
     save: Save = None,
@@ -71,6 +73,7 @@ def weight(
             own = HardPrompt.from_pretrained(prompt) if Path(prompt).is_dir() else HardPrompt(prompt, (), 0.0)
             if template is not None:
                 own = HardPrompt(own.text, own.token_ids, own.score, template)
+            screen.use_threads(threads, device)
             with screen.opening(model):
                 backend = load_backend(model, device=device, dtype=torch_dtype(dtype))
             found = fit_weights(own, backend, images=images or None, text=text, **options)
