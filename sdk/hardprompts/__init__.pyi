@@ -3,7 +3,7 @@
 from .classification import ClassifierPromptTuner
 from .diffusion import DenoisingInverter
 from .distillation import DistilledPrompt, PromptDistiller
-from .encoders import Backend, backends, join_backends, load_backend
+from .encoders import Backend, backends, close_models, join_backends, load_backend
 from .errors import (
     BackendError,
     FileFormatError,
@@ -54,6 +54,7 @@ __all__ = [
     "UnknownName",
     "VocabularyError",
     "backends",
+    "close_models",
     "hookimpl",
     "join_backends",
     "load_backend",

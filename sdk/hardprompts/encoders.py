@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import os
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,10 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts import plugins
-from hardprompts.devices import checked_device
+from hardprompts.devices import (
+    available_devices,
+    checked_device,
+    default_device,
+    is_available,
+    keep_to_quota,
+    release,
+)
 from hardprompts.errors import BackendError, UnknownName
 from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
+from hardprompts.towers.shared import SharedModels
 from hardprompts.vocabulary import Vocabulary
 
 
@@ -275,6 +285,10 @@ class Backend:
         note: one line that a person should know before use, or "".
         noise_predictor: the denoiser, of a model that makes images; else None.
         language_model: the language model; else None.
+        reopening: a function and its arguments that give this model again, in another process too; None for one that
+            was put together from parts. `load_backend` and `join_backends` set it.
+
+    A copy is the model itself, and a pickle is how to open it again: neither has the weights.
     """
 
     name: str
@@ -285,10 +299,38 @@ class Backend:
     note: str = ""
     noise_predictor: NoisePredictor | None = None
     language_model: LanguageModel | None = None
+    # Not an argument: what `dataclasses.replace` makes of an opened model is another one.
+    reopening: "tuple[Callable[..., Backend], tuple[Any, ...]] | None" = dataclasses.field(default=None, init=False)
 
     def __repr__(self) -> str:
         # Not the fields, among which are all the weights.
         return f"Backend({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
+
+    def __copy__(self) -> "Backend":
+        return self  # it is frozen, and a second one would double its memory for nothing
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Backend":
+        return self
+
+    def __reduce__(self) -> "tuple[Callable[..., Backend], tuple[Any, ...]]":
+        if self.reopening is None:
+            raise BackendError(
+                f"{self!r} was not opened by a name, so a pickle cannot say how to open it again, and weights are not "
+                "pickled. Save the model into a folder and give its name instead, such as transformers:FOLDER; or name "
+                "a function that opens it, backend.reopened_by(function, *arguments); jobs of joblib share an open "
+                'model if they are threads: joblib.parallel_config("threading")'
+            )
+        return self.reopening
+
+    def reopened_by(self, opening: "Callable[..., Backend]", *arguments: Any) -> "Backend":
+        """This model, of which a pickle says that `opening(*arguments)` gives it again.
+
+        Args:
+            opening: a function of a module, as all that pickles name.
+        """
+        own = dataclasses.replace(self)
+        object.__setattr__(own, "reopening", (opening, arguments))
+        return own
 
     @classmethod
     def of_language_model(
@@ -360,6 +402,9 @@ def load_backend(
 ) -> Backend:
     """The model that `name` stands for, frozen, on one device and in one dtype.
 
+    In a container with a quota of processors, torch uses no more threads than that from here on, unless
+    `OMP_NUM_THREADS` says how many.
+
     Args:
         name: "scheme" or "scheme:name", for example "emoji", "open_clip:ViT-L-14/openai" or
             "transformers:openai/clip-vit-large-patch14". `hardprompts.backends()` lists the schemes.
@@ -373,7 +418,6 @@ def load_backend(
         BackendError: there is no such device, or the plugin cannot open the model, or has no such option; MissingExtra
             if a package is missing.
     """
-
     scheme, _, rest = name.partition(":")
     if FOLDERS in rest:
         raise BackendError(
@@ -390,7 +434,95 @@ def load_backend(
         has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
         raise BackendError(f"models of {scheme!r} have no option {', '.join(unknown)}; {has}")
     chosen = checked_device(device)  # before any file is opened, whose reading would be blamed for it
-    return opening(rest, device=chosen, dtype=dtype or torch.float32, **options)
+    keep_to_quota()
+    opened = opening(rest, device=chosen, dtype=dtype or torch.float32, **options)
+    return opened.reopened_by(_unpickled, name, str(chosen), dtype, options)
+
+
+# --- models that are shared ---------------------------------------------------------------
+
+#: Models that stay open for the next estimator though none uses them: the one of a search, and one to compare with.
+KEPT_MODELS = 2
+
+_SHARED: SharedModels[Backend] = SharedModels(KEPT_MODELS)
+
+
+def shared_backend(
+    name: str,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    options: Mapping[str, Any] | None = None,
+    user: object | None = None,
+    opening: Callable[..., Backend] = load_backend,
+) -> Backend:
+    """The model of `load_backend`, opened once for all that ask for it, whatever thread they are in.
+
+    A model that is a folder or a file is opened again when its files have changed.
+
+    Args:
+        options: those of the scheme.
+        user: what asks for it, such as an estimator: the model stays open, and the same, while that lives, and for
+            the next one; see `KEPT_MODELS`. None: it closes when nothing holds it.
+        opening: what opens it; another one opens other models.
+
+    The others and the errors are those of `load_backend`.
+    """
+    request = (name, None if device is None else str(device), dtype, repr(options or {}))
+    held = None if user is None else _SHARED.held_by(user, request)
+    if held is not None:
+        return held
+    scheme, _, rest = name.partition(":")
+    place = str(checked_device(device))
+    key = (opening, _opener(scheme), rest, place, dtype or torch.float32, repr(options or {}), _files(rest))
+    found = _SHARED.opened(key, lambda: opening(name, device=device, dtype=dtype, **(options or {})))
+    if user is not None:
+        _SHARED.keep(user, request, found)
+    return found
+
+
+def close_models() -> None:
+    """Lets go of the models that are kept open for estimators; a fitted one opens its model again when it is used.
+
+    What you hold yourself, such as a `Backend`, stays open.
+    """
+    _SHARED.clear()
+    release()
+
+
+def _opener(scheme: str) -> Hashable:
+    """What tells that another plugin has taken a scheme over."""
+    opener = backends().get(scheme)
+    return (scheme, *(getattr(opener, part, None) for part in ("__module__", "__qualname__")))
+
+
+def _files(name: str) -> Hashable:
+    """What tells that the files of a model have changed; None, where it has none of its own."""
+    if not name or not os.path.exists(name):
+        return None
+    entries = [name] if os.path.isfile(name) else sorted(entry.path for entry in os.scandir(name))
+    stats = [(path, os.stat(path)) for path in entries if os.path.exists(path)]
+    return (os.path.realpath(name), *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+def _unpickled(name: str, device: str, dtype: torch.dtype | None, options: Mapping[str, Any]) -> Backend:
+    """The model of a pickle, on the device that it was on; on the default one where this machine has no such."""
+    place = available_or_default(device, f"{name} was pickled on")
+    return shared_backend(name, device=place, dtype=dtype, options=options)
+
+
+def available_or_default(device: str, what: str) -> str:
+    """A device that a pickle speaks of; with a warning the default one, where this machine has no such.
+
+    Args:
+        what: of which it is the device, for the warning.
+    """
+    if is_available(device):
+        return device
+    default = str(default_device())
+    there = ", ".join(available_devices())
+    warnings.warn(f"{what} {device}, which is not here (there are {there}); it opens on {default}", stacklevel=2)
+    return default
 
 
 # --- several encoders as one --------------------------------------------------------------
@@ -454,7 +586,7 @@ def join_backends(backends: Sequence[Backend], weights: Sequence[float] | None =
     if images and len(images) < len(towers):
         raise BackendError("some of these models have an image tower and some have none; they cannot be joined")
     texts = tuple(backend.text_encoder for backend in backends)
-    return Backend(
+    joined = Backend(
         name="+".join(backend.name for backend in backends),
         text_encoder=_JointTextEncoder(texts, scales, Vocabulary.joint([t.vocabulary for t in texts])),
         image_encoder=_JointImageEncoder(images, scales) if images else None,
@@ -462,6 +594,7 @@ def join_backends(backends: Sequence[Backend], weights: Sequence[float] | None =
         dtype=backends[0].dtype,
         note=" ".join(dict.fromkeys(backend.note for backend in backends if backend.note)),
     )
+    return joined.reopened_by(join_backends, tuple(backends), tuple(shares))
 
 
 #: What knows images when nobody names a model: the first of these that can be opened here.

@@ -6,6 +6,7 @@ format of yours; each raises AssertionError with a sentence about what is wrong,
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import tempfile
@@ -110,7 +111,8 @@ def _pixels(image: Image.Image) -> list[tuple[int, int, int]]:
 def toy_backend(name: str = "", *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backend:
     """A model of a hundred words that needs no file and answers at once."""
     encoder = ToyEncoder(device)
-    return Backend("toy", encoder, encoder, torch.device(device), dtype)
+    toy = Backend("toy", encoder, encoder, torch.device(device), dtype)
+    return toy.reopened_by(functools.partial(toy_backend, device=device, dtype=dtype))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -190,7 +192,8 @@ class ToyLanguageModel:
 def toy_language_model(kind: LanguageModelKind = "causal", *, seed: int = 0) -> Backend:
     """A language model of a hundred words that needs no file and answers at once."""
     model = ToyLanguageModel.create(kind, seed=seed)
-    return Backend.of_language_model(model, device=torch.device("cpu"), dtype=torch.float32)
+    toy = Backend.of_language_model(model, device=torch.device("cpu"), dtype=torch.float32)
+    return toy.reopened_by(functools.partial(toy_language_model, kind, seed=seed))
 
 
 def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near the river", "old boat")) -> None:

@@ -141,6 +141,10 @@ class Vocabulary(TokenTable):
     banned_words: frozenset[str] = frozenset()
     compounds: tuple[tuple[int, ...], ...] = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is found out of the table and kept for the next question is found out again.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @classmethod
     def create(
         cls, table: Float[Tensor, "vocab dim"], tokenizer: Tokenizer, special_ids: Iterable[int] = ()

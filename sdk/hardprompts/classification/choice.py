@@ -9,7 +9,7 @@ from hardprompts.classification.data import Examples
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.options import TunerOptions
 from hardprompts.classification.prompted import PromptedModel
-from hardprompts.classification.verbalizer import Verbalizer, suggest_verbalizer
+from hardprompts.classification.verbalizer import Verbalizer, of_occurring, suggest_verbalizer
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import NonFiniteError, SearchError
 from hardprompts.prompts import Candidate
@@ -24,7 +24,9 @@ def choose_verbalizer(options: TunerOptions, model: LanguageModel, examples: Exa
     """
     classes = examples.classes
     if not isinstance(options.verbalizer, str):  # else "suggest"
-        return Verbalizer.of(classes, options.verbalizer), []
+        words, unused = of_occurring(classes, options.verbalizer)
+        notes = [f"the verbalizer has words for {unused}, which no text has as its label"] if unused else []
+        return Verbalizer.of(classes, words), notes
     texts, targets = examples.learned
     found = [Verbalizer.of(classes, suggest_verbalizer(texts, [classes[target] for target in targets], model))]
     if all(isinstance(label, str) for label in classes):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import enum
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
@@ -20,8 +19,10 @@ def as_texts(X: Iterable[Any]) -> list[str]:
     if isinstance(X, str | bytes):
         raise ValueError(f"X must be a sequence of texts, got one text {X[:40]!r}; put it into a list")
     shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) == 2 and shape[1] == 1:
-        X = np.asarray(X)[:, 0]
+    if shape is not None and len(shape) > 1:
+        if len(shape) > 2 or shape[1] != 1:
+            raise ValueError(f"X has the shape {tuple(shape)}; it takes one column of texts, X[:, 0] or X['text'], say")
+        X = np.asarray(X, dtype=object)[:, 0]
     texts = list(np.asarray(X, dtype=object)) if shape is not None else list(X)
     for place, text in enumerate(texts):
         if not isinstance(text, str):
@@ -35,18 +36,40 @@ def as_labels(y: Iterable[Any], count: int) -> list[Hashable]:
     """The labels of a list, an array or a Series, as plain Python values; enums stay as they are.
 
     Raises:
-        ValueError: there are not `count`, or one is missing.
+        ValueError: there are not `count`, one is missing, or a text has several.
     """
     shape = getattr(y, "shape", None)
     if shape is not None and len(shape) == 2 and shape[1] == 1:
         y = np.asarray(y)[:, 0]
+    elif y is None:
+        raise ValueError("ClassifierPromptTuner requires y to be passed, but the target y is None; give a label each")
+    elif shape is not None and len(shape) != 1:
+        raise ValueError(
+            f"y has the shape {tuple(shape)}; it takes one label for each text. For several labels at once use "
+            "MultiOutputClassifier of scikit-learn"
+        )
     labels = [label.item() if isinstance(label, np.generic) else label for label in y]
     if len(labels) != count:
         raise ValueError(f"{count} texts need as many labels, got {len(labels)}")
     for place, label in enumerate(labels):
-        if label is None or (isinstance(label, float) and math.isnan(label)):  # as tables mark what is missing
+        if not isinstance(label, Hashable):
+            raise ValueError(
+                f"y[{place}] is {label!r}; it takes one label for each text. For several labels at once use "
+                "MultiOutputClassifier of scikit-learn"
+            )
+        if _is_missing(label):
             raise ValueError(f"y[{place}] is {label!r}, which is not a label; leave the example out")
     return labels
+
+
+def _is_missing(label: Hashable) -> bool:
+    """Whether a table marks with it that there is no label: None, NaN, and what pandas has for them."""
+    if label is None:
+        return True
+    try:
+        return bool(label != label)  # noqa: PLR0124 - NaN is told by that
+    except TypeError:  # pandas.NA, which is neither equal to itself nor different
+        return True
 
 
 def sorted_classes(labels: Iterable[Hashable]) -> list[Any]:

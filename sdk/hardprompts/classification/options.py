@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
 
 from hardprompts.classification.objective import FluencyKind
 from hardprompts.classification.prompted import PromptedModel
 from hardprompts.classification.template import ClassificationTemplate
-from hardprompts.classification.verbalizer import Verbalizer
+from hardprompts.classification.verbalizer import GivenWords, Verbalizer
 from hardprompts.encoders import LanguageModel
 from hardprompts.search.options import SearchArguments, SearchOptions, check_names
 from hardprompts.search.protocol import Search
@@ -19,7 +20,7 @@ from hardprompts.search.protocol import Search
 Init = Literal["labels", "random"]
 
 #: The words of each label; None: the labels' own names; "suggest": words from the texts.
-LabelWords = Mapping[Any, str | Sequence[str]] | Verbalizer | Literal["suggest"] | None
+LabelWords = GivenWords | Literal["suggest"]
 
 #: The paper's share of the fluency in the loss, where a model knows any.
 DEFAULT_FLUENCY_WEIGHT = 0.003
@@ -42,7 +43,7 @@ class TunerArguments(SearchArguments, total=False):
     holdout: float
     length_normalized: bool
     max_length: int | None
-    random_state: int | None
+    random_state: int | np.random.RandomState | None
     checkpoint: str | os.PathLike[str] | None
     max_batch_tokens: int | None
     device: torch.device | str | None
@@ -62,7 +63,7 @@ class TunerOptions(SearchOptions):
     COUNTS: ClassVar[tuple[str, ...]] = (*SearchOptions.COUNTS, "num_tokens", "seeds", "batch_size", "score_size")
 
     template: str = "{prompt} {text} It was {label}"
-    verbalizer: Mapping[Any, str | Sequence[str]] | Verbalizer | str | None = None
+    verbalizer: GivenWords | str = None
     num_tokens: int = 10
     words: bool | Sequence[str] | None = None
     method: str | Search = "pez+refine"
@@ -85,7 +86,7 @@ class TunerOptions(SearchOptions):
         if self.init not in ("labels", "random"):
             raise ValueError(f'init must be "labels" or "random", got {self.init!r}')
         if isinstance(self.verbalizer, str) and self.verbalizer != "suggest":
-            raise ValueError(f'verbalizer must be a mapping, None or "suggest", got {self.verbalizer!r}')
+            raise ValueError(f'verbalizer must be a mapping, a list, None or "suggest", got {self.verbalizer!r}')
         if isinstance(self.words, str):
             raise ValueError(f"words takes a list of words, got the text {self.words!r}")
 

@@ -1,6 +1,7 @@
 """ClassifierPromptTuner: a few words that make a frozen language model a classifier."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Hashable, Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.classification.data import as_array, as_labels, as_texts
@@ -25,11 +27,12 @@ from hardprompts.classification.options import (
 from hardprompts.classification.prompted import PromptedModel, language_model
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.classification.verbalizer import Verbalizer
-from hardprompts.encoders import Backend, load_backend
+from hardprompts.encoders import Backend, available_or_default, load_backend, shared_backend
 from hardprompts.errors import FileFormatError, MissingExtra
 from hardprompts.hub.client import PullOptions, PushOptions, PushResult, pull_files
 from hardprompts.hub.names import TUNER_FILE
 from hardprompts.prompts import HardPrompt, HistoryPoint
+from hardprompts.search.seeds import checked_seed
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -48,8 +51,9 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     Args:
         model: "scheme:name" as `load_backend` takes it, or a `Backend` with a language model.
         template: the text to complete, with {prompt}, {text} and {label} once each; white space counts.
-        verbalizer: the word of each label, or several: {0: "bad", 1: ["good", "great"]}. None: the labels' own
-            names. "suggest": words from the texts, if they do better on the held-out ones than the names.
+        verbalizer: the word of each label, or several: {0: "bad", 1: ["good", "great"]}; a list has them in the order
+            of the sorted labels, as ensembles that number the labels need it. None: the labels' own names. "suggest":
+            words from the texts, if they do better on the held-out ones than the names.
         num_tokens: tokens of the prompt, 1 or more; methods that insert and delete return as many or fewer.
         method: a search method by name, with its settings for language models if it has any, or a `Search`.
         fluency_weight: share of the prompt's own likelihood in the loss, in [0, 1). None: 0.003 for a causal
@@ -74,7 +78,8 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             300 steps, if there is no limit at all.
         token_cost: what a token must add to be worth its place, as a share of the spread (standard deviation) of the
             score of random prompts. None: nothing.
-        random_state: seed of everything; None: drawn, and recorded in `seed_`.
+        random_state: seed of everything, 0 to 2**64 - 1; None: drawn, and recorded in `seed_`; a `RandomState` of
+            numpy: drawn from it at each `fit`.
         checkpoint: a folder. Each search that ends is written there, and `fit` with the same data and
             settings takes it from there: after an interruption it ends as it would have without.
         max_batch_tokens: tokens that go through the model at once; None: by the device.
@@ -112,7 +117,9 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def __sklearn_clone__(self) -> "ClassifierPromptTuner":
         # A frozen model is shared: scikit-learn's copy of it would double its memory for nothing.
-        clone = type(self)(**self.get_params(deep=False))
+        parameters = self.get_params(deep=False)
+        parameters["random_state"] = copy.deepcopy(self.random_state)  # a RandomState changes when it is drawn from
+        clone = type(self)(**parameters)
         if hasattr(self, "_metadata_request"):  # what `set_fit_request` stored
             clone._metadata_request = copy.deepcopy(self._metadata_request)
         return clone
@@ -129,18 +136,25 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         Raises:
             ValueError: one is out of range.
         """
-        given = {name: getattr(self, name) for name in PARAMETERS}
-        return TunerOptions(seed=given.pop("random_state"), **given)
+        given = {name: _plain(getattr(self, name)) for name in PARAMETERS}
+        seed = given.pop("random_state")
+        if seed is None or isinstance(seed, np.random.RandomState):
+            return TunerOptions(**given)
+        return TunerOptions(seed=checked_seed(seed, "random_state"), **given)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        device = state.get("device")
+        if device is not None:  # a pickle may come from a machine with another one
+            place = available_or_default(str(device), "this tuner was pickled with the device")
+            state = {**state, "device": device if place == str(device) else place}
+        super().__setstate__(state)
 
     @property
     def backend(self) -> Backend:
-        """The model, opened at its first use."""
+        """The model, opened at its first use, and once for all tuners that name the same; see `shared_backend`."""
         if isinstance(self.model, Backend):
             return self.model
-        key = (self.model, str(self.device), self.dtype)
-        if getattr(self, "_opened", (None, None))[0] != key:
-            self._opened = (key, load_backend(self.model, device=self.device, dtype=self.dtype))
-        return self._opened[1]
+        return shared_backend(self.model, device=self.device, dtype=self.dtype, user=self, opening=load_backend)
 
     # --- to learn -------------------------------------------------------------------------
 
@@ -164,7 +178,10 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             SearchError: no prompt survives the round trip beside all texts.
             NonFiniteError: the model returns NaN.
         """
-        self._learn(fit_prompt(self.backend, self.options, X, y, groups))
+        options = self.options
+        if isinstance(self.random_state, np.random.RandomState):  # drawn here alone: it gives another one each time
+            options = dataclasses.replace(options, seed=int(self.random_state.randint(2**31 - 1)))
+        self._learn(fit_prompt(self.backend, options, X, y, groups))
         return self
 
     def _learn(self, fitted: FittedPrompt) -> None:
@@ -191,11 +208,17 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             NotFittedError: the tuner is not fitted.
             ValueError: there are no texts, or something in `X` is not a text.
         """
+        return self._class_scores(X).softmax(dim=1).cpu().numpy()
+
+    def _class_scores(self, X: Iterable[Any]) -> Tensor:
         prompted, texts = self.prompted(), as_texts(X)
         if not texts:
             raise ValueError("X has no texts; give at least one")
-        scores = prompted.class_scores(self.prompt_, texts).double()
-        return scores.softmax(dim=1).cpu().numpy()
+        return prompted.class_scores(self.prompt_, texts).double()
+
+    def predict_log_proba(self, X: Iterable[Any]) -> npt.NDArray[Any]:
+        """(texts, classes) the logarithm of `predict_proba`, which raises the same."""
+        return self._class_scores(X).log_softmax(dim=1).cpu().numpy()
 
     def predict(self, X: Iterable[Any]) -> npt.NDArray[Any]:
         """(texts,) the likeliest label of each text. Raises as `predict_proba`."""
@@ -206,16 +229,25 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
     def score(self, X: Iterable[Any], y: Iterable[Any], sample_weight: npt.ArrayLike | None = None) -> float:
         """The share of texts whose label is predicted, in [0, 1].
 
+        A label that `fit` did not see is a miss, as in all of scikit-learn: a part of the examples may lack a rare one.
+
         Args:
             sample_weight: (texts,) how much each text counts; default: all the same.
 
         Raises:
-            ValueError: a label that `fit` did not see.
+            ValueError: `fit` saw none of these labels, or there are not as many weights as texts.
         """
         # The mixin's accuracy knows numbers and strings alone; labels here may be enums.
-        texts, targets = self._labeled(X, y)
-        right = self.predict_proba(texts).argmax(axis=1) == np.asarray(targets)
+        check_is_fitted(self)
+        texts, known = as_texts(X), list(self.verbalizer_.classes)
+        labels = as_labels(y, len(texts))
+        if not any(label in known for label in labels):
+            self._labeled(texts, labels)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
+        if weights is not None and weights.shape != (len(texts),):
+            raise ValueError(f"{len(texts)} texts need as many weights, got the shape {weights.shape}")
+        places = self.predict_proba(texts).argmax(axis=1)
+        right = [known[place] == label for place, label in zip(places, labels, strict=True)]
         return float(np.average(right, weights=weights))
 
     def evaluate(
@@ -261,7 +293,9 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def _saved(self) -> SavedTuner:
         check_is_fitted(self)
-        kept = {**{name: getattr(self, name) for name in KEPT}, "method": self.hard_prompt_.method}
+        kept = {**{name: _plain(getattr(self, name)) for name in KEPT}, "method": self.hard_prompt_.method}
+        if isinstance(self.random_state, np.random.RandomState):
+            kept["random_state"] = self.seed_
         return SavedTuner(self.backend.name, kept, self.verbalizer_, self.hard_prompt_, self.report_)
 
     def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Unpack[PushOptions]) -> PushResult:
@@ -312,3 +346,8 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         tuner = cls(saved.model if model is None else model, **options)
         tuner._learn(FittedPrompt(saved.verbalizer, saved.prompt, dict(saved.report)))
         return tuner
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as plain Python has it: a grid over an array gives numbers and arrays of numpy."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

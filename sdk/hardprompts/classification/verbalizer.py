@@ -84,11 +84,12 @@ class Verbalizer:
                 owners[word] = label
 
     @classmethod
-    def of(cls, classes: Sequence[Any], given: "Mapping[Any, str | Sequence[str]] | Verbalizer | None") -> "Verbalizer":
+    def of(cls, classes: Sequence[Any], given: "GivenWords") -> "Verbalizer":
         """The verbalizer that a user gave, for these classes; None: the names of the classes themselves.
 
         Args:
-            given: a word or several for each class.
+            given: a word or several for each class. A list has them in the order of the classes: where all labels are
+                among 0, 1, ..., one less than its length, its first word is for 0, even if no text has that label.
 
         Raises:
             ValueError: a class has no words, or the verbalizer knows a class that the labels lack.
@@ -96,20 +97,15 @@ class Verbalizer:
         if isinstance(given, Verbalizer):
             given = dict(zip(given.classes, given.words, strict=True))
         if given is None:
-            names = [label.name.lower() if isinstance(label, enum.Enum) else label for label in classes]
-            if not all(isinstance(name, str) for name in names):
-                raise ValueError(
-                    f"the labels {list(classes)} are not words; pass verbalizer={{label: word, ...}}, one for each"
-                )
-            given = {
-                label: " ".join(name.replace("_", " ").split()) for label, name in zip(classes, names, strict=True)
-            }
+            given = _names(classes)
+        elif not isinstance(given, Mapping):
+            given = _in_order(classes, given)
         missing = [label for label in classes if label not in given]
         unknown = [label for label in given if label not in set(classes)]
         if missing or unknown:
             raise ValueError(
                 f"the verbalizer has words for {list(given)}, and the labels are {list(classes)}: "
-                f"{missing} have no words, {unknown} do not occur"
+                f"{missing} have no words, {unknown} do not occur{_if_numbered(classes, given)}"
             )
         words = [given[label] for label in classes]
         return cls(tuple(classes), tuple((word,) if isinstance(word, str) else tuple(word) for word in words))
@@ -122,6 +118,65 @@ class Verbalizer:
     def owners(self) -> list[int]:
         """For each of `all_words` the number of its class."""
         return [number for number, words in enumerate(self.words) for _ in words]
+
+
+#: The words of each class: by its label, or in the order of the classes; None: their names.
+GivenWords = Mapping[Any, str | Sequence[str]] | Sequence[str | Sequence[str]] | Verbalizer | None
+
+
+def _names(classes: Sequence[Any]) -> dict[Any, str]:
+    """The names of the classes as words."""
+    names = [label.name.lower() if isinstance(label, enum.Enum) else label for label in classes]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"the labels {list(classes)} are not words; pass verbalizer={{label: word, ...}}, one for each"
+            f"{_if_numbered(classes, None)}"
+        )
+    return {label: " ".join(name.replace("_", " ").split()) for label, name in zip(classes, names, strict=True)}
+
+
+def of_occurring(classes: Sequence[Any], given: GivenWords) -> tuple[GivenWords, list[Any]]:
+    """The words without those of labels that no text has, and which labels those are.
+
+    A part of the examples, as in a cross-validation, may lack a rare label.
+    """
+    if isinstance(given, Verbalizer):
+        given = dict(zip(given.classes, given.words, strict=True))
+    if not isinstance(given, Mapping) or any(label not in given for label in classes):
+        return given, []
+    return {label: given[label] for label in classes}, [label for label in given if label not in set(classes)]
+
+
+def _in_order(classes: Sequence[Any], words: Sequence[str | Sequence[str]]) -> dict[Any, str | Sequence[str]]:
+    """The words of a list by label."""
+    if isinstance(words, str):
+        raise ValueError(f"the verbalizer is the text {words!r}; give a word for each of the labels {list(classes)}")
+    if _are_numbers(classes) and max(classes) < len(words):
+        return {label: words[label] for label in classes}
+    if len(words) != len(classes):
+        raise ValueError(
+            f"the verbalizer is a list of {len(words)}, and the labels are {list(classes)}; give as many words, in "
+            "this order, or {label: word, ...}"
+        )
+    return dict(zip(classes, words, strict=True))
+
+
+def _are_numbers(classes: Sequence[Any]) -> bool:
+    """Whether the labels may be places in a list; truth values count, as 0 and 1."""
+    return all(isinstance(label, int) and label >= 0 for label in classes)
+
+
+def _if_numbered(classes: Sequence[Any], given: Mapping[Any, str | Sequence[str]] | None) -> str:
+    """What to do where the labels are numbers that a meta-estimator has put in the place of names."""
+    if not _are_numbers(classes):
+        return ""
+    words = "[word of 0, word of 1, ...]"
+    if given and all(isinstance(label, str) for label in given):
+        words = str([given[label] for label in sorted(given)])
+    return (
+        ". VotingClassifier, other meta-estimators and cross_val_predict of probabilities number the labels, in sorted "
+        f"order, before they fit; if it was one of those, give the words in that order, as a list: verbalizer={words}"
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of
 from hardprompts.search.rows import pack, random_starts
-from hardprompts.search.seeds import Stream, drawn_seed
+from hardprompts.search.seeds import Stream, drawn_seed, generator_of
 from hardprompts.vocabulary import Vocabulary
 
 #: The method that was published for denoisers.
@@ -51,17 +51,21 @@ class DenoisingInverter:
     """
 
     def __init__(self, model: NoisePredictor | Backend | str, method: str | Search = DEFAULT_METHOD) -> None:
-        opened = load_backend(model) if isinstance(model, str) else model
-        if isinstance(opened, Backend):
-            if opened.noise_predictor is None:
-                raise BackendError(
-                    f"{opened.name} has no denoiser; open a text-to-image model, as in diffusers:<folder or hub id>"
-                )
-            self.predictor = opened.noise_predictor
-        else:
-            self.predictor = opened
+        # The backend rather than its denoiser: a pickle opens it again.
+        self._model = load_backend(model) if isinstance(model, str) else model
+        if isinstance(self._model, Backend) and self._model.noise_predictor is None:
+            raise BackendError(
+                f"{self._model.name} has no denoiser; open a text-to-image model, as in diffusers:<folder or hub id>"
+            )
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
+
+    @property
+    def predictor(self) -> NoisePredictor:
+        """The denoiser with its text encoders."""
+        model = self._model.noise_predictor if isinstance(self._model, Backend) else self._model
+        assert model is not None  # see the constructor
+        return model
 
     def invert(
         self,
@@ -216,7 +220,7 @@ class DenoisingInverter:
         if not options.token_cost:
             return 0.0
         tasks = len(score.bank.weights)
-        drawn = vocabulary.sample((RANDOM_PROMPTS, options.num_tokens), torch.Generator().manual_seed(seed))
+        drawn = vocabulary.sample((RANDOM_PROMPTS, options.num_tokens), generator_of(seed))
         groups = torch.arange(tasks, device=drawn.device).repeat_interleave(RANDOM_PROMPTS)
         scores = score.score(drawn.repeat(tasks, 1), groups).reshape(tasks, RANDOM_PROMPTS)
         return options.token_cost * float(scores.std(dim=1).mean())

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +37,7 @@ class LanguageModelLikelihood:
 
     Attributes:
         batch_size: texts that go through the model together.
+        backend: what the model is part of, by which a pickle opens it again.
 
     Raises:
         BackendError: the model is not causal.
@@ -44,6 +45,7 @@ class LanguageModelLikelihood:
 
     model: LanguageModel
     batch_size: int = 32
+    backend: Backend | None = None
 
     def __post_init__(self) -> None:
         if self.model.kind != "causal":
@@ -51,6 +53,13 @@ class LanguageModelLikelihood:
                 f"{self.model.name} does not read from left to right ({self.model.kind}), so it gives texts no "
                 "likelihood; use a causal language model, such as transformers:gpt2"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) if self.backend is None else {**vars(self), "model": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        backend = state["backend"]
+        vars(self).update(state, model=state["model"] if backend is None else backend.language_model)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, " texts"]:
@@ -99,7 +108,7 @@ def open_likelihood(
         raise BackendError(
             f"{prior.name} is not a language model, so it gives texts no likelihood; use one such as transformers:gpt2"
         )
-    return LanguageModelLikelihood(prior.language_model)
+    return LanguageModelLikelihood(prior.language_model, backend=prior)
 
 
 def fluency(texts: Sequence[str], prior: TextLikelihood) -> Float[Tensor, " texts"]:

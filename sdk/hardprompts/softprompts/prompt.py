@@ -1,6 +1,7 @@
 """Soft prompts as values: the embeddings that stand where tokens would, for each text encoder of a model."""
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -90,6 +91,12 @@ class SoftPrompt(HubMixin):
         check_name(self.name)
         object.__setattr__(self, "embeddings", types.MappingProxyType(held))
         object.__setattr__(self, "metadata", types.MappingProxyType(dict(self.metadata)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Mappings that nobody can change cannot be pickled or copied as they are.
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields |= {"embeddings": dict(self.embeddings), "metadata": dict(self.metadata)}
+        return functools.partial(type(self), **fields), ()
 
     # --- what it is -----------------------------------------------------------------------
 

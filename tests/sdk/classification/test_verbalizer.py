@@ -68,7 +68,8 @@ def test_batches_of_any_size_give_the_same_scores() -> None:
         ({"sun": "sun", "moon": " moon"}, "white space"),
         ({"sun": "sun", "moon": "qqq"}, "no tokens"),
         ({"sun": "sun", "moon": "qqq sun"}, "same tokens"),
-        ({"sun": "sun", "moon": "moon", "star": "star"}, "do not occur"),
+        ({"sun": "sun", "mooon": "moon"}, "'moon'.*no words.*'mooon'.*do not occur"),
+        (["sun"], "list of 1.*labels are \\['moon', 'sun'\\]"),
         ("suggested", "suggest"),
     ],
 )
