@@ -51,7 +51,10 @@ class DistillPrompt(io.ComfyNode):
             inputs=[
                 PromptModelType.Input("prompt_model", tooltip="Connect Load Prompt Model."),
                 io.String.Input(
-                    "text", multiline=True, tooltip="The long prompt, as plain text: no backslashes before parentheses."
+                    "text",
+                    multiline=True,
+                    tooltip="The long prompt. Weights such as (neon:1.3), <lora:...> and embedding:name are taken out "
+                    "of it as markup says.",
                 ),
                 *search_inputs(
                     DISTILLATION,
@@ -61,8 +64,24 @@ class DistillPrompt(io.ComfyNode):
                 ),
                 keep_loaded_input(),
                 method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
+                io.Combo.Input(
+                    "markup",
+                    options=["auto", "comfyui", "a1111", "none"],
+                    default="auto",
+                    optional=True,
+                    tooltip="Whose syntax the text is in: auto finds out, none takes every character as it stands.",
+                ),
             ],
-            outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
+            outputs=[
+                *prompt_outputs(is_list=False),
+                *faithfulness_outputs(),
+                io.String.Output(
+                    "set_aside",
+                    "set aside",
+                    tooltip="What the text names besides words, to be put behind the prompt: <lora:...>, "
+                    "embedding:name.",
+                ),
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -79,6 +98,7 @@ class DistillPrompt(io.ComfyNode):
         banned: str,
         keep_loaded: bool = True,
         method: str | None = None,
+        markup: str | None = None,
     ) -> io.NodeOutput:
         """The short prompt."""
         from hardprompts.distillation import PromptDistiller
@@ -94,5 +114,8 @@ class DistillPrompt(io.ComfyNode):
                 banned=banned_words(banned),
                 callback=Progress(cls.hidden.unique_id),
                 progress=False,
+                **given(markup=markup),
             )
-        return io.NodeOutput(*distilled_values(prompt))
+        read = prompt.markup
+        aside = "" if read is None else " ".join(read.set_aside)
+        return io.NodeOutput(*distilled_values(prompt, [] if read is None else [str(read)]), aside)

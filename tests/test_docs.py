@@ -97,3 +97,14 @@ def test_the_pages_name_files_that_exist() -> None:
     for page in (ROOT / "docs" / "plugins.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_what_the_page_of_soft_prompts_prints(tmp_path: Path) -> None:
+    """Blocks of Python that another block follows print what stands in that one."""
+    page = (ROOT / "docs" / "soft_prompts.md").read_text(encoding="utf-8")
+    pairs = re.findall(r"^```python\n((?:(?!```).)*)^```\n\n^```\n((?:(?!```).)*)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(pairs) == 2
+    for code, printed in pairs:
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout == printed

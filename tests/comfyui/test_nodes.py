@@ -536,7 +536,17 @@ def test_combine_and_score(world: World, fox: torch.Tensor) -> None:
 def test_distilling_tells_how_faithful_it_is(world: World) -> None:
     options = {key: value for key, value in SEARCH.items() if key not in ("mode", "method")}
     output = module("distill").DistillPrompt.execute(emoji_model(), "a big fox on violet, flat, a fox", **options).args
-    assert 0 < output[4] <= 1 and "faithfulness" in output[5]
+    assert 0 < output[4] <= 1 and "faithfulness" in output[5] and output[6] == ""
+
+
+def test_what_a_pasted_prompt_names_comes_out_beside_it(world: World) -> None:
+    options = {key: value for key, value in SEARCH.items() if key not in ("mode", "method")}
+    pasted = "a big (fox:1.3) on violet, <lora:flat:0.8>, embedding:easyneg"
+    output = module("distill").DistillPrompt.execute(emoji_model(), pasted, **options).args
+    assert "lora" not in output[1] and "fox 1.3" in output[5]
+    assert output[6] == "<lora:flat:0.8> embedding:easyneg"
+    literal = module("distill").DistillPrompt.execute(emoji_model(), pasted, markup="none", **options).args
+    assert literal[6] == "" and "fox 1.3" not in literal[5]
 
 
 # --- folders ------------------------------------------------------------------------------

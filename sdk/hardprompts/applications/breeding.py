@@ -22,6 +22,7 @@ from hardprompts.methods.evolution import Evolution
 from hardprompts.objectives import Evaluation, check_length
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.loop import run_search
+from hardprompts.search.markup import read_markup
 from hardprompts.search.protocol import Callback, SearchResult
 from hardprompts.search.rows import pack
 from hardprompts.search.seeds import checked_seed
@@ -135,7 +136,8 @@ def evolve(
     Crossing the prompts of two images gives pictures with something of both.
 
     Args:
-        parents: two or more prompts, of one image each, say; at least one.
+        parents: two or more prompts, of one image each, say; at least one. Of a text with the markup of a UI the words
+            alone are taken (see `hardprompts.search.markup`).
         generate: makes the pictures; each prompt is drawn once with each of `seeds`.
         backend: the model whose tokens the prompts are bred in; only its vocabulary is used.
         image_score: what a picture is worth (see `likeness`): the best survive.
@@ -166,7 +168,9 @@ def evolve(
     if not parents:
         raise VocabularyError("there are no parents; give two prompts or more")
     slot, words = PromptTemplate(template), backend.vocabulary if vocabulary is None else vocabulary
-    first = [_ids_of(parent if isinstance(parent, str) else parent.text, words, slot) for parent in parents]
+    first = [
+        _ids_of(read_markup(parent).text if isinstance(parent, str) else parent.text, words, slot) for parent in parents
+    ]
     room = EmbeddedTemplate.of(words, slot).room(backend.text_encoder.max_tokens)
     limit = max(map(len, first)) if max_tokens is None else max_tokens
     check_length(max(limit, *map(len, first)), room, slot, backend.name)

@@ -21,6 +21,7 @@ from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import check_length
 from hardprompts.prompts import HardPrompt, PromptTemplate, WordWeights
 from hardprompts.search.bound import clock
+from hardprompts.search.markup import read_markup
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import StopReason
 from hardprompts.search.seeds import Stream, drawn_seed
@@ -93,7 +94,8 @@ def fit_weights(
         prompt: of a template; the words of the template keep the weight 1.
         model: the denoiser that the prompt is for, or its name for `load_backend`.
         images: pictures that the denoiser should draw.
-        text: what the prompt should do the same as, such as the long prompt that it came from; what is beyond
+        text: what the prompt should do the same as, such as the long prompt that it came from, of which the words
+            alone are taken where it has markup (see `hardprompts.search.markup`); what is beyond
             the model's context is cut off. With `images` too, these are what is noised; else the denoiser makes
             some from the text.
         syntax: of the UI, "comfyui" or "a1111". They weight words by different rules: see `weighted_states`.
@@ -109,6 +111,7 @@ def fit_weights(
         VocabularyError: the words, each encoded by itself, are other tokens than the prompt.
         TemplateError: prompt and template do not fit into the model's context.
     """
+    text = None if text is None else read_markup(text).text
     check_names("fit_weights", options, [field.name for field in dataclasses.fields(WeightOptions)])
     started, chosen = clock(), WeightOptions(**options)
     if images is None and text is None:

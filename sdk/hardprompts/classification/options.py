@@ -61,6 +61,7 @@ class TunerOptions(SearchOptions):
     DEFAULT_RESTARTS: ClassVar[int] = 4
     DEFAULT_MAX_STEPS: ClassVar[int] = 300
     COUNTS: ClassVar[tuple[str, ...]] = (*SearchOptions.COUNTS, "num_tokens", "seeds", "batch_size", "score_size")
+    PASTED: ClassVar[tuple[str, ...]] = ()  # language models are given plain text
 
     template: str = "{prompt} {text} It was {label}"
     verbalizer: GivenWords | str = None

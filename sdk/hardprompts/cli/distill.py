@@ -15,6 +15,7 @@ from hardprompts.cli.options import (
     DistillMethod,
     Dtype,
     EmbeddingName,
+    MarkupOption,
     Match,
     MostTokens,
     Ratio,
@@ -53,6 +54,7 @@ def distill(
     ratio: Ratio = None,
     templates: Templates = None,
     match: Match = None,
+    markup: MarkupOption = None,
     name: EmbeddingName = "",
     rename: Rename = None,
     method: DistillMethod = None,
@@ -122,6 +124,8 @@ def _open(model: str | None, method: str | None, device: str | None, dtype: str 
 def _show(prompt: "DistilledPrompt") -> None:
     """The prompt on stdout; on stderr how faithful it is, and what was lost."""
     screen.show_prompt(prompt)
+    if prompt.markup is not None:
+        say(str(prompt.markup), "dim")
     found = prompt.faithfulness
     if found is not None:
         say(str(found), "dim")

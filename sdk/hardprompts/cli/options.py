@@ -88,6 +88,10 @@ Match = Annotated[
     Literal["auto", "features", "hidden_states", "noise", "outputs"] | None,
     typer.Option(help="What must be the same (default: chosen by the model and the original)."),
 ]
+MarkupOption = Annotated[
+    Literal["auto", "a1111", "comfyui", "none"] | None,
+    typer.Option("--markup", help="Whose (word:1.3), <lora:...> and embedding: a prompt has (default: what it shows)."),
+]
 Steps = Annotated[int | None, typer.Option("--steps", help="Maximum number of steps of the method.")]
 Restarts = Annotated[int | None, typer.Option(help="Starts, searched in one batch.")]
 Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds for each search.")]

@@ -54,6 +54,7 @@ class DenoisingOptions(SearchOptions):
     )  # fmt: skip
     AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", *SearchOptions.AMOUNTS)
     NEEDS: ClassVar[Mapping[str, str]] = {"unlike_weight": "unlike"}
+    PASTED: ClassVar[tuple[str, ...]] = (*SearchOptions.PASTED, "initial_prompts")
 
     num_tokens: int = 8
     template: str = "{}"

@@ -117,7 +117,7 @@ class PromptDistiller:
         Args:
             original: a prompt (`str`, or a `HardPrompt`, of which the whole text is taken), a `SoftPrompt`, the
                 `Path` of a soft prompt's file, or a bare (tokens, dim) tensor of the model's width. A `str` is
-                always a prompt, never a path.
+                always a prompt, never a path; one with the markup of a UI is read as the option `markup` says.
             num_tokens, ratio, templates, match, options: see `DistillationOptions`.
 
         The choice of a long prompt's best words, from which the search then starts, takes up to a third of the time
@@ -143,7 +143,7 @@ class PromptDistiller:
         chosen = DistillationOptions.of(
             "PromptDistiller.distill", num_tokens=num_tokens, ratio=ratio, templates=templates, match=match, **options
         )
-        return self._distill([self._original(original)], chosen)[0]
+        return self._distill([self._original(original, chosen)], chosen)[0]
 
     def distill_each(
         self, originals: Sequence[OriginalInput], *, batch_tasks: int = 16, **options: Unpack[TaskArguments]
@@ -156,7 +156,7 @@ class PromptDistiller:
             raise ValueError(f"batch_tasks must be at least 1, got {batch_tasks}")
         chosen = DistillationOptions.of("PromptDistiller.distill_each", **options)
         batches: list[list[Original]] = []
-        for original in map(self._original, originals):
+        for original in (self._original(given, chosen) for given in originals):
             last = batches[-1] if batches else []
             together = chosen.match != "noise" and original.text is None and 0 < len(last) < batch_tasks
             if together and chosen.tokens_for(original) == chosen.tokens_for(last[0]):
@@ -172,12 +172,14 @@ class PromptDistiller:
         Raises: as `distill`.
         """
         chosen = DistillationOptions.of("PromptDistiller.faithfulness", **options)
-        own = self._original(original)
+        own = self._original(original, chosen)
         matches = matches_of(self.backend, [own], chosen, 0 if chosen.seed is None else chosen.seed)
         return measure_faithfulness(text, matches, 0, matches.random_texts(self.backend, chosen.tokens_for(own)))
 
-    def _original(self, given: OriginalInput) -> Original:
-        return Original.of(given, self.backend.vocabulary, self.backend.name)
+    def _original(self, given: OriginalInput, options: DistillationOptions) -> Original:
+        of_language = options.markup == "auto" and self.backend.language_model is not None
+        markup = "none" if of_language else options.markup
+        return Original.of(given, self.backend.vocabulary, self.backend.name, markup)
 
     def _words(self, originals: Sequence[Original], options: DistillationOptions) -> Vocabulary:
         """What may be used: with words of several tokens that the originals have, as a whole."""
@@ -309,6 +311,7 @@ class PromptDistiller:
                 "match": matches.kind,
                 "templates": [one.text for one in options.slots],
                 "restarts": options.starts,
+                **({} if original.markup is None else {"markup": original.markup.to_dict()}),
             },
             kind=DistilledPrompt,
             score_unit=matches.score_unit,

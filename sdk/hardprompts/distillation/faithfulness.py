@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,17 @@ from hardprompts.distillation.matching import Match, MeanMatch
 from hardprompts.distillation.originals import phrases_of, windows_of
 from hardprompts.distillation.quantities import Matches, room
 from hardprompts.encoders import Backend, normalize
-from hardprompts.errors import FileFormatError
+from hardprompts.errors import FileFormatError, VocabularyError
 from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.search.bound import clock
+from hardprompts.search.markup import PlainPrompt
 from hardprompts.vocabulary import Vocabulary
 
 #: A phrase of which the short prompt keeps less than this is lost; at most so many are listed.
 KEPT, MAX_LOST = 0.5, 10
+
+#: A phrase without which the features move less than this (squared) has no tokens.
+NOTHING = 1e-12
 
 #: Phrases that are left out in one batch, between two looks at the clock.
 PHRASES_AT_ONCE = 64
@@ -138,6 +142,28 @@ class DistilledPrompt(HardPrompt):
     faithfulness: Faithfulness | None = None
     lost: tuple[LostPhrase, ...] = ()
 
+    @property
+    def markup(self) -> PlainPrompt | None:
+        """What was read of the long prompt's markup: its plain text, weights, and what was set aside; None without.
+
+        Raises:
+            FileFormatError: the prompt was read from a file that was damaged there.
+        """
+        values = self.provenance.get("markup")
+        try:
+            return None if values is None else PlainPrompt.from_dict(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"not what was read of a prompt's markup: {error!r}") from error
+
+    def pasted(self, syntax: Literal["comfyui", "a1111"]) -> str:
+        """The prompt as a UI must be given it, with the files behind it that the long prompt named: <lora:name:0.8>.
+
+        Raises:
+            ValueError: an unknown syntax.
+        """
+        aside = () if self.markup is None else self.markup.set_aside
+        return " ".join((self.escaped(syntax), *aside))
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as the JSON values of a `HardPrompt`; `faithfulness` and `lost` stand in the provenance."""
         values = super().to_dict()
@@ -235,7 +261,9 @@ def lost_phrases(
         )
         for (_, phrase), other in zip(batch, others, strict=True):
             way = whole - other
-            kept = float((own - other) @ way / way.square().sum().clamp_min(1e-12))
+            if float(way.square().sum()) < NOTHING:  # it says nothing to the model
+                continue
+            kept = float((own - other) @ way / way.square().sum())
             if kept < KEPT and not said.issuperset(phrases[phrase].lower().split()):
                 lost.append(LostPhrase(phrases[phrase], float(1 - whole @ other), kept))
         looked += len(batch)
@@ -257,6 +285,14 @@ def _windows_of_phrases(phrases: Sequence[str], joint: str, free: int, vocabular
     return windows
 
 
+def _windows_with_tokens(text: str, free: int, vocabulary: Vocabulary) -> list[tuple[int, ...]]:
+    """The ids of a text in windows; none of a text that has no tokens, as an emoji may in a small vocabulary."""
+    try:
+        return windows_of(text, free, vocabulary) if text else []
+    except VocabularyError:
+        return []
+
+
 def _weighted_features(
     backend: Backend, texts: Sequence[str], template: PromptTemplate
 ) -> Float[Tensor, "texts features"]:
@@ -265,7 +301,7 @@ def _weighted_features(
     Nothing, of an empty text; a text of one window has its features times its tokens.
     """
     vocabulary, free = backend.vocabulary, room(backend, template)
-    rows = [(place, ids) for place, text in enumerate(texts) if text for ids in windows_of(text, free, vocabulary)]
+    rows = [(place, ids) for place, text in enumerate(texts) for ids in _windows_with_tokens(text, free, vocabulary)]
     bare = FeatureMatch(backend.text_encoder, torch.zeros(1, 1, 1), torch.ones(1, 1), template)
     device = vocabulary.table.device
     found = torch.zeros(len(texts), backend.feature_width, device=device)

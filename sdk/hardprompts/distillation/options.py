@@ -9,6 +9,7 @@ from hardprompts.errors import TemplateError
 from hardprompts.images import ImageInput
 from hardprompts.noise import LATE, NoiseWindow
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.search.markup import Markup
 from hardprompts.search.options import SearchArguments, SearchOptions
 from hardprompts.search.protocol import StopReason
 
@@ -39,6 +40,7 @@ class DistillationArguments(SearchArguments, total=False):
     num_noises: int
     noises_per_step: int | None
     batch_size: int
+    markup: Markup
 
 
 class TaskArguments(DistillationArguments, total=False):
@@ -73,6 +75,10 @@ class DistillationOptions(SearchOptions):
             matched (the label words of a classifier, say). Default: the likelihoods of all next tokens.
         texts_per_step: for "outputs", templates drawn for each gradient. Default: all.
         window, num_noises, noises_per_step, batch_size: for "noise"; see `DenoisingOptions`.
+        markup: how an original that is a text is read: "a1111" or "comfyui", as these UIs read "(neon:1.3)",
+            "<lora:style:0.8>", "embedding:name", BREAK and the like; "none", as it stands; "auto", as whichever its
+            markup shows, and as it stands if it has none or the model is a language model. The hard prompt is of what
+            the words say; weights are left out, and files set aside: see `DistilledPrompt.markup`.
         initial_prompt: text to start from, beside the starts that the original gives (its nearest tokens, or its own
             best words) and random ones.
         token_cost: as in `SearchOptions`. Default: 0.05 for a soft prompt, which drops tokens that count in one
@@ -112,11 +118,14 @@ class DistillationOptions(SearchOptions):
     num_noises: int = 16
     noises_per_step: int | None = 4
     batch_size: int = 8
+    markup: Markup = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.match not in get_args(Quantity):
             raise ValueError(f"match must be one of {', '.join(get_args(Quantity))}, got {self.match!r}")
+        if self.markup not in get_args(Markup):
+            raise ValueError(f"markup must be one of {', '.join(get_args(Markup))}, got {self.markup!r}")
         if self.num_tokens is not None and self.ratio is not None:
             raise ValueError(f"give num_tokens or ratio, not both, got {self.num_tokens} and {self.ratio}")
         if self.ratio is not None and not 0 < self.ratio <= 1:

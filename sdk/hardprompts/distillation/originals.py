@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hardprompts.errors import BackendError, VocabularyError
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.markup import PlainPrompt, read_markup
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.vocabulary import Vocabulary
 
@@ -30,30 +31,37 @@ class Original:
         text: the text that they are of, or None for a soft prompt.
         ids: likewise its tokens.
         name: what it is called in results.
+        markup: what was read of a text with markup; None if it had none.
     """
 
     embeddings: Float[Tensor, "tokens dim"]
     text: str | None = None
     ids: tuple[int, ...] = ()
     name: str = ""
+    markup: PlainPrompt | None = None
 
     @classmethod
-    def of(cls, given: OriginalInput, vocabulary: Vocabulary, model: str) -> "Original":
+    def of(cls, given: OriginalInput, vocabulary: Vocabulary, model: str, markup: str = "auto") -> "Original":
         """The original for a model's vocabulary.
 
+        Args:
+            markup: how a `str` is read; see `hardprompts.search.read_markup`. A `HardPrompt` is meant as it stands.
+
         Raises:
-            ValueError: an empty text, or a tensor that is not (tokens, dim) of finite floating-point numbers.
+            ValueError: an empty text, or one of markup alone, or a tensor that is not (tokens, dim) of finite
+                floating-point numbers.
             BackendError: a soft prompt of other widths than the model's.
             FileFormatError: a file without a soft prompt.
         """
         if isinstance(given, HardPrompt):
-            given = given.filled
+            given, markup = given.filled, "none"
         if isinstance(given, str):
-            ids = tuple(vocabulary.encode(given))
+            plain = read_markup(given, markup)
+            ids = tuple(vocabulary.encode(plain.text))
             if not ids:
                 raise ValueError(f"the prompt {given!r} has no tokens that {model} knows; give a text with words")
             embeddings = vocabulary.embed(torch.tensor(ids, device=vocabulary.table.device))
-            return cls(embeddings, given, ids, given)
+            return cls(embeddings, plain.text, ids, given, plain if plain != PlainPrompt(given) else None)
         if isinstance(given, os.PathLike):
             given = SoftPrompt.from_file(given)
         prompt = SoftPrompt({_BARE: given}) if isinstance(given, Tensor) else given

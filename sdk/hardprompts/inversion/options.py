@@ -75,6 +75,8 @@ class InversionOptions(SearchOptions):
 
     NEEDS: ClassVar[Mapping[str, str]] = {"text_weight": "text", "unlike_weight": "unlike"}
 
+    PASTED: ClassVar[tuple[str, ...]] = (*SearchOptions.PASTED, "text", "caption")
+
     num_tokens: int = 8
     template: str = "{}"
     unlike: ImageInput | Sequence[ImageInput] | None = None

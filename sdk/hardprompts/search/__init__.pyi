@@ -1,6 +1,7 @@
 # The public names of hardprompts.search; `__init__.py` imports each from here on first use.
 from .bound import BoundObjective, clock
 from .loop import run_search
+from .markup import Markup, PlainPrompt, read_markup
 from .options import SearchArguments, SearchOptions
 from .progress import on_bar
 from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
@@ -16,6 +17,8 @@ __all__ = [
     "Callback",
     "Candidates",
     "Ids",
+    "Markup",
+    "PlainPrompt",
     "Search",
     "SearchArguments",
     "SearchOptions",
@@ -34,6 +37,7 @@ __all__ = [
     "pack",
     "provenance_of",
     "random_starts",
+    "read_markup",
     "run_search",
     "search_method",
     "search_methods",

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hardprompts.objectives import Objective, Score
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
+from hardprompts.search.markup import read_markup
 from hardprompts.search.progress import on_bar
 from hardprompts.search.protocol import Callback, Search, SearchResult
 from hardprompts.search.seeds import checked_seed, drawn_seed
@@ -48,7 +49,8 @@ class SearchOptions:
     """What every front door takes beside what it is about.
 
     Attributes:
-        initial_prompt: text to start from. Default: random tokens, or what the front door itself begins with.
+        initial_prompt: text to start from; markup of UIs is taken away, as by `hardprompts.search.read_markup`.
+            Default: random tokens, or what the front door itself begins with.
         banned: strings that must not occur in the prompt, whatever their case.
         vocabulary: phrases whose tokens alone may be used (a keyword bank), or a `Vocabulary`, which is used as it is.
         restarts: starts that are searched in one batch. Default: `DEFAULT_RESTARTS` of the front door.
@@ -80,6 +82,9 @@ class SearchOptions:
     #: Fields that must not be negative where they are given.
     AMOUNTS: ClassVar[tuple[str, ...]] = ("max_steps", "max_evaluations", "deadline", "patience", "token_cost")
 
+    #: Fields that people paste prompts of UIs into, which are read as such: see `hardprompts.search.markup`.
+    PASTED: ClassVar[tuple[str, ...]] = ("initial_prompt",)
+
     initial_prompt: str | None = None
     banned: Sequence[str] = ()
     vocabulary: Sequence[str] | Vocabulary | None = None
@@ -106,7 +111,8 @@ class SearchOptions:
 
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
-
+        for name in self.PASTED:
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         for name, other in self.NEEDS.items():
             if getattr(self, name) != getattr(type(self), name) and getattr(self, other) is None:
                 raise ValueError(
@@ -189,6 +195,13 @@ class SearchOptions:
                 seed=self.seed,
                 callback=on_bar(self.callback, bar),
             )
+
+
+def _plain(given: Any) -> Any:
+    """The words of a prompt, or of several, without the markup of UIs; None stays None."""
+    if isinstance(given, str):
+        return read_markup(given).text
+    return given if given is None else tuple(map(_plain, given))
 
 
 def check_names(door: str, given: Iterable[str], known: Collection[str]) -> None:

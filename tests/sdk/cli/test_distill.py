@@ -46,6 +46,17 @@ def test_the_command_distills_prompts_and_files(toy_plugin: str, tmp_path: Path)
     assert command(LONG, *quick, "--ratio", "0.2").exit_code == 0
 
 
+def test_the_command_tells_what_it_read_of_a_uis_prompt(toy_plugin: str) -> None:
+    pasted = "a (red:1.3) <lora:boat:0.8> boat"
+    quick = ("--model", "toy", "--steps", "2", "--seed", "1", "--tokens", "3")
+    found = command(pasted, *quick)
+    assert "red 1.3" in found.stderr and "to be pasted behind: <lora:boat:0.8>" in found.stderr
+    assert "lora" not in found.stdout
+    literal = json.loads(command(pasted, *quick, "--markup", "none", "--json").stdout)
+    assert "markup" not in literal["provenance"] and literal["provenance"]["original"] == pasted
+    assert "no words beside its markup" in command("<lora:boat:0.8>", *quick).stderr
+
+
 def test_the_command_renames_keys_and_tells_readings(toy_plugin: str, tmp_path: Path) -> None:
     save_file({"clip_l": torch.ones(1, 512)}, tmp_path / "wrong.safetensors")
     quick = ("--model", "toy", "--method", "nearest")
