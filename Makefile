@@ -14,13 +14,14 @@ IMAGE = plugins/hardprompts_photo/examples/cat.jpg
 # Nothing here may reach a model hub.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test check fix dist clean
+.PHONY: help install demo test check fix docs dist clean
 
 help:
 	@echo "make demo     a photograph becomes a prompt, offline (IMAGE=path for your own)"
 	@echo "make test     the tests"
 	@echo "make check    style, types, spelling, import directions"
 	@echo "make fix      mends style where it can be mended by itself"
+	@echo "make docs     the documentation as a site, into site/"
 	@echo "make dist     the wheels and their sources, checked, into dist/"
 	@echo "make install  only installs, into $(VENV)"
 
@@ -49,6 +50,9 @@ fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m pip install --quiet --editable ".[release]"
@@ -58,4 +62,4 @@ dist: $(STAMP)
 	$(BIN)/python -m pytest --quiet tests/test_distributions.py
 
 clean:
-	rm -rf .venv dist demo_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist site demo_output .mypy_cache .pytest_cache .ruff_cache
