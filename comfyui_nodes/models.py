@@ -22,7 +22,7 @@ EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
 #: Knows photographs; needs packages that may not be installed.
 PHOTO = "photo"
 FOLDER = "prompt_models"
-WEIGHTS = (".safetensors", ".bin", ".pt")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 #: Bytes that are freed on a GPU before a model of unknown size is opened.
 USUAL_SIZE = 2 * 1024**3
 
@@ -56,7 +56,9 @@ def local_models() -> dict[str, str]:
         for folder in sorted(Path(root).iterdir()):
             if not folder.is_dir():
                 continue
-            weights = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+            # The first in the order of WEIGHTS, and not what macOS leaves beside it ("._model.safetensors").
+            files = [file for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+            weights = [file for suffix in WEIGHTS for file in files if file.suffix.lower() == suffix]
             if (folder / "open_clip_config.json").is_file():
                 found.setdefault(folder.name, f"open_clip:local-dir:{folder}")
             elif (folder / "config.json").is_file():
@@ -225,7 +227,7 @@ class LoadPromptModel(io.ComfyNode):
         if name is None:
             return (model, hub_model)
         place = Path(name.removeprefix("transformers:").removeprefix("open_clip:local-dir:"))
-        files = sorted(place.iterdir()) if place.is_dir() else []
+        files = sorted(file for file in place.iterdir() if file.is_file()) if place.is_dir() else []
         return (name, hub_model, *((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
     @classmethod

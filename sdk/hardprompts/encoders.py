@@ -22,7 +22,7 @@ from hardprompts.devices import (
     keep_to_quota,
     release,
 )
-from hardprompts.errors import BackendError, UnknownName
+from hardprompts.errors import BackendError, UnknownName, quoted, warn_user
 from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers.shared import SharedModels
@@ -369,12 +369,28 @@ class Backend:
         return torch.cat(features)
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "batch features"]:
-        """Unit features of texts, in float32, by the model's own tokenizer and forward pass."""
+        """Unit features of texts, in float32, by the model's own tokenizer and forward pass.
+
+        Warns (UserWarning) of texts that are longer than the model reads; it does not see what is behind.
+        """
+        self._warn_of_cut(texts)
         features = []
         with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 features.append(normalize(self.text_encoder.encode_text(list(texts[start : start + batch_size]))))
         return torch.cat(features)
+
+    def _warn_of_cut(self, texts: Sequence[str]) -> None:
+        room = self.text_encoder.max_tokens
+        # Only what is long in bytes can be long in tokens.
+        perhaps = [text for text in texts if len(text.encode("utf-8", "replace")) > room]
+        cut = [(text, count) for text in perhaps if (count := len(self.vocabulary.encode(text))) > room]
+        if cut:
+            text, count = cut[0]
+            warn_user(
+                f"{self.name} reads the first {room} tokens of a text, and {len(cut):,} of {len(texts):,} have more: "
+                f"{quoted(text)} has {count:,}"
+            )
 
 
 @runtime_checkable

@@ -17,6 +17,8 @@ A message says what is wrong, with which value, what is accepted and what to do 
 Plain misuse of an argument (a negative number of steps) raises ValueError, as in torch.
 """
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -102,7 +104,25 @@ def quoted(text: object) -> str:
     return repr(written if len(written) <= 60 else f"{written[:57]}...")
 
 
+def listed(texts: Iterable[object], most: int = 5) -> str:
+    """Texts from a file, for a message: each in quotes, and no more than `most` of them."""
+    every = list(texts)
+    return ", ".join(map(quoted, every[:most])) + (f" and {len(every) - most:,} more" if len(every) > most else "")
+
+
 def brief(error: BaseException) -> str:
     """What a library said of a file, for a message: without control characters, and not longer than 200."""
     written = "".join(c if c.isprintable() else " " for c in str(error)) or type(error).__name__
     return written if len(written) <= 200 else f"{written[:197]}..."
+
+
+#: Modules that a warning is not about: ours, and those that check our calls while tests run.
+_NOT_THE_USERS = ("hardprompts", "jaxtyping", "beartype", "comfyui_nodes")
+
+
+def warn_user(message: str) -> None:
+    """A UserWarning about what somebody gave, at the line that called hardprompts, however deep this is called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_NOT_THE_USERS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hardprompts.errors import VocabularyError
+from hardprompts.errors import VocabularyError, listed, warn_user
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.towers.frozen import FrozenTable
 from hardprompts.towers.tokenizers import BatchTokenizer, Tokenizer
@@ -215,6 +215,8 @@ class Vocabulary(TokenTable):
     def only(self, phrases: Iterable[str]) -> "Vocabulary":
         """The same vocabulary, restricted to the words of some phrases: a keyword bank.
 
+        It may lack some of their words; see `lacking`.
+
         Raises:
             VocabularyError: no token that may be used is one of their words.
         """
@@ -225,6 +227,17 @@ class Vocabulary(TokenTable):
         # The pieces of a word of several tokens, such as "cyberpunk", say something else by themselves.
         keep[[i for ids in written if ids not in whole._compound_ids for i in ids]] = True
         return whole._allowing(keep & self.allowed, f"the {len(phrases)} phrases of the keyword bank")
+
+    def lacking(self, phrases: Iterable[str]) -> list[str]:
+        """The words of some phrases that a search cannot write: they have tokens that it may not use, or none."""
+        texts = [phrases] if isinstance(phrases, str) else phrases
+        words = list(dict.fromkeys(word for phrase in texts for word in phrase.split()))
+        usable = set(self.allowed_ids.tolist())
+        return [
+            word
+            for word, ids in zip(words, self._behind_a_word(words), strict=True)
+            if ids not in self._compound_ids and (not ids or not usable.issuperset(ids))
+        ]
 
     def words(self) -> "Vocabulary":
         """The same vocabulary, restricted to real words: letters of its main script alone; see `is_real_word`.
@@ -348,6 +361,8 @@ class Vocabulary(TokenTable):
         """
         strings = [banned] if isinstance(banned, str) else list(banned)
         found = to if isinstance(to, Vocabulary) else self if to is None else self.only(to)
+        if to is not None and not isinstance(to, Vocabulary):
+            warn_of_missing(found.lacking(to))
         if NO_LIST not in strings and not isinstance(to, Vocabulary):
             found = found.without_bad_words()
         if words or (words is None and to is None and found.has_words_enough):
@@ -526,6 +541,16 @@ class EmbeddedTemplate:
     def room(self, max_tokens: int) -> int:
         """Tokens that a context of `max_tokens` leaves for a prompt; negative where the template alone is too long."""
         return max_tokens - len(self)
+
+
+def warn_of_missing(words: Iterable[str]) -> None:
+    """Warns (UserWarning) of words that were asked for and that no prompt can have, if there are any."""
+    missing = list(words)
+    if missing:
+        warn_user(
+            f"{len(missing):,} of the words that were given are left out, since the model has no tokens for them that "
+            f"may be used: {listed(missing)}"
+        )
 
 
 def round_trip_mask(tokenizer: Tokenizer, size: int) -> Bool[Tensor, " vocab"]:

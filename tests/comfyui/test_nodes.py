@@ -358,6 +358,8 @@ def test_local_models_are_listed_by_what_is_in_their_folders(world: World) -> No
     ):
         (root / name).mkdir()
         (root / name / file).touch()
+    (root / "ViT-B-32" / "._w.safetensors").touch()  # of macOS
+    (root / "ViT-B-32" / "older.bin").touch()
     assert module("models").local_models() == {
         "a": f"transformers:{root / 'a'}",
         "b": f"open_clip:local-dir:{root / 'b'}",

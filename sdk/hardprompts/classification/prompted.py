@@ -13,7 +13,7 @@ from hardprompts.classification.rows import Row, RowEncoder
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.classification.verbalizer import LabelTokens, Verbalizer
 from hardprompts.encoders import Backend, LanguageModel
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, warn_user
 
 
 def language_model(backend: Backend) -> LanguageModel:
@@ -88,7 +88,11 @@ class PromptedModel:
         Args:
             prompt: text, or a soft prompt as its token embeddings.
         """
-        return self._scores(*self._rows(prompt, texts))
+        kept = [self.encoder.cut(text) for text in texts]
+        shortened = sum(text.strip() != short for text, short in zip(texts, kept, strict=True))
+        if shortened:
+            warn_user(f"{shortened:,} of {len(texts):,} texts are too long for the model and were cut at their end")
+        return self._scores(*self._rows(prompt, kept))
 
     def measure(
         self,

@@ -79,7 +79,24 @@ def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
         short = next((number for number, row in enumerate(rows, 2) if row[name] is None), None)
         if short is not None:
             raise ValueError(f"row {short} of {path} has no column {name!r}; check its quotes and separators")
+    # A DictReader keeps what has no column under None.
+    long = next((number for number, row in enumerate(rows, 2) if None in row), None)
+    if long is not None:
+        raise ValueError(f"row {long} of {path} has more cells than the head; quote texts that have separators in them")
     return [[row[name] for row in rows] for name in names]
+
+
+def read_labeled(path: Path, text_column: str, label_column: str) -> list[list[str]]:
+    """The texts and the labels of a table.
+
+    Raises:
+        ValueError: see `read_column`; or a label is empty.
+    """
+    texts, labels = read_column(path, (text_column, label_column))
+    empty = next((number for number, label in enumerate(labels, 2) if not label.strip()), None)
+    if empty is not None:
+        raise ValueError(f"row {empty} of {path} has no label in {label_column!r}; fill it in, or leave the row out")
+    return [texts, labels]
 
 
 def read_words(given: Sequence[str]) -> dict[str, list[str]] | None:
@@ -140,7 +157,7 @@ def tune(
     options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
         screen.check_save(save)
-        texts, labels = read_column(data, (text_column, label_column))
+        texts, labels = read_labeled(data, text_column, label_column)
         label_words = read_words(label or ())
         if label_words and suggest:
             fail("give --label or --suggest, not both")
@@ -160,7 +177,7 @@ def tune(
             if save is not None:
                 fail("--shots compares many draws and saves no tuner; leave --save out")
             first = random_state or 0
-            tested = None if test is None else read_column(test, (text_column, label_column))
+            tested = None if test is None else read_labeled(test, text_column, label_column)
             _few_shot(tuner, texts, labels, shots, range(first, first + tuner.seeds), tested, as_json)
             return
         with screen.LiveSearch() as live:

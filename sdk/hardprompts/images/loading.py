@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hardprompts.causes.failures import cause_of
 from hardprompts.causes.standins import HEAD_BYTES, other_kind_of, stand_in, stand_in_at
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, warn_user
 from hardprompts.images.decoders import kind_of, register_decoders, unreadable
 from hardprompts.images.modes import FLOAT_TOLERANCE, depth_of, to_rgb
 
@@ -191,7 +191,7 @@ def _unidentified(head: bytes) -> str:
 def _warn_of_frames(image: Image.Image, what: str) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in _ONE_PICTURE:
-        warnings.warn(f"{what} has {frames} frames; the first is used", UserWarning, stacklevel=5)
+        warn_user(f"{what} has {frames} frames; the first is used")
 
 
 def _limit_advice() -> str:
@@ -229,10 +229,8 @@ def _upright(image: Image.Image, what: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except DECODING_ERRORS as error:  # the pixels are whole
-        warnings.warn(
-            f"{what} has EXIF data that cannot be read: {type(error).__name__}: {error}; it is taken as it stands",
-            UserWarning,
-            stacklevel=6,
+        warn_user(
+            f"{what} has EXIF data that cannot be read: {type(error).__name__}: {error}; it is taken as it stands"
         )
         return image
 

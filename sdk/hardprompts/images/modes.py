@@ -3,14 +3,13 @@
 import functools
 import io
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, warn_user
 
 #: What an image file says besides its pixels, once these are sRGB and opaque.
 _USED_UP = ("icc_profile", "transparency")
@@ -136,11 +135,7 @@ def _as_srgb(image: Image.Image, profile: Any, what: str) -> Image.Image:
         mode, transform = _conversion(bytes(profile or b""), image.mode)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError) as error:
         taken = "plain Lab" if image.mode == "LAB" else "sRGB"
-        warnings.warn(
-            f"{what} has a color profile that cannot be used: {error}; its colors are taken as {taken}",
-            UserWarning,
-            stacklevel=7,
-        )
+        warn_user(f"{what} has a color profile that cannot be used: {error}; its colors are taken as {taken}")
         return _as_srgb(image, None, what)
     image = image if image.mode == mode else image.convert(mode)
     if transform is None:

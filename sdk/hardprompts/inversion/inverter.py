@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.encoders import Backend, join_backends, load_backend
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
 from hardprompts.inversion.lengths import best_by_length
 from hardprompts.inversion.options import InversionArguments, InversionOptions
@@ -291,6 +291,11 @@ def _begin_with(
     for task, caption in enumerate(captions):
         ids = encode_beginning(caption or "", vocabulary, initial.shape[1])
         if not ids:
+            if caption and caption.strip():
+                warn_user(
+                    f"no restart begins with the caption {quoted(caption)}: its first word is longer than the prompt, "
+                    "banned or not in the vocabulary"
+                )
             continue
         first = task * restarts
         initial[first : first + max(1, restarts // 2), : len(ids)] = torch.tensor(ids, device=initial.device)

@@ -13,7 +13,7 @@ from hardprompts.errors import BackendError, NonFiniteError, VocabularyError
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.objectives import Score
 from hardprompts.prompts import Candidate, PromptTemplate, TradeOff
-from hardprompts.vocabulary import Vocabulary
+from hardprompts.vocabulary import Vocabulary, warn_of_missing
 
 #: What stands before a text for a model whose tokenizer puts nothing there: the end of what came before.
 STARTS = ("\n", ".")
@@ -195,6 +195,8 @@ def readable_score(
 def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
     """The same vocabulary, restricted to these words, whatever their case; some may have several tokens.
 
+    Warns (UserWarning) of the words that it does not have.
+
     Raises:
         VocabularyError: no token that may be used is one of them: words of several tokens alone do not suffice.
     """
@@ -207,7 +209,10 @@ def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
         raise VocabularyError(
             f"none of the {len(ids)} tokens that may be used is one of the {len(known)} words; give more words"
         )
-    return dataclasses.replace(vocabulary, allowed=allowed, compounds=()).with_words(known)
+    found = dataclasses.replace(vocabulary, allowed=allowed, compounds=()).with_words(known)
+    spelled = {text.strip().lower() for text in (*texts, *map(found.decode, found.compounds))}
+    warn_of_missing(sorted(known - spelled - {""}))
+    return found
 
 
 def pareto_front(

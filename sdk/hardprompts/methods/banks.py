@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.encoders import Backend
-from hardprompts.errors import FileFormatError, quoted
+from hardprompts.errors import FileFormatError, quoted, warn_user
 from hardprompts.images import list_folder
 from hardprompts.prompts import PromptTemplate
 from hardprompts.towers.tokenizers import BatchTokenizer
@@ -91,7 +91,7 @@ def read_bank(path: str | os.PathLike[str], encoding: str | None = None) -> tupl
     ]
     if rest:
         names = ", ".join(quoted(path.name) for path in rest[:_SHOWN]) + ", ..." * (len(rest) > _SHOWN)
-        warnings.warn(f"the bank {place} leaves out what is not a .txt file in it: {names}", UserWarning, stacklevel=2)
+        warn_user(f"the bank {place} leaves out what is not a .txt file in it: {names}")
     return tuple(PhraseTable.from_file(file, encoding) for file in files)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.encoders import Backend
-from hardprompts.errors import VocabularyError
+from hardprompts.errors import VocabularyError, listed, warn_user
 from hardprompts.methods.banks import (
     CHUNK,
     PhraseTable,
@@ -65,7 +65,7 @@ class PhraseBank:
     first, where the objective rewards what does not fit; `PromptInverter` sees to that.
 
     Every prompt on the way is proposed, so that the best of them is returned, however long. Phrases with tokens
-    that the search may not use are left out.
+    that the search may not use are left out; of those of a bank that is given a UserWarning says how many.
 
     Attributes:
         tables: the bank; None: the one that comes with hardprompts. See `read_bank` for text files.
@@ -165,6 +165,8 @@ class PhraseBank:
                 f"none of the {len(phrases)} phrases of the bank may be used: they have no tokens of this model, more "
                 f"than {limit}, or such as are banned or not in the vocabulary; use another bank, or more tokens"
             )
+        if self.tables is not None:
+            _warn_of_unusable(tables, phrases, limit, vocabulary)
         groups = objective.groups.tolist()
         tasks = sorted(set(groups))
         known = torch.full((len(tasks), len(usable)), -torch.inf)
@@ -277,3 +279,18 @@ class _Chain:
         order = scores.nan_to_num(nan=-torch.inf).argsort(descending=True).tolist()
         best = next((i for i in order if self.objective.admissible(prompts[i], self.limit) == prompts[i]), None)
         return [Candidates(ids, scores, rows)], None if best is None else (prompts[best], float(scores[best]))
+
+
+def _warn_of_unusable(
+    tables: Sequence[PhraseTable], found: Sequence[Ids | None], limit: int, vocabulary: Vocabulary
+) -> None:
+    """Warns of the phrases that are left out, but of those with banned words, which somebody asked for."""
+    phrases = (phrase for table in tables for phrase in table.phrases)
+    unusable = [
+        phrase for phrase, ids in zip(phrases, found, strict=True) if ids is None and not vocabulary.bans(phrase)
+    ]
+    if unusable:
+        warn_user(
+            f"{len(unusable):,} of the {len(found):,} phrases of the bank are left out: they have more than {limit} "
+            f"tokens, or words that are not in the vocabulary: {listed(unusable)}"
+        )

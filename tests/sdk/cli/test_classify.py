@@ -53,3 +53,17 @@ def test_which_words_may_be_used_is_passed_on(
 def test_labels_without_words_are_explained(table: Path) -> None:
     table.write_text(table.read_text().replace(",sun", ",1").replace(",moon", ",0"))
     tuned(table, "--label", "1=sun").fails("'0'", "no words")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("I liked it, really,sun", ("row 10", "more cells than the head", "quote")),
+        ("red fire,", ("row 10", "no label in 'label'")),
+        ("red fire,  ", ("row 10", "no label in 'label'")),
+        ("red fire", ("row 10", "no column 'label'")),
+    ],
+)
+def test_rows_that_would_be_misread_or_dropped_are_named(row: str, words: tuple[str, ...], table: Path) -> None:
+    table.write_text(table.read_text() + row + "\n")
+    tuned(table).fails(*words)
