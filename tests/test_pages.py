@@ -79,9 +79,9 @@ def test_commands_and_options_on_a_page_exist(page: Path) -> None:
         for line in text.replace("\\\n", " ").splitlines()
     ]
     for line in [*lines, *prose]:
-        words = shlex.split(line.removeprefix("$ "), comments=True) if line.count("'") % 2 == 0 else line.split()
-        if words[:1] != ["hardprompts"] or len(words) < 2:
-            continue
+        if not re.match(r"(\$ )?hardprompts \S", line):
+            continue  # output, or another program
+        words = shlex.split(line.removeprefix("$ "), comments=True)
         known = group
         for word in words[1:]:
             if word in getattr(known, "commands", {}):
