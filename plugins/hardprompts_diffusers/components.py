@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from hardprompts.errors import BackendError
+from hardprompts.towers import uncompiled, unwrapped, watched_gradients
+from hardprompts.towers.networks import is_group_offloaded, is_sequentially_offloaded, stored_in_one_byte
 
 #: The names that diffusers gives to the network that removes noise.
 DENOISERS = ("unet", "transformer")
@@ -26,11 +28,13 @@ def denoiser_of(pipe: Any) -> Any:
             f"{type(pipe).__name__} has {len(found) or 'no'} denoising network(s) under the names "
             f"{' or '.join(DENOISERS)}; pipelines with exactly one are supported: use match='clip'"
         )
-    return getattr(pipe, found[0])
+    return unwrapped(getattr(pipe, found[0]))
 
 
 def text_encoders(pipe: Any) -> dict[str, tuple[Any, nn.Module]]:
     """The tokenizer and the text encoder of each place, in order: {"": (tokenizer, text_encoder), "_2": ...}.
+
+    Without what was put around them (torch.compile, PEFT, `DataParallel`); see `bare`.
 
     Raises:
         BackendError: the pipeline has no text encoder.
@@ -39,7 +43,7 @@ def text_encoders(pipe: Any) -> dict[str, tuple[Any, nn.Module]]:
     for suffix in ("", "_2", "_3", "_4"):
         tokenizer, encoder = (getattr(pipe, f"{kind}{suffix}", None) for kind in ("tokenizer", "text_encoder"))
         if isinstance(encoder, nn.Module) and tokenizer is not None:
-            found[suffix] = (tokenizer, encoder)
+            found[suffix] = (tokenizer, unwrapped(encoder))
     if not found:
         raise BackendError(
             f"this {type(pipe).__name__} has no text encoder, so there is no prompt to look for; load it with its "
@@ -48,54 +52,79 @@ def text_encoders(pipe: Any) -> dict[str, tuple[Any, nn.Module]]:
     return found
 
 
+def added_tokens(pipe: Any) -> list[str]:
+    """What the pipeline's tokenizers read as tokens of their own: of textual inversions, and special ones.
+
+    A model with another tokenizer reads the same letters as words.
+    """
+    known: list[dict[str, int]] = [
+        getattr(tokenizer, "get_added_vocab", dict)() for tokenizer, _ in text_encoders(pipe).values()
+    ]
+    return sorted({token for own in known for token in own if token.strip()})
+
+
 def modules_of(pipe: Any) -> dict[str, nn.Module]:
-    """The networks of a pipeline, by name."""
-    return {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+    """The networks of a pipeline by name, without what was put around them."""
+    return {name: unwrapped(part) for name, part in pipe.components.items() if isinstance(part, nn.Module)}
+
+
+@contextlib.contextmanager
+def bare(pipe: Any) -> Iterator[None]:
+    """The pipeline with its networks as they are without wrappers, not compiled; afterwards it has them again.
+
+    A compiled network does not notice the hooks that put embeddings in, and a `DataParallel` has no `config`. What is
+    computed stays the same.
+    """
+    inside = modules_of(pipe)
+    wrapped = {name: getattr(pipe, name) for name, part in inside.items() if getattr(pipe, name) is not part}
+    with uncompiled(*inside.values()):
+        try:
+            pipe.__dict__.update({name: inside[name] for name in wrapped})
+            yield
+        finally:
+            pipe.__dict__.update(wrapped)
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """The device that the pipeline works on."""
+    with bare(pipe):
+        return torch.device(pipe._execution_device)
 
 
 # --- offloading ---------------------------------------------------------------------------
 
 
 def check_placement(pipe: Any) -> None:
-    """Raises unless gradients can be taken where the pipeline's weights are.
+    """Raises unless gradients can be taken where the pipeline's weights are, and as they are.
 
     Supported are pipelines on one device, and model CPU offload. Sequential offload keeps the
-    weights on the meta device between calls; group offload moves them while autograd still
-    needs them. A VAE, of which no gradients are taken, may be offloaded in any way but sequentially.
+    weights on the meta device between calls; group offload and layerwise casting change them while
+    autograd still needs them. A VAE, of which no gradients are taken, may be offloaded in any way
+    but sequentially.
 
     Raises:
-        BackendError: another kind of offload, with what to do.
+        BackendError: another kind of offload or storage, an IP-Adapter, or a wrapper that nothing can be driven inside
+            of, with what to do.
     """
     for name, module in modules_of(pipe).items():
-        if any(parameter.is_meta for parameter in module.parameters()) or _is_sequential(module):
+        if is_sequentially_offloaded(module):
             raise BackendError(
                 f"the {name} is offloaded sequentially: its weights are not there between two calls. Use "
                 "pipe.remove_all_hooks(), then pipe.to(device) or pipe.enable_model_cpu_offload(), which needs "
                 "no more memory for gradients than its largest network"
             )
-        if name != "vae" and _is_group_offloaded(module):
+        if name == "vae":
+            continue
+        if is_group_offloaded(module):
             raise BackendError(
                 f"the {name} is offloaded in groups, which takes weights away that its gradients still need; use "
                 "pipe.enable_model_cpu_offload() on a pipeline without group offloading"
             )
-
-
-def _is_sequential(module: nn.Module) -> bool:
-    return any(getattr(getattr(part, "_hf_hook", None), "offload", None) is True for part in module.modules())
-
-
-def _is_group_offloaded(module: nn.Module) -> bool:
-    for part in module.modules():
-        registry = getattr(part, "_diffusers_hook", None)
-        for hook in getattr(registry, "hooks", {}).values():
-            config = getattr(hook, "config", None)
-            if (
-                config is not None
-                and hasattr(config, "offload_device")
-                and config.onload_device != config.offload_device
-            ):
-                return True
-    return False
+        if stored := stored_in_one_byte(module):
+            raise BackendError(
+                f"the {name} has weights stored as {stored}, through which gradients cannot be taken (layerwise "
+                "casting, or a file in float8); load the pipeline with dtype=torch.bfloat16 and without that"
+            )
 
 
 def model_offloaded(pipe: Any) -> dict[str, Any]:
@@ -115,7 +144,7 @@ def working(pipe: Any, names: Sequence[str]) -> Iterator[torch.device]:
     forward pass and take it away at the next one's, when its backward pass is still to come. The
     networks stay where they are at the end, for that backward pass.
     """
-    device = torch.device(pipe._execution_device)
+    device = execution_device(pipe)
     offloaded = model_offloaded(pipe)
     for name, module in offloaded.items():
         if name not in names:
@@ -123,17 +152,31 @@ def working(pipe: Any, names: Sequence[str]) -> Iterator[torch.device]:
     for name in names:
         if name in offloaded:
             offloaded[name].to(device)
-    hooked = {name: vars(module).get("forward") for name, module in offloaded.items()}
-    for module in offloaded.values():
-        module.forward = module._old_forward
+    # Of a network that was compiled first, the hook is on what was put around it, which `bare` takes off.
+    hooked = {name: vars(module)["forward"] for name, module in offloaded.items() if "forward" in vars(module)}
+    for name in hooked:
+        offloaded[name].forward = offloaded[name]._old_forward
     try:
-        yield device
+        with bare(pipe):
+            yield device
     finally:
-        for name, module in offloaded.items():
-            if hooked[name] is None:
-                del module.forward
-            else:
-                module.forward = hooked[name]
+        for name, forward in hooked.items():
+            offloaded[name].forward = forward
+
+
+@contextlib.contextmanager
+def watched_once(predictor: Any, network: nn.Module) -> Iterator[None]:
+    """A predictor's pass through its denoiser, whose first with gradients must not lose them in any layer.
+
+    Raises:
+        BackendError: see `watched_gradients`.
+    """
+    if not torch.is_grad_enabled() or vars(predictor).get("_watched"):
+        yield
+        return
+    with watched_gradients(network, f"the {type(network).__name__} of {predictor.name}"):
+        yield
+    vars(predictor)["_watched"] = True
 
 
 # --- leaving things as they were ----------------------------------------------------------

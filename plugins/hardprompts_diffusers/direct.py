@@ -12,7 +12,14 @@ from torch import Tensor
 
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
-from hardprompts_diffusers.components import text_encoders, working
+from hardprompts_diffusers.components import (
+    denoiser_of,
+    execution_device,
+    modules_of,
+    text_encoders,
+    watched_once,
+    working,
+)
 from hardprompts_diffusers.embeddings import soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
@@ -50,7 +57,7 @@ class UNetPredictor:
         """
         size = image_size(pipe, height, width)
         schedule = schedule_of(pipe.scheduler)
-        device = torch.device(pipe._execution_device)
+        device = execution_device(pipe)
         encoders = text_encoders(pipe)
         parts = [vocabulary_of(tokenizer, encoder, device) for tokenizer, encoder in encoders.values()]
         vocabulary = Vocabulary.joint(parts)
@@ -98,7 +105,7 @@ class UNetPredictor:
         self, noisy: Float[Tensor, "rows ..."], timesteps: Float[Tensor, " rows"], conditioning: Conditioning
     ) -> Float[Tensor, "rows ..."]:
         """What the U-Net predicts, all rows in one call."""
-        unet = self.pipe.unet
+        unet: Any = denoiser_of(self.pipe)
         states = conditioning.tensors[0].to(unet.dtype)
         added = None
         if self._is_xl:
@@ -107,7 +114,7 @@ class UNetPredictor:
                 "text_embeds": conditioning.tensors[1].to(unet.dtype),
                 "time_ids": size.to(unet.dtype).expand(len(noisy), -1),
             }
-        with working(self.pipe, ("unet",)) as device:
+        with working(self.pipe, ("unet",)) as device, watched_once(self, unet):
             predicted: Tensor = unet(
                 noisy.to(device, unet.dtype),
                 timesteps.to(device),
@@ -119,7 +126,7 @@ class UNetPredictor:
 
     @functools.cached_property
     def _is_xl(self) -> bool:
-        return bool(self.pipe.unet.config.get("addition_embed_type", None) == "text_time")
+        return bool(denoiser_of(self.pipe).config.get("addition_embed_type", None) == "text_time")
 
     @functools.cached_property
     def _frames(self) -> dict[tuple[str, int], tuple[Tensor, Tensor, Tensor]]:
@@ -135,18 +142,19 @@ class UNetPredictor:
             before = around[:-1] if tokenizer.eos_token_id == around[-1] else around
             ids = [*before, *[word] * tokens, *around[len(before) :]]
             padded = tokenizer.pad({"input_ids": ids}, padding="max_length", max_length=tokenizer.model_max_length)
-            slots = torch.arange(len(before), len(before) + tokens)
+            room = len(padded["input_ids"]) - len(ids) if tokenizer.padding_side == "left" else 0
+            slots = torch.arange(len(before), len(before) + tokens) + room
             self._frames[key] = (torch.tensor(padded["input_ids"]), torch.tensor(padded["attention_mask"]), slots)
         return self._frames[key]
 
 
 def is_unet_pipeline(pipe: Any) -> bool:
     """True of pipelines that are Stable Diffusion 1.x, 2.x or SDXL in their parts, whatever their class."""
-    unet: Any = getattr(pipe, "unet", None)
+    unet: Any = modules_of(pipe).get("unet")
     if type(unet).__name__ != "UNet2DConditionModel" or getattr(pipe, "tokenizer", None) is None:
         return False
     config, two = unet.config, getattr(pipe, "text_encoder_2", None) is not None
     plain = config.get("time_cond_proj_dim") is None and config.get("class_embed_type") is None
     same = config.get("in_channels") == config.get("out_channels")
-    clip = type(getattr(pipe, "text_encoder", None)).__name__ in ("CLIPTextModel", "CLIPTextModelWithProjection")
+    clip = type(modules_of(pipe).get("text_encoder")).__name__ in ("CLIPTextModel", "CLIPTextModelWithProjection")
     return bool(plain and same and clip and config.get("addition_embed_type") == ("text_time" if two else None))

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
-
 from hardprompts.encoders import Backend, join_backends, load_backend
 from hardprompts.errors import BackendError
 from hardprompts.towers import tokenizer_of
-from hardprompts_diffusers.components import text_encoders
+from hardprompts_diffusers.components import execution_device, text_encoders
 
 #: Width and layers of a CLIP text tower, and the model that it is taken from. Stable Diffusion 2.x leaves
 #: out the last of 24 layers.
@@ -55,7 +53,7 @@ def dual_encoder(pipe: Any, chosen: "str | Backend | list[str | Backend] | None"
         BackendError: see `dual_encoder_names` and `load_backend`; or a model that was found by its shape,
             and whose tokenizer turns out to be another than the pipeline's.
     """
-    device = torch.device(pipe._execution_device)
+    device = execution_device(pipe)
     names = dual_encoder_names(pipe) if chosen is None else chosen if isinstance(chosen, list) else [chosen]
     joined = join_backends([load_backend(one, device=device) if isinstance(one, str) else one for one in names])
     expected = joined.vocabulary.encode(_EXAMPLE)

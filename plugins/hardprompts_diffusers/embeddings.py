@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hardprompts import towers
 from hardprompts.errors import BackendError
 from hardprompts.towers import Tokenizer, tokenizer_of
 from hardprompts.vocabulary import Vocabulary
 
 
-def embedding_modules(encoder: nn.Module) -> list[nn.Embedding]:
-    """The modules that look tokens up: some encoders (T5) share one weight among several of them."""
-    weight = encoder.get_input_embeddings().weight  # type: ignore[operator]
-    return [part for part in encoder.modules() if isinstance(part, nn.Embedding) and part.weight is weight]
+def embedding_modules(encoder: nn.Module) -> list[nn.Module]:
+    """The modules that look tokens up."""
+    return towers.embedding_modules(encoder, encoder.get_input_embeddings())  # type: ignore[operator]
 
 
 @torch.no_grad()
@@ -25,8 +25,8 @@ def token_table(encoder: nn.Module, device: torch.device) -> Float[Tensor, "voca
 
     In float32 even of a model in half precision, so that small steps of a soft prompt are not lost.
     """
-    embedding = embedding_modules(encoder)[0]
-    table: Tensor = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+    embedding: Any = embedding_modules(encoder)[0]
+    table: Tensor = embedding(torch.arange(len(embedding.weight), device=embedding.weight.device))
     return table.to(device, torch.promote_types(table.dtype, torch.float32))
 
 
@@ -38,8 +38,9 @@ def vocabulary_of(
     Raises:
         BackendError: no token survives decode -> encode.
     """
+    known = adapted or tokenizer_of(tokenizer)
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    vocabulary = Vocabulary.create(token_table(encoder, device), adapted or tokenizer_of(tokenizer), special)
+    vocabulary = Vocabulary.create(token_table(encoder, device), known, special)
     if not len(vocabulary.allowed_ids):
         raise BackendError(
             f"none of the {len(tokenizer)} tokens of the {type(tokenizer).__name__} is text that encodes to that "

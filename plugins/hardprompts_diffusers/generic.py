@@ -15,11 +15,19 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, HardPromptsError, brief
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers import tokenizer_of
 from hardprompts.vocabulary import Vocabulary
-from hardprompts_diffusers.components import denoiser_of, text_encoders, working
+from hardprompts_diffusers.components import (
+    bare,
+    denoiser_of,
+    execution_device,
+    modules_of,
+    text_encoders,
+    watched_once,
+    working,
+)
 from hardprompts_diffusers.embeddings import embedding_modules, soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
@@ -111,7 +119,7 @@ class PipelinePredictor:
         """
         size = image_size(pipe, height, width)
         schedule = schedule_of(pipe.scheduler)
-        device = torch.device(pipe._execution_device)
+        device = execution_device(pipe)
         encoders = text_encoders(pipe)
         driven = _driven(encoders, tokenizer)
         # With tokens still to come, only to look at how the pipeline treats texts.
@@ -242,7 +250,8 @@ class PipelinePredictor:
             log.set_verbosity_error()
         self.pipe.__dict__["_progress_bar_config"] = {"disable": True}
         try:
-            yield
+            with bare(self.pipe):
+                yield
         finally:
             for log, verbosity in zip(logs, verbosities, strict=True):
                 log.set_verbosity(verbosity)
@@ -284,8 +293,9 @@ class PipelinePredictor:
             found.append((predicted, sample))
             raise _Predicted
 
-        denoiser = next(name for name, part in self.pipe.components.items() if part is denoiser_of(self.pipe))
-        with working(self.pipe, [denoiser]) as device, self._untouched():
+        network = denoiser_of(self.pipe)
+        denoiser = next(name for name, part in modules_of(self.pipe).items() if part is network)
+        with working(self.pipe, [denoiser]) as device, self._untouched(), watched_once(self, network):
             self.pipe.__dict__["scheduler"] = _probe(self.pipe.scheduler, timestep, step)
             self.pipe.__dict__["encode_prompt"] = lambda *args, **kwargs: told
             with contextlib.suppress(_Predicted):
@@ -318,7 +328,15 @@ class PipelinePredictor:
         tokenizers = {suffix: text_encoders(self.pipe)[suffix][0] for suffix in self.driven}
         with contextlib.ExitStack() as stack, torch.no_grad():
             seen = {suffix: stack.enter_context(recorded(tokenizer)) for suffix, tokenizer in tokenizers.items()}
-            self._encode([PROBE], [PROBE])
+            try:
+                self._encode([PROBE], [PROBE])
+            except HardPromptsError:
+                raise
+            except (AttributeError, TypeError, ValueError, RuntimeError, LookupError) as error:
+                raise BackendError(
+                    f"{type(self.pipe).__name__} cannot encode a prompt by itself: {type(error).__name__}: "
+                    f"{brief(error)}; make it run first, as pipe('a cat') does"
+                ) from error
         return {suffix: self._around(heard) for suffix, heard in seen.items()}
 
     def _around(self, heard: TextRecorder) -> tuple[str, str, Callable[[str], str] | None]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from hardprompts.errors import BackendError
-from hardprompts_diffusers.components import denoiser_of, working
+from hardprompts_diffusers.components import denoiser_of, modules_of, working
 
 
 def image_size(pipe: Any, height: int | None, width: int | None) -> tuple[int, int]:
@@ -60,9 +60,9 @@ def clean_latents(pipe: Any, images: Sequence[Image.Image], height: int, width: 
     The mode of the VAE's distribution, not a sample. A VAE in float16 whose config asks for
     `force_upcast` (SDXL's) works in float32 meanwhile.
     """
-    vae = pipe.vae
+    vae: Any = modules_of(pipe)["vae"]
     with working(pipe, ("vae",)) as device:
-        dtype = next(vae.parameters()).dtype
+        dtype = vae.dtype  # as it computes, however its weights are stored
         upcast = dtype == torch.float16 and bool(vae.config.get("force_upcast", False))
         if upcast:
             vae.to(torch.float32)

@@ -16,12 +16,13 @@ from typing_extensions import Unpack
 from hardprompts.diffusion import DenoisingArguments, DenoisingInverter, DenoisingOptions
 from hardprompts.distillation import PromptDistiller
 from hardprompts.encoders import Backend
+from hardprompts.errors import TemplateError
 from hardprompts.inversion import InversionArguments, InversionOptions, PromptInverter
 from hardprompts.methods import Refine
 from hardprompts.prompts import HardPrompt, unique
 from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed, generator_of
 from hardprompts.softprompts import SoftPrompt
-from hardprompts_diffusers.components import preserved
+from hardprompts_diffusers.components import added_tokens, preserved
 from hardprompts_diffusers.dual_encoders import dual_encoder
 from hardprompts_diffusers.predictors import noise_predictor
 
@@ -110,7 +111,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 `"clip"` searches for the text that is most similar to the image, in the eyes of the CLIP model that the
                 pipeline's text encoder comes from, which is loaded for it. `"diffusion"` searches for the text under
                 which the pipeline itself denoises the image best. `"clip+diffusion"` searches with CLIP, has the
-                pipeline judge the best candidates, and refines the winner.
+                pipeline judge the best candidates, and refines the winner. Tokens that were added to the pipeline
+                (textual inversions) are known to the pipeline alone: they may stand in the template of `"diffusion"`,
+                and no prompt of CLIP's spells one.
             num_tokens (`int`, *optional*):
                 The number of tokens of the prompt; methods that insert and delete return as many or fewer.
             template (`str`, *optional*, defaults to `"{}"`):
@@ -168,6 +171,8 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         if match == "clip+diffusion":
             _refuse(match, initial_prompts=judged.get("initial_prompts"))
         steps = InversionOptions(**similar).steps if match == "clip" else DenoisingOptions(**judged).steps
+        if match != "diffusion":
+            similar = _without_own_tokens(self, similar)
         tasks, seed = _tasks(image), _seed(generator)
         chosen: dict[str, Any] = {} if method is None else {"method": method}
         with torch.inference_mode(False), self._searching(steps, callback_on_step_end) as on_step:
@@ -399,6 +404,26 @@ def _split(match: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict
         InversionOptions.of(door, **similar)
         DenoisingOptions.of(door, **judged)
     return similar, judged
+
+
+def _without_own_tokens(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the search with CLIP, in whose prompts nothing is spelled that the pipeline reads as added tokens.
+
+    Raises:
+        TemplateError: one of them is in a text that CLIP is given to read.
+    """
+    own = added_tokens(pipe)
+    for name, value in options.items():
+        texts = [value] if isinstance(value, str) else value if name == "required" else ()
+        for text in texts:
+            found = next((token for token in own if token in text), None)
+            if found is not None and name != "banned":
+                raise TemplateError(
+                    f"`{name}` has {found!r}, a token that was added to this pipeline and that CLIP reads as plain "
+                    "letters; use match='diffusion', which knows it, or leave it out"
+                )
+    banned = options.get("banned", ())
+    return {**options, "banned": [*([banned] if isinstance(banned, str) else banned), *own]} if own else dict(options)
 
 
 def _output(

@@ -1,5 +1,6 @@
 """Pipelines as noise predictors and as backends."""
 
+import contextlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -12,10 +13,13 @@ from safetensors import SafetensorError
 
 from hardprompts.causes.standins import stand_in_inside
 from hardprompts.diffusion import ConditioningFeatures
+from hardprompts.diffusion.reading import check_reading
 from hardprompts.encoders import Backend, NoisePredictor
 from hardprompts.errors import BackendError, HardPromptsError
 from hardprompts.hub.reasons import loading_cause
-from hardprompts_diffusers.components import check_placement, modules_of
+from hardprompts.prompts import PromptTemplate
+from hardprompts.towers import watched_gradients
+from hardprompts_diffusers.components import check_placement, modules_of, preserved, text_encoders
 from hardprompts_diffusers.direct import UNetPredictor, is_unet_pipeline
 from hardprompts_diffusers.generic import PipelinePredictor
 
@@ -45,14 +49,46 @@ def noise_predictor(
 
     Raises:
         BackendError: the pipeline lacks a text encoder, a VAE or a denoiser; its scheduler is not covered;
-            its weights are offloaded sequentially or in groups; or it works in another way.
+            its weights are offloaded sequentially or in groups, or stored in one byte; it works in another way; what
+            its text encoders give from token embeddings differs from what they give from text; or no gradient passes.
         ValueError: a size that the VAE cannot take, or an unknown tokenizer or option.
     """
     check_placement(pipe)
     called = name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
+    _check_ip_adapter(pipe, options or {})
+    predictor: UNetPredictor | PipelinePredictor
     if is_unet_pipeline(pipe) and not options and tokenizer is None:
-        return UNetPredictor.create(pipe, called, height, width)
-    return PipelinePredictor.create(pipe, called, height, width, tokenizer=tokenizer, options=options)
+        predictor = UNetPredictor.create(pipe, called, height, width)
+    else:
+        predictor = PipelinePredictor.create(pipe, called, height, width, tokenizer=tokenizer, options=options)
+    with preserved(pipe):  # without dropout
+        _check_text_encoders(predictor)
+    return predictor
+
+
+def _check_ip_adapter(pipe: Any, options: Mapping[str, Any]) -> None:
+    """Raises BackendError where an IP-Adapter waits for a picture."""
+    for name, module in modules_of(pipe).items():
+        adapter = type(getattr(module, "encoder_hid_proj", None)).__name__ == "MultiIPAdapterImageProjection"
+        if adapter and not any(one.startswith("ip_adapter_image") for one in options):
+            raise BackendError(
+                f"the {name} has an IP-Adapter, which needs a picture beside every prompt; call "
+                "pipe.unload_ip_adapter() first, or give it one: pipeline_kwargs={'ip_adapter_image_embeds': ...}"
+            )
+
+
+def _check_text_encoders(predictor: UNetPredictor | PipelinePredictor) -> None:
+    """Compares what a prompt's tokens give with what its text gives, and looks that gradients pass."""
+    vocabulary = predictor.vocabulary
+    words = vocabulary.sample_that_survives(PromptTemplate())
+    if words is None or predictor.max_tokens < 1:
+        return
+    check_reading(predictor, vocabulary.decode(words))
+    with contextlib.ExitStack() as stack:
+        for suffix, (_, encoder) in text_encoders(predictor.pipe).items():
+            stack.enter_context(watched_gradients(encoder, f"text_encoder{suffix} of {predictor.name}"))
+        stack.enter_context(torch.enable_grad())
+        predictor.condition(vocabulary.embed_ids(words).unsqueeze(0).requires_grad_())
 
 
 #: What reading a damaged, foreign or absent pipeline raises, in diffusers and below it.

@@ -22,15 +22,16 @@ from hardprompts.causes.standins import read_json
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, FileFormatError
 from hardprompts.hub.reasons import hub_cause, local_cause
+from hardprompts.towers import check_reachable, is_untouched, matrix_dtype, unwrapped, watched_gradients
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_openclip.tokenizers import adapt
 from hardprompts_openclip.towers import (
     CausalTower,
     HookedTower,
     Layout,
-    embedding_modules,
+    context_of,
     text_module,
-    weight_dtype,
+    token_embedding,
 )
 
 SCHEME = "open_clip"
@@ -52,23 +53,28 @@ class OpenClipTextEncoder:
         max_tokens: tokens that a text may have, special tokens not counted.
         short_context: True if it stops at the end token, which is exact for causal towers.
 
+    Args:
+        name: for messages.
+
     Raises:
-        BackendError: the tokenizer does not fit the model.
+        BackendError: the tokenizer does not fit the model, its features from token embeddings differ from its own, or
+            no gradient passes through it.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], name: str) -> None:
+        self._model, self._name = model, name
         self._tokenize = tokenizer
-        embedding = embedding_modules(model)[0]
-        self._device = next(embedding.parameters()).device
+        embedding: Any = token_embedding(model)
+        self._device = embedding.weight.device
         adapter, special_ids = adapt(tokenizer)
         self.vocabulary = Vocabulary.create(_table(embedding), adapter, special_ids)
         self._word = self._probe_word()
         self._layouts: dict[int, Layout] = {}
-        context = len(self._ids([""])[0])
+        context = self._checked_context()
         self.max_tokens = self._find(self._ids([self._text(context)])[0], context).num_tokens
         self.short_context = CausalTower.supports(model, self._layout(1))
         self._tower = CausalTower(model) if self.short_context else HookedTower(model)
+        self._check_forward()
 
     def encode(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """Features of texts given as the embeddings of all their tokens, without special tokens.
@@ -99,6 +105,69 @@ class OpenClipTextEncoder:
             f"the tokenizer does not fit the model: it gives ids up to {max(pair, default=-1)}, the model's table has "
             f"{len(self.vocabulary)} rows; pass the tokenizer that open_clip.get_tokenizer returns for this model"
         )
+
+    def _checked_context(self) -> int:
+        """The places of a text as the tokenizer gives it, special tokens and padding included.
+
+        Raises:
+            BackendError: the tower has another number of them, or no embeddings for the special tokens.
+        """
+        ids, places = self._ids([""])[0], context_of(self._model)
+        if places is not None and len(ids) != places:
+            raise BackendError(
+                f"{self._name}: the tokenizer gives texts of {len(ids)} places, the text tower has {places}; pass the "
+                f"tokenizer of this model, or one of that length: open_clip.get_tokenizer(..., context_length={places})"
+            )
+        if int(ids.max()) >= len(self.vocabulary):
+            raise BackendError(
+                f"{self._name}: the tokenizer's special tokens reach id {int(ids.max())}, the model's table has "
+                f"{len(self.vocabulary)} rows; pass the tokenizer that open_clip.get_tokenizer returns for this model"
+            )
+        return len(ids)
+
+    def _check_forward(self) -> None:
+        """Compares `encode` with the model's own forward pass on two short texts, and looks that gradients pass.
+
+        A new release of open_clip, another tokenizer or a change in the tower could make them differ, and every
+        number of a search would then be wrong.
+
+        Raises:
+            BackendError: they differ, or a layer stops gradients.
+        """
+        allowed = self.vocabulary.allowed_ids
+        words = [self.vocabulary.decode([int(i)]) for i in allowed[:: len(allowed) // 4 + 1]]
+        features = []
+        for text in (words[0], " ".join(words)):
+            ids = torch.tensor([self.vocabulary.encode(text)[: self.max_tokens]], device=self._device)
+            try:
+                with torch.no_grad():
+                    found = self.encode(self.vocabulary.embed(ids)).float()
+                    expected = self.encode_text([text]).float()
+            except (RuntimeError, IndexError, AttributeError, TypeError) as error:
+                raise BackendError(
+                    f"{self._name}: the model's own encode_text fails on {text!r}: {_shortened(str(error))}; pass a "
+                    "model that encodes texts, on one device and in one dtype, with its own tokenizer"
+                ) from error
+            tolerance = 1e-3 if self.vocabulary.table.dtype.itemsize > 2 else 5e-2
+            difference = float((found - expected).norm() / expected.norm())
+            if not difference <= tolerance:  # also when it is NaN
+                raise BackendError(
+                    f"{self._name}: features from token embeddings differ from encode_text by {difference:.2g} (more "
+                    f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or open_clip "
+                    f"{open_clip.__version__} or a change in the tower computes this model in a new way"
+                )
+            features.append(expected)
+        if torch.allclose(features[0], features[1], rtol=1e-6, atol=0):
+            raise BackendError(
+                f"{self._name}: two different texts have the same features, so they are read out where the tower does "
+                "not see the text; the tokenizer ends texts with another token than the model was trained with: pass "
+                "the tokenizer that open_clip.get_tokenizer returns for this model"
+            )
+        if not isinstance(self._tower, CausalTower) or not self._tower.is_frozen:
+            with torch.enable_grad(), watched_gradients(text_module(self._model), self._name):
+                leaf = self.vocabulary.embed(ids).clone().requires_grad_()
+                if not self.encode(leaf).requires_grad:
+                    raise BackendError(f"{self._name}: no gradient passes through the text tower; load it without that")
 
     def _layout(self, num_tokens: int) -> Layout:
         if num_tokens not in self._layouts:
@@ -132,7 +201,7 @@ class OpenClipImageEncoder:
         device = next(visual.parameters()).device
         pixels = torch.stack([self.preprocess(image) for image in images])
         features: Tensor = self.model.encode_image(  # type: ignore[operator]
-            pixels.to(device=device, dtype=weight_dtype(visual)), normalize=False
+            pixels.to(device=device, dtype=matrix_dtype(visual, torch.float32)), normalize=False
         )
         return features
 
@@ -148,22 +217,30 @@ def from_model(
     """A model that is already built, as a backend; it is frozen in place, and must stay as and where it is.
 
     Args:
-        model: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip, on its device and in its dtype.
+        model: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip, on its device and in its dtype. It may be compiled, in
+            `DataParallel`, or have adapters, hooks and quantized layers, through which gradients pass.
         tokenizer: what `open_clip.get_tokenizer` returns for it.
         preprocess: an image to (channels, height, width); None: the backend has no image tower.
         name: shown in results; a name that `load_backend` opens, if there is one.
 
     Raises:
-        BackendError: the tokenizer does not fit the model.
+        BackendError: the tokenizer does not fit the model, in its length or its tokens; features from token embeddings
+            differ from the model's own; its weights are not there (offloaded, sharded); or no gradient passes through.
     """
+    model = unwrapped(model)
+    if not callable(getattr(model, "encode_text", None)):
+        raise BackendError(
+            f"{name}: a {type(model).__name__} cannot be used; pass a CLIP, CustomTextCLIP or CoCa of open_clip"
+        )
+    check_reachable(text_module(model), name)
     model.eval().requires_grad_(False)
-    text_encoder = OpenClipTextEncoder(model, tokenizer)
+    text_encoder = OpenClipTextEncoder(model, tokenizer, name)
     return Backend(
         name=name,
         text_encoder=text_encoder,
         image_encoder=None if preprocess is None else OpenClipImageEncoder(model, preprocess),
         device=text_encoder.vocabulary.table.device,
-        dtype=weight_dtype(text_module(model)),
+        dtype=matrix_dtype(text_module(model), text_encoder.vocabulary.table.dtype),
         note=note,
     )
 
@@ -204,7 +281,7 @@ def load(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
 def _table(embedding: nn.Module) -> Tensor:
     """(vocab, dim) the embeddings as the tower sees them."""
     weight: Tensor = embedding.weight  # type: ignore[assignment]
-    if type(embedding) is nn.Embedding and embedding.max_norm is None:
+    if type(embedding) is nn.Embedding and is_untouched(embedding) and embedding.max_norm is None:
         return weight.detach()  # the lookup changes nothing, so the table need not be copied
     with torch.no_grad():
         table: Tensor = embedding(torch.arange(len(weight), device=weight.device))

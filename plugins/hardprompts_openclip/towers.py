@@ -3,7 +3,8 @@
 Two ways, which give the same features:
 
 - `HookedTower` runs the model's own `encode_text` at its full context and puts the embeddings in
-  behind the embedding layer. Right for every tower; pads and the masks made from them stay.
+  behind the embedding layer. Right for every tower, whatever was changed in it; pads and the masks
+  made from them stay.
 - `CausalTower` stops at the token that is pooled. Where attention is causal, nothing behind it can
   reach the features, and nothing before the prompt can change with it: the start token's keys and
   values are computed once.
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from open_clip.model import CLIP
+from open_clip.coca_model import CoCa
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import (
     LayerNorm,
     LayerNormFp32,
@@ -22,11 +24,24 @@ from open_clip.transformer import (
     QuickGELU,
     ResidualAttentionBlock,
     TextTransformer,
+    Transformer,
 )
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenLinear, FrozenNorm, FrozenTower
+from hardprompts.towers import (
+    ACTIVATIONS,
+    FrozenBlock,
+    FrozenLinear,
+    FrozenNorm,
+    FrozenTower,
+    embedding_modules,
+    is_plain,
+    is_untouched,
+    matrix_dtype,
+    replaced_embeddings,
+    uncompiled,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,22 +70,18 @@ def text_module(model: nn.Module) -> nn.Module:
     return text if isinstance(text, nn.Module) else model
 
 
-def embedding_modules(model: nn.Module) -> list[nn.Module]:
-    """The modules that look tokens up; several where a tower shares its table."""
-    text = text_module(model)
-    embedding = getattr(text, "token_embedding", None)
-    if embedding is None:
-        embedding = text.transformer.get_input_embeddings()  # type: ignore[union-attr, operator]
-    # T5 has its table under two names, and only one of them is called.
-    return [m for m in text.modules() if isinstance(m, nn.Embedding) and m.weight is embedding.weight]
+def token_embedding(model: nn.Module) -> nn.Module:
+    """The module that looks tokens up."""
+    text: Any = text_module(model)
+    found: nn.Module = getattr(text, "token_embedding", None) or text.transformer.get_input_embeddings()
+    return found
 
 
-def weight_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of a network's matrices; norms and embeddings may be kept in float32."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            return part.weight.dtype
-    return next(module.parameters()).dtype
+def context_of(model: nn.Module) -> int | None:
+    """The places that the text tower has for a text with its special tokens; None where it does not say."""
+    text: Any = text_module(model)
+    places = getattr(text, "context_length", None) if isinstance(text, CLIP | TextTransformer) else None
+    return None if places is None else int(places)
 
 
 class HookedTower:
@@ -78,22 +89,13 @@ class HookedTower:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._embeddings = embedding_modules(model)
+        self._embeddings = embedding_modules(text_module(model), token_embedding(model))
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], layout: Layout) -> Float[Tensor, "batch out"]:
         """The features of the layout with `embeddings` in its slots."""
-
-        def put_in(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            slots = embeddings.to(output.dtype)
-            return torch.cat([output[:, : layout.start], slots, output[:, layout.stop :]], dim=1)
-
-        handles = [module.register_forward_hook(put_in) for module in self._embeddings]
-        try:
+        with uncompiled(self._model), replaced_embeddings(self._embeddings, embeddings, layout.start):
             ids = layout.ids.expand(len(embeddings), -1)
             features: Tensor = self._model.encode_text(ids, normalize=False)  # type: ignore[operator]
-        finally:
-            for handle in handles:
-                handle.remove()
         return features
 
 
@@ -108,17 +110,31 @@ class CausalTower:
     def __init__(self, model: nn.Module) -> None:
         tower: Any = text_module(model)
         self._tower = tower
-        self._dtype = weight_dtype(tower.transformer)
-        self._is_plain = all(map(_is_plain, tower.transformer.resblocks)) and _is_norm(tower.ln_final)
+        self._dtype = matrix_dtype(tower.transformer, tower.token_embedding.weight.dtype)
+        self._is_plain = (
+            type(tower.transformer) is Transformer
+            and is_untouched(tower.transformer)
+            and all(map(_is_plain, tower.transformer.resblocks))
+            and _is_norm(tower.ln_final)
+            and (not isinstance(tower.text_projection, nn.Module) or is_plain(tower.text_projection, {nn.Linear}))
+        )
         self._frozen: FrozenTower | None = None
         self._plans: dict[int, _Plan] = {}
 
+    @property
+    def is_frozen(self) -> bool:
+        """True if its passes go through `FrozenTower`, past the model's own modules."""
+        return self._is_plain
+
     @staticmethod
     def supports(model: nn.Module, layout: Layout) -> bool:
-        """True if a shorter context gives the same features."""
+        """True if a shorter context gives the same features: not where the way from ids to features was changed."""
         tower: Any = text_module(model)
         return (
-            isinstance(tower, CLIP | TextTransformer)
+            type(model) in (CLIP, CustomTextCLIP, CoCa)
+            and type(tower) in (CLIP, TextTransformer)
+            and all(is_untouched(part) and "encode_text" not in vars(part) for part in (model, tower))
+            and type(tower.token_embedding) is nn.Embedding
             and tower.attn_mask is not None
             and getattr(tower, "cls_emb", None) is None
             and not getattr(tower, "use_pad_mask", False)
@@ -189,9 +205,16 @@ def _pooled_position(tower: Any, layout: Layout) -> int:
     return int(ids.argmax())
 
 
+#: What a block is made of where `FrozenBlock` can stand for it.
+PLAIN = frozenset({
+    ResidualAttentionBlock, nn.MultiheadAttention, NonDynamicallyQuantizableLinear, nn.Linear, nn.Sequential, nn.GELU,
+    QuickGELU, nn.Identity, LayerScale, LayerNorm, LayerNormFp32, nn.LayerNorm,
+})  # fmt: skip
+
+
 def _is_plain(block: Any) -> bool:
-    """True for a block that `FrozenBlock` computes as it does itself; not after quantisation, say."""
-    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+    """True for a block that `FrozenBlock` computes as it does itself; not with an adapter, a hook or quantized."""
+    if not is_plain(block, PLAIN) or type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
         return False
     attention: Any = block.attn
     layers: dict[str, nn.Module] = dict(block.mlp.named_children())
@@ -207,13 +230,14 @@ def _is_plain(block: Any) -> bool:
         and list(layers) == ["c_fc", "gelu", "c_proj"]
         and type(layers["c_fc"]) is type(layers["c_proj"]) is nn.Linear
         and _activation(layers["gelu"]) in ACTIVATIONS
-        and isinstance(block.ls_1, nn.Identity | LayerScale)
-        and isinstance(block.ls_2, nn.Identity | LayerScale)
+        and type(block.ls_1) in (nn.Identity, LayerScale)
+        and type(block.ls_2) in (nn.Identity, LayerScale)
     )
 
 
 def _is_norm(norm: nn.Module) -> bool:
-    return type(norm) in (LayerNorm, LayerNormFp32, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    plain = is_plain(norm, {LayerNorm, LayerNormFp32, nn.LayerNorm})
+    return plain and norm.weight is not None and norm.bias is not None
 
 
 def _activation(module: nn.Module) -> str:

@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
+from hardprompts.towers import uncompiled
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers import checkpointing
 
@@ -30,7 +32,9 @@ class Adapter:
     output_scale: float | None
     gradient_checkpointing: bool = False
 
-    def checkpointing(self, *inputs: Tensor) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def checkpointing(self, *inputs: Tensor) -> Iterator[None]:
         """What a pass of the model runs in."""
         chosen = self.gradient_checkpointing and checkpointing.needed(*inputs)
-        return checkpointing.checkpointed(self.model) if chosen else contextlib.nullcontext()
+        with uncompiled(self.model), checkpointing.checkpointed(self.model) if chosen else contextlib.nullcontext():
+            yield

@@ -6,7 +6,7 @@ which keep an image's aspect ratio, are `Siglip2Model`s. Both are supported in f
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,27 @@ import transformers
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
-from hardprompts.towers import ACTIVATIONS, FrozenBlock, FrozenLinear, FrozenNorm, FrozenTower, adapt
+from hardprompts.towers import (
+    ACTIVATIONS,
+    FrozenBlock,
+    FrozenLinear,
+    FrozenNorm,
+    FrozenTower,
+    adapt,
+    check_reachable,
+    embedding_modules,
+    is_plain,
+    is_untouched,
+    matrix_dtype,
+    replaced_embeddings,
+    uncompiled,
+    unwrapped,
+    watched_gradients,
+)
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
 
@@ -73,7 +90,9 @@ def open_model(
     if Path(place).is_dir():
         check_folder(Path(place))
     with quiet():
-        config = load(place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place))
+        config = load(
+            place, "config.json", lambda: transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        )
         kind = str(getattr(config, "model_type", ""))
         language_model = None if kind in ARCHITECTURES else language_models.kind_of(config)
         if kind not in ARCHITECTURES and language_model is None:
@@ -82,7 +101,9 @@ def open_model(
                 f"this plugin knows and is not a language model; supported are {_supported()}, and causal, masked and "
                 "seq2seq language models"
             )
-        tokenizer = load(place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place))
+        tokenizer = load(
+            place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        )
         if language_model is not None:
             loaded = load(
                 place, "the weights", lambda: complete(place, language_models.load(place, language_model, dtype))
@@ -98,7 +119,7 @@ def open_model(
             place,
             "preprocessor_config.json",
             # Pillow's resizing is what these models were trained with, and needs no torchvision.
-            lambda: transformers.AutoImageProcessor.from_pretrained(place, backend="pil"),
+            lambda: transformers.AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False),
         )
         model = load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
     return from_model(model, tokenizer, processor, name=name, note=note)
@@ -111,23 +132,41 @@ def from_model(model: Any, tokenizer: Any, image_processor: Any = None, *, name:
     token embeddings only; it must stay as and where it is.
 
     Args:
-        model: a `CLIPModel`, `SiglipModel` or `Siglip2Model`.
+        model: a `CLIPModel`, `SiglipModel` or `Siglip2Model`. It may be compiled, PEFT's, in `DataParallel`, or have
+            adapters, hooks and quantized layers, through which gradients pass.
         tokenizer: its tokenizer.
         image_processor: its image processor; None for a backend of text alone.
         name: what the backend is called, in results for example.
         note: one line that a person should know before use.
 
     Raises:
-        BackendError: a model of another class, or a tokenizer that does not belong to it.
+        BackendError: a model of another class; a tokenizer or an image processor that does not belong to it; features
+            from token embeddings that differ from the model's own; weights that are not there (offloaded, sharded);
+            or no gradient passes through.
     """
+    model = unwrapped(model)
     kinds = tuple(getattr(transformers, kind) for kind in ARCHITECTURES.values() if hasattr(transformers, kind))
     if not isinstance(model, kinds):
-        raise BackendError(f"{name}: a {type(model).__name__} cannot be used; supported are {_supported()}")
+        raise BackendError(
+            f"{name}: a {type(model).__name__} cannot be used; supported are {_supported()}{_elsewhere(model)}"
+        )
+    check_reachable(model.text_model, name)
     model.eval().requires_grad_(False)
     text_encoder = TransformersTextEncoder.create(model, tokenizer, name)
     table = text_encoder.vocabulary.table
     images = None if image_processor is None else TransformersImageEncoder(model, image_processor)
-    return Backend(name, text_encoder, images, table.device, table.dtype, note)
+    if images is not None:
+        images.check_size(name)
+    return Backend(name, text_encoder, images, table.device, matrix_dtype(model.text_model, table.dtype), note)
+
+
+def _elsewhere(model: Any) -> str:
+    """Where another kind of model can be opened, for messages."""
+    if type(model).__name__ == "SentenceTransformer":
+        return "; a SentenceTransformer is opened from its folder: save_pretrained, then sentence-transformers:<folder>"
+    if callable(getattr(model, "get_output_embeddings", None)) and model.get_output_embeddings() is not None:
+        return "; a language model is opened by hardprompts_transformers.language_models.from_language_model"
+    return ""
 
 
 def _supported() -> str:
@@ -154,11 +193,15 @@ class TransformersTextEncoder:
 
     The forward pass is written out here, over the model's own modules, since no version of
     transformers lets these towers start from embeddings. Its last layer is evaluated at the one
-    position that is read out. `create` checks it against the model's own.
+    position that is read out. Where somebody changed the tower in its build (hooks on its layers,
+    layers or attention of another class) the model's own pass is taken, with the embeddings put in
+    behind the table. `create` checks either against the model's own.
 
     Attributes:
         vocabulary: its tokens.
         max_tokens: tokens that a text may have, special tokens not counted.
+        around: ids before a text, of the padding, and behind a text.
+        written: True if the tower is built as its class says, so that its pass can be written out.
         frozen: a causal tower in float32 on a CPU, where it is faster than its modules; else None.
     """
 
@@ -172,6 +215,8 @@ class TransformersTextEncoder:
     padding: Float[Tensor, " dim"]
     pads_left: bool
     masks_padding: bool
+    around: tuple[tuple[int, ...], int, tuple[int, ...]]
+    written: bool
     frozen: FrozenTower | None
 
     @classmethod
@@ -181,22 +226,23 @@ class TransformersTextEncoder:
         Raises:
             BackendError: the tokenizer does not belong to the model.
         """
+        adapted = adapt(tokenizer)
         if tokenizer.pad_token_id is None:
             raise BackendError(f"{name}: the tokenizer has no padding token; set tokenizer.pad_token")
         tower = model.text_model
         embedding = tower.embeddings.token_embedding
-        context = len(tower.embeddings.position_embedding.weight)
+        context, count = len(tower.embeddings.position_embedding.weight), len(embedding.weight)
         highest = max(*tokenizer("")["input_ids"], tokenizer.pad_token_id)
-        if highest >= embedding.num_embeddings:
+        if highest >= count:
             raise BackendError(
                 f"{name}: the tokenizer's special tokens reach id {highest}, but the model has "
-                f"{embedding.num_embeddings} embeddings; use the tokenizer that belongs to the model"
+                f"{count} embeddings; use the tokenizer that belongs to the model"
             )
-        table = embedding(torch.arange(embedding.num_embeddings, device=embedding.weight.device))
+        table = embedding(torch.arange(count, device=embedding.weight.device))
         # Added tokens (placeholders of textual inversion, Gemma's <unused7>) survive a round trip
         # through this tokenizer, but mean nothing to anybody else's.
         special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-        vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
+        vocabulary = Vocabulary.create(table, adapted, special)
         if not len(vocabulary.allowed_ids):
             raise BackendError(
                 f"{name}: none of the tokenizer's {len(tokenizer)} tokens is text that encodes to that token, so "
@@ -209,11 +255,18 @@ class TransformersTextEncoder:
         causal = isinstance(model, transformers.CLIPModel)
         if causal:
             _check_end_token(tower, tokenizer, ids, name)
+            if tokenizer.padding_side == "left":
+                raise BackendError(
+                    f"{name}: the tokenizer pads on the left, where a CLIP would count its places from; set "
+                    'tokenizer.padding_side = "right"'
+                )
+        written = _is_written(model)
         encoder = cls(
             model, tokenizer, vocabulary, context - len(ids) + len(content), causal,
             table[ids[:at]], table[ids[at + len(content) :]], table[tokenizer.pad_token_id],
             pads_left=tokenizer.padding_side == "left", masks_padding="attention_mask" in example,
-            frozen=_frozen_tower(model, table[ids[:at]]) if causal else None,
+            around=(tuple(ids[:at]), tokenizer.pad_token_id, tuple(ids[at + len(content) :])), written=written,
+            frozen=_frozen_tower(model, table[ids[:at]]) if causal and written else None,
         )  # fmt: skip
         encoder._check_forward(name)
         return encoder
@@ -230,6 +283,8 @@ class TransformersTextEncoder:
             positions = tower.embeddings.position_embedding.weight[start : stop + len(self.after)]
             inputs = embeddings.to(self.before.dtype) + positions[:tokens]
             return self.frozen(inputs, self.after + positions[tokens:])
+        if not self.written:
+            return self._own(embeddings, 0 if self.causal else self.max_tokens - tokens, self.model.get_text_features)
         states, attended = self._input(embeddings, 0 if self.causal else self.max_tokens - tokens)
         layers = tower.encoder.layers
         for layer in layers[:-1]:
@@ -245,12 +300,37 @@ class TransformersTextEncoder:
         Raises:
             ValueError: more tokens than `max_tokens`.
         """
-        states, attended = self._input(embeddings, self.max_tokens - embeddings.shape[1])
-        tower = self.model.text_model
+        tower, room = self.model.text_model, self.max_tokens - embeddings.shape[1]
+        if not self.written:
+            return self._own(embeddings, room, lambda **inputs: tower(**inputs).last_hidden_state)
+        states, attended = self._input(embeddings, room)
         for layer in tower.encoder.layers:
             states = _layer(layer, states, attended, causal=self.causal)
         normed: Tensor = tower.final_layer_norm(states)
         return normed
+
+    def _own(self, embeddings: Float[Tensor, "batch tokens dim"], room: int, run: Callable[..., Any]) -> Tensor:
+        """What the model's own pass gives for embeddings in the places of a text, with `room` places of padding.
+
+        Raises:
+            ValueError: more tokens than `max_tokens`.
+        """
+        batch, tokens = embeddings.shape[:2]
+        if tokens > self.max_tokens:
+            raise ValueError(f"{tokens} tokens do not fit into the {self.max_tokens} that the text tower has room for")
+        before, pad, after = self.around
+        text, padding = [*before, *[int(self.vocabulary.allowed_ids[0])] * tokens, *after], [pad] * room
+        ids = [*padding, *text] if self.pads_left else [*text, *padding]
+        rows = torch.tensor([ids], device=embeddings.device).expand(batch, -1)
+        inputs = {"input_ids": rows}
+        if room and self.masks_padding and not self.causal:
+            mask = [0] * room + [1] * len(text) if self.pads_left else [1] * len(text) + [0] * room
+            inputs["attention_mask"] = torch.tensor([mask], device=embeddings.device).expand(batch, -1)
+        tower = self.model.text_model
+        start = len(before) + (room if self.pads_left else 0)
+        modules = embedding_modules(tower, tower.embeddings.token_embedding)
+        with uncompiled(self.model), replaced_embeddings(modules, embeddings, start):
+            return _pooled(run(**inputs))
 
     def _input(
         self, embeddings: Float[Tensor, "batch tokens dim"], room: int
@@ -303,12 +383,20 @@ class TransformersTextEncoder:
                     f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "
                     f"transformers {transformers.__version__} computes this model in a new way: please report it"
                 )
+        if self.frozen is None:
+            with torch.enable_grad(), watched_gradients(self.model.text_model, name):
+                leaf = self.vocabulary.embed(ids).clone().requires_grad_()
+                if not self.encode(leaf).requires_grad:
+                    raise BackendError(
+                        f"{name}: no gradient passes through the text tower; load the model without that"
+                    )
 
 
 def _check_end_token(tower: Any, tokenizer: Any, ids: list[int], name: str) -> None:
     """CLIP reads out where `config.eos_token_id` stands; 2, as old configs have it, means the largest id."""
     configured = tower.config.eos_token_id
-    largest = max(tokenizer.get_vocab().values())
+    # Tokens that somebody added later have larger ids, and stand in no text that is found here.
+    largest = max(set(tokenizer.get_vocab().values()) - (set(tokenizer.added_tokens_decoder) - {ids[-1]}))
     if ids[-1] != (largest if configured == 2 else configured):
         meaning = f" (which stands for the largest id, {largest})" if configured == 2 else ""
         raise BackendError(
@@ -324,18 +412,21 @@ def _frozen_tower(model: Any, before: Float[Tensor, "before dim"]) -> FrozenTowe
     Queries, keys and values are three matrices there and one here, of which a GPU would have to hold a copy.
     """
     tower = model.text_model
-    norms = [
-        tower.final_layer_norm,
-        *(n for layer in tower.encoder.layers for n in (layer.layer_norm1, layer.layer_norm2)),
-    ]
-    linears = [linear for layer in tower.encoder.layers for linear in _linears(layer)]
     activation = ACTIVATIONS.get(tower.config.hidden_act)
+    leaves = [
+        tower.final_layer_norm,
+        model.text_projection,
+        *(leaf for layer in tower.encoder.layers for leaf in _leaves(layer)),
+    ]
+    acting = {type(layer.mlp.activation_fn) for layer in tower.encoder.layers}
     if (
         before.device.type != "cpu"
         or before.dtype != torch.float32
         or activation is None
-        or any(type(norm) is not torch.nn.LayerNorm for norm in norms)
-        or any(type(linear) is not torch.nn.Linear for linear in [model.text_projection, *linears])
+        or acting != {type(ACT2FN[tower.config.hidden_act])}
+        or not all(_is_own(layer.mlp, type(layer).__module__) for layer in tower.encoder.layers)
+        or not all(is_plain(leaf, {torch.nn.LayerNorm, torch.nn.Linear}) for leaf in leaves)
+        or any(leaf.weight.dtype != torch.float32 for leaf in leaves)
     ):
         return None
     blocks = []
@@ -357,6 +448,34 @@ def _frozen_tower(model: Any, before: Float[Tensor, "before dim"]) -> FrozenTowe
     projection = FrozenLinear(model.text_projection.weight, model.text_projection.bias)
     positions = tower.embeddings.position_embedding.weight[: len(before)]
     return FrozenTower(blocks, FrozenNorm.of(tower.final_layer_norm), projection, before + positions)
+
+
+def _is_written(model: Any) -> bool:
+    """True if a text tower and its layers are built as their classes say; what they are made of may be of any kind."""
+    tower = model.text_model
+    own = type(model.text_model).__module__
+    parts = [model, tower, tower.embeddings, tower.encoder]
+    for layer in tower.encoder.layers:
+        parts += [layer, layer.self_attn]
+    positions = tower.embeddings.position_embedding
+    return (
+        own.startswith("transformers.")
+        and all(_is_own(part, own) for part in parts)
+        and is_untouched(tower.encoder.layers)
+        and "get_text_features" not in vars(model)
+        and is_plain(positions, {torch.nn.Embedding})
+        and type(tower.embeddings.token_embedding) is torch.nn.Embedding
+    )
+
+
+def _is_own(part: Any, module: str) -> bool:
+    """True if a part is of a class of that module, and untouched."""
+    return type(part).__module__ == module and is_untouched(part)
+
+
+def _leaves(layer: Any) -> tuple[Any, ...]:
+    """The norms and the linear parts of a layer; what its attention and its MLP are built of apart from them."""
+    return layer.layer_norm1, layer.layer_norm2, *_linears(layer)
 
 
 def _linears(layer: Any) -> tuple[Any, ...]:
@@ -405,14 +524,32 @@ class TransformersImageEncoder:
     model: Any
     image_processor: Any
 
+    def check_size(self, name: str) -> None:
+        """Raises BackendError unless the processor makes images of the size that the model reads."""
+        if not callable(self.image_processor):
+            raise BackendError(
+                f"{name}: a {type(self.image_processor).__name__} is not an image processor; pass the one that "
+                "belongs to the model, or None for a backend of text alone"
+            )
+        pixels = self._inputs([Image.new("RGB", (8, 8))])["pixel_values"]
+        side = getattr(self.model.config.vision_config, "image_size", None)
+        if isinstance(side, int) and pixels.ndim == 4 and tuple(pixels.shape[2:]) != (side, side):
+            raise BackendError(
+                f"{name}: the image processor makes images of {pixels.shape[2]} x {pixels.shape[3]} pixels, the model "
+                f"reads {side} x {side}; use the image processor that belongs to the model"
+            )
+
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
         """Features of RGB images of any size. Not normalized."""
+        return _pooled(self.model.get_image_features(**self._inputs(images)))
+
+    def _inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         parameter = next(self.model.vision_model.parameters())
+        dtype = matrix_dtype(self.model.vision_model, torch.float32)
         # The layout is stated, since images 1 or 3 pixels high would be taken for channels-first.
         inputs = self.image_processor(images=list(images), return_tensors="pt", input_data_format="channels_last")
-        tensors = {
-            key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
+        return {
+            key: value.to(parameter.device, dtype if value.is_floating_point() else value.dtype)
             for key, value in inputs.items()
         }
-        return _pooled(self.model.get_image_features(**tensors))

@@ -7,7 +7,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hardprompts.towers import ACTIVATIONS, FrozenEncoder, FrozenLinear, FrozenNorm, PostNormBlock, Readout
+from hardprompts.towers import (
+    ACTIVATIONS,
+    FrozenEncoder,
+    FrozenLinear,
+    FrozenNorm,
+    PostNormBlock,
+    Readout,
+    is_plain,
+    is_untouched,
+)
 from hardprompts_transformers.sentence_modules import PoolingMode
 
 READOUTS: dict[PoolingMode, Readout] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
@@ -67,8 +76,8 @@ def frozen_encoder(model: Any, pooling: PoolingMode) -> FrozenEncoder | None:
         activation is None
         or getattr(config, "position_embedding_type", "absolute") != "absolute"
         or getattr(config, "is_decoder", False)
-        or any(type(norm) is not nn.LayerNorm for norm in norms)
-        or any(type(linear) is not nn.Linear for linear in linears)
+        or not all(is_plain(leaf, {nn.LayerNorm, nn.Linear}) for leaf in (*norms, *linears))
+        or not all(is_untouched(part) for part in model.modules())
     ):
         return None
     blocks = []

@@ -8,7 +8,7 @@ import transformers
 
 from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
 from hardprompts.errors import BackendError
-from hardprompts.towers import adapt
+from hardprompts.towers import adapt, check_reachable, uncompiled, unwrapped, watched_gradients
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.causal import CausalLanguageModel
 from hardprompts_transformers.checkpointing import checkpointed_layers
@@ -54,7 +54,9 @@ def load(place: str, kind: LanguageModelKind, dtype: torch.dtype) -> tuple[Any, 
         "masked": transformers.AutoModelForMaskedLM,
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
     }[kind]
-    model, info = auto.from_pretrained(place, dtype=dtype, use_safetensors=None, output_loading_info=True)
+    model, info = auto.from_pretrained(
+        place, dtype=dtype, use_safetensors=None, output_loading_info=True, trust_remote_code=False
+    )
     return model, info
 
 
@@ -68,7 +70,8 @@ def from_language_model(
 
     Args:
         model: with its language-model head: a `GPT2LMHeadModel`, `LlamaForCausalLM`, `BertForMaskedLM`,
-            `T5ForConditionalGeneration` and the like.
+            `T5ForConditionalGeneration` and the like. It may be compiled, PEFT's, in `DataParallel`, or have adapters,
+            hooks and quantized layers, through which gradients pass.
         tokenizer: its tokenizer.
         name: what the backend is called.
         gradient_checkpointing: trades time for memory: a pass whose gradient is asked for keeps the input of each
@@ -76,16 +79,22 @@ def from_language_model(
 
     Raises:
         BackendError: a model without such a head, a tokenizer that does not belong to it, logits from token
-            embeddings that differ from the model's own, or a model whose layers cannot be computed again.
+            embeddings that differ from the model's own, a model whose layers cannot be computed again, weights that are
+            not there (offloaded, sharded), or no gradient passes through.
     """
+    outer, model = model, unwrapped(model)
     kind = kind_of(model.config, type(model).__name__)
     if kind is None or model.get_output_embeddings() is None:
         raise BackendError(f"{name}: a {type(model).__name__} predicts no tokens; pass a model with its head")
     if gradient_checkpointing and not checkpointed_layers(model):
         raise BackendError(f"{name}: a {type(model).__name__} has no gradient checkpointing; leave it out")
+    check_reachable(model, name)
     model.eval().requires_grad_(False)
     adapted = _adapted(model, tokenizer, kind, name, gradient_checkpointing)
-    _check_forward(adapted, model)
+    # What PEFT puts around a model may compute more than what is inside.
+    with uncompiled(model):
+        _check_forward(adapted, outer if hasattr(outer, "peft_config") else model)
+        _check_gradients(adapted, model)
     if isinstance(adapted, CausalLanguageModel):
         adapted = adapted.sharing()
     table = adapted.vocabulary.table
@@ -95,6 +104,7 @@ def from_language_model(
 def _adapted(
     model: Any, tokenizer: Any, kind: LanguageModelKind, name: str, gradient_checkpointing: bool
 ) -> LanguageModel:
+    adapted = adapt(tokenizer)
     embedding = model.get_input_embeddings()
     count = embedding.weight.shape[0]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -104,7 +114,7 @@ def _adapted(
             "belongs to the model"
         )
     table = embedding(torch.arange(count, device=embedding.weight.device))
-    vocabulary = Vocabulary.create(table, adapt(tokenizer), special)
+    vocabulary = Vocabulary.create(table, adapted, special)
     if not len(vocabulary.allowed_ids):
         raise BackendError(f"{name}: none of the tokenizer's tokens is text that encodes to that token")
     before, behind = _frame(tokenizer, vocabulary)
@@ -192,3 +202,14 @@ def _check_forward(adapted: LanguageModel, model: Any) -> None:
                     f"(more than {tolerance:g}); the weights are not finite, or transformers "
                     f"{transformers.__version__} computes a {type(model).__name__} in a way that is not known here"
                 )
+
+
+def _check_gradients(adapted: LanguageModel, model: Any) -> None:
+    """Raises BackendError where a layer hands no gradient on."""
+    ids = adapted.vocabulary.allowed_ids[:4].unsqueeze(0)
+    embeddings = adapted.vocabulary.embed(ids).clone().requires_grad_()
+    written = ids if adapted.kind == "seq2seq" else None
+    with torch.enable_grad(), watched_gradients(model, adapted.name):
+        states = adapted.states(embeddings, torch.ones_like(ids, dtype=torch.bool), written)
+    if not states.requires_grad:
+        raise BackendError(f"{adapted.name}: no gradient passes through the model; load it without what stops them")

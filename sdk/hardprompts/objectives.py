@@ -200,6 +200,34 @@ class JudgedSimilarity:
         return scores.to(ids.device)
 
 
+def check_template(text_encoder: TextEncoder, template: PromptTemplate, model: str) -> None:
+    """Raises a clear error where a model reads a template in another way than the search does.
+
+    The features of a filled template are compared, from its tokens' embeddings and by the model's own tokenizer and
+    pass: an end token that is typed as text, say, ends the text for the model alone.
+
+    Raises:
+        TemplateError: they differ.
+    """
+    vocabulary = text_encoder.vocabulary
+    words = vocabulary.sample_that_survives(template)
+    around = EmbeddedTemplate.of(vocabulary, template)
+    if template.text == SLOT or words is None or around.room(text_encoder.max_tokens) < len(words):
+        return
+    filled = template.fill(vocabulary.decode(words))
+    with torch.no_grad():
+        found = normalize(text_encoder.encode(around.around(vocabulary.embed_ids(words).unsqueeze(0))))
+        difference = float((found - normalize(text_encoder.encode_text([filled]))).norm())
+    tolerance = 5e-2 if vocabulary.table.dtype.itemsize <= 2 else 1e-2
+    if not difference <= tolerance:  # also when it is NaN
+        signs = vocabulary.signs_in(template.fill(""))
+        what = f"{signs[0]!r} is not text to its tokenizer; " if signs else ""
+        raise TemplateError(
+            f"{model} reads the template {template.text!r} differently from its tokens (features differ by "
+            f"{difference:.2g}): {what}leave out of it what is not plain text"
+        )
+
+
 def check_length(num_tokens: int, free_tokens: int, template: PromptTemplate, model: str) -> None:
     """Raises a clear error unless `num_tokens` tokens fit into the model's context beside the template.
 

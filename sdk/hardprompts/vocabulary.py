@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hardprompts.errors import VocabularyError, listed, warn_user
+from hardprompts.errors import TemplateError, VocabularyError, listed, warn_user
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.towers.frozen import FrozenTable
 from hardprompts.towers.tokenizers import BatchTokenizer, Tokenizer
@@ -380,6 +380,35 @@ class Vocabulary(TokenTable):
         """The text of `ids`."""
         return self.tokenizer.decode(ids)
 
+    def embed_ids(self, ids: Sequence[int]) -> Float[Tensor, "tokens dim"]:
+        """The embeddings of the ids of a text.
+
+        Raises:
+            TemplateError: a token has none, since it was added to the tokenizer alone.
+        """
+        beyond = next((i for i in ids if i >= len(self)), None)
+        if beyond is not None:
+            raise TemplateError(
+                f"the token {self.decode([beyond])!r} (id {beyond}) has no embedding in the model, whose table has "
+                f"{len(self)} rows; add it there (model.resize_token_embeddings(len(tokenizer))), or leave it out"
+            )
+        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.table.device))
+
+    def signs_in(self, text: str) -> list[str]:
+        """The words of a text that the tokenizer takes whole for one of its signs or added tokens: "<|endoftext|>"."""
+        encoded = [(word, self.encode(word)) for word in dict.fromkeys(text.split())]
+        return [
+            word
+            for word, ids in encoded
+            if len(ids) == 1 and not word.isalnum() and (ids[0] >= len(self) or not self.allowed[ids[0]])
+        ]
+
+    def sample_that_survives(self, template: PromptTemplate) -> tuple[int, ...] | None:
+        """The first of some tokens that survives in a template; None, if none of them does."""
+        ids = self.allowed_ids.tolist()
+        some = ((token,) for token in ids[:: max(1, len(ids) // TRIED_WORDS)])
+        return next((one for one in some if self.survives_round_trip(one, template)), None)
+
     def template_ids(self, template: PromptTemplate) -> tuple[list[int], list[int]]:
         """The ids before and after the slot of `template`."""
         after = self.encode(template.suffix)
@@ -523,8 +552,7 @@ class EmbeddedTemplate:
     def of(cls, vocabulary: Vocabulary, template: PromptTemplate) -> "EmbeddedTemplate":
         """The template as a vocabulary embeds it."""
         sides = vocabulary.template_ids(template) if template.text != SLOT else ([], [])
-        device = vocabulary.table.device
-        return cls(*(vocabulary.embed(torch.tensor(ids, dtype=torch.long, device=device)) for ids in sides))
+        return cls(*(vocabulary.embed_ids(ids) for ids in sides))
 
     def __len__(self) -> int:
         return len(self.before) + len(self.after)
@@ -615,6 +643,9 @@ def _edges(tokenizer: Tokenizer, token: int) -> _Edges:
 
 #: So many words are enough to say anything.
 ENOUGH_WORDS = 1000
+
+#: Tokens that are tried for one that survives in a template.
+TRIED_WORDS = 64
 
 #: Tokens that a word may have at most; what takes more is not a word that the model knows.
 MAX_WORD_TOKENS = 4

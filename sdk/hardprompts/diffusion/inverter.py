@@ -11,12 +11,13 @@ from typing_extensions import Unpack
 
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
+from hardprompts.diffusion.reading import check_template
 from hardprompts.encoders import Backend, NoisePredictor, load_backend
 from hardprompts.errors import BackendError, SearchError, VocabularyError
 from hardprompts.images import ImageInput, image_weights, load_images
 from hardprompts.noise import Conditioning
 from hardprompts.objectives import check_length
-from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, unique
+from hardprompts.prompts import SLOT, Candidate, HardPrompt, PromptTemplate, unique
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of
@@ -82,6 +83,7 @@ class DenoisingInverter:
 
         Raises:
             ImageError, TemplateError, VocabularyError, SearchError: see `PromptInverter.invert`.
+            BackendError: the model reads the template differently from its tokens.
             NonFiniteError: the model overflows in half precision.
             TypeError, ValueError: an option that there is not, or that is out of range.
         """
@@ -197,6 +199,8 @@ class DenoisingInverter:
             draws = Stream.NOISES.generator(seed)
             objective = dataclasses.replace(score, sample_size=options.noises_per_step, generator=draws)
         check_length(options.num_tokens, score.free_tokens(), template, self.predictor.name)
+        if template.text != SLOT:
+            check_template(self.predictor, template)
         words = self.predictor.vocabulary.narrowed(options.vocabulary, options.banned)
         tasks = len(score.bank.weights)
         initial = self._initial_ids(words, options, tasks, seed)

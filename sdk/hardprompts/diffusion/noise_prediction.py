@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.diffusion.reading import check_reading
 from hardprompts.encoders import NoisePredictor
 from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.seeds import generator_of
-from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
+from hardprompts.vocabulary import EmbeddedTemplate
 
 #: Images of one task with their weights, and images that it should not fit.
 Weighted = Sequence[tuple[Image.Image, float]]
@@ -192,22 +193,9 @@ class NoisePrediction:
         """Raises unless a prompt's text gives the same conditioning as its tokens, within the template.
 
         Raises:
-            BackendError: a second tokenizer of the model reads the text in another way, say.
+            BackendError: see `check_reading`.
         """
-        vocabulary, text = self.predictor.vocabulary, self.template.fill(prompt)
-        ids = torch.tensor([vocabulary.encode(text)], device=vocabulary.table.device)
-        with torch.no_grad():
-            tokens, own = self.predictor.condition(vocabulary.embed(ids)), self.predictor.condition_text(text)
-        for found, expected in zip(tokens.tensors, own.tensors, strict=True):
-            tolerance = 5e-2 if expected.dtype.itemsize <= 2 else 1e-3
-            difference = float("inf")
-            if found.shape == expected.shape:
-                difference = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
-            if not difference <= tolerance:  # also when it is NaN
-                raise BackendError(
-                    f"{self.predictor.name} reads the text {text!r} differently from its tokens: the "
-                    f"conditioning differs by {difference:.2g}; {_misread(vocabulary, text)}"
-                )
+        check_reading(self.predictor, self.template.fill(prompt))
 
     def imitating(self, conditioning: Conditioning) -> "NoisePrediction":
         """The same, where the target is what the denoiser predicts under another conditioning, of one row.
@@ -430,17 +418,6 @@ def _crop(image: Image.Image, place: Sequence[float], shares: tuple[float, float
     side = max(1, round(min(image.size) * (shares[0] + place[0] * (shares[1] - shares[0]))))
     left, top = round(place[1] * (image.width - side)), round(place[2] * (image.height - side))
     return image.crop((left, top, left + side, top + side))
-
-
-def _misread(vocabulary: Vocabulary, text: str) -> str:
-    """Why a pipeline may read a text differently from its tokens: causes that the text shows, and what to do."""
-    # diffusers names the vectors of one textual inversion "<cat>", "<cat>_1", ..., and writes them all for the first.
-    several = [word for word in text.split() if all(len(vocabulary.encode(w)) == 1 for w in (word, f"{word}_1"))]
-    if several:
-        return f"the token {several[0]!r} stands for several vectors, which only the pipeline writes out: leave it out"
-    if "!" in text and len(vocabulary.widths) > 1:
-        return 'one of its tokenizers may pad with "!" (SDXL\'s second does): leave it out'
-    return "compare what its tokenizers make of this text, and leave out of the template what they disagree about"
 
 
 def _non_finite(what: str, predictor: NoisePredictor) -> str:

@@ -36,7 +36,7 @@ from hardprompts.errors import SearchError
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.selection import Selection
-from hardprompts.objectives import check_length
+from hardprompts.objectives import check_length, check_template
 from hardprompts.prompts import SLOT, Candidate
 from hardprompts.search.bound import clock
 from hardprompts.search.protocol import Search, SearchResult
@@ -135,7 +135,8 @@ class PromptDistiller:
             ValueError: an empty original, one with NaN, an option out of range, or one that is for another `match`.
             BackendError: a soft prompt of another model, or the model lacks what is to be matched.
             FileFormatError: the file holds no soft prompt.
-            TemplateError: a template has no slot, or several, or the context has too little room.
+            TemplateError: a template has no slot, or several, the context has too little room, or the model reads it
+                differently from its tokens.
             VocabularyError: no token is left to search over.
             SearchError: no prompt survives the round trip in every template.
             NonFiniteError: the model returns NaN or infinity.
@@ -207,6 +208,9 @@ class PromptDistiller:
         own = isinstance(self.search, Nearest)
         num_tokens = max(map(len, originals)) if own else options.tokens_for(originals[0])
         check_length(num_tokens, matches.followed.free_tokens(), matches.followed.template, self.backend.name)
+        if self.backend.language_model is None:
+            for template in options.slots:
+                check_template(self.backend.text_encoder, template, self.backend.name)
         cost = self._score_per_token(originals, options, matches)
         problem = Problem(self.backend, tuple(originals), matches, words, num_tokens, options, cost, self.method)
         until = math.inf if options.deadline is None else started + options.deadline

@@ -60,7 +60,7 @@ class Original:
             ids = tuple(vocabulary.encode(plain.text))
             if not ids:
                 raise ValueError(f"the prompt {given!r} has no tokens that {model} knows; give a text with words")
-            embeddings = vocabulary.embed(torch.tensor(ids, device=vocabulary.table.device))
+            embeddings = vocabulary.embed_ids(ids)
             return cls(embeddings, plain.text, ids, given, plain if plain != PlainPrompt(given) else None)
         if isinstance(given, os.PathLike):
             given = SoftPrompt.from_file(given)

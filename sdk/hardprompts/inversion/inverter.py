@@ -22,7 +22,7 @@ from hardprompts.inversion.targets import Target, ViewFeatures, similarity_with,
 from hardprompts.inversion.words import chosen_words
 from hardprompts.methods.banks import encode_beginning
 from hardprompts.methods.phrase_bank import TaskPreparation
-from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length
+from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length, check_template
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
@@ -103,7 +103,8 @@ class PromptInverter:
 
         Raises:
             ImageError: an image is unreadable, or there is none.
-            TemplateError: the template has no slot, or several, or leaves too little room.
+            TemplateError: the template has no slot, or several, or leaves too little room, or the model reads it
+                differently from its tokens ("<|endoftext|>" in it).
             VocabularyError: no token is left to search over, or the model has no tokens for a required word.
             SearchError: no prompt survives the round trip.
             NonFiniteError: the features, or the likelihoods of the prior, are NaN or infinite.
@@ -168,6 +169,7 @@ class PromptInverter:
         objective = similarity_with(self.backend, aims[0], required.template)
         num_tokens = required.free_tokens(options.num_tokens)
         check_length(num_tokens, objective.free_tokens(), required.template, self.backend.name)
+        check_template(self.backend.text_encoder, slot, self.backend.name)
         initial = random_starts(words, len(tasks) * options.starts, num_tokens, seed, options.initial_prompt)
         _begin_with(captions, initial, words, options.starts)
         spread = spread_of(objective, words, num_tokens, seed)

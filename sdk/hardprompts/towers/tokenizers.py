@@ -9,6 +9,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from hardprompts.errors import BackendError
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -36,7 +38,7 @@ class BatchTokenizer(Tokenizer, Protocol):
         ...
 
 
-_ADAPTED: "weakref.WeakKeyDictionary[Any, Tokenizer]" = weakref.WeakKeyDictionary()
+_ADAPTED: "weakref.WeakKeyDictionary[Any, tuple[dict[str, int], Tokenizer]]" = weakref.WeakKeyDictionary()
 
 
 class SlowTokenizer:
@@ -98,12 +100,25 @@ class FastTokenizer:
 
 
 def adapt(tokenizer: Any) -> Tokenizer:
-    """A tokenizer with transformers' methods as hardprompts' `Tokenizer`, as it is now."""
+    """A tokenizer with transformers' methods as hardprompts' `Tokenizer`, as it is now.
+
+    Raises:
+        BackendError: an object without them, such as a processor, or a function.
+    """
+    missing = [name for name in ("is_fast", "encode", "decode", "all_special_ids") if not hasattr(tokenizer, name)]
+    if missing:
+        inside = "; pass its .tokenizer" if hasattr(tokenizer, "tokenizer") else ""
+        raise BackendError(
+            f"a {type(tokenizer).__name__} is not a tokenizer of transformers (it has no {', '.join(missing)}), so its "
+            f"tokens cannot be known{inside or '; pass one that transformers.AutoTokenizer opens'}"
+        )
     return FastTokenizer(tokenizer) if tokenizer.is_fast else SlowTokenizer(tokenizer)
 
 
 def tokenizer_of(tokenizer: Any) -> Tokenizer:
-    """The same object for the same tokenizer, so that its round trips are tried once."""
-    if tokenizer not in _ADAPTED:
-        _ADAPTED[tokenizer] = adapt(tokenizer)
-    return _ADAPTED[tokenizer]
+    """The same object for the same tokenizer, so that its round trips are tried once; until tokens are added to it."""
+    adapted = _ADAPTED.get(tokenizer)
+    added = dict(tokenizer.get_added_vocab()) if hasattr(tokenizer, "get_added_vocab") else {}
+    if adapted is None or adapted[0] != added:
+        adapted = _ADAPTED[tokenizer] = (added, adapt(tokenizer))
+    return adapted[1]

@@ -10,7 +10,8 @@ from PIL import Image
 from toy_denoiser import TOY, ToyDenoiser, predictor, stable_diffusion
 
 from hardprompts import BackendError, NonFiniteError, PromptTemplate, run_search
-from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction, _misread
+from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
+from hardprompts.diffusion.reading import _misread
 from hardprompts.encoders import NoisePredictor
 from hardprompts.methods import PEZRefine
 from hardprompts.noise import PREDICTIONS
