@@ -194,12 +194,18 @@ def inside(folder: str, name: str) -> str:
     """The absolute path of `name` in one of ComfyUI's folders ("input" or "output").
 
     Raises:
-        ValueError: the name points outside that folder.
+        ValueError: the name points outside that folder, or no file can be called so.
     """
     import os
 
     import folder_paths
 
+    try:
+        usable = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ValueError(f"no file can be called {name!r}: a NUL character or half of one is in it; write another name")
     # Not resolved: links inside the folders are the owner's own, a workflow cannot make them.
     root = os.path.abspath(
         {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}[folder]()

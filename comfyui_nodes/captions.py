@@ -160,17 +160,19 @@ class SaveCaptions(io.ComfyNode):
         """The paths of the captions: cat.txt for cat.png, or cat.png.txt where there is also a cat.jpg.
 
         Raises:
-            ValueError: texts and images do not go together; nothing is written.
+            ValueError: texts and images do not go together, or half of a character is in a text; nothing is written.
             FileFormatError: a caption that is to be appended to cannot be read; all others are written.
             OSError: a caption cannot be written, likewise.
         """
         from hardprompts.errors import FileFormatError
         from hardprompts.images import caption_files
+        from hardprompts.wording import check_text
 
         if len(text) != len(path):
             raise ValueError(
                 f"{len(text)} texts for {len(path)} images; connect texts and paths that come from the same images"
             )
+        check_text("text", [f"{before[0]}{caption}" for caption in text])
         twice = [image for image, count in collections.Counter(path).items() if count > 1]
         if twice and existing[0] != "append":
             raise ValueError(f"{twice[0]!r} has several texts, and one caption; connect one text for each image")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hardprompts.errors import FileFormatError, brief
+from hardprompts.images import DECODING_ERRORS
 from hardprompts.softprompts import MAX_VALUES, Match, SoftPrompt, SoftPromptFile, StoredTensor
 from hardprompts_formats.embeddings import A1111
 
@@ -30,17 +31,6 @@ MAX_PIXELS = 2**24
 
 #: JSON in which a tensor is {"TORCHTENSOR": nested lists}.
 _TENSOR = "TORCHTENSOR"
-
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class Card:
@@ -82,22 +72,26 @@ def _card_json(path: Path) -> Any:
                 if text is not None and len(text) > 2 * MAX_JSON_BYTES:
                     raise FileFormatError(f"the card in it has {len(text)} letters; no card is so long")
                 if text is not None:
-                    return json.loads(base64.b64decode(text))
+                    return _json(base64.b64decode(text))
                 pixels = np.asarray(image.convert("RGB"))
                 lossy = image.format == "JPEG"
     except FileFormatError:
         raise
-    except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except binascii.Error as error:
         raise FileFormatError(f"the card in it is damaged: {brief(error)}; get the image again") from error
-    except (*_DECODING_ERRORS, Image.DecompressionBombWarning) as error:
+    except (*DECODING_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FileFormatError(f"it is a damaged image: {brief(error)}; get it again") from error
     data = _hidden(pixels)
     if data is None:
         reason = "; JPEG keeps none, so get the original PNG" if lossy else ""
         raise FileFormatError(f"it is an image without a soft prompt in it{reason}")
+    return _json(data)
+
+
+def _json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a number of thousands of digits, nested too deep
         raise FileFormatError(f"the card in it is damaged: {brief(error)}; get the image again") from error
 
 

@@ -27,6 +27,7 @@ from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers.shared import SharedModels
 from hardprompts.vocabulary import Vocabulary
+from hardprompts.wording import check_text
 
 
 @runtime_checkable
@@ -372,7 +373,11 @@ class Backend:
         """Unit features of texts, in float32, by the model's own tokenizer and forward pass.
 
         Warns (UserWarning) of texts that are longer than the model reads; it does not see what is behind.
+
+        Raises:
+            ValueError: half of a character is in one of them.
         """
+        check_text("the text", texts[0] if len(texts) == 1 else list(texts))
         self._warn_of_cut(texts)
         features = []
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import html
-import json
 import math
 import operator
 import os
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
+from hardprompts.atomic import json_text
 from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.errors import FileFormatError, TemplateError, printable
 from hardprompts.hub.card import CardPart, code_fence, code_span, facts_list, python_block
@@ -21,6 +21,7 @@ from hardprompts.hub.machine import Clearance, model_label, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
+from hardprompts.wording import check_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -60,12 +61,13 @@ class PromptTemplate:
     """Fixed text with one free slot, as in "a tiger in the style of {}".
 
     Raises:
-        TemplateError: `text` has no slot "{}", or more than one.
+        TemplateError: `text` has no slot "{}", or more than one, or half of a character.
     """
 
     text: str = SLOT
 
     def __post_init__(self) -> None:
+        check_text("the template", self.text, TemplateError)
         slots = self.text.count(SLOT)
         if slots != 1:
             raise TemplateError(f'the template {self.text!r} has {slots} slots; write "{{}}" exactly once')
@@ -197,6 +199,11 @@ class HardPrompt(HubMixin):
     pareto: tuple[TradeOff, ...] = ()
     weights: WordWeights | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("text", "template"):
+            check_text(f"the {name} of a prompt", getattr(self, name))
+        check_text("a candidate of a prompt", [candidate.text for candidate in self.candidates])
+
     @property
     def filled(self) -> str:
         """The whole text to paste: the template with the prompt in its slot."""
@@ -317,7 +324,7 @@ class HardPrompt(HubMixin):
                     "provenance": {**fields.get("provenance", {}), **({"other_fields": others} if others else {})},
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(f"not a hard prompt: {error!r}") from error
         for name in ("text", "template", "model", "method", "score_unit", "stop_reason"):
             if not isinstance(getattr(prompt, name), str):
@@ -337,7 +344,7 @@ class HardPrompt(HubMixin):
 
     def to_json(self) -> str:
         """All fields as the text of `prompt.json`, without paths of this machine; see `cleared`."""
-        return json.dumps(self.cleared()[0].to_dict(), ensure_ascii=False, indent=2) + "\n"
+        return json_text(self.cleared()[0].to_dict())
 
     def cleared(self) -> "tuple[HardPrompt, Clearance]":
         """The same as it may be shared, and what was changed for that: names of models and of settings, and no words.
@@ -398,9 +405,9 @@ class HardPrompt(HubMixin):
             raise FileFormatError(f"{path}: not a hard prompt: {type(values).__name__} instead of named fields")
         try:
             prompt = cls.from_dict(values)
-            return dataclasses.replace(prompt, model=model_here(folder, prompt.model))
         except (FileFormatError, TemplateError) as error:
             raise FileFormatError(f"{path}: {error}") from error
+        return dataclasses.replace(prompt, model=model_here(folder, prompt.model))
 
 
 def _candidate(values: Mapping[str, Any]) -> Candidate:

@@ -15,7 +15,7 @@ from hardprompts.errors import TemplateError, VocabularyError, listed, warn_user
 from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.towers.frozen import FrozenTable
 from hardprompts.towers.tokenizers import BatchTokenizer, Tokenizer
-from hardprompts.wording import NO_LIST, WordBan, bad_words, dominant_script, is_real_word, words_in
+from hardprompts.wording import NO_LIST, WordBan, bad_words, check_text, dominant_script, is_real_word, words_in
 
 Metric = Literal["cosine", "l2"]
 
@@ -373,7 +373,12 @@ class Vocabulary(TokenTable):
     # --- text -----------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without special tokens."""
+        """The ids of `text`, without special tokens.
+
+        Raises:
+            ValueError: half of a character is in it, which tokenizers answer in many ways.
+        """
+        check_text("the text", text)
         return self.tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -655,6 +660,7 @@ _WORD, _OTHER_WORD = "a", "the"
 
 
 def _encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    check_text("a text", texts)
     if isinstance(tokenizer, BatchTokenizer):
         return tokenizer.encode_batch(texts)
     return [tokenizer.encode(text) for text in texts]

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hardprompts.causes.standins import HEAD_BYTES, kind_of, stand_in
@@ -166,6 +166,80 @@ def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]
 
 
+#: Halves of characters beyond the first 65,536, which no file and no tokenizer takes.
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def half_character(text: str) -> str:
+    """What is wrong with a text that has half of a character in it, and what to do; "" for any other text."""
+    found = _HALF.search(text)
+    if found is None:
+        return ""
+    near = text[max(0, found.start() - 20) : found.end() + 10]
+    return (
+        f"has half of a character, {found[0]!a}, at position {found.start()} ({near!a}): it was cut apart, or "
+        "read from bytes that are not UTF-8; write the whole character, or leave it out"
+    )
+
+
+def check_text(what: str, text: object, error: type[ValueError] = ValueError) -> None:
+    """Raises unless a text, and each text in a list or mapping, can be encoded: no tokenizer takes half a character.
+
+    Args:
+        what: the text is called, at the beginning of the message.
+
+    Raises:
+        ValueError: or `error`; the message has the place.
+    """
+    if isinstance(text, str):
+        if found := half_character(text):
+            raise error(f"{what} {found}")
+    elif isinstance(text, Mapping):
+        for name, value in text.items():
+            check_text(what, name, error)
+            check_text(f"{what} for {name!r}", value, error)
+    elif isinstance(text, list | tuple):
+        for place, one in enumerate(text):
+            if not isinstance(one, str) or _HALF.search(one):  # the name is not made for thousands of good ones
+                check_text(f"{what}[{place}]", one, error)
+
+
+def read_text(path: str | os.PathLike[str], encoding: str | None = None, advice: str = "") -> str:
+    """The text of a file, without the mark that may stand at its beginning.
+
+    Args:
+        encoding: of the file. Default: UTF-8, or what the mark at its beginning says.
+        advice: what else may be done about a file in another encoding.
+
+    Raises:
+        FileFormatError: it is not a text in that encoding.
+        OSError: it cannot be read.
+    """
+    place = Path(path)
+    return decode_text(place.read_bytes(), str(place), encoding, advice)
+
+
+def decode_text(content: bytes, what: str, encoding: str | None = None, advice: str = "") -> str:
+    """The text that bytes hold; see `read_text`."""
+    head = content[:HEAD_BYTES]
+    if content and (found := stand_in(head)):
+        raise FileFormatError(f"{what}: {found}")
+    chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    kind, hidden = kind_of(head), chosen == "utf-8" and b"\0" in content  # as in UTF-16 without its mark
+    try:
+        text = "" if hidden else content.decode(chosen)
+    except LookupError as error:
+        raise ValueError(f"there is no encoding {chosen!r}; write encoding='utf-8', 'cp1252', 'utf-16', say") from error
+    except UnicodeError as error:
+        if kind:
+            raise FileFormatError(f"{what} is {kind}, and not a text") from error
+        raise FileFormatError(f"{what} is not a text in {chosen}: {error}; save it as UTF-8{advice}") from error
+    if hidden or "\0" in text:
+        found = "has NUL characters, so it is UTF-16, or not a text file; save it as UTF-8" + advice
+        raise FileFormatError(f"{what} is {kind}, and not a text" if kind else f"{what} {found}")
+    return text.removeprefix("\ufeff")
+
+
 def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> tuple[str, ...]:
     """The phrases of a text file, one on each line, with single spaces.
 
@@ -180,24 +254,7 @@ def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> t
         OSError: it cannot be read.
     """
     place = Path(path)
-    content = place.read_bytes()
-    if content and (found := stand_in(content[:HEAD_BYTES])):
-        raise FileFormatError(f"{place}: {found}")
-    chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
-    try:
-        text = content.decode(chosen)
-    except LookupError as error:
-        raise ValueError(f"there is no encoding {chosen!r}; write encoding='utf-8', 'cp1252', 'utf-16', say") from error
-    except UnicodeError as error:
-        if kind := kind_of(content[:HEAD_BYTES]):
-            raise FileFormatError(f"{place} is {kind}, and not a text; write a phrase on each line") from error
-        raise FileFormatError(
-            f"{place} is not a text in {chosen}: {error}; save it as UTF-8, or name its encoding, as encoding='cp1252'"
-        ) from error
-    if "\0" in text:
-        kind = kind_of(content[:HEAD_BYTES])
-        found = f"is {kind}, and not a text" if kind else "has NUL characters, so it is not a text file"
-        raise FileFormatError(f"{place} {found}; write a phrase on each line")
+    text = read_text(place, encoding, ", or name its encoding, as encoding='cp1252'")
     lines = (" ".join(line.split()) for line in text.splitlines())
     phrases = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
     if not phrases:

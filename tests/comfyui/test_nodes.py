@@ -516,6 +516,18 @@ def test_what_the_nodes_show_save_and_push_names_no_folder(world: World, monkeyp
     assert "secretuser" not in str([*shown, pushed, output.ui, saved.ui]) and "transformers:…/m" in str(shown[0])
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud83d"])
+def test_names_and_captions_that_no_file_can_hold_are_refused(world: World, name: str) -> None:
+    with pytest.raises(ValueError, match="no file can be called"):
+        module("prompts").SavePrompt.execute(PROMPT, name, False)
+    (world.folder / "input").mkdir(exist_ok=True)
+    for image in ("a.png", "b.png"):
+        Image.new("RGB", (9, 9)).save(world.folder / "input" / image)
+    with pytest.raises(ValueError, match=r"text\[1\] has half of a character"):
+        module("captions").SaveCaptions.execute(["fine", "red \ud83d"], ["a.png", "b.png"], [""], ["replace"])
+    assert not list((world.folder / "input").glob("*.txt")) and not (world.folder / "output" / "hardprompts").exists()
+
+
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../../x"])
 def test_paths_that_leave_the_folders_are_refused(world: World, name: str) -> None:
     with pytest.raises(ValueError, match="points outside"):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
 
-from hardprompts.atomic import write_text_atomically, written_atomically
+from hardprompts.atomic import csv_rows, json_text, write_text_atomically, written_atomically
 from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.errors import FileFormatError, MissingExtra
 from hardprompts.hub.machine import distinct_label
@@ -55,7 +55,7 @@ class JsonLines:
 
     def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            file.write(json_text(row, indent=None).encode())
 
     def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
         try:
@@ -64,7 +64,7 @@ class JsonLines:
             if lines[-1] or not rows:
                 raise ValueError("its last line is not whole")
             return [{name: row[name] for name in columns} for row in rows]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, error) from error
 
     def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
@@ -130,12 +130,11 @@ class Csv:
 
     def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
         try:
-            reader = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
-            rows = [{name: row[name] or None for name in columns} for row in reader]
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            names, rows = csv_rows(path.read_bytes().decode())
+            if tuple(names) != COLUMNS:
                 raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-            return rows
-        except (ValueError, KeyError, csv.Error) as error:
+            return [{name: row[name] or None for name in columns} for row in rows]
+        except (ValueError, KeyError) as error:
             raise _damaged(path, error) from error
 
     def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
@@ -261,9 +260,7 @@ class Output:
         """
         if not self._rows:  # not before: a mistake in the settings shall not be kept
             with _room(self.path):
-                write_text_atomically(
-                    self.folder / SETTINGS, json.dumps(self._settings, ensure_ascii=False, indent=1) + "\n"
-                )
+                write_text_atomically(self.folder / SETTINGS, json_text(self._settings, indent=1))
         self._atomically(self._part(number), lambda file: self.format.write(file, rows))
         self._rows[number] = [{"key": row["key"], "error": row["error"]} for row in rows]
         self._publish(rows)

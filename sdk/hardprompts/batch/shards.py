@@ -16,7 +16,7 @@ from hardprompts.errors import FileFormatError, ImageError
 from hardprompts.images import IMAGE_SUFFIXES, has_junk, kind_of
 
 #: What tarfile and the decompressors raise on damaged files.
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError)
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -314,7 +314,7 @@ def _in_memory(source: Iterable[Any] | IndexedCollection, column: str, key: str 
 def _key_of(item: Any, key: str | None, index: int) -> tuple[str, str]:
     """The key of an item, and what is wrong with it."""
     if isinstance(item, str | os.PathLike):
-        return distinct_label(_readable(os.fspath(item))), ""
+        return distinct_label(os.fspath(item)), ""
     if key is None:
         return str(index), ""
     if not isinstance(item, Mapping) or item.get(key) is None:

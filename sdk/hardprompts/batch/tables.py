@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardprompts.batch.records import IMAGE, Record, UnusablePicture
 from hardprompts.causes.standins import stand_in_at
-from hardprompts.errors import FileFormatError, MissingExtra, brief
+from hardprompts.errors import FileFormatError, ImageError, MissingExtra, brief
 from hardprompts.hub.machine import distinct_label
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ class Cell:
     row: int
 
     def read(self) -> Any:
-        value = _column(self.path, self.group, self.column, _stamp(self.path))[self.row].as_py()
+        try:
+            value = _column(self.path, self.group, self.column, _stamp(self.path))[self.row].as_py()
+        except _arrow().ArrowException as error:
+            raise ImageError(f"the table is damaged: {brief(error)}; get the file again") from error
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")
         return str(self.path.parent / value) if isinstance(value, str) else value
@@ -50,7 +53,9 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
         keys = [
             None if key is None else _column(path, group, key, _stamp(path)).to_pylist() for group in range(len(groups))
         ]
-    except arrow.ArrowInvalid as error:
+    except FileNotFoundError:
+        raise
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         found = stand_in_at(path) or f"it is not a table that can be read: {brief(error)}; get the file again"
         raise FileFormatError(f"{path}: {found}") from error
     records: list[Record] = []

@@ -169,9 +169,12 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         FileFormatError: something else lies in its place, or it is damaged.
         OSError: there is no such file, or it cannot be read.
     """
-    content = Path(path).read_bytes()
-    head = content[:HEAD_BYTES]
     shown = repr(os.fspath(path))
+    try:
+        content = Path(path).read_bytes()
+    except ValueError as error:
+        raise FileFormatError(f"{shown} cannot be the path of a file: {error}") from error
+    head = content[:HEAD_BYTES]
     if found := stand_in(head):
         raise FileFormatError(f"{shown}: {found}")
     try:

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hardprompts.wording import check_text
+
 
 def as_texts(X: Iterable[Any]) -> list[str]:
     """The texts of a list, an array, a Series, or a table of one column.
 
     Raises:
-        ValueError: one of them is not a text, or there is a single text instead of several.
+        ValueError: one of them is not a text, or has half of a character in it, or there is a single text instead of
+            several.
     """
     if isinstance(X, str | bytes):
         raise ValueError(f"X must be a sequence of texts, got one text {X[:40]!r}; put it into a list")
@@ -29,6 +32,7 @@ def as_texts(X: Iterable[Any]) -> list[str]:
             raise ValueError(
                 f"X[{place}] is {text!r}, which is not a text; fill in what is missing, or leave the example out"
             )
+    check_text("X", texts)
     return [str(text) for text in texts]
 
 
@@ -59,6 +63,7 @@ def as_labels(y: Iterable[Any], count: int) -> list[Hashable]:
             )
         if _is_missing(label):
             raise ValueError(f"y[{place}] is {label!r}, which is not a label; leave the example out")
+    check_text("y", labels)
     return labels
 
 

@@ -2,12 +2,11 @@
 
 import dataclasses
 import enum
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hardprompts.atomic import write_text_atomically
+from hardprompts.atomic import json_text, write_text_atomically
 from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.errors import FileFormatError, HardPromptsError
@@ -67,7 +66,7 @@ class SavedTuner(HubMixin):
             "report": dict(cleared.report),
             "prompt": cleared.prompt.to_dict(),
         }
-        return json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+        return json_text(values)
 
     def hub_files(self, repo_id: str) -> dict[str, bytes]:
         """The files that hold it in a repository, by name: its prompt stands beside it, for those who want it alone."""
@@ -112,7 +111,7 @@ class SavedTuner(HubMixin):
                 model, dict(values["parameters"]), Verbalizer(classes, words),
                 dataclasses.replace(prompt, model=model_here(folder, prompt.model)), dict(values["report"]),
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} does not describe a tuner: {error!r}") from error
 
 
@@ -156,7 +155,7 @@ class SavedSearch:
     def write(self, result: SearchResult) -> None:
         """Writes what the search found."""
         values = {"mark": self.mark, **dataclasses.asdict(result)}
-        write_text_atomically(self.path, json.dumps(values, ensure_ascii=False, indent=2) + "\n")
+        write_text_atomically(self.path, json_text(values))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hardprompts.errors import TemplateError
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.wording import check_text
 
 #: The slots of a template, each of which stands in it once.
 SLOTS = ("{prompt}", "{text}", "{label}")
@@ -42,6 +43,7 @@ class ClassificationTemplate:
     text: str = "{prompt} {text} It was {label}"
 
     def __post_init__(self) -> None:
+        check_text("the template", self.text, TemplateError)
         for slot in SLOTS:
             if self.text.count(slot) != 1:
                 raise TemplateError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import BackendError, TemplateError, VocabularyError
+from hardprompts.wording import check_text
 
 _WORD = re.compile(r"[^\W\d_]{3,}")
 
@@ -79,6 +80,7 @@ class Verbalizer:
                     raise ValueError(
                         f"the class {label!r} has the word {word!r}; a word is text without white space at its ends"
                     )
+                check_text(f"a word of the class {label!r}", word)
                 if word in owners:
                     raise ValueError(f"the word {word!r} stands for {owners[word]!r} and for {label!r}; use it once")
                 owners[word] = label

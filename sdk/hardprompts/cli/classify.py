@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hardprompts.causes.standins import HEAD_BYTES, stand_in
 from hardprompts.cli import screen
 from hardprompts.cli.options import (
     AsJson,
@@ -59,18 +58,20 @@ def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
     """The columns of a table, as they stand there.
 
     Raises:
-        FileFormatError: something else lies in the file's place.
-        ValueError: a column is missing, a row is too short, or the file is not UTF-8.
+        ValueError: a column is missing, a row is too short, or the file is not a table.
+        FileFormatError: something else lies in the file's place, or it is not a text in UTF-8, or in the encoding that
+            the mark at its beginning says.
     """
+    from hardprompts.atomic import csv_rows
+    from hardprompts.wording import read_text
+
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
-    with open(path, "rb") as opened:
-        if found := stand_in(opened.read(HEAD_BYTES)):
-            raise FileFormatError(f"{path}: {found}")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter=delimiter))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        _, rows = csv_rows(read_text(path), delimiter)
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path} is not a table: {error}") from error
     if not rows:
         raise ValueError(f"{path} has no rows below its head")
     for name in names:
@@ -79,7 +80,7 @@ def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
         short = next((number for number, row in enumerate(rows, 2) if row[name] is None), None)
         if short is not None:
             raise ValueError(f"row {short} of {path} has no column {name!r}; check its quotes and separators")
-    # A DictReader keeps what has no column under None.
+    # What has no column is kept under None.
     long = next((number for number, row in enumerate(rows, 2) if None in row), None)
     if long is not None:
         raise ValueError(f"row {long} of {path} has more cells than the head; quote texts that have separators in them")
@@ -97,6 +98,12 @@ def read_labeled(path: Path, text_column: str, label_column: str) -> list[list[s
     if empty is not None:
         raise ValueError(f"row {empty} of {path} has no label in {label_column!r}; fill it in, or leave the row out")
     return [texts, labels]
+
+
+def _lines_of_stdin() -> list[str]:
+    from hardprompts.wording import decode_text
+
+    return decode_text(sys.stdin.buffer.read(), "the text on stdin").splitlines()
 
 
 def read_words(given: Sequence[str]) -> dict[str, list[str]] | None:
@@ -232,7 +239,7 @@ def classify(
 ) -> None:
     """Print the label of each text, as a table on stdout."""
     with clear_errors():
-        texts = sys.stdin.read().splitlines() if data is None else read_column(data, (text_column,))[0]
+        texts = _lines_of_stdin() if data is None else read_column(data, (text_column,))[0]
         screen.use_threads(threads, device)
         from hardprompts.classification.tuner import ClassifierPromptTuner
 

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Sequence
 
 from hardprompts.errors import printable
+from hardprompts.wording import check_text
 
 #: Stands in the cards written here: only those are written anew when a prompt is pushed again.
 MARK = "<!-- Written by hardprompts. Remove this line to keep what you change here. -->"
@@ -46,6 +47,7 @@ def render_card(repo_id: str, parts: Sequence[CardPart], license: str | None = N
     """
     from huggingface_hub import ModelCardData
 
+    check_text("license", license)
     tags = dict.fromkeys(["hardprompts", *(tag for part in parts for tag in part.tags)])
     metadata = ModelCardData(
         base_model=next((part.base_model for part in parts if part.base_model), None),

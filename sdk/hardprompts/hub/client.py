@@ -14,6 +14,7 @@ from hardprompts.errors import HubError
 from hardprompts.hub.card import MARK
 from hardprompts.hub.names import is_repo_id, our_files
 from hardprompts.hub.reasons import reason_of
+from hardprompts.wording import check_text
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -99,11 +100,12 @@ def push_files(
         HubError: not allowed, not reached, broken off, changed by somebody else meanwhile, or the repository is not
             as private as was asked for. Nothing was committed then; if the connection fails after the commit, the
             next push reports that nothing changed.
-        ValueError: an empty message, or `create_pr` together with another branch.
+        ValueError: an empty message, or half of a character in it, or `create_pr` together with another branch.
     """
     check_repo_id(repo_id)
     if create_pr and revision not in (None, "main"):
         raise ValueError(f"create_pr proposes a change to the main branch; revision={revision!r} cannot go with it")
+    check_text("commit_message", commit_message)
     if not commit_message.strip():
         raise ValueError("commit_message is empty; say what is pushed")
     with _clear_errors("pushing to", repo_id, revision, token):

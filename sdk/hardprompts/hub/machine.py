@@ -55,11 +55,17 @@ class MachineNotice(UserWarning):
     """Something of this machine was left out of what is shared, or stands in words that nobody but you may change."""
 
 
+def writable(text: str) -> str:
+    """A text that any file can hold: bytes of a name that are not UTF-8, and halves of characters, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def without_machine(text: str) -> str:
     """The text without the folders of paths, the name of this machine and tokens of the Hub; addresses stay.
 
     A relative path stays, unless it begins with dots; `model_label` knows more of the names of models.
     """
+    text = writable(text)
     if _WHOLE.fullmatch(text) and ": " not in text and _INSIDE.match(text):
         return _last_part(text)
     found = _QUOTED.sub(lambda match: _shortened(match[0]), text)
@@ -74,7 +80,7 @@ def model_label(name: str) -> str:
 
     For example "transformers:…/my-model", or "open_clip:ViT-B-32/…/weights.pt". Names of the Hub stay as they are.
     """
-    return "+".join(_label(part) for part in re.split(r"\+(?=[a-z][\w-]+:)", name))
+    return "+".join(writable(_label(part)) for part in re.split(r"\+(?=[a-z][\w-]+:)", name))
 
 
 def shown_model(name: str) -> str:

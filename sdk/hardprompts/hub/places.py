@@ -3,10 +3,11 @@
 So every other file in the folder may be shared as it is, and what was saved here opens its model again here.
 """
 
-import json
 from pathlib import Path
 
-from hardprompts.atomic import write_files_atomically
+from hardprompts.atomic import json_text, write_files_atomically
+from hardprompts.causes.standins import read_json
+from hardprompts.errors import FileFormatError
 from hardprompts.hub.machine import model_label
 
 PLACES_FILE = "this_machine.json"
@@ -23,7 +24,7 @@ def write_with_place(path: Path, text: str, model: str) -> Path:
     contents = {path: text.encode()}
     if model_label(model) != model:
         told = {"about": _ABOUT, "models": {model_label(model): model}}
-        contents[place] = (json.dumps(told, ensure_ascii=False, indent=2) + "\n").encode()
+        contents[place] = json_text(told).encode()
     write_files_atomically(contents)
     if place not in contents:
         place.unlink(missing_ok=True)
@@ -33,8 +34,7 @@ def write_with_place(path: Path, text: str, model: str) -> Path:
 def model_here(folder: Path, label: str) -> str:
     """The name of the model that a saved label stands for on this machine; the label itself if nothing says."""
     try:
-        told = json.loads((folder / PLACES_FILE).read_text(encoding="utf-8"))
-        name = told["models"][label]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        name = read_json(folder / PLACES_FILE)["models"][label]
+    except (OSError, FileFormatError, KeyError, TypeError):
         return label  # which is what the prompt is shown with anywhere else
     return name if isinstance(name, str) and model_label(name) == label else label

@@ -35,9 +35,11 @@ _ACCEPTED = (
     "(C, H, W) or (B, C, H, W) with 1, 3 or 4 channels, and lists of these"
 )
 
-#: What Pillow's decoders raise on damaged files, or where there is too little memory for whole ones.
+#: What Pillow's decoders raise on damaged files (AVIF's a RuntimeError, DDS's its NotImplementedError, SPIDER's an
+#: AttributeError), or where there is too little memory for whole ones.
 DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error, MemoryError,
+    OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, ArithmeticError, AttributeError,
+    struct.error, zlib.error, MemoryError,
 )  # fmt: skip
 
 #: Files that hold one picture, whatever else is in them: a preview, layers, or others than the one that is shown.
@@ -135,6 +137,10 @@ def _open(path: Any, label: str) -> Image.Image:
     what = f"{label}{path!r}"
     if isinstance(path, str) and _URL.match(path):
         raise ImageError(f"{what} is a URL; download it first, and pass the file")
+    if "\0" in os.fspath(path):
+        raise ImageError(
+            f"{what} cannot be the path of a file, since it has a NUL character in it; check where it comes from"
+        )
     if os.path.isdir(path):
         raise ImageError(f"{what} is a folder; pass the image files in it")
     register_decoders()

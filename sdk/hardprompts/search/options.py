@@ -22,8 +22,15 @@ from hardprompts.search.progress import on_bar
 from hardprompts.search.protocol import Callback, Search, SearchResult
 from hardprompts.search.seeds import checked_seed, drawn_seed
 from hardprompts.vocabulary import Vocabulary
+from hardprompts.wording import check_text
 
 Options = TypeVar("Options", bound="SearchOptions")
+
+#: Options of the front doors that are texts, or have some.
+TEXTS = (
+    "initial_prompt", "initial_prompts", "banned", "vocabulary", "words", "required", "caption", "text", "template",
+    "templates", "held_out", "answers", "penalties", "verbalizer",
+)  # fmt: skip
 
 
 class SearchArguments(TypedDict, total=False):
@@ -66,7 +73,7 @@ class SearchOptions:
         progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
     Raises:
-        ValueError: a number out of range, or a text where a list of texts belongs.
+        ValueError: a number out of range, a text where a list of texts belongs, or half of a character in a text.
     """
 
     #: Restarts, and steps of a method that would never stop by itself, where nobody says.
@@ -111,6 +118,8 @@ class SearchOptions:
 
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
+        for name in TEXTS:
+            check_text(name, getattr(self, name, None))
         for name in self.PASTED:
             object.__setattr__(self, name, _plain(getattr(self, name)))
         for name, other in self.NEEDS.items():

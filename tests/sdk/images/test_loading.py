@@ -291,7 +291,7 @@ def test_bad_paths(tmp_path: Path) -> None:
         ("https://example.org/cat.png", "is a URL; download it first"),
         ("data:image/png;base64,AAAA", "is a URL"),
         ("", "does not exist"),
-        ("no\0where.png", "damaged|does not exist"),
+        ("no\0where.png", "NUL character|does not exist"),
     ]:
         with pytest.raises(ImageError, match=message):
             load_images(path)

@@ -63,7 +63,7 @@ def test_other_encodings_are_named_or_refused(tmp_path) -> None:
     with pytest.raises(FileFormatError, match=r"bank\.txt is not a text in utf-8.*encoding='cp1252'"):
         PhraseTable.from_file(path)
     assert PhraseTable.from_file(path, encoding="cp1252").phrases == ("café", "art déco")
-    with pytest.raises(FileFormatError, match="no-such-encoding"):
+    with pytest.raises(ValueError, match="there is no encoding 'no-such-encoding'"):
         PhraseTable.from_file(path, encoding="no-such-encoding")
     (tmp_path / "bare.txt").write_bytes("red\nhouse".encode("utf-16-le"))
     with pytest.raises(FileFormatError, match="NUL"):
