@@ -218,7 +218,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
 
         Args:
             prompt (`str`, `SoftPrompt`, path or `torch.Tensor`):
-                The prompt to shorten. What the text encoder cuts off counts for nothing. Or a soft prompt, the path of
+                The prompt to shorten. What the text encoder cuts off counts for nothing, and every character is a word,
+                as for the pipeline itself: [`hardprompts.search.read_markup`] takes `(neon:1.3)` and `<lora:...>` of
+                other UIs away. Or a soft prompt, the path of
                 its file, or its `(tokens, dim)` embeddings, which stand in the template's slot; the result is then a
                 `DistilledPrompt`, whose `faithfulness` tells how much of its effect is kept. A `str` is always a
                 prompt; [`~PromptInversionMixin.prompt_from_embedding`] takes the path of a file as a `str` too.

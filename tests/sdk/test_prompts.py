@@ -157,6 +157,12 @@ def test_a_prompt_comes_back_as_it_was_and_byte_for_byte(tmp_path: Path) -> None
     assert os.listdir(path.parent) == [PROMPT_FILE]
 
 
+def test_fields_of_other_releases_are_kept(tmp_path: Path) -> None:
+    (tmp_path / PROMPT_FILE).write_text(json.dumps({**PROMPT.to_dict(), "surplus": {"a": 1}}), encoding="utf-8")
+    found = HardPrompt.from_pretrained(tmp_path)
+    assert found == dataclasses.replace(PROMPT, provenance={**PROMPT.provenance, "other_fields": {"surplus": {"a": 1}}})
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_survives_the_file(text: str, tmp_path: Path) -> None:
     dataclasses.replace(PROMPT, text=text).save_pretrained(tmp_path)

@@ -1,5 +1,6 @@
 """Audits of the soft prompts in a file: what they are, what they say, how robust they are."""
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def stored_dtypes(file: Path) -> tuple[str, ...]:
 
     def found(tree: Any) -> set[str]:
         if isinstance(tree, StoredTensor):
-            return {tree.dtype} if tree.shape else set()  # a number in a tensor's form is not an embedding
+            return set() if math.prod(tree.shape) == 1 else {tree.dtype}  # a number in a tensor's form is no embedding
         parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
         return set().union(*(found(part) for part in parts))
 

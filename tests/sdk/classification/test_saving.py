@@ -29,6 +29,8 @@ class Mood(enum.Enum):
     ("labels", "words"),
     [
         ([0, 1], {0: "sun", 1: "moon"}), (["sun", "moon"], None), ([Mood.GOOD, Mood.BAD], {Mood.GOOD: "sun", Mood.BAD: "moon"}),
+        (["👩\u200d🎨", "ja\u00adja"], {"👩\u200d🎨": "sun", "ja\u00adja": "moon"}),
+        (["\u202eabc", "a/b\\c"], {"\u202eabc": "sun", "a/b\\c": "moon"}), (["", "CON"], {"": "sun", "CON": "moon"}),
         (np.array([0, 1]), {0: "sun", 1: ["moon", "star"]}), ([True, False], {True: "sun", False: "moon"}),
     ],
 )  # fmt: skip

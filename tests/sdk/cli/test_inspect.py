@@ -55,6 +55,9 @@ def test_inspect_tells_readings_and_renames_keys(tmp_path: Path) -> None:
     run = Run("inspect", path, "--rename", "emb_params=t5base", "--json")
     (found,) = json.loads(run.out)
     assert found["encoders"] == {"t5base": 768} and found["notes"] == []
+    safetensors.torch.save_file({"emb_params": torch.ones(1, 768), "step": torch.tensor([7])}, path)
+    run = Run("inspect", path)
+    assert "training step 7" in run.out and "int64" not in run.out
     safetensors.torch.save_file({"clip_g": torch.ones(1, 768)}, path)
     Run("inspect", path).fails("--rename clip_g=clip_l")
     assert "clip_l (768 wide)" in Run("inspect", path, "--rename", "clip_g=clip_l").out
