@@ -93,6 +93,13 @@ def test_the_plugin_is_as_short_as_we_say() -> None:
     assert len([line for line in lines if not line.startswith(("import", "from"))]) <= 16
 
 
+def test_a_tuner_in_scikit_learn_prints_what_the_page_says() -> None:
+    page = (ROOT / "docs" / "classification.md").read_text(encoding="utf-8").partition("### In scikit-learn\n")[2]
+    code, said = re.findall(r"^```(?:python|console)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)[:2]
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout == said, found.stderr
+
+
 def test_the_pages_name_files_that_exist() -> None:
     for page in (ROOT / "docs" / "plugins.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"):
         for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):

@@ -262,7 +262,16 @@ def test_prompts_are_of_real_words_unless_others_are_asked_for() -> None:
 
 # --- without scikit-learn -----------------------------------------------------------------
 
-WITHOUT = "import sys; sys.modules['sklearn'] = None\n"
+WITHOUT = """
+import sys
+
+class Hidden:
+    def find_spec(name, path=None, target=None):
+        if name == "sklearn":
+            raise ModuleNotFoundError("No module named 'sklearn'", name=name)
+
+sys.meta_path.insert(0, Hidden)
+"""
 
 
 def run(code: str, text: str = "") -> subprocess.CompletedProcess[str]:
