@@ -104,14 +104,14 @@ def graph_text_encoder(clip: Any) -> "GraphTextEncoder":
     """The CLIP of a graph as a text encoder that takes soft tokens.
 
     Raises:
-        BackendError: it is not made of CLIPs, or is quantized.
+        BackendError: it is not made of CLIPs, is quantized, or reads a text differently from its tokens.
     """
     from hardprompts import BackendError
-    from hardprompts.towers import tokenizer_of
+    from hardprompts.towers import tokenizer_of, unwrapped
     from hardprompts.vocabulary import Vocabulary
 
     parts = dict(clip.cond_stage_model.named_children())
-    kinds = {type(getattr(part, "transformer", None)).__name__ for part in parts.values()}
+    kinds = {type(unwrapped(getattr(part, "transformer", part))).__name__ for part in parts.values()}
     if kinds != {"CLIPTextModel"}:
         raise BackendError(
             f"the text encoder {type(clip.cond_stage_model).__name__} is not made of CLIPs alone; supported are those "
@@ -131,7 +131,22 @@ def graph_text_encoder(clip: Any) -> "GraphTextEncoder":
             table = embedding(ids, out_dtype=torch.float32)
         special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", ())}
         vocabularies.append(Vocabulary.create(table, tokenizer_of(tokenizer), special))
-    return GraphTextEncoder(own, tuple(sorted(keys, key=_place)), Vocabulary.joint(vocabularies))
+    return checked(GraphTextEncoder(own, tuple(sorted(keys, key=_place)), Vocabulary.joint(vocabularies)))
+
+
+def checked(encoder: Any) -> Any:
+    """The text encoder, once its own pass of a word has given what the word's embedding gives.
+
+    Nodes that change a CLIP (hooks, other tokenizers, weights for words) are noticed here, before a search.
+
+    Raises:
+        BackendError: they differ.
+    """
+    from hardprompts import PromptTemplate
+    from hardprompts.diffusion.reading import check_template
+
+    check_template(encoder, PromptTemplate())
+    return encoder
 
 
 def _place(name: str) -> int:

@@ -398,6 +398,26 @@ class Backend:
             )
 
 
+def several(models: Any) -> list["str | Backend"]:
+    """The models that a front door was given, names and open ones, as a list.
+
+    Raises:
+        BackendError: something else, such as a network itself, with what to do.
+    """
+    given = (
+        [models] if isinstance(models, str | Backend) else list(models) if isinstance(models, Sequence) else [models]
+    )
+    wrong = next((model for model in given if not isinstance(model, str | Backend)), None)
+    if wrong is not None:
+        raise BackendError(
+            f"a {type(wrong).__name__} is not a model's name, nor a Backend; make one of a network in memory with "
+            "hardprompts_transformers.backend.from_model(model, tokenizer, image_processor, name=...) or "
+            "hardprompts_openclip.backend.from_model(model, tokenizer, preprocess), and search through a pipeline with "
+            "hardprompts_diffusers.enable_prompt_inversion(pipe).invert_prompt(image)"
+        )
+    return given
+
+
 @runtime_checkable
 class OpenBackend(Protocol):
     """How a plugin opens the models of its scheme."""

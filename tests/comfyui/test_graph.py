@@ -1,5 +1,6 @@
 """The graph's own networks without ComfyUI: gradients through layers like its, chunks of tokens, and what is refused."""
 
+import dataclasses
 import importlib
 import sys
 import types
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import toy_denoiser
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import World, comfyui
@@ -176,6 +178,20 @@ def test_the_graphs_text_encoder_is_one_of_a_denoiser_and_not_a_denoiser(world: 
     assert isinstance(encoder, ConditioningEncoder) and not isinstance(encoder, NoisePredictor)
     backend = PromptDistiller(encoder).backend
     assert backend.noise_predictor is None and conditioning_encoder(backend) is encoder
+
+
+def test_a_clip_that_reads_a_text_differently_from_its_tokens_is_noticed_at_opening(world: World) -> None:
+    encoder = toy_denoiser.predictor("epsilon", torch.float32)
+    assert module("graph").checked(encoder) is encoder
+    own = encoder.condition_text
+
+    def louder(text: str) -> Any:
+        told = own(text)
+        return dataclasses.replace(told, tensors=tuple(2 * tensor for tensor in told.tensors))
+
+    encoder.condition_text = louder
+    with pytest.raises(BackendError, match="differently from its tokens"):
+        module("graph").checked(encoder)
 
 
 def test_clip_l_stands_before_big_g(world: World) -> None:

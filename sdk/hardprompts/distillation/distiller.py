@@ -31,7 +31,7 @@ from hardprompts.distillation.starts import (
     share_of,
     starts,
 )
-from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, load_backend
+from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, load_backend, several
 from hardprompts.errors import SearchError
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.pez_refine import PEZRefine
@@ -91,8 +91,7 @@ class PromptDistiller:
         if isinstance(backend, ConditioningEncoder):
             self.backend = backend_of(backend)
         else:
-            models = [backend] if isinstance(backend, str | Backend) else list(backend)
-            self.backend = join_backends([opened(model) for model in models])
+            self.backend = join_backends([opened(model) for model in several(backend)])
         self.method, self.method_settings = method_name(method), method_settings(method)
         self.search: Search
         if isinstance(method, str) and method in BASELINES:

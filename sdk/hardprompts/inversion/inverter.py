@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
-from hardprompts.encoders import Backend, join_backends, load_backend
+from hardprompts.encoders import Backend, join_backends, load_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
 from hardprompts.inversion.lengths import best_by_length
@@ -74,8 +74,7 @@ class PromptInverter:
         def opened(model: str | Backend) -> Backend:
             return load_backend(model, device=device, dtype=dtype) if isinstance(model, str) else model
 
-        models = [backend] if isinstance(backend, str | Backend) else list(backend)
-        self.backend = join_backends([opened(model) for model in models])
+        self.backend = join_backends([opened(model) for model in several(backend)])
         self.judge = None if judge is None else opened(judge)
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
         self.captioner = captioner

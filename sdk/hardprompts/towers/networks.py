@@ -4,6 +4,7 @@ Everything is known by the names of classes and attributes, since the SDK import
 """
 
 import contextlib
+import inspect
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -101,6 +102,8 @@ def is_untouched(part: nn.Module) -> bool:
     """
     forward = vars(part).get("forward")
     written = getattr(forward, "_torchdynamo_orig_callable", forward)
+    while written is not forward and not inspect.ismethod(written) and hasattr(written, "__wrapped__"):
+        written = written.__wrapped__  # torch puts a function around some methods
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     heard = [hook for own in hooks for hook in own.values()]
     weights = [weight for weight in (*part._parameters.values(), *part._buffers.values()) if weight is not None]

@@ -10,9 +10,9 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from hardprompts import PromptInverter
+from hardprompts import PromptDistiller, PromptInverter
 from hardprompts.encoders import Backend
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, TemplateError
 from hardprompts_emoji import path
 from hardprompts_transformers.backend import from_model
 from hardprompts_transformers.language_models import from_language_model
@@ -442,3 +442,17 @@ def test_a_compiled_masked_model_is_not_taken_for_a_causal_one() -> None:
     model = torch.compile(transformers.BertForMaskedLM(config), backend="eager")
     backend = from_language_model(model, tokenizer, name="mine")
     assert backend.language_model is not None and backend.language_model.kind == "masked"
+
+
+# --- templates that the model reads otherwise -----------------------------------------------
+
+
+@pytest.mark.parametrize("door", ["invert", "distill"])
+def test_an_end_token_typed_as_text_is_refused_in_a_template(door: str, clip: tuple[Any, Any, Any]) -> None:
+    """The model stops reading there, and the search would go on."""
+    backend = from_model(*clip, name="mine")
+    with pytest.raises(TemplateError, match=r"mine reads the template .* differently .*'<\|endoftext\|>' is not text"):
+        if door == "invert":
+            PromptInverter(backend).invert(Image.new("RGB", (64, 64), "red"), 3, "a cat <|endoftext|> {}", max_steps=1)
+        else:
+            PromptDistiller(backend).distill("a big red cat", 2, templates="a cat <|endoftext|> {}", max_steps=1)
