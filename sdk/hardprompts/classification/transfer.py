@@ -13,6 +13,7 @@ from hardprompts.classification.prompted import PromptedModel, batch_prior, lang
 from hardprompts.classification.template import ClassificationTemplate
 from hardprompts.encoders import Backend, load_backend
 from hardprompts.evaluation import Interval, bootstrap_interval, markdown_table
+from hardprompts.hub.machine import model_label
 from hardprompts.search.seeds import generator_of
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class TransferReport:
         named = [("empty", self.empty), ("this", self.prompt)]
         if self.best_random is not None:
             named.append((f"best of {self.random_prompts} random", self.best_random))
+        label = model_label(self.model)
         return [
             (
-                self.model, name, f"{figures.tokens}", str(figures.interval), f"{figures.content_free.accuracy:.3f}",
+                label, name, f"{figures.tokens}", str(figures.interval), f"{figures.content_free.accuracy:.3f}",
                 f"{figures.batch.accuracy:.3f}", f"{figures.raw.balanced_accuracy:.3f}",
                 "" if figures.raw.category_errors is None else f"{100 * figures.raw.category_errors:.1f} %",
                 "/".join(map(str, figures.raw.histogram)),
@@ -81,8 +83,8 @@ class TransferReport:
         ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return dataclasses.asdict(self)
+        """All fields as JSON values, without folders of this machine."""
+        return {**dataclasses.asdict(self), "model": model_label(self.model)}
 
 
 def transfer_table(reports: Sequence[TransferReport]) -> str:

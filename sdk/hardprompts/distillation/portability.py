@@ -13,6 +13,7 @@ from hardprompts.distillation.originals import Original, OriginalInput
 from hardprompts.encoders import Backend
 from hardprompts.errors import ImageError
 from hardprompts.evaluation import markdown_table
+from hardprompts.hub.machine import model_label
 from hardprompts.images import ImageInput, load_images
 from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.search.rows import random_texts
@@ -70,8 +71,8 @@ class PortabilityReport:
         """A Markdown table."""
         head = ["model", "soft prompt", "decoded", "share", "nearest tokens", "share"]
         cells = [
-            [row.model, f"{row.soft:.2f}" if place == 0 else "", f"{row.hard:.2f}", f"{row.hard_share:.0%}",
-             f"{row.nearest:.2f}", f"{row.nearest_share:.0%}"]
+            [model_label(row.model), f"{row.soft:.2f}" if place == 0 else "", f"{row.hard:.2f}",
+             f"{row.hard_share:.0%}", f"{row.nearest:.2f}", f"{row.nearest_share:.0%}"]
             for place, row in enumerate(self.rows)
         ]  # fmt: skip
         return markdown_table([head, *cells])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Run
-from hub_samples import PROMPT, soft
+from hub_samples import PROMPT, fitted_tuner, soft
 from loopback_hub import LoopbackHub
 
 from hardprompts import (
@@ -368,3 +368,17 @@ def test_distilled_and_learned(home: Path, out: Path) -> None:
     assert learned.metadata["model"] == model(home)
     assert learned.cleared()[0].metadata["model"] == "here:…/m"
     assert_nothing_told(out)
+
+
+def test_tables_of_several_models(home: Path) -> None:
+    from hardprompts.classification.transfer import TransferReport, evaluate_transfer, transfer_table
+    from hardprompts.distillation.portability import Portability, PortabilityReport
+
+    ported = PortabilityReport("red", "red", (Portability(model(home), 0.5, 0.4, 0.3),))
+    assert_nothing_told(Path("/nowhere"), str(ported))
+    tuner = fitted_tuner()
+    other = dataclasses.replace(toy_language_model(), name=model(home, "lm"))
+    texts, labels = ["red fire", "old night"] * 4, ["sun", "moon"] * 4
+    (report,) = evaluate_transfer(tuner, [other], texts, labels, random_prompts=0)
+    assert isinstance(report, TransferReport) and "here:…/lm" in transfer_table([report])
+    assert_nothing_told(Path("/nowhere"), transfer_table([report]), json.dumps(report.to_dict(), default=str))
