@@ -165,7 +165,7 @@ class _Reading:
 
     def read(self, prompt: str) -> PlainPrompt:
         text = _COMMENTS[self.syntax].sub(self._without_comment, prompt)
-        text = self._choices(text)
+        text = self._choices(re.sub(r"\s+", " ", text))
         for pattern in (_FILE, _WILDCARD):
             text = pattern.sub(self._set_aside, text)
         text = self._parts(text) if self.syntax == "a1111" else self._comfyui(text)
@@ -241,9 +241,9 @@ class _Reading:
     def _schedules(self, text: str) -> str:
         """The text with the words of all steps where square brackets change them."""
         found: list[str] = []
-        place = 0
+        place, closed = 0, _squares(text)
         while place < len(text):
-            end = _closing(text, place) if text[place] == "[" else -1
+            end = closed.get(place, -1)
             if text[place] == "\\":
                 found.append(text[place : place + 2])
                 place += 2
@@ -372,17 +372,16 @@ def _walk(text: str) -> Iterator[tuple[int, str, int]]:
         place += 2 if character == "\\" else 1
 
 
-def _closing(text: str, place: int) -> int:
-    """The place of the bracket that closes the one at `place`; -1 if there is none. Only brackets of its kind count."""
-    opening = text[place]
-    closing = {"(": ")", "[": "]"}[opening]
-    depth = 0
-    while place < len(text):
-        depth += (text[place] == opening) - (text[place] == closing)
-        if not depth:
-            return place
-        place += 2 if text[place] == "\\" else 1
-    return -1
+def _squares(text: str) -> dict[int, int]:
+    """The places of square brackets that are closed, and where."""
+    opened: list[int] = []
+    closed: dict[int, int] = {}
+    for place, character, _ in _walk(text):
+        if character == "[":
+            opened.append(place)
+        elif character == "]" and opened:
+            closed[opened.pop()] = place
+    return closed
 
 
 def _split(text: str, separator: str) -> list[str]:

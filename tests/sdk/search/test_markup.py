@@ -1,6 +1,7 @@
 """Prompts with the markup of UIs are read as these read them, and what was taken out is told."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ def test_nothing_left_and_misspelt_markups_are_errors() -> None:
     with pytest.raises(ValueError, match="too deep"):
         read_markup("[" * 3000 + "a" + "]" * 3000, "a1111")
     assert read_markup("(" * 2000 + "a" + ")" * 2000 + " <lora:x:1>", "a1111").text == "a"
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 100_000 + ":", "[" * 20_000, "{" * 20_000, "__" * 20_000, "<a" * 20_000, "(a " * 2_000]
+)
+@pytest.mark.parametrize("syntax", ["auto", "a1111", "comfyui"])
+def test_odd_texts_take_no_time(text: str, syntax: str) -> None:
+    started = time.perf_counter()
+    read_markup(f"a fox {text}", syntax)
+    assert time.perf_counter() - started < 5
 
 
 # --- wherever prompts come in -------------------------------------------------------------
