@@ -185,9 +185,10 @@ class SavePrompt(io.ComfyNode):
 
 
 def saved_prompts() -> list[str]:
-    """The names of the prompts that Save Prompt saved."""
+    """The names of the prompts that Save Prompt saved; not what editors keep in hidden folders."""
     root = Path(inside("output", SAVED))
-    return sorted(file.parent.relative_to(root).as_posix() for file in root.rglob("prompt.json"))
+    names = (file.parent.relative_to(root) for file in root.rglob("prompt.json"))
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
 
 
 class LoadPrompt(io.ComfyNode):

@@ -20,6 +20,9 @@ FLOAT_TOLERANCE = 1e-3
 #: Levels of 255 by which a profile may differ from sRGB and still be taken for it: a conversion would only round.
 _SAME = 3
 
+#: ImageCms.Flags.BLACKPOINTCOMPENSATION, which Pillow names from 10.3 on.
+_BLACK_POINT: Any = 0x2000
+
 #: The color spaces of profiles, and the modes of images in them.
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 
@@ -158,8 +161,7 @@ def _conversion(profile: bytes, mode: str) -> tuple[str, ImageCms.ImageCmsTransf
     if needed != mode and (mode, needed) != ("L", "RGB"):  # gray pictures often have the profile of a display
         raise ValueError(f"it is for {space}, and the image has mode {mode}")
     transform = ImageCms.buildTransform(
-        source, ImageCms.createProfile("sRGB"), needed, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        source, ImageCms.createProfile("sRGB"), needed, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC, _BLACK_POINT,
     )  # fmt: skip
     return needed, None if needed in ("L", "RGB") and _changes_little(transform, needed) else transform
 
