@@ -3,14 +3,29 @@
 import dataclasses
 import functools
 import inspect
+import sys
 from types import CellType, CodeType, FunctionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from typing_extensions import Unpack
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
 _every_check = jaxtyping.jaxtyped
+
+
+def check(fn: Any) -> Any:
+    """What beartype makes of a function or a class."""
+    hints = fn.__annotations__ if isinstance(fn, FunctionType) else {}
+    if sys.version_info >= (3, 11) or not any(get_origin(hint) is Unpack for hint in hints.values()):
+        return _beartype(fn)
+    # Before Python 3.11 the options of `**options: Unpack[...]` claim to be a TypeVar, which beartype believes.
+    hollow = _copy(fn, fn.__closure__)
+    hollow.__annotations__ = {name: hint for name, hint in hints.items() if get_origin(hint) is not Unpack}
+    checked = _beartype(hollow)
+    checked.__annotations__ = hints
+    return checked
 
 
 def jaxtyped(fn: Any = None, *, typechecker: Any = None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
+from packaging.version import Version
 from safetensors import SafetensorError
 
 from hardprompts.causes.standins import stand_in_inside
@@ -22,6 +23,10 @@ from hardprompts.towers import watched_gradients
 from hardprompts_diffusers.components import check_placement, modules_of, preserved, text_encoders
 from hardprompts_diffusers.direct import UNetPredictor, is_unet_pipeline
 from hardprompts_diffusers.generic import PipelinePredictor
+
+#: The dtype, as `from_pretrained` takes it. Before diffusers 0.40 it passes another name over in silence, so its version
+#: has to be asked.
+DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
 
 
 def noise_predictor(
@@ -114,7 +119,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     if found := stand_in_inside(place, configurations_only=True):  # which diffusers may take for an empty one
         raise BackendError(f"cannot load the pipeline {name!r}: {found}")
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(place, dtype=dtype).to(device)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(place, **{DTYPE: dtype}).to(device)
     except HardPromptsError:
         raise
     except _FAILURES as error:

@@ -38,6 +38,7 @@ from hardprompts.towers import (
 )
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE
 
 #: What can be opened: the `model_type` of a config, and the class that it stands for.
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
@@ -118,8 +119,9 @@ def open_model(
         processor = load(
             place,
             "preprocessor_config.json",
-            # Pillow's resizing is what these models were trained with, and needs no torchvision.
-            lambda: transformers.AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False),
+            lambda: transformers.AutoImageProcessor.from_pretrained(
+                place, trust_remote_code=False, **BY_PILLOW
+            ),
         )
         model = load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
     return from_model(model, tokenizer, processor, name=name, note=note)
@@ -175,7 +177,7 @@ def _supported() -> str:
 
 def _load_weights(place: str, kind: str, dtype: torch.dtype) -> Any:
     model, info = getattr(transformers, ARCHITECTURES[kind]).from_pretrained(
-        place, dtype=dtype, use_safetensors=None, output_loading_info=True
+        place, use_safetensors=None, output_loading_info=True, **{DTYPE: dtype}
     )
     return complete(place, (model, info))
 

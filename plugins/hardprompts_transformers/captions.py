@@ -12,6 +12,7 @@ from PIL import Image
 from hardprompts.devices import checked_device
 from hardprompts.errors import BackendError
 from hardprompts_transformers.loading import LOADING_ERRORS, unreadable
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,10 +67,9 @@ class ImageCaptioner:
         place, chosen = os.fspath(name), checked_device(device)
         try:
             model, info = transformers.AutoModelForImageTextToText.from_pretrained(
-                place, dtype=dtype, output_loading_info=True
+                place, output_loading_info=True, **{DTYPE: dtype}
             )
-            # Pillow's resizing needs no torchvision.
-            processor = transformers.AutoImageProcessor.from_pretrained(place, backend="pil")
+            processor = transformers.AutoImageProcessor.from_pretrained(place, **BY_PILLOW)
             tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         except LOADING_ERRORS as error:
             raise unreadable(place, "the image-to-text model", error) from error

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from hardprompts.encoders import LanguageModelKind, Prefix
 from hardprompts_transformers.adapter import Adapter
+from hardprompts_transformers.releases import CacheLayer
 
 #: Settings by which a model looks back no further than some places, padding counted.
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
@@ -44,7 +45,7 @@ class KeyValuePrefix:
         return dataclasses.replace(self, chosen=rows if self.chosen is None else self.chosen[rows])
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
+class _Layer(CacheLayer):  # type: ignore[misc]  # transformers is untyped here
     """One layer of a prefix: hands it out with what comes behind, and stays as it is.
 
     So it can be read twice, as gradient checkpointing does.

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hardprompts_transformers.releases import CheckpointingLayer
 
 
 def checkpointed_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a model of transformers that can be computed again; none, where its authors have marked none."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return [module for module in model.modules() if isinstance(module, CheckpointingLayer)]
 
 
 @contextlib.contextmanager

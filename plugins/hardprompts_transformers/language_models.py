@@ -13,6 +13,7 @@ from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.causal import CausalLanguageModel
 from hardprompts_transformers.checkpointing import checkpointed_layers
 from hardprompts_transformers.masked import MaskedLanguageModel
+from hardprompts_transformers.releases import DTYPE
 from hardprompts_transformers.seq2seq import Seq2SeqLanguageModel
 
 #: Contexts that a tokenizer or config states although it has none ("very large") are not believed.
@@ -55,7 +56,7 @@ def load(place: str, kind: LanguageModelKind, dtype: torch.dtype) -> tuple[Any, 
         "seq2seq": transformers.AutoModelForSeq2SeqLM,
     }[kind]
     model, info = auto.from_pretrained(
-        place, dtype=dtype, use_safetensors=None, output_loading_info=True, trust_remote_code=False
+        place, use_safetensors=None, output_loading_info=True, trust_remote_code=False, **{DTYPE: dtype}
     )
     return model, info
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from hardprompts.causes.standins import stand_in_at, stand_in_inside
 from hardprompts.errors import BackendError, HardPromptsError
 from hardprompts.hub.reasons import loading_cause
+from hardprompts_transformers.releases import CONFIG_ERRORS
 
 #: One of these holds the tokens; without any, transformers makes up a tokenizer that knows nothing.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
@@ -21,7 +21,7 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.mo
 #: What reading a damaged, foreign or absent model raises, in transformers and below it.
 LOADING_ERRORS = (
     OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError, MemoryError,
-    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
+    SafetensorError, pickle.UnpicklingError, *CONFIG_ERRORS,
 )  # fmt: skip
 
 T = TypeVar("T")

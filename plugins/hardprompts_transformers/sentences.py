@@ -25,6 +25,7 @@ from hardprompts_transformers.backend import ARCHITECTURES
 from hardprompts_transformers.frozen_encoder import frozen_encoder
 from hardprompts_transformers.language_models import context
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
+from hardprompts_transformers.releases import DTYPE
 from hardprompts_transformers.sentence_modules import Pooling, SentenceModules
 
 EXAMPLE = "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2"
@@ -186,7 +187,7 @@ def _architecture(config: Any, where: str) -> str:
 
 def _load_weights(where: str, architecture: str, dtype: torch.dtype) -> Any:
     loaded = getattr(transformers, architecture).from_pretrained(
-        where, dtype=dtype, use_safetensors=None, output_loading_info=True
+        where, use_safetensors=None, output_loading_info=True, **{DTYPE: dtype}
     )
     # BERT's own pooler stands behind the states that are read here, and most sentence encoders leave it out.
     return complete(where, loaded, unused=("pooler.",))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from hardprompts.errors import HubError
 from hardprompts.hub.card import MARK
 from hardprompts.hub.names import is_repo_id, our_files
-from hardprompts.hub.reasons import reason_of
+from hardprompts.hub.reasons import connection_error, reason_of
 from hardprompts.wording import check_text
 
 if TYPE_CHECKING:
@@ -233,8 +233,7 @@ def _clear_errors(
         # The client would put it into the message of an error.
         raise HubError(f"{doing} {repo_id!r}: the token is empty or has spaces or line breaks in it; copy it again")
     secrets = [secret for secret in (token, get_token()) if secret]
-    # The base of all errors of the client's connections, whichever of its libraries it uses.
-    connection: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    connection = connection_error()
     # Of large files that come the newer way, by xet; older clients have none.
     large_file: type[Exception] = getattr(errors, "XetDownloadError", connection)
     try:

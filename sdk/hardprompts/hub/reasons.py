@@ -43,11 +43,17 @@ def hub_cause(error: BaseException, name: str) -> str:
 
     kinds = (
         errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalTokenNotFoundError, errors.EntryNotFoundError,
-        # The base of all errors of the client's connections, whichever of its libraries it uses.
-        *(base for base in errors.HfHubHTTPError.__bases__ if base is not OSError),
+        connection_error(),
     )  # fmt: skip
     found = next((one for one in chain(error) if isinstance(one, kinds)), None)
     return "" if found is None else reason_of(found, name, None)
+
+
+def connection_error() -> type[Exception]:
+    """The base of all errors of the client's connections: that of httpx, or of requests before huggingface_hub 1.0."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return [kind for kind in HfHubHTTPError.__mro__ if kind.__module__ != "builtins"][-1]
 
 
 #: What a status means here, where the client has no better word for it.
@@ -71,7 +77,7 @@ def reason_of(error: BaseException, repo_id: str, revision: str | None, file_nam
     from huggingface_hub import constants, errors
 
     cause = error.__cause__ or error
-    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    status = _status(error)
     reasons: Sequence[tuple[type[BaseException], str]] = (
         (errors.OfflineModeIsEnabled, "offline mode is on; unset HF_HUB_OFFLINE to reach the Hub"),
         (errors.LocalTokenNotFoundError, "no token is stored; log in with `hf auth login`, or pass token="),
@@ -106,12 +112,21 @@ def reason_of(error: BaseException, repo_id: str, revision: str | None, file_nam
     return _STATUS.get(status, "the Hub answers {said}").format(said=said)
 
 
+def _status(error: BaseException) -> int:
+    """What the Hub answered, or 0 if it did not."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Before huggingface_hub 1.0 a file that is not in the cache is one of these errors, too, without an answer.
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    return 0 if response is None else int(response.status_code)
+
+
 def _not_cached(cause: BaseException) -> str:
     from huggingface_hub import constants, errors
 
-    if isinstance(cause, errors.HfHubHTTPError):
-        return f"it is not in the cache, and the Hub has trouble (status {cause.response.status_code}); try again later"
-    if constants.is_offline_mode() or isinstance(cause, errors.OfflineModeIsEnabled):
+    if status := _status(cause):
+        return f"it is not in the cache, and the Hub has trouble (status {status}); try again later"
+    if constants.HF_HUB_OFFLINE or isinstance(cause, errors.OfflineModeIsEnabled):
         return "it is not in the cache, and offline mode is on; unset HF_HUB_OFFLINE to reach the Hub"
     if isinstance(cause, errors.LocalEntryNotFoundError):
         return "it is not in the cache; leave local_files_only out to ask the Hub"
