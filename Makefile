@@ -4,6 +4,9 @@
 
 PYTHON = python3
 VENV = .venv
+# The oldest supported Python, with the oldest supported release of every dependency.
+OLDEST_PYTHON = python3.10
+OLDEST = tests/constraints-oldest.txt
 # Where a virtual environment has its programs; Windows says OS=Windows_NT.
 BIN_ = $(VENV)/bin
 BIN_Windows_NT = $(VENV)/Scripts
@@ -14,11 +17,12 @@ IMAGE = plugins/hardprompts_photo/examples/cat.jpg
 # Nothing here may reach a model hub.
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test check fix docs dist clean
+.PHONY: help install demo test test-oldest check fix docs dist clean
 
 help:
 	@echo "make demo     a photograph becomes a prompt, offline (IMAGE=path for your own)"
 	@echo "make test     the tests"
+	@echo "make test-oldest  the tests with the oldest supported releases, in .venv-oldest (OLDEST_PYTHON=python3.10)"
 	@echo "make check    style, types, spelling, import directions"
 	@echo "make fix      mends style where it can be mended by itself"
 	@echo "make docs     the documentation as a site, into site/"
@@ -27,9 +31,9 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(OLDEST)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) --editable ".[dev]"
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -38,6 +42,9 @@ demo: $(STAMP)
 # A process for each core. Bytecode is kept, whatever the environment says: each of them imports everything.
 test: $(STAMP)
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest PYTHON="$(OLDEST_PYTHON)" CONSTRAINTS="--constraint $(OLDEST)"
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -62,4 +69,4 @@ dist: $(STAMP)
 	$(BIN)/python -m pytest --quiet tests/test_distributions.py
 
 clean:
-	rm -rf .venv dist site demo_output .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest dist site demo_output .mypy_cache .pytest_cache .ruff_cache

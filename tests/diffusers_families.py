@@ -11,6 +11,7 @@ import diffusers
 import torch
 import transformers
 from PIL import Image
+from tiny_tokenizers import tokenizer_of
 from tokenizers import pre_tokenizers
 
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
@@ -74,7 +75,9 @@ def clip_tokenizer(pad: str = "<|endoftext|>", context: int = 20) -> Any:
     words = [[*word[:-1], f"{word[-1]}</w>"] for word in map(str.lower, _words())]
     merges = _merges(words, 300)
     tokens = [*BYTES, *(f"{byte}</w>" for byte in BYTES), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    return transformers.CLIPTokenizer(vocab=_vocabulary(tokens), merges=merges, pad_token=pad, model_max_length=context)
+    return tokenizer_of(
+        "CLIPTokenizer", vocab=_vocabulary(tokens), merges=merges, pad_token=pad, model_max_length=context
+    )
 
 
 @functools.cache
@@ -82,7 +85,7 @@ def t5_tokenizer() -> Any:
     words, letters = dict.fromkeys(_words()), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!,"
     pieces = [("▁", -4.0), *((f"▁{word}", -5.0) for word in words), *((letter, -9.0) for letter in letters)]
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces]
-    return transformers.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=64)
+    return tokenizer_of("T5Tokenizer", vocab=vocab, extra_ids=0, model_max_length=64)
 
 
 @functools.cache
@@ -90,8 +93,8 @@ def qwen_tokenizer() -> Any:
     # Each word both at the beginning of a text and behind a space, whose sign is Ġ.
     merges = _merges([list(f"{space}{word}") for word in _words() for space in ("", "Ġ")], 400)
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = transformers.Qwen2Tokenizer(
-        vocab=_vocabulary([*BYTES, *map("".join, merges), *special]), merges=merges, model_max_length=512,
+    tokenizer = tokenizer_of(
+        "Qwen2Tokenizer", vocab=_vocabulary([*BYTES, *map("".join, merges), *special]), merges=merges, model_max_length=512,
         additional_special_tokens=special[1:],
     )  # fmt: skip
     tokenizer.chat_template = (
@@ -106,9 +109,10 @@ def gemma_tokenizer() -> Any:
     merges = _merges([list(f"▁{word}") for word in _words()], 300)
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,:<>!"
-    return transformers.GemmaTokenizer(
-        vocab=_vocabulary([*special, *letters, *map("".join, merges)]), merges=merges, model_max_length=512
-    )
+    return tokenizer_of(
+        "GemmaTokenizer", vocab=_vocabulary([*special, *letters, *map("".join, merges)]), merges=merges,
+        model_max_length=512,
+    )  # fmt: skip
 
 
 # --- text encoders ------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from hardprompts_diffusers.components import check_placement, modules_of, preser
 from hardprompts_diffusers.direct import UNetPredictor, is_unet_pipeline
 from hardprompts_diffusers.generic import PipelinePredictor
 
-#: The dtype, as `from_pretrained` takes it. Before diffusers 0.40 it passes another name over in silence, so its version
-#: has to be asked.
+#: The dtype, as `from_pretrained` takes it. Before diffusers 0.40 it passes the other name over in silence, so that its
+#: version has to be asked.
 DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
 
 

@@ -88,7 +88,10 @@ def from_language_model(
     if kind is None or model.get_output_embeddings() is None:
         raise BackendError(f"{name}: a {type(model).__name__} predicts no tokens; pass a model with its head")
     if gradient_checkpointing and not checkpointed_layers(model):
-        raise BackendError(f"{name}: a {type(model).__name__} has no gradient checkpointing; leave it out")
+        raise BackendError(
+            f"{name}: a {type(model).__name__} has no gradient checkpointing in transformers "
+            f"{transformers.__version__} (the first to have any is 4.52); leave it out"
+        )
     check_reachable(model, name)
     model.eval().requires_grad_(False)
     adapted = _adapted(model, tokenizer, kind, name, gradient_checkpointing)

@@ -29,3 +29,14 @@ try:  # configs are checked, and refused with this, by huggingface_hub 0.31 and 
     CONFIG_ERRORS: tuple[type[Exception], ...] = (StrictDataclassError,)
 except ImportError:
     CONFIG_ERRORS = ()
+
+#: Before transformers 5 no config stated it: these did so where their two ends are tied.
+_SCALING = () if hasattr(transformers.T5Config(), "scale_decoder_outputs") else (
+    "longt5", "mt5", "pop2piano", "switch_transformers", "t5", "udop", "umt5",
+)  # fmt: skip
+
+
+def scales_decoder_outputs(config: Any) -> bool:
+    """Whether a model of this config scales what its decoder gives before its head reads it."""
+    by_kind = getattr(config, "model_type", "") in _SCALING and config.tie_word_embeddings
+    return bool(getattr(config, "scale_decoder_outputs", by_kind))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hardprompts.encoders import LanguageModelKind
 from hardprompts_transformers.adapter import Adapter
+from hardprompts_transformers.releases import scales_decoder_outputs
 
 
 class Seq2SeqLanguageModel(Adapter):
@@ -33,8 +34,7 @@ class Seq2SeqLanguageModel(Adapter):
             )
         states: Tensor = output.last_hidden_state
         # T5 scales what the decoder gives where its two ends are tied.
-        scaled = getattr(self.model.config, "scale_decoder_outputs", False)
-        return states * self.model.config.d_model**-0.5 if scaled else states
+        return states * self.model.config.d_model**-0.5 if scales_decoder_outputs(self.model.config) else states
 
     def logits(self, states: Float[Tensor, "... width"]) -> Float[Tensor, "... vocab"]:
         """The head."""

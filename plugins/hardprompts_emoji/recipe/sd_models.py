@@ -89,7 +89,7 @@ def load_text_encoder() -> CLIPTextModel:
     """Return emoji-clip's text tower, frozen, in fp32."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # or it lists all weights of the image tower, which are of no use here
-    tower = CLIPTextModel.from_pretrained(hardprompts_emoji.path(TEXT_MODEL), dtype=torch.float32)
+    tower = CLIPTextModel.from_pretrained(hardprompts_emoji.path(TEXT_MODEL)).float()
     logging.set_verbosity(verbosity)
     return tower.requires_grad_(False).eval()
 

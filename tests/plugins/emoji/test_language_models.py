@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import random
@@ -23,7 +24,13 @@ from hardprompts_emoji.recipe.build_glosses import HELD_OUT, Synset, normalized,
 
 transformers = pytest.importorskip("transformers")
 
+from tiny_tokenizers import OLDER, tokenizer_of  # noqa: E402
+
 from hardprompts_emoji.recipe import build_lm_tokenizer, export_lm, train_lm  # noqa: E402
+from hardprompts_transformers.releases import DTYPE  # noqa: E402
+
+if OLDER:  # the recipe is for transformers 5
+    build_lm_tokenizer.GPT2Tokenizer = functools.partial(tokenizer_of, "GPT2Tokenizer")
 
 #: Model -> largest size in bytes, and largest perplexity per token of held-out definitions.
 MODELS = {"emoji-lm": (16e6, 100.0), "emoji-lm-large": (40e6, 90.0)}
@@ -273,7 +280,7 @@ def test_models_predict_held_out_definitions(name: str) -> None:
     folder = folder_of(name)
     size, bound = MODELS[name]
     assert (folder / "model.safetensors").stat().st_size < size
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **{DTYPE: torch.float32}).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     built = build_lm_tokenizer.build()
     losses = []

@@ -29,6 +29,9 @@ from hardprompts_emoji.scenes import (
 
 transformers = pytest.importorskip("transformers")
 
+from hardprompts_transformers.backend import _pooled as pooled  # noqa: E402
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE  # noqa: E402
+
 MODELS = ("emoji-clip", "emoji-clip-reference")
 DOG_AND_HAMMER = Scene(
     (SceneObject("dog", "small", "left"), SceneObject("hammer", "small", "right")), "blue", "pixel art"
@@ -215,15 +218,15 @@ def test_words_of_the_world_are_whole_tokens(name: str) -> None:
 def test_models_know_plain_scenes(name: str) -> None:
     folder = hardprompts_emoji.path(name)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 25e6
-    model = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = transformers.CLIPModel.from_pretrained(folder, **{DTYPE: torch.float32}).eval()
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, **BY_PILLOW)
     known = ["dog", "hammer", "pizza", "guitar", "rocket", "banana", "snowman", "castle", "umbrella", "octopus"]
     pictures = [render(Scene((SceneObject(item, "large", "center"),), "blue", "flat")) for item in known]
     with torch.no_grad():
-        images = model.get_image_features(**processor(pictures, return_tensors="pt")).pooler_output
+        images = pooled(model.get_image_features(**processor(pictures, return_tensors="pt")))
         ids = tokenizer(list(OBJECTS), padding=True, return_tensors="pt").input_ids
-        texts = model.get_text_features(input_ids=ids).pooler_output
+        texts = pooled(model.get_text_features(input_ids=ids))
     similarity = torch.nn.functional.normalize(images, dim=1) @ torch.nn.functional.normalize(texts, dim=1).T
     found = [list(OBJECTS)[i] for i in similarity.argmax(1).tolist()]
     assert sum(a == b for a, b in zip(found, known, strict=True)) >= 8

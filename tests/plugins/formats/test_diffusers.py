@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from prompt_files import rows
+from tiny_tokenizers import tokenizer_of
 
 from hardprompts.softprompts import SoftPrompt
 
@@ -26,7 +27,7 @@ def sd_pipeline() -> Any:
     return lambda: diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=1),
         text_encoder=transformers.CLIPTextModel(config),
-        tokenizer=transformers.CLIPTokenizer(vocab=vocab, merges=[]),
+        tokenizer=tokenizer_of("CLIPTokenizer", vocab=vocab, merges=[]),
         unet=diffusers.UNet2DConditionModel(
             block_out_channels=(4,), layers_per_block=1, cross_attention_dim=768, norm_num_groups=1,
             down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",), attention_head_dim=1,

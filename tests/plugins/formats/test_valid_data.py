@@ -55,6 +55,8 @@ def test_a_whole_context_is_not_taken_for_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_every_floating_point_is_read(tmp_path: Path, dtype: str, suffix: str) -> None:
     values = TWO.to(getattr(torch, dtype))
+    if dtype == "float8_e5m2fnuz" and suffix == ".safetensors":
+        pytest.importorskip("safetensors", "0.5", reason="older ones cannot write it")
     prompt = only(save(tmp_path / f"a{suffix}", {"<x>": values}))
     assert torch.equal(prompt.embeddings["clip_l"], values.float())
 

@@ -10,6 +10,7 @@ from hardprompts.testing import toy_backend
 transformers = pytest.importorskip("transformers")
 
 import tokenizers  # noqa: E402
+from tiny_tokenizers import image_processor_of  # noqa: E402
 from tokenizers import models, pre_tokenizers, processors  # noqa: E402
 
 from hardprompts_transformers.captions import ImageCaptioner  # noqa: E402
@@ -49,9 +50,9 @@ def build(family: str):
             projection_dim=16,
             image_text_hidden_size=16,
         )
-        return t.BlipForConditionalGeneration(config), t.BlipImageProcessorPil(size=size), words()
+        return t.BlipForConditionalGeneration(config), image_processor_of("Blip", size=size), words()
     if family == "git":
-        processor = t.CLIPImageProcessorPil(size=size, do_center_crop=False)
+        processor = image_processor_of("CLIP", size=size, do_center_crop=False)
         return t.GitForCausalLM(t.GitConfig(vision_config=sight, **text)), processor, words()
     decoder = t.GPT2Config(
         n_embd=32, n_layer=2, n_head=2, n_positions=32, vocab_size=len(WORDS), add_cross_attention=True,
@@ -61,7 +62,7 @@ def build(family: str):
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 2, 0, 3
     model = t.VisionEncoderDecoderModel(config)
     model.generation_config.update(decoder_start_token_id=2, pad_token_id=0, eos_token_id=3, bos_token_id=2)
-    return model, t.ViTImageProcessorPil(size=size), words()
+    return model, image_processor_of("ViT", size=size), words()
 
 
 FAMILIES = ("blip", "git", "vit-gpt2")

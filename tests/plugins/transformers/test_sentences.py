@@ -14,6 +14,7 @@ import transformers
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import tokenizer_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from hardprompts import PromptDistiller, PromptInverter, load_backend
@@ -44,11 +45,11 @@ def pieces(special: list[str]) -> dict[str, int]:
 
 
 def bert_tokenizer(**more: Any) -> Any:
-    return transformers.BertTokenizer(vocab=pieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), **more)
+    return tokenizer_of("BertTokenizer", vocab=pieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), **more)
 
 
 def mpnet_tokenizer() -> Any:
-    return transformers.MPNetTokenizer(vocab=pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]))
+    return tokenizer_of("MPNetTokenizer", vocab=pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]))
 
 
 def roberta_tokenizer() -> Any:
@@ -61,7 +62,7 @@ def roberta_tokenizer() -> Any:
         TEXT, trainers.UnigramTrainer(vocab_size=160, special_tokens=special, unk_token="<unk>", show_progress=False)
     )
     vocab = [tuple(entry) for entry in json.loads(trained.to_str())["model"]["vocab"]]
-    return transformers.XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)])
+    return tokenizer_of("XLMRobertaTokenizer", vocab=[*vocab, ("<mask>", 0.0)])
 
 
 def decoder_tokenizer() -> Any:
@@ -74,7 +75,7 @@ def decoder_tokenizer() -> Any:
     )
     model = json.loads(trained.to_str())["model"]
     vocab = {**model["vocab"], "<|endoftext|>": len(model["vocab"])}
-    return transformers.Qwen2Tokenizer(vocab=vocab, merges=[tuple(merge) for merge in model["merges"]])
+    return tokenizer_of("Qwen2Tokenizer", vocab=vocab, merges=[tuple(merge) for merge in model["merges"]])
 
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -129,8 +130,11 @@ def transformer(folder: Path, kind: str) -> Path:
 def saved(kind: str, root: Path) -> Path:
     """A folder that sentence-transformers itself wrote: BERT mean, MPNet cls, RoBERTa with Dense and Normalize, ..."""
     package = pytest.importorskip("sentence_transformers")
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    try:
+        from sentence_transformers.base.modules import Dense, Normalize, Transformer
+        from sentence_transformers.sentence_transformer.modules import Pooling
+    except ImportError:  # before sentence-transformers 6
+        from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 
     torch.manual_seed(0)
     mode = {"mpnet": "cls", "decoder": "lasttoken"}.get(kind, "mean")
@@ -591,7 +595,7 @@ def test_prompts_that_cannot_be(bert: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(bert: Path) -> None:
     mpnet = pieces(["<s>", "<pad>", "</s>", "[UNK]", *(f"<more{i}>" for i in range(300)), "<mask>"])
-    transformers.MPNetTokenizer(vocab=mpnet).save_pretrained(bert)
+    tokenizer_of("MPNetTokenizer", vocab=mpnet).save_pretrained(bert)
     with pytest.raises(BackendError, match="ids beyond the model's"):
         load_backend(f"sentence-transformers:{bert}")
 

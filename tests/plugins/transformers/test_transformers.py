@@ -15,6 +15,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_tokenizers import OLDER, tokenizer_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from hardprompts.encoders import Backend, normalize
@@ -22,7 +23,9 @@ from hardprompts.errors import BackendError, UnknownName
 from hardprompts.prompts import PromptTemplate
 from hardprompts.testing import check_backend, check_inversions
 from hardprompts_transformers import open_backend
+from hardprompts_transformers.backend import _pooled as pooled
 from hardprompts_transformers.backend import from_model
+from hardprompts_transformers.releases import BY_PILLOW
 
 CPU = torch.device("cpu")
 
@@ -61,7 +64,7 @@ def clip_tokenizer() -> transformers.CLIPTokenizer:
     tokens = sorted(vocab, key=vocab.__getitem__)
     tokens += [f"{byte}</w>" for byte in sorted(pre_tokenizers.ByteLevel.alphabet()) if f"{byte}</w>" not in vocab]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    return tokenizer_of("CLIPTokenizer", vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
 
 
 def siglip_tokenizer(folder: Path) -> transformers.SiglipTokenizer:
@@ -83,7 +86,7 @@ def siglip2_tokenizer(**options: object) -> transformers.PreTrainedTokenizerBase
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     vocab, merges = train_pieces(trained, 400, special_tokens=special)
-    tokenizer = transformers.Siglip2Tokenizer(vocab=vocab, merges=merges, **options)
+    tokenizer = tokenizer_of("Siglip2Tokenizer", vocab=vocab, merges=merges, **options)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <eos>", special_tokens=[("<eos>", vocab["<eos>"])]
     )
@@ -223,7 +226,7 @@ def test_features_equal_the_models_own(folders: Callable[[str], Path], kind: str
     model = transformers.AutoModel.from_pretrained(folder)
     for text in TEXTS:
         inputs = tokenizer([text], padding="max_length", max_length=24, return_tensors="pt")
-        own = model.get_text_features(**inputs).pooler_output
+        own = pooled(model.get_text_features(**inputs))
         ids = torch.tensor([encoder.vocabulary.encode(text)])
         torch.testing.assert_close(encoder.encode(encoder.vocabulary.embed(ids)), own, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(encoder.encode_text([text]), own, atol=1e-5, rtol=1e-5)
@@ -237,10 +240,10 @@ def test_images_equal_the_models_own(folders: Callable[[str], Path], kind: str) 
     images = [Image.effect_noise(size, 80).convert("RGB") for size in ((40, 60), (64, 64), (3, 50), (50, 1))]
     backend = known(folder)
     model = transformers.AutoModel.from_pretrained(folder)
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, **BY_PILLOW)
     inputs = processor(images[:2], return_tensors="pt")
     with torch.no_grad():
-        own = torch.nn.functional.normalize(model.get_image_features(**inputs).pooler_output, dim=-1)
+        own = torch.nn.functional.normalize(pooled(model.get_image_features(**inputs)), dim=-1)
     found = backend.encode_images(images)
     torch.testing.assert_close(found[:2], own)
     assert found.isfinite().all()
@@ -262,7 +265,7 @@ def test_short_context_equals_full(folders: Callable[[str], Path], kind: str) ->
     assert seen == [(5, 8, 32)]
     full = torch.full((5, 24), encoder.tokenizer.pad_token_id)
     full[:, 0], full[:, 1:7], full[:, 7] = encoder.tokenizer.bos_token_id, ids, encoder.tokenizer.eos_token_id
-    own = encoder.model.get_text_features(input_ids=full).pooler_output
+    own = pooled(encoder.model.get_text_features(input_ids=full))
     torch.testing.assert_close(short, own, atol=1e-5, rtol=1e-5)
 
 
@@ -480,8 +483,9 @@ def test_a_tokenizer_of_another_model(folders: Callable[[str], Path]) -> None:
         from_model(clip_model(tokenizer, vocab_size=40, eos_token_id=39), tokenizer, name="small")
     with pytest.raises(BackendError, match=r"set text_config\.eos_token_id to"):
         from_model(clip_model(tokenizer, eos_token_id=5), tokenizer, name="wrong end")
-    with pytest.raises(BackendError, match="files are missing or damaged"):
-        from_model(clip_model(tokenizer), transformers.CLIPTokenizer(), name="empty")
+    if not OLDER:
+        with pytest.raises(BackendError, match="files are missing or damaged"):
+            from_model(clip_model(tokenizer), transformers.CLIPTokenizer(), name="empty")
 
 
 # --- the plugins --------------------------------------------------------------------------
