@@ -15,8 +15,8 @@ else:
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-#: Tools that look at the code and never run it, what builds a release, and Ray, whose tests are skipped without it.
-NOT_TESTED = {"ruff", "mypy", "codespell", "ray"}
+#: Tools that look at the code and never run it, what builds a release or the site, and Ray, whose tests are skipped without it.
+NOT_TESTED = {"ruff", "mypy", "codespell", "ray", "mkdocs-material", "mkdocstrings-python"}
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("all", "release")}
 
 

@@ -119,9 +119,7 @@ def open_model(
         processor = load(
             place,
             "preprocessor_config.json",
-            lambda: transformers.AutoImageProcessor.from_pretrained(
-                place, trust_remote_code=False, **BY_PILLOW
-            ),
+            lambda: transformers.AutoImageProcessor.from_pretrained(place, trust_remote_code=False, **BY_PILLOW),
         )
         model = load(place, "the weights", lambda: _load_weights(place, kind, dtype).to(device))
     return from_model(model, tokenizer, processor, name=name, note=note)

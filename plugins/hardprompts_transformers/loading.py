@@ -19,7 +19,7 @@ from hardprompts_transformers.releases import CONFIG_ERRORS
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
 #: What reading a damaged, foreign or absent model raises, in transformers and below it.
-LOADING_ERRORS = (
+LOADING_ERRORS: tuple[type[Exception], ...] = (
     OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError, EOFError, MemoryError,
     SafetensorError, pickle.UnpicklingError, *CONFIG_ERRORS,
 )  # fmt: skip

@@ -1,8 +1,11 @@
 """What the supported releases of transformers, 4.50 to 5, do each in their own way: written here and nowhere else."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import transformers
+from huggingface_hub import errors
 
 #: The dtype, as `from_pretrained` takes it: `torch_dtype` before transformers 4.56.
 DTYPE = "dtype" if hasattr(transformers.PretrainedConfig(), "dtype") else "torch_dtype"
@@ -13,22 +16,19 @@ BY_PILLOW: dict[str, Any] = (
     {"backend": "pil"} if hasattr(transformers, "CLIPImageProcessorPil") else {"use_fast": False}
 )
 
-try:  # before transformers 4.54 caches were not made of layers, and before 4.56 not of given ones
-    from transformers.cache_utils import DynamicLayer as CacheLayer
-except ImportError:
-    CacheLayer = object
+#: One layer of a cache. Before transformers 4.54 caches had none, and before 4.56 they were not made of given ones.
+CacheLayer: Any = getattr(transformers.cache_utils, "DynamicLayer", object)
 
-try:  # before transformers 4.52 no layer was marked as one that can be computed again
-    from transformers.modeling_layers import GradientCheckpointingLayer as CheckpointingLayer
-except ImportError:
-    CheckpointingLayer = ()
+#: Layers that can be computed again. Before transformers 4.52 none was marked as one.
+CheckpointingLayer: Any = (
+    () if find_spec("transformers.modeling_layers") is None
+    else import_module("transformers.modeling_layers").GradientCheckpointingLayer
+)  # fmt: skip
 
-try:  # configs are checked, and refused with this, by huggingface_hub 0.31 and later
-    from huggingface_hub.errors import StrictDataclassError
-
-    CONFIG_ERRORS: tuple[type[Exception], ...] = (StrictDataclassError,)
-except ImportError:
-    CONFIG_ERRORS = ()
+#: What refuses a config whose values do not fit; older releases of huggingface_hub have no such check.
+CONFIG_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(errors, name) for name in ("StrictDataclassError",) if hasattr(errors, name)
+)
 
 #: Before transformers 5 no config stated it: these did so where their two ends are tied.
 _SCALING = () if hasattr(transformers.T5Config(), "scale_decoder_outputs") else (
