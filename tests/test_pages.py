@@ -26,7 +26,7 @@ from hardprompts.cli import app
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 #: The pages with what people start from; each of their blocks is run.
-GUIDES = ("image.md", "embedding.md", "long_prompt.md", "labeled_texts.md", "folder.md")
+GUIDES = ("image.md", "embedding.md", "long_prompt.md", "labeled_texts.md", "folder.md", "diffusers.md")
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+")

@@ -36,13 +36,6 @@ if OLDER:  # the recipe is for transformers 5
 MODELS = {"emoji-lm": (16e6, 100.0), "emoji-lm-large": (40e6, 90.0)}
 
 
-def folder_of(name: str) -> Path:
-    try:
-        return hardprompts_emoji.path(name)
-    except ValueError:
-        pytest.skip(f"the embedded model {name} is not there")
-
-
 DOG = (
     "02084071 05 n 03 dog 0 domestic_dog 0 Canis_familiaris 0 001 @ 02083346 n 0000 | a member of the genus Canis; "
     'occurs in many breeds; "the dog barked all night"  '
@@ -277,7 +270,7 @@ def test_export_refuses_measurements_of_another_checkpoint(tiny: Path, tmp_path:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_predict_held_out_definitions(name: str) -> None:
-    folder = folder_of(name)
+    folder = hardprompts_emoji.path(name)
     size, bound = MODELS[name]
     assert (folder / "model.safetensors").stat().st_size < size
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **{DTYPE: torch.float32}).eval()
@@ -368,7 +361,7 @@ def test_tune_with_shots_compares_draws(installed: Path, tmp_path: Path) -> None
 def test_the_prompt_of_a_language_model_is_inspected_by_what_it_makes_the_model_expect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder_of("emoji-lm")
+    hardprompts_emoji.path("emoji-lm")
     monkeypatch.setattr("hardprompts.distillation.audits.DECODING_SECONDS", 1.0)
     backend = load_backend("emoji:emoji-lm")
     words = backend.vocabulary.embed(torch.tensor(backend.vocabulary.encode("category class kind")))

@@ -20,8 +20,7 @@ transformers = pytest.importorskip("transformers")
 from hardprompts_emoji.recipe import sd_codec, sd_data, sd_models, train_sd_decoder, train_sd_unet  # noqa: E402
 from hardprompts_emoji.recipe.optimizer import orthogonalize  # noqa: E402
 
-FOLDER = Path(hardprompts_emoji.__file__).parent / "models" / "emoji-sd"
-embedded = pytest.mark.skipif(not (FOLDER / "model_index.json").exists(), reason="emoji-sd is not in this checkout")
+FOLDER = hardprompts_emoji.path("emoji-sd")
 PROMPTS = {
     "fox": "a plain fox on a lavender background",
     "guitar": "a plain guitar on a black background",
@@ -172,7 +171,6 @@ def pipe() -> Any:
     return loaded
 
 
-@embedded
 def test_files_are_small_and_safe() -> None:
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 40e6
@@ -180,7 +178,6 @@ def test_files_are_small_and_safe() -> None:
     assert (FOLDER / "README.md").exists()
 
 
-@embedded
 def test_pipeline_loads_in_one_type(pipe: Any) -> None:
     assert type(pipe) is diffusers.StableDiffusionPipeline
     assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.float32}
@@ -189,7 +186,6 @@ def test_pipeline_loads_in_one_type(pipe: Any) -> None:
     assert pipe.scheduler.alphas_cumprod[-1] == 0
 
 
-@embedded
 def test_text_side_is_that_of_emoji_clip(pipe: Any) -> None:
     clip = transformers.CLIPModel.from_pretrained(hardprompts_emoji.path("emoji-clip"), dtype=torch.float32)
     tower = {name.removeprefix("text_model."): value for name, value in pipe.text_encoder.state_dict().items()}
@@ -201,7 +197,6 @@ def test_text_side_is_that_of_emoji_clip(pipe: Any) -> None:
         assert here.read_bytes() == there.read_bytes()
 
 
-@embedded
 def test_draws_the_same_picture_with_the_same_generator(pipe: Any) -> None:
     def drawn(seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
@@ -213,7 +208,6 @@ def test_draws_the_same_picture_with_the_same_generator(pipe: Any) -> None:
     assert not np.array_equal(first, other)
 
 
-@embedded
 def test_judge_recognizes_what_was_asked_for(pipe: Any) -> None:
     from hardprompts_emoji.recipe.evaluate_sd import PictureJudge
     from hardprompts_emoji.recipe.export_sd import draw
