@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hardprompts.causes.networks import check_weights
 from hardprompts.errors import BackendError
 from hardprompts.towers import uncompiled, unwrapped, watched_gradients
 from hardprompts.towers.networks import is_group_offloaded, is_sequentially_offloaded, stored_in_one_byte
@@ -113,6 +114,8 @@ def check_placement(pipe: Any) -> None:
                 "pipe.remove_all_hooks(), then pipe.to(device) or pipe.enable_model_cpu_offload(), which needs "
                 "no more memory for gradients than its largest network"
             )
+        if not is_group_offloaded(module):
+            check_weights(module, f"the {name} of the {type(pipe).__name__}")
         if name == "vae":
             continue
         if is_group_offloaded(module):

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hardprompts.causes.failures import chain
+from hardprompts.causes.networks import check_weights
 from hardprompts.causes.standins import read_json
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, FileFormatError
@@ -233,6 +234,7 @@ def from_model(
             f"{name}: a {type(model).__name__} cannot be used; pass a CLIP, CustomTextCLIP or CoCa of open_clip"
         )
     check_reachable(text_module(model), name)
+    check_weights(model, name)
     model.eval().requires_grad_(False)
     text_encoder = OpenClipTextEncoder(model, tokenizer, name)
     return Backend(

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from hardprompts.causes.networks import check_finite, check_weights
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
 from hardprompts.towers import (
@@ -151,6 +152,7 @@ def from_model(model: Any, tokenizer: Any, image_processor: Any = None, *, name:
             f"{name}: a {type(model).__name__} cannot be used; supported are {_supported()}{_elsewhere(model)}"
         )
     check_reachable(model.text_model, name)
+    check_weights(model, name)
     model.eval().requires_grad_(False)
     text_encoder = TransformersTextEncoder.create(model, tokenizer, name)
     table = text_encoder.vocabulary.table
@@ -377,7 +379,8 @@ class TransformersTextEncoder:
             expected = self.encode_text([text]).float()
             tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
             difference = float((found - expected).norm() / expected.norm())
-            if not difference <= tolerance:  # also when it is NaN
+            check_finite(self.model, name, found, expected)
+            if difference > tolerance:
                 raise BackendError(
                     f"{name}: features from token embeddings differ from get_text_features by {difference:.2g} (more "
                     f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "

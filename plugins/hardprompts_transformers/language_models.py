@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import transformers
 
+from hardprompts.causes.networks import check_finite, check_weights
 from hardprompts.encoders import Backend, LanguageModel, LanguageModelKind
 from hardprompts.errors import BackendError
 from hardprompts.towers import adapt, check_reachable, uncompiled, unwrapped, watched_gradients
@@ -93,6 +94,7 @@ def from_language_model(
             f"{transformers.__version__} (the first to have any is 4.52); leave it out"
         )
     check_reachable(model, name)
+    check_weights(model, name)
     model.eval().requires_grad_(False)
     adapted = _adapted(model, tokenizer, kind, name, gradient_checkpointing)
     # What PEFT puts around a model may compute more than what is inside.
@@ -200,11 +202,15 @@ def _check_forward(adapted: LanguageModel, model: Any) -> None:
             expected = model(**inputs).logits[0].float()
             difference = float((found[row, :length] - expected).norm() / expected.norm())
             tolerance = 1e-3 if vocabulary.table.dtype.itemsize > 2 else 5e-2
-            if not difference <= tolerance:  # also when it is NaN
+            # Among logits there may be minus infinity: of tokens that the model never predicts.
+            check_finite(
+                model, adapted.name, *(values.nan_to_num(nan=torch.inf, neginf=0.0) for values in (found, expected))
+            )
+            if not difference <= tolerance:
                 raise BackendError(
                     f"{adapted.name}: logits from token embeddings differ from the model's own by {difference:.2g} "
-                    f"(more than {tolerance:g}); the weights are not finite, or transformers "
-                    f"{transformers.__version__} computes a {type(model).__name__} in a way that is not known here"
+                    f"(more than {tolerance:g}); transformers {transformers.__version__} computes a "
+                    f"{type(model).__name__} in a way that is not known here"
                 )
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from tokenizers import normalizers
 from torch import Tensor
 
+from hardprompts.causes.networks import check_finite
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
 from hardprompts.towers import BatchTokenizer, FrozenEncoder, Tokenizer, adapt
@@ -406,7 +407,8 @@ class SentenceEncoder:
             for expected in (self._through_heads(self._own(input_ids=ids)).float(), self.encode_text([text]).float()):
                 tolerance = 1e-3 if self.before.dtype.itemsize > 2 else 5e-2
                 difference = float((found - expected).norm() / expected.norm())
-                if not difference <= tolerance:  # also when it is NaN
+                check_finite(self.model, name, found, expected)
+                if difference > tolerance:
                     raise BackendError(
                         f"{name}: features from token embeddings differ from the model's own by {difference:.2g} (more "
                         f"than {tolerance:g}); the weights are not finite, the tokenizer is not the model's, or "

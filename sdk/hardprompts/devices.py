@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, SearchError
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -54,10 +54,12 @@ def checked_device(device: torch.device | str | None) -> torch.device:
     there = available_devices()
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a name that torch does not know, or something else than a name
         raise BackendError(f"unknown device {str(device)!r}; this torch sees {', '.join(there)}") from error
     if not is_available(chosen):
         raise BackendError(f"there is no device {str(device)!r} here; this torch sees {', '.join(there)}")
+    if chosen.type not in ("cpu", "cuda", "mps", "xpu"):
+        _try(chosen, torch.float32)
     return chosen
 
 
@@ -66,6 +68,55 @@ def is_available(device: torch.device | str) -> bool:
     chosen = torch.device(device)
     # Of other types (an extension's own, "meta") torch alone knows whether they are there.
     return chosen.type not in ("cuda", "mps", "xpu") or _numbered(chosen) in available_devices()
+
+
+def checked_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
+    """A dtype that models can run in on a device; for None float32.
+
+    Raises:
+        BackendError: it is not one of torch's, not of floating point, narrower than 16 bits, or the device cannot
+            calculate in it.
+    """
+    if dtype is None:
+        return torch.float32
+    if not isinstance(dtype, torch.dtype):
+        named = getattr(torch, str(dtype), None)
+        step = f"write {named}" if isinstance(named, torch.dtype) else "write torch.float16, say"
+        raise BackendError(f"dtype must be a torch.dtype, got {dtype!r}; {step}")
+    if not dtype.is_floating_point or dtype.itemsize < 2:
+        raise BackendError(
+            f"models run in float32, float16, bfloat16 or float64, not in {dtype}, in which no gradients are "
+            "calculated; leave dtype out, or take torch.bfloat16 to save memory"
+        )
+    if dtype != torch.float32:
+        _try(device, dtype)
+    return dtype
+
+
+def check_gradients() -> None:
+    """Raises where no gradients can be taken, as under `torch.inference_mode()`; `torch.no_grad()` is lifted instead.
+
+    Raises:
+        SearchError: they cannot.
+    """
+    if torch.is_inference_mode_enabled():
+        raise SearchError(
+            "no gradients can be taken under torch.inference_mode(), and this method needs them; call it outside of "
+            "that, or under torch.no_grad()"
+        )
+
+
+def _try(device: torch.device, dtype: torch.dtype) -> None:
+    """Raises BackendError unless numbers of a dtype can be multiplied on a device."""
+    try:
+        float(torch.ones(2, 2, device=device, dtype=dtype).mm(torch.ones(2, 2, device=device, dtype=dtype)).sum())
+    except Exception as error:  # whatever a torch without this device, or a driver, says of it
+        said = " ".join(str(error).split())[:200]
+        reason = "its memory is full" if isinstance(error, RuntimeError) and is_out_of_memory(error) else said
+        raise BackendError(
+            f"the device {str(device)!r} cannot calculate in {dtype}: {reason}; this torch sees "
+            f"{', '.join(available_devices())}"
+        ) from error
 
 
 def _numbered(device: torch.device) -> str:

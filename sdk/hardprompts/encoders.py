@@ -17,12 +17,13 @@ from hardprompts import plugins
 from hardprompts.devices import (
     available_devices,
     checked_device,
+    checked_dtype,
     default_device,
     is_available,
     keep_to_quota,
     release,
 )
-from hardprompts.errors import BackendError, UnknownName, quoted, warn_user
+from hardprompts.errors import BackendError, NonFiniteError, UnknownName, quoted, warn_user
 from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers.shared import SharedModels
@@ -360,6 +361,7 @@ class Backend:
 
         Raises:
             BackendError: the model has no image tower.
+            NonFiniteError: its numbers are NaN or infinite.
         """
         if self.image_encoder is None:
             raise BackendError(f"{self.name} has no image tower, so images cannot be compared with text")
@@ -367,7 +369,14 @@ class Backend:
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
                 features.append(normalize(self.image_encoder.encode_images(images[start : start + batch_size])))
-        return torch.cat(features)
+        found = torch.cat(features)
+        if not found.isfinite().all():
+            bad = (~found.isfinite().all(dim=1)).nonzero().flatten().tolist()
+            raise NonFiniteError(
+                f"{self.name}: the features of image {bad[0] + 1} of {len(images)} are NaN or infinite in "
+                f"{self.dtype}; load it with dtype=torch.float32, or get its files again if they are so there, too"
+            )
+        return found
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "batch features"]:
         """Unit features of texts, in float32, by the model's own tokenizer and forward pass.
@@ -456,9 +465,15 @@ def load_backend(
 
     Raises:
         UnknownName: no plugin has this scheme.
-        BackendError: there is no such device, or the plugin cannot open the model, or has no such option; MissingExtra
-            if a package is missing.
+        BackendError: there is no such device, or it cannot calculate in this dtype; or the plugin cannot open the
+            model, or has no such option; MissingExtra if a package is missing.
     """
+
+    if not isinstance(name, str):
+        raise TypeError(
+            f"a model must be a name such as 'emoji' or a Backend, got {type(name).__name__}; a folder is given as "
+            "'transformers:FOLDER', and a model of a library by its plugin's from_model"
+        )
     scheme, _, rest = name.partition(":")
     if FOLDERS in rest:
         raise BackendError(
@@ -467,7 +482,7 @@ def load_backend(
         )
     known = backends()
     if scheme not in known:
-        raise UnknownName("model scheme", scheme, known)
+        raise UnknownName("model scheme", scheme, known, _scheme_advice(name))
     opening: Callable[..., Backend] = known[scheme]
     own = inspect.signature(opening).parameters.values()
     taken = {one.name for one in own if one.kind is one.KEYWORD_ONLY} - {"device", "dtype"}
@@ -476,8 +491,24 @@ def load_backend(
         raise BackendError(f"models of {scheme!r} have no option {', '.join(unknown)}; {has}")
     chosen = checked_device(device)  # before any file is opened, whose reading would be blamed for it
     keep_to_quota()
-    opened = opening(rest, device=chosen, dtype=dtype or torch.float32, **options)
+    precision = checked_dtype(dtype, chosen)
+    with torch.inference_mode(False):  # through weights that are made in it no gradients could flow later
+        opened = opening(rest, device=chosen, dtype=precision, **options)
     return opened.reopened_by(_unpickled, name, str(chosen), dtype, options)
+
+
+def _scheme_advice(name: str) -> str:
+    """What may be meant by a name without a scheme that is known."""
+    if os.path.exists(name) or "/" in name or "\\" in name:
+        return f"a model's name begins with what opens it, as in 'transformers:{name}'"
+    return ""
+
+
+def opened_backend(
+    model: "str | Backend", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Backend:
+    """The model itself, or the one that is called so; see `load_backend`."""
+    return model if isinstance(model, Backend) else load_backend(model, device=device, dtype=dtype)
 
 
 # --- models that are shared ---------------------------------------------------------------

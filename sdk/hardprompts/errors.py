@@ -29,9 +29,9 @@ class HardPromptsError(Exception):
 class UnknownName(HardPromptsError, LookupError):
     """A name that nobody registered; the message lists those that exist."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], advice: str = "") -> None:
         names = ", ".join(sorted(known)) or "none"
-        super().__init__(f"unknown {kind} {name!r}; available: {names}")
+        super().__init__(f"unknown {kind} {name!r}; available: {names}{f'; {advice}' if advice else ''}")
 
 
 class PluginError(HardPromptsError):
@@ -40,6 +40,12 @@ class PluginError(HardPromptsError):
 
 class BackendError(HardPromptsError):
     """A model cannot be opened, or lacks a part (an image tower, say) that is needed."""
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """The package that an import did not find; "" where the package is there, and a part of it is not."""
+    package = (error.name or "").partition(".")[0]
+    return package if package == error.name or sys.modules.get(package) is None else ""
 
 
 class MissingExtra(BackendError, ImportError):
@@ -55,8 +61,8 @@ class MissingExtra(BackendError, ImportError):
         installed = f'"hardprompts[{extra}]"'
         if error is None:
             reason = f"a package that is missing: pip install {installed}"
-        elif isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
-            reason = f"the package {error.name}, which is not installed: pip install {installed}"
+        elif isinstance(error, ModuleNotFoundError) and (missing := missing_package(error)):
+            reason = f"the package {missing}, which is not installed: pip install {installed}"
         else:
             reason = (
                 f"a package that is installed but cannot be imported ({brief(error)}), so that it is damaged or its "

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 
 from hardprompts.devices import is_out_of_memory
-from hardprompts.errors import brief
+from hardprompts.errors import brief, missing_package
 
 #: What the numbers of the operating system's errors mean, and what to do.
 _ERRNO = {
@@ -83,7 +83,7 @@ def import_cause(error: ImportError) -> str:
     said = brief(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
-        if "." not in error.name:
+        if missing_package(error):
             return f"the package {package} is not installed; pip install {_DISTRIBUTIONS.get(package, package)}"
         return (
             f"the package {package} that is installed has no {error.name}, so its version does not fit; "

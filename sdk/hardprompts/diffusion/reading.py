@@ -3,7 +3,7 @@
 import torch
 
 from hardprompts.encoders import ConditioningEncoder
-from hardprompts.errors import BackendError
+from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.prompts import PromptTemplate
 from hardprompts.vocabulary import Vocabulary
 
@@ -12,6 +12,7 @@ def check_reading(encoder: ConditioningEncoder, text: str) -> None:
     """Raises unless a text gives the same conditioning as its tokens.
 
     Raises:
+        NonFiniteError: the conditioning is NaN or infinite.
         BackendError: a second tokenizer of the model reads the text in another way, say.
         VocabularyError: a token of the text has no embedding.
     """
@@ -20,11 +21,16 @@ def check_reading(encoder: ConditioningEncoder, text: str) -> None:
         tokens = encoder.condition(vocabulary.embed_ids(vocabulary.encode(text)).unsqueeze(0))
         own = encoder.condition_text(text)
     for found, expected in zip(tokens.tensors, own.tensors, strict=True):
+        if not (found.isfinite().all() and expected.isfinite().all()):
+            raise NonFiniteError(
+                f"the conditioning of the text {text!r} is NaN or infinite with {encoder.name}; float16 overflows in "
+                "many models: load it with dtype=torch.bfloat16 or torch.float32"
+            )
         tolerance = 5e-2 if expected.dtype.itemsize <= 2 else 1e-3
         difference = float("inf")
         if found.shape == expected.shape:
             difference = float((found - expected).float().norm() / expected.float().norm().clamp_min(1e-12))
-        if not difference <= tolerance:  # also when it is NaN
+        if difference > tolerance:
             raise BackendError(
                 f"{encoder.name} reads the text {text!r} differently from its tokens: the "
                 f"conditioning differs by {difference:.2g}; {_misread(vocabulary, text)}"

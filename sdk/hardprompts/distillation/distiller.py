@@ -31,7 +31,7 @@ from hardprompts.distillation.starts import (
     share_of,
     starts,
 )
-from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, load_backend, several
+from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, opened_backend, several
 from hardprompts.errors import SearchError
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.pez_refine import PEZRefine
@@ -86,7 +86,7 @@ class PromptDistiller:
         dtype: torch.dtype | None = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
-            return load_backend(model, device=device, dtype=dtype) if isinstance(model, str) else model
+            return opened_backend(model, device=device, dtype=dtype)
 
         if isinstance(backend, ConditioningEncoder):
             self.backend = backend_of(backend)

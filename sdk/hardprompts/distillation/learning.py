@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.devices import check_gradients
 from hardprompts.diffusion.features import backend_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.distillation.features import FeatureMatch
@@ -191,6 +192,7 @@ def descend(
     Raises:
         NonFiniteError: every loss was NaN or infinite.
     """
+    check_gradients()
     soft = start.detach().float().clone().requires_grad_()
     groups = torch.arange(len(soft), device=soft.device)
     unit = float(vocabulary.allowed_table.square().mean().sqrt())

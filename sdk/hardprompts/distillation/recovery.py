@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.devices import check_gradients
 from hardprompts.diffusion.features import backend_of
 from hardprompts.distillation.states import ContextStates
 from hardprompts.encoders import Backend, ConditioningEncoder, load_backend
@@ -160,6 +161,7 @@ class _Recovery:
 
     def _promise(self, ids: list[int], slot: Tensor) -> Float[Tensor, " vocab"]:
         """What each token in the slot adds to the squared distance, to first order; lower is better."""
+        check_gradients()
         vocabulary, place = self.states.vocabulary, self._place(ids)
         before = vocabulary.embed(_row(ids, slot.device))
         with torch.enable_grad():

@@ -19,8 +19,14 @@ def loading_cause(error: BaseException, place: str | os.PathLike[str]) -> str:
     """
     if found := local_cause(error, place):
         return found
-    found = "" if os.path.exists(place) else hub_cause(error, os.fspath(place))
-    return f"{os.fspath(place)!r} is not a local folder, and of the Hub: {found}" if found else ""
+    name = os.fspath(place)
+    found = "" if os.path.exists(place) else hub_cause(error, name)
+    if not found:
+        return ""
+    return (
+        f"{name!r} is not a local folder, and of the Hub: {found}; or pass a folder, which `hf download {name} "
+        "--local-dir FOLDER` makes where there is a network"
+    )
 
 
 def local_cause(error: BaseException, place: str | os.PathLike[str]) -> str:

@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -86,12 +86,17 @@ def _load(item: Any, label: str) -> list[Image.Image]:
     if isinstance(item, np.ndarray):
         return _from_array(item, label, "numpy array", channels_first=False)
     if isinstance(item, Tensor):
+        if item.is_meta or item.layout != torch.strided:
+            state = "on the meta device, without values" if item.is_meta else f"of the layout {item.layout}"
+            raise ImageError(f"{label}the torch tensor is {state}; pass one that holds its values: tensor.to_dense()")
         array = item.detach().cpu()
         # numpy has no bfloat16
         return _from_array(
             (array.float() if array.is_floating_point() else array).numpy(), label, "torch tensor", channels_first=True
         )
     advice = "; open bytes and files with PIL.Image.open" if isinstance(item, bytes) or hasattr(item, "read") else ""
+    if not advice and isinstance(item, Iterator):
+        advice = "; what can be gone through only once is to be made a list first: list(...)"
     raise ImageError(f"{label}{type(item).__name__} is not an image; {_ACCEPTED}{advice}")
 
 
@@ -208,6 +213,8 @@ def _limit_advice() -> str:
 
 
 def _damaged(what: str, error: Exception) -> ImageError:
+    if "closed" in str(error):  # by the caller: its file may be whole
+        return ImageError(f"{what} is closed; load it before its file is closed, or pass the path")
     if found := cause_of(error):  # memory, say, or rights: the file may be whole
         return ImageError(f"{what} cannot be read: {found}")
     if isinstance(error, OSError) and error.errno is not None:  # of the file system, not of a decoder
@@ -256,6 +263,8 @@ def _check_size(size: tuple[int, int], what: str) -> None:
 
 def _from_array(array: NDArray[Any], label: str, kind: str, *, channels_first: bool) -> list[Image.Image]:
     what = f"{label}the {kind} of shape {array.shape} and dtype {array.dtype}"
+    if array.dtype == object:
+        raise ImageError(f"{what} holds objects and not numbers, as of rows of several lengths; {_ACCEPTED}")
     if array.ndim not in (2, 3, 4):
         raise ImageError(f"{what} is not an image; {_ACCEPTED}")
     if array.size == 0:

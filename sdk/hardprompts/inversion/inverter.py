@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
-from hardprompts.encoders import Backend, join_backends, load_backend, several
+from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
 from hardprompts.inversion.lengths import best_by_length
@@ -72,7 +72,7 @@ class PromptInverter:
         captioner: Captioner | None = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
-            return load_backend(model, device=device, dtype=dtype) if isinstance(model, str) else model
+            return opened_backend(model, device=device, dtype=dtype)
 
         self.backend = join_backends([opened(model) for model in several(backend)])
         self.judge = None if judge is None else opened(judge)

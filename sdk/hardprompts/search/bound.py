@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.devices import is_out_of_memory, release
+from hardprompts.devices import check_gradients, is_out_of_memory, release
 from hardprompts.encoders import TextEncoder
 from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic
 from hardprompts.prompts import PromptTemplate
@@ -116,6 +116,7 @@ class BoundObjective:
         """
         if self.remaining is not None and self.remaining < 2 * len(embeddings):
             raise _BudgetSpent
+        check_gradients()
 
         def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
             with torch.enable_grad():

@@ -7,6 +7,7 @@ names, which types its `**options`.
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -106,7 +107,15 @@ class SearchOptions:
     callback: Callback | None = None
     progress: bool = True
 
+    #: Of the amounts, those that are counted.
+    WHOLE: ClassVar[tuple[str, ...]] = ("max_steps", "max_evaluations", "patience")
+
     def __post_init__(self) -> None:
+        for name in {*self.COUNTS, *self.AMOUNTS}:
+            value, whole = getattr(self, name), name in self.COUNTS or name in self.WHOLE
+            kind = numbers.Integral if whole else numbers.Real
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
         for name in self.COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:

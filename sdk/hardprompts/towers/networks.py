@@ -140,10 +140,8 @@ def matrix_dtype(network: nn.Module, default: torch.dtype) -> torch.dtype:
 
 
 def is_sequentially_offloaded(network: nn.Module) -> bool:
-    """True if weights come in for the pass of their own layer alone (accelerate), or are not there at all."""
-    return any(weight.is_meta for weight in network.parameters()) or any(
-        getattr(getattr(part, "_hf_hook", None), "offload", None) is True for part in network.modules()
-    )
+    """True if weights come in for the pass of their own layer alone (accelerate)."""
+    return any(getattr(getattr(part, "_hf_hook", None), "offload", None) is True for part in network.modules())
 
 
 def is_group_offloaded(network: nn.Module) -> bool:

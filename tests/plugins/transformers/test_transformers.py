@@ -405,7 +405,7 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
 
 def test_hub_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BackendError, match='without network, run "hf download nobody/no-such-model"'):
+    with pytest.raises(BackendError, match="offline mode is on.*`hf download nobody/no-such-model"):
         open_backend("nobody/no-such-model", device=CPU, dtype=torch.float32)
 
 
@@ -458,7 +458,7 @@ def test_damaged_json(broken: Path) -> None:
     for file in ("preprocessor_config.json", "tokenizer.json", "config.json"):
         original = (broken / file).read_text()
         (broken / file).write_text(original[: len(original) // 2])
-        with pytest.raises(BackendError, match="Next: the file is missing, damaged"):
+        with pytest.raises(BackendError, match="it is not whole JSON, but damaged"):
             opened(broken)
         (broken / file).write_text(original)
     (broken / "preprocessor_config.json").unlink()
@@ -473,7 +473,7 @@ def test_weights_that_are_not_numbers(broken: Path) -> None:
     tensors = load_file(broken / "model.safetensors")
     tensors["text_projection.weight"] *= float("nan")
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BackendError, match="not finite"):
+    with pytest.raises(BackendError, match="hold NaN or infinity"):
         opened(broken)
 
 

@@ -237,6 +237,20 @@ def test_a_text_that_is_read_in_another_way_is_an_error(monkeypatch: pytest.Monk
         judged.check_text("red house")
 
 
+@pytest.mark.parametrize("path", ["condition", "condition_text"])
+def test_a_conditioning_that_is_not_finite_is_called_so(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = objective()
+    own = getattr(judged.predictor, path)
+
+    def broken(given: object) -> object:
+        found = own(given)
+        return dataclasses.replace(found, tensors=tuple(tensor * math.nan for tensor in found.tensors))
+
+    monkeypatch.setattr(judged.predictor, path, broken)
+    with pytest.raises(NonFiniteError, match="conditioning of the text 'red house' is NaN or infinite.*float32"):
+        judged.check_text("red house")
+
+
 @pytest.mark.parametrize(
     ("text", "encoders", "cause"),
     [
