@@ -45,9 +45,7 @@ def check_finite(network: nn.Module, name: str, *outputs: Tensor) -> None:
         return
     bad = next((key for key, value in network.named_parameters() if not value.isfinite().all()), "")
     if bad:
-        raise BackendError(
-            f"{name}: the weights {bad!r} hold NaN or infinity; get the files of the model again"
-        )
+        raise BackendError(f"{name}: the weights {bad!r} hold NaN or infinity; get the files of the model again")
     raise BackendError(
         f"{name}: what it makes of a text is NaN or infinite, though its weights are not: float16 overflows in many "
         "models; load it with dtype=torch.bfloat16 or torch.float32"

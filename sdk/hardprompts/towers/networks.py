@@ -102,8 +102,11 @@ def is_untouched(part: nn.Module) -> bool:
     """
     forward = vars(part).get("forward")
     written = getattr(forward, "_torchdynamo_orig_callable", forward)
-    while written is not forward and not inspect.ismethod(written) and hasattr(written, "__wrapped__"):
-        written = written.__wrapped__  # torch puts a function around some methods
+    while written is not forward and not inspect.ismethod(written):
+        inner = getattr(written, "__wrapped__", None)  # torch puts a function around some methods
+        if inner is None:
+            break
+        written = inner
     hooks = (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks)
     heard = [hook for own in hooks for hook in own.values()]
     weights = [weight for weight in (*part._parameters.values(), *part._buffers.values()) if weight is not None]
