@@ -12,7 +12,7 @@ SDK = Path(__file__).parent.parent / "sdk" / "hardprompts"
 
 #: The rooms of the SDK, from the ground up: what the floor is for, and who lives there.
 FLOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("the ground", ("errors", "causes", "atomic", "devices", "noise", "hookspecs", "wording")),
+    ("the ground", ("errors", "allowance", "causes", "atomic", "devices", "noise", "hookspecs", "wording")),
     ("what plugins bring", ("plugins", "towers", "images")),
     ("files on the Hub", ("hub",)),
     ("values", ("prompts",)),

@@ -13,6 +13,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.diffusion import DenoisingArguments, DenoisingInverter, DenoisingOptions
 from hardprompts.distillation import PromptDistiller
 from hardprompts.encoders import Backend
@@ -443,17 +444,28 @@ def _both(
     judged: Mapping[str, Any],
 ) -> HardPrompt:
     """The best of what CLIP finds by the denoiser's judgment, refined by it."""
-    half = SearchOptions(deadline=similar.get("deadline"), max_evaluations=similar.get("max_evaluations"))
-    shared = {name: getattr(half.shared_among(2), name) for name in ("deadline", "max_evaluations")}
-    found = first.invert(task, **{**similar, **shared, "top_k": RERANKED})
+    limits = SearchOptions(deadline=similar.get("deadline"), max_evaluations=similar.get("max_evaluations"))
+    allowance = limits.allowance()
+    found = first.invert(task, **{**similar, **_limits(allowance.share(2)), "top_k": RERANKED})
+    allowance.spend(found.evaluations)
     own = {name: value for name, value in judged.items() if name not in ("num_tokens", "initial_prompt", "restarts")}
-    ranked = second.rescore([candidate.text for candidate in found.candidates], task, **own)
+    texts = [candidate.text for candidate in found.candidates]
+    ranked = second.rescore(texts, task, **{**own, **_limits(allowance.share(2))})
+    allowance.spend(len(ranked))
+    allowance.leave_out("prompts judged by the denoiser", len(ranked), len(texts))
     start = ranked[0]
     num_tokens = max(judged["num_tokens"], len(start.token_ids))
-    refined = second.invert(task, num_tokens, **{**own, **shared, "initial_prompts": [start.text]})
+    refined = second.invert(task, num_tokens, **{**own, **_limits(allowance), "initial_prompts": [start.text]})
     return replace(
         refined,
         candidates=unique((*refined.candidates, *ranked)),
         method=f"{first.method}, then {second.method}",
+        evaluations=allowance.evaluations + refined.evaluations,
+        left_out=(*found.left_out, *allowance.left_out, *refined.left_out),
         provenance={**refined.provenance, "clip_model": found.model, "clip_prompt": found.text},
     )
+
+
+def _limits(allowance: Allowance) -> dict[str, Any]:
+    """What is left of a call, as the options of a search."""
+    return {"deadline": allowance.seconds_left, "max_evaluations": allowance.remaining}

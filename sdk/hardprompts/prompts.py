@@ -129,7 +129,7 @@ class WordWeights:
         syntax: "comfyui" or "a1111", by whose rule they were fitted.
         unit: of the figures that follow, higher is better.
         plain, weighted: the score without and with weights, where they were fitted.
-        held_out: the same where they were not.
+        held_out: the same where they were not; None where there was no time to measure it.
     """
 
     values: tuple[float, ...]
@@ -137,12 +137,13 @@ class WordWeights:
     unit: str
     plain: float
     weighted: float
-    held_out: tuple[float, float]
+    held_out: tuple[float, float] | None
 
     @property
     def gain(self) -> float:
-        """What the weights add to the score where they were not fitted."""
-        return self.held_out[1] - self.held_out[0]
+        """What the weights add to the score where they were not fitted; of unknown, where they were."""
+        plain, weighted = (self.plain, self.weighted) if self.held_out is None else self.held_out
+        return weighted - plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +172,11 @@ class HardPrompt(HubMixin):
         score: higher is better, in `score_unit`.
         template: text with one "{}" in which the prompt was scored.
         tokens: the text of each token.
-        attributions: for each token, the score that is lost when it is removed.
+        attributions: for each token, the score that is lost when it is removed; none where that was not measured.
         candidates: the best prompts found, best first, without duplicates; this one is the first.
         history: best score against steps, seconds and evaluations.
+        evaluations: forward and backward passes of one prompt each, in the whole call that found it.
+        left_out: what the limits of that call left no room for, in words: "contributions of tokens: 0 of 8".
         pareto: the best trade-offs, if they were asked for: no other prompt is better in similarity, length and fluency
             at once; most similar first.
         weights: of its words, if they were fitted; see `hardprompts.applications.fit_weights`.
@@ -198,6 +201,7 @@ class HardPrompt(HubMixin):
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     pareto: tuple[TradeOff, ...] = ()
     weights: WordWeights | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("text", "template"):
@@ -322,6 +326,7 @@ class HardPrompt(HubMixin):
                     "pareto": tuple(map(_trade_off, fields.get("pareto", ()))),
                     "weights": _word_weights(fields.get("weights"), str(fields["text"])),
                     "provenance": {**fields.get("provenance", {}), **({"other_fields": others} if others else {})},
+                    "left_out": tuple(str(one) for one in fields.get("left_out", ())),
                 }
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -427,12 +432,12 @@ def _trade_off(values: Mapping[str, Any]) -> TradeOff:
 def _word_weights(values: Mapping[str, Any] | None, text: str) -> WordWeights | None:
     if values is None:
         return None
-    each, (plain, weighted) = tuple(float(value) for value in values["values"]), values["held_out"]
+    each, held_out = tuple(float(value) for value in values["values"]), values["held_out"]
     if len(each) != len(text.split()) or not all(map(math.isfinite, each)):
         raise ValueError(f"its weights are {each}, which are not one number for each word")
     return WordWeights(
         each, str(values["syntax"]), str(values["unit"]), float(values["plain"]), float(values["weighted"]),
-        (float(plain), float(weighted)),
+        None if held_out is None else (float(held_out[0]), float(held_out[1])),
     )  # fmt: skip
 
 
@@ -454,6 +459,7 @@ def _card_section(repo_id: str, prompt: HardPrompt) -> str:
         ("seed", prompt.seed),
         ("stopped", prompt.stop_reason),
         ("evaluations", prompt.evaluations or None),
+        ("left out", "; ".join(prompt.left_out) or None),
     ]
     parts = [
         "A hard prompt: text that any model, UI or API takes. It was found by a search, so it need not read well.",

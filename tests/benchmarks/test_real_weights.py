@@ -291,7 +291,7 @@ def test_soft_tokens_are_learned_for_texts_and_reported(folder: Path) -> None:
     from soft_prompt_findings import drawn, geometry, paths
 
     backend, prompts = load_backend("emoji"), ["a red dog", "a black rocket picture"]
-    arguments = argparse.Namespace(soft_tokens=2, steps=40, evaluations=150)
+    arguments = argparse.Namespace(soft_tokens=2, steps=40, evaluations=1_500)
     part = soft_prompts_real.measured(prompts, backend, arguments)
     assert min(part["similar"]) > 0.9  # random tokens have half of that
     found = part["found"]

@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
+from hardprompts.allowance import Allowance
 from hardprompts.applications.pictures import Generate, ImageScore, _Pictures, picture_grid
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.seeds import checked_seed
@@ -53,6 +55,7 @@ def rerank(
     seeds: Sequence[int] = (0, 1, 2, 3),
     top: int | None = None,
     score_unit: str = "mean image score",
+    deadline: float | None = None,
 ) -> Reranking:
     """The candidates of a prompt in the order of the pictures that they make.
 
@@ -63,6 +66,8 @@ def rerank(
         seeds: each candidate draws with all of them.
         top: how many candidates, best first, are drawn; default: all.
         score_unit: what the score is, for display.
+        deadline: seconds for the whole call. Candidates that there was no time to draw are left out, the last ones
+            first; so they are after a keyboard interrupt. One is always drawn.
 
     Raises:
         ValueError: no seeds, or `top` is below 1.
@@ -77,7 +82,15 @@ def rerank(
     candidates = (prompt.candidates or (Candidate(prompt.text, prompt.token_ids, prompt.score),))[:top]
     template = PromptTemplate(prompt.template)
     drawn = _Pictures(generate, image_score, tuple(drawing))
-    entries = drawn.of([template.fill(candidate.text) for candidate in candidates])
+    allowance, texts = Allowance(deadline), [template.fill(candidate.text) for candidate in candidates]
+    entries: list[Any] = []
+    with allowance.reporting():
+        for part in allowance.batches(texts, len(texts), passes=0, first=1):
+            entries += drawn.of(part)
+    if not entries:
+        entries = drawn.of(texts[:1])
+    allowance.leave_out("candidates drawn", len(entries), len(candidates))
+    candidates = candidates[: len(entries)]
     ranked = [
         (candidate, RankedPrompt(candidate.text, entry.score, entry.scores, entry.pictures))
         for candidate, entry in zip(candidates, entries, strict=True)
@@ -96,6 +109,7 @@ def rerank(
         attributions=(),
         candidates=tuple(dataclasses.replace(candidate, score=own.score) for candidate, own in ranked),
         history=(),
+        left_out=(*prompt.left_out, *allowance.left_out),
         provenance={
             **prompt.provenance,
             "reranked": {

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.diffusion.features import backend_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.sampling import own_bank
@@ -20,7 +21,6 @@ from hardprompts.images import ImageInput, load_images
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import check_length
 from hardprompts.prompts import HardPrompt, PromptTemplate, WordWeights
-from hardprompts.search.bound import clock
 from hardprompts.search.markup import read_markup
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import StopReason
@@ -49,7 +49,8 @@ class WeightOptions:
             whole range of noise levels is the default, since weights act on all of a picture.
         limits: the least and the greatest weight, with 1 between them. Far from 1, denoisers draw artifacts.
         max_steps: evaluations of L-BFGS, each a forward and a backward pass of every noise.
-        deadline: seconds for the whole call.
+        deadline: seconds for the whole call, of which the fit takes up to a half; where there is no time to measure
+            the gain on held-out noises, it is None.
         seed: of the noises. Default: drawn, and recorded in the result.
         callback: called after every evaluation with its number and the best score; returning True ends the fit.
 
@@ -113,34 +114,41 @@ def fit_weights(
     """
     text = None if text is None else read_markup(text).text
     check_names("fit_weights", options, [field.name for field in dataclasses.fields(WeightOptions)])
-    started, chosen = clock(), WeightOptions(**options)
+    chosen = WeightOptions(**options)
+    allowance = Allowance(chosen.deadline)
     if images is None and text is None:
         raise ValueError("nothing to fit weights to; pass images, a text, or both")
     if syntax not in RULES:
         raise ValueError(f"unknown syntax {syntax!r}; known: {', '.join(RULES)}")
     fit = _Fit.create(prompt, _denoiser(model), syntax)
     seed = drawn_seed(chosen.seed)
-    followed, held_out = (
-        fit.objective(images, text, chosen, stream.generator(seed).initial_seed())
-        for stream in (Stream.NOISES, Stream.HELD_OUT_NOISES)
-    )
-    until = math.inf if chosen.deadline is None else started + chosen.deadline
-    values, reason = fit.best(followed, chosen, until)
+    followed = fit.objective(images, text, chosen, Stream.NOISES.generator(seed).initial_seed(), allowance)
+    values, reason = fit.best(followed, chosen, allowance.share(2))
     ones = torch.ones(fit.words)
     rounded = (values * 100).round() / 100
     plain, weighted = (fit.score(followed, one) for one in (ones, rounded))
     if not weighted > plain:
         rounded, weighted = ones, plain
+    held_out: tuple[float, float] | None = None
+    with allowance.reporting():
+        if not allowance.is_over:
+            other_seed = Stream.HELD_OUT_NOISES.generator(seed).initial_seed()
+            other = fit.objective(images, text, chosen, other_seed, allowance)
+            held_out = (fit.score(other, ones), fit.score(other, rounded))
+    allowance.leave_out("the gain on held-out noises", int(held_out is not None), 1)
     weights = WordWeights(
         values=tuple(round(value, 2) for value in rounded.tolist()),
         syntax=syntax,
         unit=NoisePrediction.unit if text is None else "share of the text's effect",
         plain=plain,
         weighted=weighted,
-        held_out=(fit.score(held_out, ones), fit.score(held_out, rounded)),
+        held_out=held_out,
     )
     settings = {"seed": seed, "num_noises": chosen.num_noises, "stop_reason": str(reason)}
-    return dataclasses.replace(prompt, weights=weights, provenance={**prompt.provenance, "weights": settings})
+    left_out = (*prompt.left_out, *allowance.left_out)
+    return dataclasses.replace(
+        prompt, weights=weights, left_out=left_out, provenance={**prompt.provenance, "weights": settings}
+    )
 
 
 def weighted_conditioning(prompt: HardPrompt, model: str | Backend | NoisePredictor) -> Conditioning:
@@ -278,7 +286,12 @@ class _Fit:
         return dataclasses.replace(self.conditioning, tensors=tensors)
 
     def objective(
-        self, images: "ImageInput | Sequence[ImageInput] | None", text: str | None, options: WeightOptions, seed: int
+        self,
+        images: "ImageInput | Sequence[ImageInput] | None",
+        text: str | None,
+        options: WeightOptions,
+        seed: int,
+        allowance: Allowance,
     ) -> NoisePrediction:
         """What the denoiser should do on noises of a seed."""
         if images is None:
@@ -287,7 +300,7 @@ class _Fit:
         else:
             bank = NoiseBank.draw(
                 self.predictor, [[(image, 1.0) for image in load_images(images)]],
-                items=options.num_noises, window=options.window, seed=seed,
+                items=options.num_noises, window=options.window, seed=seed, allowance=allowance.share(3),
             )  # fmt: skip
         judged = NoisePrediction(self.predictor, bank, batch_size=options.batch_size)
         return judged if text is None else judged.imitating(self.predictor.condition_text(text))
@@ -305,7 +318,7 @@ class _Fit:
         return float(objective.scores_of(self.weighted(weights), groups))
 
     def best(
-        self, objective: NoisePrediction, options: WeightOptions, until: float
+        self, objective: NoisePrediction, options: WeightOptions, allowance: Allowance
     ) -> tuple[Float[Tensor, " words"], StopReason]:
         """The weights of least loss that L-BFGS meets, and why it stopped."""
         low, high = options.limits
@@ -318,7 +331,7 @@ class _Fit:
             return low + (high - low) * torch.sigmoid(free)
 
         def closure() -> Tensor:
-            if clock() >= until:
+            if allowance.is_over:
                 raise _Stopped(StopReason.DEADLINE)
             with torch.enable_grad():
                 current = weights()

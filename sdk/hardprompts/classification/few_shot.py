@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hardprompts.allowance import Allowance
 from hardprompts.classification.data import as_labels, as_texts, sorted_classes
+from hardprompts.classification.judging import JudgedTexts
 from hardprompts.evaluation import Interval, markdown_table, t_interval
 from hardprompts.search.protocol import BY_CALLER
 from hardprompts.search.seeds import Stream, checked_seed
@@ -47,11 +49,13 @@ class FewShotReport:
     Attributes:
         shots: examples of each class that were learned from; as many more chose the prompt.
         tested: texts that it was measured on.
+        left_out: what there was no time for, in words.
     """
 
     shots: int
     tested: int
     runs: tuple[FewShotRun, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> Interval:
@@ -90,6 +94,7 @@ def few_shot(
     seeds: int | Sequence[int] = 10,
     test: tuple[Iterable[Any], Iterable[Any]] | None = None,
     report: Callable[[FewShotRun], None] | None = None,
+    deadline: float | None = None,
 ) -> FewShotReport:
     """Fits a tuner to a few examples, once for each of several draws, and measures every prompt.
 
@@ -105,6 +110,9 @@ def few_shot(
         seeds: how many draws, or the seed of each.
         test: texts and labels to measure on; None: those that a draw leaves.
         report: called after each draw.
+        deadline: seconds for the whole call, of which each draw gets an equal part; the tuner's own deadline is for
+            each fit. Where time is short, prompts are measured on fewer texts, and draws that there was no time for
+            are left out, but for the first; the report says so.
 
     Raises:
         ValueError: a class has fewer than `2 * shots` examples that differ, or nothing is left to measure on.
@@ -124,12 +132,17 @@ def few_shot(
     runs: list[FewShotRun] = []
     limits = (tuner.max_steps, tuner.max_evaluations, tuner.deadline, tuner.patience)
     tested = 0
-    for seed in chosen:
+    allowance = Allowance(deadline)
+    for number, seed in enumerate(chosen):
+        if runs and allowance.is_over:
+            break
+        share = allowance.share(len(chosen) - number)
         taken = _drawn(texts, labels, 2 * shots, seed)
         own = type(tuner)(**tuner.get_params(deep=False))
         own.set_params(
             model=tuner.backend, holdout=0.5, seeds=1, random_state=seed,
             max_steps=EPOCHS if all(limit is None for limit in limits) else tuner.max_steps,
+            deadline=_shorter(tuner.deadline, share.keeping(0).seconds_left),
             checkpoint=None if tuner.checkpoint is None else Path(os.fspath(tuner.checkpoint), f"draw-{seed}"),
         )  # fmt: skip
         try:
@@ -138,8 +151,11 @@ def few_shot(
             judged = given or ([texts[i] for i in left], [labels[i] for i in left])
             if not judged[0]:
                 raise ValueError("the draw leaves no texts to measure on; pass some as test=")
-            figures = own.evaluate(*judged, with_category_errors=False)
-            empty = own.evaluate(*judged, prompt="", with_category_errors=False)
+            texts_of_draw = JudgedTexts(own.prompted(), *own.labeled(*judged))
+            figures = texts_of_draw.measure(own.prompt_, share, 2)
+            empty = texts_of_draw.measure("", share) or texts_of_draw.measure_few("")
+            texts_of_draw.note(allowance, f"test texts of draw {seed}")
+            assert figures is not None, "the first prompt is always measured"
         except KeyboardInterrupt:
             if not runs:
                 raise
@@ -154,7 +170,13 @@ def few_shot(
             report(run)
         if run.stop_reason in BY_CALLER:
             break
-    return FewShotReport(shots, tested, tuple(runs))
+    allowance.leave_out("draws", len(runs), len(chosen))
+    return FewShotReport(shots, tested, tuple(runs), tuple(allowance.left_out))
+
+
+def _shorter(one: float | None, other: float | None) -> float | None:
+    """The shorter of two deadlines."""
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _drawn(texts: Sequence[str], labels: Sequence[Any], per_class: int, seed: int) -> list[int]:

@@ -217,6 +217,8 @@ def _measured(report: Mapping[str, Any]) -> str:
     rows = []
     for name, key in (("this prompt", "prompt"), ("no prompt", "empty_template")):
         figures = report.get(key)
+        if figures is None and key != "prompt":  # there was no room to measure it
+            continue
         if not isinstance(figures, Mapping):
             return ""
         numbers = [figures.get(field) for field in ("accuracy", "balanced_accuracy", "category_errors")]

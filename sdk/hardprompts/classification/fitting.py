@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
-from hardprompts.classification.choice import Choice, choose_prompt, choose_verbalizer
+from hardprompts.allowance import Allowance
+from hardprompts.classification.choice import REPORTED, Choice, choose_prompt, choose_verbalizer
 from hardprompts.classification.data import Examples
+from hardprompts.classification.judging import JudgedTexts
+from hardprompts.classification.measures import Measures
 from hardprompts.classification.options import TunerOptions
 from hardprompts.classification.prompt_search import PromptSearch
 from hardprompts.classification.prompted import PromptedModel, language_model
@@ -41,19 +44,23 @@ def fit_prompt(
     groups: Iterable[Hashable] | None = None,
 ) -> FittedPrompt:
     """Searches for the prompt under which a language model sorts texts; see `ClassifierPromptTuner.fit`."""
-    seed = drawn_seed(options.seed)
+    seed, allowance = drawn_seed(options.seed), options.allowance()
     model = language_model(backend)
     examples = Examples.of(X, y, groups, options.holdout, Stream.EXAMPLES.generator(seed))
-    verbalizer, notes = choose_verbalizer(options, model, examples)
+    verbalizer, notes = choose_verbalizer(options, model, examples, allowance)
     prompted = options.prompted(model, verbalizer)
     cut = dataclasses.replace(examples, texts=[prompted.encoder.cut(text) for text in examples.texts])
     notes += _notes(options, prompted, examples, cut)
     method = options.method
     if isinstance(method, str):
         method = language_model_search(search_method(method))
-    choice = choose_prompt(prompted, cut, PromptSearch(prompted, cut, options, method).results(seed))
-    report = _report(prompted, cut, choice, notes)
-    return FittedPrompt(verbalizer, _hard_prompt(backend, options, method, prompted, choice, report), report)
+    judged = JudgedTexts(prompted, *cut.judged, options.score_size)
+    kept = (options.top_k * options.seeds + REPORTED) * -(-judged.count // options.score_size)
+    results = PromptSearch(prompted, cut, options, method).results(seed, allowance.keeping(kept))
+    choice = choose_prompt(judged, cut, results, allowance)
+    report = _report(judged, cut, choice, notes, allowance)
+    prompt = _hard_prompt(backend, options, method, prompted, choice, report, allowance)
+    return FittedPrompt(verbalizer, prompt, report)
 
 
 def _notes(options: TunerOptions, prompted: PromptedModel, examples: Examples, cut: Examples) -> list[str]:
@@ -75,16 +82,27 @@ def _notes(options: TunerOptions, prompted: PromptedModel, examples: Examples, c
     return notes
 
 
-def _report(prompted: PromptedModel, examples: Examples, choice: Choice, notes: list[str]) -> dict[str, Any]:
-    full = prompted.measure(choice.candidate.text, *examples.judged)
-    empty = prompted.measure("", *examples.judged)
-    if full.rank <= empty.rank:
+def _report(
+    judged: JudgedTexts, examples: Examples, choice: Choice, notes: list[str], allowance: Allowance
+) -> dict[str, Any]:
+    """Figures of the prompt and of the empty template, which is None where there was no room for it."""
+    full: Measures | None = None
+    empty: Measures | None = None
+    with allowance.reporting():
+        empty = judged.measure("", allowance, with_category_errors=True)
+        full = judged.measure(choice.candidate.text, allowance, with_category_errors=True)
+    allowance.leave_out("the empty template", empty is not None, 1)
+    allowance.leave_out("category errors", full is not None, 1)
+    full = choice.measures if full is None else full
+    if empty is not None and full.rank <= empty.rank:
         notes = [*notes, "the prompt does no better than the empty template; more examples or label words may help"]
+    if allowance.left_out:
+        notes = [*notes, f"no room within the limits: {'; '.join(allowance.left_out)}"]
     return {
         "measured_on": "holdout" if examples.held else "training",
         "examples": {"learned_from": len(examples.learn), "held_out": len(examples.held)},
         "prompt": full.to_dict(),
-        "empty_template": empty.to_dict(),
+        "empty_template": None if empty is None else empty.to_dict(),
         "notes": notes,
     }
 
@@ -96,6 +114,7 @@ def _hard_prompt(
     prompted: PromptedModel,
     choice: Choice,
     report: dict[str, Any],
+    allowance: Allowance,
 ) -> HardPrompt:
     best, result, verbalizer = choice.candidate, choice.result, prompted.labels.verbalizer
     accuracy = report["prompt"]["accuracy"]
@@ -112,8 +131,9 @@ def _hard_prompt(
         candidates=(Candidate(best.text, best.token_ids, accuracy),),
         history=result.history,
         seed=result.seed,
-        stop_reason=result.stop_reason,
-        evaluations=result.evaluations,
+        stop_reason=allowance.stopped or str(result.stop_reason),
+        evaluations=allowance.evaluations,
+        left_out=tuple(allowance.left_out),
         provenance={
             "classification_template": options.template,
             "label_words": {

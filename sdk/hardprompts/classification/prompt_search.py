@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.classification.data import Examples, stratified
 from hardprompts.classification.files import SavedSearch
 from hardprompts.classification.objective import LabelLikelihood
@@ -23,6 +24,9 @@ from hardprompts.vocabulary import Vocabulary
 
 #: Random prompts whose spread is the unit of what a token costs.
 RANDOM_PROMPTS = 16
+
+#: Of what is left of a search, one part in so many may go into that.
+SPREAD_SHARE = 4
 
 #: Options that do not change what is found, or that the fingerprint describes in another way.
 _NOT_IN_FINGERPRINT = ("method", "seeds", "seed", "checkpoint", "callback", "progress", "vocabulary", "verbalizer")
@@ -42,49 +46,54 @@ class PromptSearch:
     options: TunerOptions
     method: Search
 
-    def results(self, seed: int) -> list[SearchResult]:
+    def results(self, seed: int, allowance: Allowance) -> list[SearchResult]:
         """What the searches with `seed`, `seed` + 1, ... found; those that a checkpoint holds are taken from there.
 
         A search that the user stops is the last one.
         """
         found: list[SearchResult] = []
         for own in range(seed, seed + self.options.seeds):
-            found.append(self._result(own % SEEDS))
+            part = allowance.share(seed + self.options.seeds - own)
+            search = functools.partial(self._result, own % SEEDS, part)
+            found.append(part.insist(search) if found else search())  # what was found must not be lost
             if found[-1].stop_reason in BY_CALLER:
                 break
         return found
 
-    def _result(self, seed: int) -> SearchResult:
+    def _result(self, seed: int, allowance: Allowance) -> SearchResult:
         if self.options.checkpoint is None:
-            return self._run(seed)
+            return self._run(seed, allowance)
         saved = SavedSearch(Path(self.options.checkpoint), seed, self._fingerprint)
         kept = saved.read()
         if kept is not None:
+            allowance.spend(kept.evaluations)  # as if it had run now, so that those after it have as much left
             return kept
-        result = self._run(seed)
+        result = self._run(seed, allowance)
         if result.stop_reason not in BY_CALLER:
             saved.write(result)
         return result
 
-    def _run(self, seed: int) -> SearchResult:
-        deadline = None if self.options.deadline is None else self.options.deadline / self.options.seeds
+    def _run(self, seed: int, allowance: Allowance) -> SearchResult:
         objective = self._objective(seed)
-        (result,) = dataclasses.replace(self.options, seed=seed, deadline=deadline).run(
+        cost = self._score_per_token(objective, seed, allowance)
+        (result,) = dataclasses.replace(self.options, seed=seed).run(
             self.method,
             objective,
             objective,
             self.words,
             self._starts(seed),
             template=self.prompted.encoder.template.for_search(),
-            score_per_token=self._score_per_token(objective, seed),
+            score_per_token=cost,
             description="prompt",
+            allowance=allowance,
         )
         return result
 
-    def _score_per_token(self, objective: LabelLikelihood, seed: int) -> float:
-        """What a token must add to the score: a share of the spread of random prompts."""
-        if not self.options.token_cost:
+    def _score_per_token(self, objective: LabelLikelihood, seed: int, allowance: Allowance) -> float:
+        """What a token must add to the score: a share of the spread of random prompts, if there is room for them."""
+        if not self.options.token_cost or not allowance.share(SPREAD_SHARE).affords(RANDOM_PROMPTS):
             return 0.0
+        allowance.spend(RANDOM_PROMPTS)
         drawn = self.words.sample((RANDOM_PROMPTS, self.options.num_tokens), Stream.STARTS.generator(seed))
         scores = objective.score(drawn, torch.zeros(RANDOM_PROMPTS, dtype=torch.long, device=drawn.device))
         return self.options.token_cost * float(scores.std())

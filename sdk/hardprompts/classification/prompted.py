@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.classification.measures import Measures
@@ -108,6 +108,10 @@ class PromptedModel:
         if not with_category_errors:
             return Measures.of(scores, targets)
         return Measures.of(scores, targets, self.reader.first_choices(rows, soft), self.labels.first_ids)
+
+    def first_choices(self, prompt: str | Float[Tensor, "tokens dim"], texts: Sequence[str]) -> Int[Tensor, " rows"]:
+        """The token that the model itself would begin each answer with, out of its whole vocabulary."""
+        return self.reader.first_choices(*self._rows(prompt, texts))
 
     def _rows(self, prompt: str | Tensor, texts: Sequence[str]) -> tuple[list[Row], Tensor | None]:
         """The rows of the texts, and what goes into their open places: of a text nothing."""

@@ -1,5 +1,6 @@
 """How a prompt does in other models: with and without it, with random ones, calibrated, with intervals."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hardprompts.allowance import Allowance, clock
 from hardprompts.classification.data import as_labels, as_texts
+from hardprompts.classification.judging import FEWEST
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.prompted import PromptedModel, batch_prior, language_model
 from hardprompts.classification.template import ClassificationTemplate
@@ -18,6 +21,9 @@ from hardprompts.search.seeds import generator_of
 
 if TYPE_CHECKING:
     from hardprompts.classification.tuner import ClassifierPromptTuner
+
+#: What the figures of a prompt take of the time of its scores: answers out of all tokens, and intervals, are more.
+COST_OF_FIGURES = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +58,7 @@ class TransferReport:
         best_random: the best of `random_prompts` random prompts of as many words, by raw accuracy on these
             very texts: what luck alone reaches. None if there were none.
         gain: of the prompt over the empty template in raw accuracy, text by text, by bootstrap.
+        left_out: what the limits left no room for, in words.
     """
 
     model: str
@@ -61,6 +68,7 @@ class TransferReport:
     best_random: PromptFigures | None
     random_prompts: int
     gain: Interval
+    left_out: tuple[str, ...] = ()
 
     HEAD = (
         "model", "prompt", "tokens", "accuracy", "content-free", "batch", "balanced", "category errors", "answers",
@@ -88,8 +96,10 @@ class TransferReport:
 
 
 def transfer_table(reports: Sequence[TransferReport]) -> str:
-    """A Markdown table of several models."""
-    return markdown_table([TransferReport.HEAD, *(row for report in reports for row in report.rows())])
+    """A Markdown table of several models, and below it what was left out."""
+    table = markdown_table([TransferReport.HEAD, *(row for report in reports for row in report.rows())])
+    told = dict.fromkeys(f"{report.model}: {what}" for report in reports for what in report.left_out)
+    return table + (f"\nNo room within the limits: {'; '.join(told)}.\n" if told else "")
 
 
 def evaluate_transfer(
@@ -101,6 +111,8 @@ def evaluate_transfer(
     random_prompts: int = 5,
     seed: int = 0,
     confidence: float = 0.95,
+    deadline: float | None = None,
+    max_evaluations: int | None = None,
 ) -> list[TransferReport]:
     """How the prompt of a fitted tuner does in other models, as text that each tokenizer reads in its own way.
 
@@ -113,6 +125,10 @@ def evaluate_transfer(
         random_prompts: drawn from each model's words, as many as the prompt has.
         seed: of those and of the bootstrap.
         confidence: of the intervals.
+        deadline: seconds for the whole call, to open models too. Fewer texts and random prompts are taken where it is
+            short, and models that it does not suffice for are left out, but for the first; a keyboard interrupt does
+            the same. The reports say so.
+        max_evaluations: prompts with a text that go through the models, likewise.
 
     Raises:
         ValueError: the tuner is not fitted, or a label is unknown.
@@ -125,10 +141,18 @@ def evaluate_transfer(
     if unknown := sorted({repr(label) for label in labels if label not in known}):
         raise ValueError(f"labels that fit did not see: {', '.join(unknown)}; known are {known}")
     targets = [known.index(label) for label in labels]
-    reports = []
-    for opened in models:
-        backend = opened if isinstance(opened, Backend) else load_backend(opened, device=tuner.device)
-        reports.append(_report(tuner, backend, texts, targets, random_prompts, seed, confidence))
+    allowance, chosen = Allowance(deadline, max_evaluations), list(models)
+    reports: list[TransferReport] = []
+    for number, opened in enumerate(chosen):
+        if reports and not allowance.affords(1):
+            break
+        with allowance.reporting() if reports else contextlib.nullcontext():
+            backend = opened if isinstance(opened, Backend) else load_backend(opened, device=tuner.device)
+            left = allowance.share(len(chosen) - number)
+            reports.append(_report(tuner, backend, texts, targets, random_prompts, seed, confidence, left))
+    if len(reports) < len(chosen):
+        told = f"models: {len(reports)} of {len(chosen)}"
+        reports[-1] = dataclasses.replace(reports[-1], left_out=(*reports[-1].left_out, told))
     return reports
 
 
@@ -140,6 +164,7 @@ def _report(
     random_prompts: int,
     seed: int,
     confidence: float,
+    allowance: Allowance,
 ) -> TransferReport:
     model = language_model(backend)
     encode = model.vocabulary.encode
@@ -150,7 +175,10 @@ def _report(
     )  # fmt: skip
     generator = generator_of(seed)
 
+    texts, targets = _affordable(prompted, tuner.prompt_, texts, targets, random_prompts, allowance)
+
     def figures(prompt: str) -> tuple[PromptFigures, Tensor]:
+        allowance.spend(len(texts))
         rows = [prompted.encoder.filled_row(prompt, prompted.encoder.cut(text)) for text in texts]
         words = prompted.reader.word_scores(rows)[0]
         scores = prompted.labels.class_scores(words, length_normalized=prompted.length_normalized)
@@ -167,13 +195,48 @@ def _report(
     own, hits = figures(tuner.prompt_)
     length = max(1, len(tuner.prompt_.split()))
     drawn = model.vocabulary.sample((random_prompts, length), generator).tolist()
-    others = [figures(model.vocabulary.decode(ids))[0] for ids in drawn]
+    others: list[PromptFigures] = []
+    with allowance.reporting():
+        for ids in drawn:
+            if not allowance.affords(len(texts)):
+                break
+            others.append(figures(model.vocabulary.decode(ids))[0])
+    allowance.leave_out("random prompts", len(others), random_prompts)
     return TransferReport(
         model=backend.name,
         label_tokens=tuple(map(len, prompted.labels.ids)),
         empty=empty,
         prompt=own,
         best_random=max(others, key=lambda other: other.raw.rank, default=None),
-        random_prompts=random_prompts,
+        random_prompts=len(others),
+        left_out=tuple(allowance.left_out),
         gain=bootstrap_interval((hits - without).tolist(), generator, confidence),
     )
+
+
+def _affordable(
+    prompted: PromptedModel,
+    prompt: str,
+    texts: Sequence[str],
+    targets: Sequence[int],
+    random_prompts: int,
+    allowance: Allowance,
+) -> tuple[list[str], list[int]]:
+    """As many of the texts, drawn at random, as there is room for under all prompts; all, without limits.
+
+    How long they take is measured on the first few.
+    """
+    if not allowance.is_limited:
+        return list(texts), list(targets)
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts, count = 2 + random_prompts, len(texts)
+    if allowance.remaining is not None:
+        count = min(count, allowance.remaining // prompts)
+    if allowance.seconds_left is not None:
+        began = clock()
+        prompted.class_scores(prompt, [texts[i] for i in order[:FEWEST]])
+        each = COST_OF_FIGURES * (clock() - began) / min(FEWEST, len(order))
+        count = min(count, int(allowance.seconds_left / (prompts * each)))
+    chosen = sorted(order[: max(FEWEST, count)])
+    allowance.leave_out("texts", len(chosen), len(texts))
+    return [texts[i] for i in chosen], [targets[i] for i in chosen]

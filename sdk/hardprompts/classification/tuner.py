@@ -74,8 +74,10 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
             by the examples that were learned from. Texts that are alike are never on both sides.
         length_normalized: divides the log-likelihood of a label word by its number of tokens.
         max_length: tokens of a filled template; longer texts are cut at their end. None: the model's context.
-        max_steps, max_evaluations, deadline, patience, top_k: see `run_search`; the deadline is for all of `fit`.
-            300 steps, if there is no limit at all.
+        max_steps, max_evaluations, deadline, patience, top_k: see `run_search`; deadline and evaluations are for all
+            of `fit`, its choices and its report too, which then look at fewer texts; what was left out is in
+            `hard_prompt_.left_out`. A prompt with `score_size` texts is one evaluation. 300 steps, if there is no
+            limit at all.
         token_cost: what a token must add to be worth its place, as a share of the spread (standard deviation) of the
             score of random prompts. None: nothing.
         random_state: seed of everything, 0 to 2**64 - 1; None: drawn, and recorded in `seed_`; a `RandomState` of
@@ -242,7 +244,7 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         texts, known = as_texts(X), list(self.verbalizer_.classes)
         labels = as_labels(y, len(texts))
         if not any(label in known for label in labels):
-            self._labeled(texts, labels)
+            self.labeled(texts, labels)
         weights = None if sample_weight is None else np.asarray(sample_weight, dtype=float)
         if weights is not None and weights.shape != (len(texts),):
             raise ValueError(f"{len(texts)} texts need as many weights, got the shape {weights.shape}")
@@ -258,12 +260,16 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         Raises:
             ValueError: a label that `fit` did not see.
         """
-        prompted, (texts, targets) = self.prompted(), self._labeled(X, y)
+        prompted, (texts, targets) = self.prompted(), self.labeled(X, y)
         chosen = self.prompt_ if prompt is None else prompt
         return prompted.measure(chosen, texts, targets, with_category_errors=with_category_errors)
 
-    def _labeled(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[list[str], list[int]]:
-        """The texts, and the place of each one's label among the classes."""
+    def labeled(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[list[str], list[int]]:
+        """The texts, and the place of each one's label among the classes.
+
+        Raises:
+            ValueError: a label that `fit` did not see.
+        """
         check_is_fitted(self)
         texts, known = as_texts(X), list(self.verbalizer_.classes)
         labels = as_labels(y, len(texts))

@@ -195,8 +195,9 @@ def tune(
             typer.echo(tuner.prompt_)
         prompt, empty = tuner.report_["prompt"], tuner.report_["empty_template"]
         say(
-            f"accuracy {prompt['accuracy']:.3f} on {prompt['count']} {tuner.report_['measured_on']} texts, "
-            f"{empty['accuracy']:.3f} without the prompt; seed {tuner.seed_}, {tuner.stop_reason_}",
+            f"accuracy {prompt['accuracy']:.3f} on {prompt['count']} {tuner.report_['measured_on']} texts"
+            + ("" if empty is None else f", {empty['accuracy']:.3f} without the prompt")
+            + f"; seed {tuner.seed_}, {tuner.stop_reason_}",
             "dim",
         )
         for note in tuner.report_["notes"]:

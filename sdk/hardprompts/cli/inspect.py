@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli.options import AsJson, ComparedModel, Device, Rename, Threads, as_flags
-from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept, use_threads
+from hardprompts.cli.options import AsJson, ComparedModel, Deadline, Device, Rename, Threads, as_flags
+from hardprompts.cli.screen import clear_errors, end, fail, out, say, stdout_kept, use_threads
 
 
 def inspect(
@@ -25,6 +25,7 @@ def inspect(
         bool, typer.Option("--decode", help="Also search for words with the same effect on the model (needs --model).")
     ] = False,
     rename: Rename = None,
+    deadline: Deadline = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is in a soft-prompt file, which models it is for, and which words are near. Nothing in it is run."""
@@ -58,6 +59,7 @@ def inspect(
                     plots=report is not None,
                     decode=decode,
                     rename=renaming_of(rename or ()),
+                    deadline=deadline,
                 )
             except FileFormatError as error:
                 if report is not None and file.exists():
@@ -74,3 +76,4 @@ def inspect(
                     say(as_flags(line), console=out)
         if report is not None:
             say(f"wrote {report}", "dim")
+    end(next((each.stop_reason for each in audits if each.stop_reason), None))

@@ -94,7 +94,7 @@ MarkupOption = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Maximum number of steps of the method.")]
 Restarts = Annotated[int | None, typer.Option(help="Starts, searched in one batch.")]
-Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds for each search.")]
+Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds, for all that is done.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
 FixedSeed = Annotated[int | None, typer.Option("--seed", help="A different seed gives different prompts (default: 0).")]
 Banned = Annotated[

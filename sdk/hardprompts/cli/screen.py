@@ -177,6 +177,8 @@ def show_prompt(prompt: "HardPrompt") -> None:
         f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )
+    if prompt.left_out:
+        say(f"no room within the limits: {'; '.join(map(printable, prompt.left_out))}", "yellow")
 
 
 def show_json(prompt: "HardPrompt") -> None:

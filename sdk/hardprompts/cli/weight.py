@@ -79,8 +79,10 @@ def weight(
             found = fit_weights(own, backend, images=images or None, text=text, **options)
         assert found.weights is not None
         typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else found.weighted())
-        before, after = found.weights.held_out
-        say(f"{found.weights.unit} on noises that were not used: {before:.3f} without weights, {after:.3f} with", "dim")
+        own_noises = found.weights.plain, found.weights.weighted
+        before, after = found.weights.held_out or own_noises
+        which = "were used" if found.weights.held_out is None else "were not used"
+        say(f"{found.weights.unit} on noises that {which}: {before:.3f} without weights, {after:.3f} with", "dim")
         if save is not None:
             say(f"saved {found.save_pretrained(save)}", "dim")
     screen.end(str(found.provenance["weights"]["stop_reason"]))

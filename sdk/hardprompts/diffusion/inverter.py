@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
 from hardprompts.diffusion.reading import check_template
@@ -30,6 +31,9 @@ DEFAULT_METHOD = "ph2p"
 
 #: Random prompts whose scores tell the spread; few, since each costs a pass through the denoiser for every noise.
 RANDOM_PROMPTS = 4
+
+#: Of what is left of a call, one part in so many may go into the bank of noised images, and one into that.
+DRAWING_SHARE, SPREAD_SHARE = 3, 4
 
 
 class DenoisingInverter:
@@ -123,9 +127,12 @@ class DenoisingInverter:
         Raises: as `invert`.
         """
         chosen = _chosen("DenoisingInverter.imitate", num_tokens=num_tokens, template=template, **options)
-        objective = NoisePrediction(self.predictor, self._bank([images], chosen), batch_size=chosen.batch_size)
+        allowance = chosen.allowance()
+        bank = self._bank([images], chosen, allowance)
+        objective = NoisePrediction(self.predictor, bank, batch_size=chosen.batch_size)
         teacher = self.predictor.condition_text(text)
-        return self._search(objective.imitating(teacher), chosen, unit="share of the text's effect")[0]
+        allowance.spend(1)
+        return self._search(objective.imitating(teacher), chosen, allowance, unit="share of the text's effect")[0]
 
     def rescore(
         self,
@@ -136,21 +143,27 @@ class DenoisingInverter:
     ) -> tuple[Candidate, ...]:
         """Prompts of any origin, best first by this model's score; those that its tokenizer changes are left out.
 
+        So are the last ones that a deadline or a limit of evaluations leaves no room for; one is always scored.
+
         Args:
-            template, options: see `DenoisingOptions`; those of a search change nothing.
+            template, options: see `DenoisingOptions`; the others of a search change nothing.
 
         Raises:
             SearchError: none is left.
         """
         chosen = _chosen("DenoisingInverter.rescore", template=template, **options)
+        allowance = chosen.allowance()
         slot = PromptTemplate(template)
-        bank = self._bank([images], chosen)
+        bank = self._bank([images], chosen, allowance)
         objective = NoisePrediction(self.predictor, bank, slot, batch_size=chosen.batch_size)
         vocabulary, room = self.predictor.vocabulary, objective.free_tokens()
-        found = []
+        found: list[Candidate] = []
         for text in dict.fromkeys(texts):
             ids = vocabulary.encode(text)
             if 0 < len(ids) <= room and vocabulary.survives_round_trip(ids, slot):
+                if found and not allowance.affords(1):
+                    break
+                allowance.spend(1)
                 row = torch.tensor([ids], device=vocabulary.table.device)
                 score = float(objective.score(row, torch.zeros(1, dtype=torch.long, device=row.device)))
                 found.append(Candidate(vocabulary.decode(ids), tuple(ids), score))
@@ -167,18 +180,24 @@ class DenoisingInverter:
         **options: Unpack[DenoisingArguments],
     ) -> float:
         """The score of a text, by the model's own tokenizer; see `DenoisingOptions`, of which a search's do nothing."""
-        objective = NoisePrediction(self.predictor, self._bank([images], _chosen("DenoisingInverter.score", **options)))
+        objective = NoisePrediction(
+            self.predictor, self._bank([images], _chosen("DenoisingInverter.score", **options), Allowance())
+        )
         return _text_scores(objective, self.predictor.condition_text(text))[0]
 
     # --- the search -----------------------------------------------------------------------
 
     def _inverted(self, tasks: Sequence[Any], options: DenoisingOptions) -> list[HardPrompt]:
-        return self._search(NoisePrediction(self.predictor, self._bank(tasks, options)), options)
+        allowance = options.allowance()
+        bank = self._bank(tasks, options, allowance)
+        return self._search(NoisePrediction(self.predictor, bank), options, allowance)
 
-    def _bank(self, tasks: Sequence[Any], options: DenoisingOptions) -> NoiseBank:
+    def _bank(self, tasks: Sequence[Any], options: DenoisingOptions, allowance: Allowance) -> NoiseBank:
+        """The noised images, in a third of the time at most."""
+        time = allowance.share(DRAWING_SHARE)
         loaded = [load_images(task) for task in tasks]
         weights = [image_weights(options.weights, len(images)).tolist() for images in loaded]
-        return NoiseBank.draw(
+        bank = NoiseBank.draw(
             self.predictor,
             [list(zip(images, own, strict=True)) for images, own in zip(loaded, weights, strict=True)],
             unlike=[] if options.unlike is None else load_images(options.unlike),
@@ -187,10 +206,17 @@ class DenoisingInverter:
             window=options.window,
             crop=options.crop,
             seed=drawn_seed(options.seed),
+            allowance=time,
         )
+        allowance.left_out += time.left_out
+        return bank
 
     def _search(
-        self, judged: NoisePrediction, options: DenoisingOptions, unit: str = NoisePrediction.unit
+        self,
+        judged: NoisePrediction,
+        options: DenoisingOptions,
+        allowance: Allowance,
+        unit: str = NoisePrediction.unit,
     ) -> list[HardPrompt]:
         template, seed = PromptTemplate(options.template), drawn_seed(options.seed)
         score = dataclasses.replace(judged, template=template, batch_size=options.batch_size)
@@ -205,6 +231,8 @@ class DenoisingInverter:
         tasks = len(score.bank.weights)
         initial = self._initial_ids(words, options, tasks, seed)
         groups = torch.arange(tasks).repeat_interleave(len(initial) // tasks)
+        allowance.spend(tasks)  # the empty prompt, which scores are relative to
+        cost = self._token_cost(score, words, options, seed, allowance)
         results = options.run(
             self.search,
             objective,
@@ -213,17 +241,28 @@ class DenoisingInverter:
             initial,
             groups=groups,
             template=template,
-            score_per_token=self._token_cost(score, words, options, seed),
+            score_per_token=cost,
             description=self.method,
+            allowance=allowance.keeping(tasks * options.num_tokens),
         )
-        return [self._prompt(result, task, score, options, unit) for task, result in enumerate(results)]
+        prompts = [
+            self._prompt(result, task, score, options, unit, allowance.share(tasks - task))
+            for task, result in enumerate(results)
+        ]
+        return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
     @staticmethod
-    def _token_cost(score: NoisePrediction, vocabulary: Vocabulary, options: DenoisingOptions, seed: int) -> float:
+    def _token_cost(
+        score: NoisePrediction, vocabulary: Vocabulary, options: DenoisingOptions, seed: int, allowance: Allowance
+    ) -> float:
         """The option's share of the spread, in score; the spread is measured only where the share is not 0."""
         if not options.token_cost:
             return 0.0
         tasks = len(score.bank.weights)
+        if not allowance.share(SPREAD_SHARE).affords(tasks * RANDOM_PROMPTS):
+            allowance.leave_out("random prompts that the cost of tokens is measured by", 0, RANDOM_PROMPTS)
+            return 0.0
+        allowance.spend(tasks * RANDOM_PROMPTS)
         drawn = vocabulary.sample((RANDOM_PROMPTS, options.num_tokens), generator_of(seed))
         groups = torch.arange(tasks, device=drawn.device).repeat_interleave(RANDOM_PROMPTS)
         scores = score.score(drawn.repeat(tasks, 1), groups).reshape(tasks, RANDOM_PROMPTS)
@@ -243,13 +282,19 @@ class DenoisingInverter:
         return random_starts(vocabulary, tasks * options.starts, options.num_tokens, seed, options.initial_prompt)
 
     def _prompt(
-        self, result: SearchResult, task: int, score: NoisePrediction, options: DenoisingOptions, unit: str
+        self,
+        result: SearchResult,
+        task: int,
+        score: NoisePrediction,
+        options: DenoisingOptions,
+        unit: str,
+        allowance: Allowance,
     ) -> HardPrompt:
         vocabulary = self.predictor.vocabulary
-        score.check_text(result.best.text)
+        allowance.insist(lambda: score.check_text(result.best.text))
 
-        def scores_of(without: list[tuple[int, ...]]) -> list[float]:
-            rows = torch.tensor(without, dtype=torch.long, device=vocabulary.table.device)
+        def scores_of(without: Sequence[tuple[int, ...]]) -> list[float]:
+            rows = torch.tensor(list(without), dtype=torch.long, device=vocabulary.table.device)
             scores: list[float] = score.score(rows, torch.full((len(rows),), task, device=rows.device)).tolist()
             return scores
 
@@ -261,8 +306,10 @@ class DenoisingInverter:
             model=self.predictor.name,
             method=self.method,
             method_settings=self.method_settings,
+            allowance=allowance,
             score_unit=unit,
             scores_of=scores_of,
+            rows_at_once=1,
             settings={
                 "noise_window": [options.window.low, options.window.high],
                 "num_noises": len(score.bank) // score.bank.pairs,

@@ -1,8 +1,8 @@
 """The denoising error as Objective and Score: what a diffusion model itself says of a prompt."""
 
+import collections
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.diffusion.reading import check_reading
 from hardprompts.encoders import NoisePredictor
 from hardprompts.errors import BackendError, NonFiniteError
@@ -59,6 +60,7 @@ class NoiseBank:
         window: NoiseWindow = NoiseWindow(),
         crop: tuple[float, float] = (1.0, 1.0),
         seed: int = 0,
+        allowance: Allowance | None = None,
     ) -> "NoiseBank":
         """A bank of `items` noised latents for each task, and as many of what it should be unlike.
 
@@ -70,6 +72,8 @@ class NoiseBank:
             crop: the side of an item's random square crop, as a share of the image's shorter side;
                 (1, 1) takes the whole image, once. PH2P's reference draws from (0.5, 1).
             seed: of noises, steps and crops, the same on every device.
+            allowance: whose time this may take; of a task for which it does not suffice, the first images, or crops,
+                stand for all, at least one of them, and it is noted.
 
         Raises:
             ValueError: no items, a bad range of crops, or a window without steps.
@@ -85,10 +89,14 @@ class NoiseBank:
         places = torch.rand(items, 3, generator=generator).tolist()  # of the crops
         sources: list[Weighted] = [*tasks, *([[(image, 1.0) for image in unlike]] if unlike else [])]
         latents, weights = [], []
-        for source in sources:
-            turns = list(itertools.islice(itertools.cycle(range(len(source))), items))
-            latents.append(_latents(predictor, [image for image, _ in source], turns, places, crop))
-            shares = torch.tensor([source[turn][1] / turns.count(turn) for turn in turns])
+        time = Allowance() if allowance is None else allowance
+        for number, source in enumerate(sources):
+            left = time.share(len(sources) - number)
+            found, turns = _latents(predictor, [image for image, _ in source], places, crop, left)
+            time.left_out += left.left_out[len(time.left_out) :]
+            latents.append(found)
+            counts = collections.Counter(turns)
+            shares = torch.tensor([source[turn][1] / counts[turn] for turn in turns])
             weights.append(shares / shares.sum())
         noise = torch.randn(latents[0].shape, generator=generator).to(latents[0])
         noisy, target = zip(*(predictor.schedule.noised(x, noise, steps) for x in latents), strict=True)
@@ -398,19 +406,26 @@ class _TwoStages(torch.autograd.Function):
 def _latents(
     predictor: NoisePredictor,
     images: Sequence[Image.Image],
-    turns: Sequence[int],
     places: Sequence[Sequence[float]],
     crop: tuple[float, float],
-) -> Float[Tensor, "items ..."]:
-    """The clean latents of the items: of whole images, each encoded once, or of an item's own crop."""
-    if crop == (1.0, 1.0):
-        latents = torch.cat([predictor.encode_images([image]) for image in images])[list(turns)]
-    else:
-        crops = [_crop(images[turn], place, crop) for turn, place in zip(turns, places, strict=True)]
-        latents = torch.cat([predictor.encode_images([one]) for one in crops])
+    allowance: Allowance,
+) -> tuple[Float[Tensor, "items ..."], list[int]]:
+    """The clean latents of the items, of whole images, each encoded once, or of an item's own crop; and its image."""
+    turns = [item % len(images) for item in range(len(places))]
+    whole = crop == (1.0, 1.0)
+    wanted = range(len(images)) if whole else range(len(places))
+
+    def encoded(place: int) -> Tensor:
+        image = images[place] if whole else _crop(images[turns[place]], places[place], crop)
+        return predictor.encode_images([image])
+
+    found = [encoded(place) for part in allowance.batches(wanted, 1, passes=0) for place in part] or [encoded(0)]
+    allowance.leave_out("images" if whole else "crops", len(found), len(wanted))
+    latents = torch.cat(found)
     if not latents.isfinite().all():
         raise NonFiniteError(_non_finite("the latents of an image", predictor))
-    return latents
+    taken = [item % len(found) for item in range(len(places))]
+    return latents[taken], taken if whole else [turns[place] for place in taken]
 
 
 def _crop(image: Image.Image, place: Sequence[float], shares: tuple[float, float]) -> Image.Image:

@@ -1,13 +1,16 @@
 """Audits of the soft prompts in a file: what they are, what they say, how robust they are."""
 
+import dataclasses
 import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, FileFormatError, HardPromptsError
+from hardprompts.search.protocol import BY_CALLER
 from hardprompts.softprompts import SoftPrompt
 from hardprompts.softprompts.audit import Audit, DecodedText
 from hardprompts.softprompts.robustness import RobustnessReport
@@ -32,27 +35,33 @@ def audits_of(
     plots: bool = False,
     decode: bool = False,
     rename: Mapping[str, str] = types.MappingProxyType({}),
+    deadline: float | None = None,
 ) -> "list[Audit]":
     """The audit of each soft prompt in a file, compared with a model if there is one.
+
+    A keyboard interrupt ends it with what is known by then.
 
     Args:
         plots: measure what only a page shows: how tokens are spread, and their robustness.
         decode: search for the words that make the model do the same.
         rename: keys of the file that are wrong, and what they should be.
+        deadline: seconds for all of them; what there was no time for stands in `left_out` of each audit.
 
     Raises:
         FileFormatError: the file is damaged or holds no soft prompt.
         BackendError: none of its encoders has the width of the model's embeddings.
     """
-    import dataclasses
-
     from hardprompts.softprompts.prompt import read_soft_prompts
 
+    allowance = Allowance(deadline)
     prompts, dtypes = read_soft_prompts(file, rename=rename), stored_dtypes(file)
     return [
-        dataclasses.replace(_audit(prompt, backend, plots, decode), dtypes=dtypes, ban_list=tuple(ban_list))
-        for prompt in prompts
-    ]
+        dataclasses.replace(
+            _audit(prompt, backend, plots, decode, allowance.share(len(prompts) - number)),
+            dtypes=dtypes, ban_list=tuple(ban_list),
+        )
+        for number, prompt in enumerate(prompts)
+    ]  # fmt: skip
 
 
 def stored_dtypes(file: Path) -> tuple[str, ...]:
@@ -72,43 +81,55 @@ def stored_dtypes(file: Path) -> tuple[str, ...]:
         return ()
 
 
-def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode: bool) -> "Audit":
-    import torch
-
+def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode: bool, allowance: Allowance) -> "Audit":
     from hardprompts.distillation.originals import encoders_for
     from hardprompts.softprompts.audit import Audit
     from hardprompts.softprompts.geometry import analyze
     from hardprompts.softprompts.nearest import decode_nearest
-    from hardprompts.softprompts.robustness import Spread
 
     if backend is None:
         return Audit(prompt)
     vocabulary = backend.vocabulary
     (encoder,) = encoders_for(prompt, vocabulary.table.shape[1:], backend.name)
+    audit = Audit(prompt, model=backend.name, encoder=encoder)
+    if allowance.stopped:
+        allowance.leave_out("soft prompts", 0, 1)
+        return dataclasses.replace(audit, left_out=tuple(allowance.left_out), stop_reason=allowance.stopped)
     embeddings = prompt.embeddings[encoder].to(vocabulary.table.device)
-    notes: list[str] = []
-    robust = None
+    with allowance.reporting():
+        geometry = analyze(embeddings, vocabulary, allowance=allowance.share(2))
+        allowance.leave_out("soft tokens compared", len(geometry.tokens), len(embeddings))
+        nearest = decode_nearest(embeddings[: len(geometry.tokens)], vocabulary)
+        audit = dataclasses.replace(audit, geometry=geometry, nearest=nearest)
     if plots:
-        try:
-            with torch.no_grad():
-                robust = _robustness(embeddings, backend)
-        except (ValueError, BackendError) as error:
-            notes.append(f"Robustness was not measured: {error}.")
-    decoded, why_not = _decoded(prompt, encoder, backend) if decode else (None, "")
-    return Audit(
-        prompt,
-        model=backend.name,
-        encoder=encoder,
-        geometry=analyze(embeddings, vocabulary),
-        nearest=decode_nearest(embeddings, vocabulary),
-        spread=Spread.of(embeddings, vocabulary) if plots else None,
-        robustness=robust,
-        decoded=decoded,
-        notes=(*notes, *((why_not,) if why_not else ())),
-    )
+        audit = _plotted(audit, embeddings, backend, allowance)
+    if decode:
+        audit = _with_decoded(audit, backend, allowance)
+    return dataclasses.replace(audit, left_out=tuple(allowance.left_out), stop_reason=allowance.stopped)
 
 
-def _robustness(embeddings: "Tensor", backend: "Backend") -> "RobustnessReport":
+def _plotted(audit: "Audit", embeddings: "Tensor", backend: "Backend", allowance: Allowance) -> "Audit":
+    """The audit with what only a page shows, and notes of what of it was not measured."""
+    import torch
+
+    from hardprompts.softprompts.robustness import Spread
+
+    with allowance.reporting(), torch.no_grad():
+        if not allowance.is_over:
+            shown = embeddings if audit.geometry is None else embeddings[: len(audit.geometry.tokens)]
+            audit = dataclasses.replace(audit, spread=Spread.of(shown, backend.vocabulary))
+    try:
+        with allowance.reporting(), torch.no_grad():
+            audit = dataclasses.replace(audit, robustness=_robustness(embeddings, backend, allowance.share(2)))
+    except TimeoutError:
+        pass  # it is noted below
+    except (ValueError, BackendError) as error:
+        return dataclasses.replace(audit, notes=(*audit.notes, f"Robustness was not measured: {error}."))
+    allowance.leave_out("plots", sum(part is not None for part in (audit.spread, audit.robustness)), 2)
+    return audit
+
+
+def _robustness(embeddings: "Tensor", backend: "Backend", allowance: Allowance) -> "RobustnessReport":
     """What shrinking and turning leave: of text features, or of what a language model expects to read next."""
     from hardprompts.distillation.outputs import output_features
     from hardprompts.prompts import PromptTemplate
@@ -116,29 +137,41 @@ def _robustness(embeddings: "Tensor", backend: "Backend") -> "RobustnessReport":
 
     model, vocabulary = backend.language_model, backend.vocabulary
     if model is None:
-        return measure_robustness(embeddings, vocabulary, backend.text_encoder.encode, backend.text_encoder.max_tokens)
+        encoder = backend.text_encoder
+        return measure_robustness(embeddings, vocabulary, encoder.encode, encoder.max_tokens, allowance=allowance)
     return measure_robustness(
         embeddings, vocabulary, output_features(model), model.max_tokens, template=PromptTemplate(BEFORE_TEXT),
-        quantity="words that the model expects next",
+        quantity="words that the model expects next", allowance=allowance,
     )  # fmt: skip
 
 
-def _decoded(prompt: "SoftPrompt", encoder: str, backend: "Backend") -> "tuple[DecodedText | None, str]":
-    """The words that make the model do the same; or why there are none."""
+def _with_decoded(audit: "Audit", backend: "Backend", allowance: Allowance) -> "Audit":
+    """The audit with the words that make the model do the same; or with a note of why there are none."""
     from hardprompts.distillation.distiller import PromptDistiller
-    from hardprompts.softprompts.audit import DecodedText
 
+    if allowance.is_over:
+        allowance.leave_out("decoded prompts", 0, 1)
+        return audit
+    left = allowance.seconds_left
     try:
-        found = PromptDistiller(backend).distill(
-            prompt.embeddings[encoder],
-            templates="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
-            deadline=DECODING_SECONDS,
-            seed=0,
-            progress=False,
-        )
+        with allowance.reporting():
+            found = PromptDistiller(backend).distill(
+                audit.prompt.embeddings[audit.encoder],
+                templates="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
+                deadline=DECODING_SECONDS if left is None else min(DECODING_SECONDS, left),
+                seed=0,
+                progress=False,
+            )
     except (HardPromptsError, ValueError) as error:
-        return None, f"It was not decoded: {error}."
+        return dataclasses.replace(audit, notes=(*audit.notes, f"It was not decoded: {error}."))
+    if allowance.stopped:
+        allowance.leave_out("decoded prompts", 0, 1)
+        return audit
+    if found.stop_reason in BY_CALLER:
+        allowance.stop(found.stop_reason)
     if found.faithfulness is None:
-        return None, "It was not decoded: nobody measured how faithful the words are."
+        allowance.leave_out("faithfulness of the decoded prompt", 0, 1)
+        return audit
     matched, held_out = found.faithfulness.matched, found.faithfulness.held_out
-    return DecodedText(found.filled, matched.quantity, matched.value, None if held_out is None else held_out.value), ""
+    decoded = DecodedText(found.filled, matched.quantity, matched.value, None if held_out is None else held_out.value)
+    return dataclasses.replace(audit, decoded=decoded)

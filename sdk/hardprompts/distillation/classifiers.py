@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.classification.data import holdout_split
+from hardprompts.classification.judging import FEWEST, JudgedTexts
 from hardprompts.classification.measures import Measures
 from hardprompts.classification.objective import LabelLikelihood
 from hardprompts.classification.prompted import PromptedModel
@@ -43,6 +45,7 @@ def tune_soft_prompt(
     restarts: int = 1,
     name: str = "",
     seed: int = 0,
+    deadline: float | None = None,
     callback: Callable[[int, list[float]], bool | None] | None = None,
 ) -> SoftPrompt:
     """The soft prompt that makes a language model say the right labels: the most that a prompt of this length can do.
@@ -57,6 +60,7 @@ def tune_soft_prompt(
         restarts: random starts, learned side by side; the best of them is returned.
         name: what it is called.
         seed: of the starts, the holdout and the mini-batches.
+        deadline: seconds for the whole call; the best step by then is returned, as after a keyboard interrupt.
         callback: see `learn_soft_prompt`.
 
     Raises:
@@ -72,6 +76,7 @@ def tune_soft_prompt(
             f"{num_tokens}, {restarts}, {batch_size}"
         )
     seed = checked_seed(seed)
+    allowance = Allowance(deadline)
     vocabulary, generator = prompted.encoder.model.vocabulary, Stream.EXAMPLES.generator(seed)
     learn, held = holdout_split(texts, targets, holdout, generator)
     rows = [prompted.encoder.row(prompted.encoder.cut(text)) for text in texts]
@@ -87,6 +92,7 @@ def tune_soft_prompt(
     found, losses = descend(
         likelihood(learn, batch_size), start, vocabulary, max_steps=max_steps, learning_rate=learning_rate,
         judge=lambda soft, groups: judged(soft.to(vocabulary.table.dtype), groups).loss, callback=callback,
+        allowance=allowance,
     )  # fmt: skip
     best = min(range(restarts), key=losses.__getitem__)
     facts: dict[str, str | float] = {
@@ -105,7 +111,8 @@ class DecodedClassifier:
 
     Attributes:
         prompt: the hard prompt; `prompt.faithfulness` is the share of the soft prompt's effect on the likelihoods of
-            the label words, on the texts that were matched and on others.
+            the label words, on the texts that were matched and on others; `prompt.left_out` names what the limits left
+            no room for, here too.
         soft, hard, empty: how well the soft prompt, the hard one and the empty template do on labeled texts.
         accuracy: the share of the soft prompt's gain in accuracy that the hard one keeps; nothing is the empty
             template or random words, whichever do better.
@@ -141,7 +148,8 @@ def decode_classifier(
         labeled: (texts, number of the right class of each), for the accuracies; faithfulness is measured on the
             first of these too, as many as there are `texts`.
         method: as for `PromptDistiller`; "nearest" and "nearest-l2" are the baselines.
-        options: more options of `PromptDistiller.distill`.
+        options: more options of `PromptDistiller.distill`; deadline and evaluations are for the accuracies too, which
+            are then measured on fewer texts.
 
     Raises:
         ValueError: no texts.
@@ -152,6 +160,9 @@ def decode_classifier(
     table = model.vocabulary.table
     backend = Backend.of_language_model(model, device=table.device, dtype=table.dtype)
     distiller = PromptDistiller(backend, method)
+    allowance = Allowance(options.get("deadline"), options.get("max_evaluations"))
+    searching = allowance.keeping((3 + RANDOM_PROMPTS) * -(-len(labeled[0]) // FEWEST))
+    options |= {"deadline": searching.seconds_left, "max_evaluations": searching.remaining}
     templates, others = text_templates(prompted, texts), text_templates(prompted, labeled[0][: len(texts)])
     prompt = distiller.distill(
         soft_prompt, num_tokens, templates=[one.text for one in templates], held_out=[one.text for one in others],
@@ -159,11 +170,29 @@ def decode_classifier(
         restarts=restarts, seed=seed, **options,
     )  # fmt: skip
     embeddings = Original.of(soft_prompt, model.vocabulary, model.name).embeddings
-    soft = prompted.measure(embeddings, *labeled)
-    hard, empty = prompted.measure(prompt.text, *labeled), prompted.measure("", *labeled)
+    allowance.spend(prompt.evaluations)
+    judged = JudgedTexts(prompted, *labeled)
+    measured = [
+        judged.measure(one, allowance, 3 + RANDOM_PROMPTS, with_category_errors=True) or judged.measure_few(one)
+        for one in (prompt.text, embeddings, "")
+    ]
+    hard, soft, empty = measured
     drawn = random_texts(model.vocabulary, RANDOM_PROMPTS, len(prompt.token_ids))
-    chance = [prompted.measure(text, *labeled, with_category_errors=False) for text in drawn]
-    mean = sum(one.accuracy for one in chance) / len(chance)
+    chance: list[Measures] = []
+    with allowance.reporting():
+        for text in drawn:
+            one = judged.measure(text, allowance)
+            if one is None:
+                break
+            chance.append(one)
+    judged.note(allowance, "labeled texts")
+    allowance.leave_out("random prompts", len(chance), len(drawn))
+    mean = sum(one.accuracy for one in chance) / len(chance) if chance else empty.accuracy
+    prompt = dataclasses.replace(
+        prompt,
+        left_out=(*prompt.left_out, *allowance.left_out),
+        stop_reason=allowance.stopped or prompt.stop_reason,
+    )
     share = Share(
         "accuracy", (prompted.encoder.template.text,), soft.accuracy - hard.accuracy, soft.accuracy - empty.accuracy,
         soft.accuracy - mean,
@@ -211,11 +240,13 @@ class ClassifierRobustness:
 
     Attributes:
         empty: accuracy of the empty template.
+        texts: how many texts it was measured on: fewer than were given where time was short.
     """
 
     shrunk: AccuracyCurve
     rotated: AccuracyCurve
     empty: float
+    texts: int = 0
 
 
 def classifier_robustness(
@@ -226,6 +257,7 @@ def classifier_robustness(
     *,
     factors: Sequence[float] = (1.0, 2.0, 3.0, 5.0, 10.0),
     degrees: Sequence[float] = (0.0, 15.0, 30.0, 45.0, 60.0, 90.0),
+    deadline: float | None = None,
 ) -> ClassifierRobustness:
     """What is left of a soft prompt's accuracy along two paths: divided by factors, turned by degrees.
 
@@ -233,6 +265,7 @@ def classifier_robustness(
         soft_prompt: its token embeddings.
         factors: above 0; 1 is the prompt as it is.
         degrees: from 0 to 180, towards the nearest word, each token no further than to it.
+        deadline: seconds for the whole call; fewer texts are taken where it is short, the same at each position.
 
     Raises:
         ValueError: there are no texts, or a position is out of range.
@@ -244,13 +277,20 @@ def classifier_robustness(
     soft = soft_prompt.detach().to(vocabulary.table.device, torch.float32)
     words = vocabulary.embed(vocabulary.nearest(soft)).float()
 
+    allowance, judged = Allowance(deadline), JudgedTexts(prompted, texts, targets)
+
     def curve(positions: Sequence[float], path: Float[Tensor, "steps tokens dim"]) -> AccuracyCurve:
-        found = [prompted.measure(prompt, texts, targets) for prompt in path]
+        found = [
+            judged.measure(prompt, allowance, 2 * (len(factors) + len(degrees) + 1), with_category_errors=True)
+            or judged.measure_few(prompt)
+            for prompt in path
+        ]
         errors = tuple(one.category_errors or 0.0 for one in found)
         return AccuracyCurve(tuple(map(float, positions)), tuple(one.accuracy for one in found), errors)
 
     return ClassifierRobustness(
         curve(factors, shrunk(soft, torch.tensor(factors, dtype=torch.float32))),
         curve(degrees, rotated(soft, words, torch.tensor(degrees, dtype=torch.float32))),
-        prompted.measure("", texts, targets, with_category_errors=False).accuracy,
+        (judged.measure("", allowance) or judged.measure_few("")).accuracy,
+        judged.count,
     )

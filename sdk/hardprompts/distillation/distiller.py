@@ -1,14 +1,20 @@
 """PromptDistiller: long prompts and soft prompts become short hard prompts, and a number says how faithful they are."""
 
 import dataclasses
-import math
+import functools
 from collections.abc import Sequence
 
 import torch
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.diffusion.features import backend_of
-from hardprompts.distillation.faithfulness import DistilledPrompt, Faithfulness, lost_phrases, measure_faithfulness
+from hardprompts.distillation.faithfulness import (
+    DistilledPrompt,
+    Faithfulness,
+    FaithfulnessMeasurement,
+    lost_phrases,
+)
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.matching import Match
 from hardprompts.distillation.options import (
@@ -18,17 +24,15 @@ from hardprompts.distillation.options import (
     Quantity,
     TaskArguments,
 )
-from hardprompts.distillation.originals import Original, OriginalInput
+from hardprompts.distillation.originals import Original, OriginalInput, phrases_of
 from hardprompts.distillation.quantities import Matches, matches_of, mean_match, windows
 from hardprompts.distillation.starts import (
     BASELINES,
     Nearest,
     Problem,
-    after,
     given_starts,
     padded,
     select_words,
-    share_of,
     starts,
 )
 from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, opened_backend, several
@@ -38,7 +42,6 @@ from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.selection import Selection
 from hardprompts.objectives import check_length, check_template
 from hardprompts.prompts import SLOT, Candidate
-from hardprompts.search.bound import clock
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import (
     DEFAULT_METHOD,
@@ -47,7 +50,7 @@ from hardprompts.search.registry import (
     method_settings,
     search_method,
 )
-from hardprompts.search.results import hard_prompt_of
+from hardprompts.search.results import hard_prompt_of, rescored
 from hardprompts.search.rows import Ids
 from hardprompts.vocabulary import Vocabulary
 
@@ -119,9 +122,11 @@ class PromptDistiller:
                 always a prompt, never a path; one with the markup of a UI is read as the option `markup` says.
             num_tokens, ratio, templates, match, options: see `DistillationOptions`.
 
-        The choice of a long prompt's best words, from which the search then starts, takes up to a third of the time
-        and the evaluations; the default's exploration for "noise" up to a third of the time, and its passes of the
-        text encoder, 4,000 at most, come on top of the evaluations.
+        Deadline and evaluations are for the whole call. Reading a long prompt takes up to a half of them, the choice
+        of its best words, from which the search then starts, up to a third of what is left; the default's exploration
+        for "noise" up to a third of the time, and its passes of the text encoder, 4,000 at most, come on top of the
+        evaluations. A seventh of the time, and up to a quarter of the evaluations, are kept for what is measured of the
+        prompt; what there is no room for then is named in its `left_out`.
 
         Returns:
             The prompt. `faithfulness` says what share of the original's effect it keeps, in what was matched and in
@@ -143,7 +148,8 @@ class PromptDistiller:
         chosen = DistillationOptions.of(
             "PromptDistiller.distill", num_tokens=num_tokens, ratio=ratio, templates=templates, match=match, **options
         )
-        return self._distill([self._original(original, chosen)], chosen)[0]
+        allowance = chosen.allowance()
+        return self._distill([self._original(original, chosen)], chosen, allowance)[0]
 
     def distill_each(
         self, originals: Sequence[OriginalInput], *, batch_tasks: int = 16, **options: Unpack[TaskArguments]
@@ -155,6 +161,7 @@ class PromptDistiller:
         if batch_tasks < 1:
             raise ValueError(f"batch_tasks must be at least 1, got {batch_tasks}")
         chosen = DistillationOptions.of("PromptDistiller.distill_each", **options)
+        allowance = chosen.allowance()
         batches: list[list[Original]] = []
         for original in (self._original(given, chosen) for given in originals):
             last = batches[-1] if batches else []
@@ -163,18 +170,29 @@ class PromptDistiller:
                 last.append(original)
             else:
                 batches.append([original])
-        share = chosen.shared_among(max(1, len(batches)))
-        return [prompt for batch in batches for prompt in self._distill(batch, share)]
+        found: list[DistilledPrompt] = []
+        for number, batch in enumerate(batches):
+            distill = functools.partial(self._distill, batch, chosen, allowance.share(len(batches) - number))
+            found += allowance.insist(distill) if found else distill()  # what is found must not be lost
+        return found
 
     def faithfulness(self, text: str, original: OriginalInput, **options: Unpack[TaskArguments]) -> Faithfulness:
         """How faithful any text is to an original, as that of `distill`, whose options it takes.
+
+        With a deadline, or a limit of evaluations, it is measured in fewer held-out templates.
 
         Raises: as `distill`.
         """
         chosen = DistillationOptions.of("PromptDistiller.faithfulness", **options)
         own = self._original(original, chosen)
-        matches = matches_of(self.backend, [own], chosen, 0 if chosen.seed is None else chosen.seed)
-        return measure_faithfulness(text, matches, 0, matches.random_texts(self.backend, chosen.tokens_for(own)))
+        allowance = chosen.allowance()
+        matches = matches_of(self.backend, [own], chosen, 0 if chosen.seed is None else chosen.seed, allowance)
+        measurement = FaithfulnessMeasurement(
+            text, matches, 0, matches.random_texts(self.backend, chosen.tokens_for(own))
+        )
+        matched = measurement.matched(Allowance())
+        assert matched is not None
+        return Faithfulness(matched, measurement.held_out(allowance))
 
     def _original(self, given: OriginalInput, options: DistillationOptions) -> Original:
         of_language = options.markup == "auto" and self.backend.language_model is not None
@@ -189,45 +207,53 @@ class PromptDistiller:
         texts = (options.initial_prompt, *(original.text for original in originals))
         return words.with_words(text for text in texts if text is not None)
 
-    def _score_per_token(self, originals: Sequence[Original], options: DistillationOptions, matches: Matches) -> float:
+    def _score_per_token(
+        self, originals: Sequence[Original], options: DistillationOptions, matches: Matches, allowance: Allowance
+    ) -> float:
         """What a token must add, in units of the score; a baseline is measured as it is."""
         share = options.token_cost
         if share is None:
             share = TOKEN_COST if all(original.text is None for original in originals) else 0.0
         if not share or isinstance(self.search, Nearest | Selection):
             return 0.0
-        return share * matches.spread(self.backend, len(originals))
+        return share * matches.spread(self.backend, len(originals), allowance)
 
-    def _distill(self, originals: Sequence[Original], options: DistillationOptions) -> list[DistilledPrompt]:
+    def _distill(
+        self, originals: Sequence[Original], options: DistillationOptions, allowance: Allowance
+    ) -> list[DistilledPrompt]:
         """One prompt for each original, all searched in one batch."""
-        started, options = clock(), options.seeded()
+        options = options.seeded()
         assert options.seed is not None
         words = self._words(originals, options)
-        matches = matches_of(self.backend, originals, options, options.seed)
+        matches = matches_of(self.backend, originals, options, options.seed, allowance)
         own = isinstance(self.search, Nearest)
         num_tokens = max(map(len, originals)) if own else options.tokens_for(originals[0])
         check_length(num_tokens, matches.followed.free_tokens(), matches.followed.template, self.backend.name)
         if self.backend.language_model is None:
             for template in options.slots:
                 check_template(self.backend.text_encoder, template, self.backend.name)
-        cost = self._score_per_token(originals, options, matches)
+        cost = self._score_per_token(originals, options, matches, allowance)
         problem = Problem(self.backend, tuple(originals), matches, words, num_tokens, options, cost, self.method)
-        until = math.inf if options.deadline is None else started + options.deadline
-        return [self._prompt(task, result, problem, until) for task, result in enumerate(self._results(problem))]
+        measurement = FaithfulnessMeasurement("", matches, 0, matches.random_texts(self.backend, num_tokens))
+        phrases = sum(len(phrases_of(original.text)) for original in originals if original.text is not None)
+        kept = len(originals) * (options.top_k + num_tokens + measurement.passes) + phrases
+        results = self._results(problem, allowance.keeping(kept))
+        prompts = [
+            self._prompt(
+                dataclasses.replace(measurement, task=task), result, problem, allowance.share(len(results) - task)
+            )
+            for task, result in enumerate(results)
+        ]
+        return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
     # --- search ---------------------------------------------------------------------------
 
-    def _results(self, problem: Problem) -> list[SearchResult]:
+    def _results(self, problem: Problem, allowance: Allowance) -> list[SearchResult]:
         """What is found for each original, with the choice of a long prompt's own words that came first."""
-        selected = select_words(problem, self.search)
+        selected = select_words(problem, self.search, allowance)
         if isinstance(self.search, Selection):
             assert selected is not None
             return [selected]
-        left = problem.options
-        if selected is not None:
-            left = after(selected, left)
-            if left.max_evaluations is not None:
-                left = dataclasses.replace(left, max_evaluations=max(0, left.max_evaluations - selected.evaluations))
         tasks = range(len(problem.originals))
         given = [given_starts(problem, self.search, task, selected) for task in tasks]
         first = [starts(problem, self.search, task, own) for task, own in enumerate(given)]
@@ -235,9 +261,10 @@ class PromptDistiller:
         if problem.matches.kind == "noise" and isinstance(search, BuildRefine):
             search = search.otherwise
         if problem.matches.kind == "noise" and isinstance(search, PEZRefine):
-            results = self._polished(problem, search, given, first, left)
+            run = functools.partial(self._polished, problem, search, given, first, allowance)
         else:
-            results = problem.run(search, first, left)
+            run = functools.partial(problem.run, search, first, problem.options, allowance)
+        results = run() if selected is None else allowance.insist(run)  # what was selected must not be lost
         return results if selected is None else [_together(result, selected) for result in results]
 
     def _polished(
@@ -246,17 +273,18 @@ class PromptDistiller:
         search: PEZRefine,
         given: Sequence[Sequence[Ids]],
         first: Sequence[Sequence[Ids]],
-        options: DistillationOptions,
+        allowance: Allowance,
     ) -> list[SearchResult]:
         """Prompts that have the features of the originals, polished by what the denoiser predicts with them."""
         alike = mean_match([
             match_features(self.backend, windows(self.backend, problem.originals, template), template)
-            for template in options.slots
+            for template in problem.options.slots
         ])  # fmt: skip
-        limits = dataclasses.replace(
-            share_of(options, 3), max_evaluations=EXPLORATION * len(problem.originals), top_k=EXPLORED
-        )
-        explored = problem.run(search, first, limits, alike)
+        more = EXPLORATION * len(problem.originals)
+        allowance.grant(more)
+        options = dataclasses.replace(problem.options, top_k=EXPLORED)
+        explored = problem.run(search, first, options, allowance.share(3, more), alike)
+        allowance.grant(min(0, explored[0].evaluations - more))
         polish = dataclasses.replace(
             search.refine, candidates_per_slot=min(POLISH_CANDIDATES, search.refine.candidates_per_slot)
         )
@@ -273,41 +301,39 @@ class PromptDistiller:
             )
             for task, both in enumerate(kinds)
         ]
-        looked = sum(len(rows) for both in kinds for rows in both)
-        results = problem.run(polish, found, after(explored[0], options))
-        return [_together(result, explored[0], looked) for result in results]
+        allowance.spend(sum(len(rows) for both in kinds for rows in both))
+        results = allowance.insist(lambda: problem.run(polish, found, problem.options, allowance))
+        return [_together(result, explored[0]) for result in results]
 
     # --- results --------------------------------------------------------------------------
 
-    def _prompt(self, task: int, result: SearchResult, problem: Problem, until: float) -> DistilledPrompt:
-        """The result as people get it, scored on its text by the model's own tokenizer, and judged.
-
-        Phrases that are lost are looked for `until` the deadline; the provenance says where some were left.
-        """
+    def _prompt(
+        self, measurement: FaithfulnessMeasurement, result: SearchResult, problem: Problem, allowance: Allowance
+    ) -> DistilledPrompt:
+        """The result as people get it, scored on its text by the model's own tokenizer, and judged."""
+        task = measurement.task
         original, matches, options = problem.originals[task], problem.matches, problem.options
         vocabulary, followed = self.backend.vocabulary, matches.followed
 
-        def scores_of(rows: Sequence[Ids]) -> list[float]:
-            return [1 - distance for distance in followed.distances([vocabulary.decode(row) for row in rows], task)]
+        def scores_of(texts: Sequence[str]) -> list[float]:
+            return [1 - distance for distance in followed.distances(texts, task)]
 
         found = self._surviving(result, options)
-        scores = [1 - distance for distance in followed.distances([one.text for one in found], task)]
-        candidates = [dataclasses.replace(one, score=score) for one, score in zip(found, scores, strict=True)]
-        faithfulness, measured = None, result
-        try:
-            randoms = matches.random_texts(self.backend, problem.num_tokens)
-            faithfulness = measure_faithfulness(candidates[0].text, matches, task, randoms)
-        except KeyboardInterrupt:  # the prompt is found, and must not be lost with what is measured of it
-            measured = dataclasses.replace(result, stop_reason="interrupted")
+        measurement = dataclasses.replace(measurement, text=found[0].text)
+        matched = measurement.matched(allowance)
+        candidates = rescored(found, scores_of, allowance, size=matches.texts_at_once)
+        faithfulness = None if matched is None else Faithfulness(matched, measurement.held_out(allowance))
         prompt = hard_prompt_of(
-            measured,
+            result,
             candidates,
             vocabulary=vocabulary,
             template=followed.template,
             model=self.backend.name,
             method=self.method,
             method_settings=self.method_settings,
-            scores_of=None if faithfulness is None else scores_of,
+            allowance=allowance,
+            scores_of=lambda rows: scores_of([vocabulary.decode(row) for row in rows]),
+            rows_at_once=matches.texts_at_once,
             settings={
                 "original": original.name,
                 "original_tokens": len(original),
@@ -320,18 +346,15 @@ class PromptDistiller:
             score_unit=matches.score_unit,
             faithfulness=faithfulness,
         )
-        if (
-            original.text is None
-            or matches.kind == "outputs"
-            or prompt.stop_reason == "interrupted" != result.stop_reason
-        ):
+        if original.text is None or matches.kind == "outputs":
             return prompt
-        try:
-            lost, looked, phrases = lost_phrases(self.backend, original.text, prompt.text, followed.template, until)
-        except KeyboardInterrupt:
-            return dataclasses.replace(prompt, stop_reason="interrupted")
-        told = {} if looked == phrases else {"phrases_compared": looked, "phrases": phrases}
-        return dataclasses.replace(prompt, lost=lost, provenance={**prompt.provenance, **told})
+        lost = lost_phrases(self.backend, original.text, prompt.text, followed.template, allowance)
+        return dataclasses.replace(
+            prompt,
+            lost=lost,
+            left_out=tuple(allowance.left_out),
+            stop_reason=allowance.stopped or prompt.stop_reason,
+        )
 
     def _surviving(self, result: SearchResult, options: DistillationOptions) -> list[Candidate]:
         """The candidates whose text is encoded to their ids in the other templates too.
@@ -349,13 +372,13 @@ class PromptDistiller:
         return found
 
 
-def _together(result: SearchResult, earlier: SearchResult, looked: int = 0) -> SearchResult:
+def _together(result: SearchResult, earlier: SearchResult) -> SearchResult:
     """The result of a search with the steps, time and evaluations of the one before it."""
     return dataclasses.replace(
         result,
         steps=result.steps + earlier.steps,
         seconds=result.seconds + earlier.seconds,
-        evaluations=result.evaluations + earlier.evaluations + looked,
+        evaluations=result.evaluations + earlier.evaluations,
         stop_reason=earlier.stop_reason if earlier.stop_reason in ENDED else result.stop_reason,
     )
 

@@ -1,6 +1,7 @@
 """How much of what a soft prompt, or a long one, does is kept by the hard prompt that it was turned into."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.distillation.features import FeatureMatch
 from hardprompts.distillation.matching import Match, MeanMatch
 from hardprompts.distillation.originals import phrases_of, windows_of
-from hardprompts.distillation.quantities import Matches, room
+from hardprompts.distillation.quantities import HeldOutMatch, Matches, room
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import FileFormatError, VocabularyError
 from hardprompts.prompts import HardPrompt, PromptTemplate
-from hardprompts.search.bound import clock
 from hardprompts.search.markup import PlainPrompt
 from hardprompts.vocabulary import Vocabulary
 
@@ -204,70 +205,119 @@ def _lost_of(values: Any) -> tuple[LostPhrase, ...]:
 # --- measuring ----------------------------------------------------------------------------
 
 
-def measure_faithfulness(text: str, matches: Matches, task: int, randoms: Sequence[str]) -> Faithfulness:
-    """How much of the effect of an original a text keeps.
+@dataclasses.dataclass(frozen=True)
+class FaithfulnessMeasurement:
+    """What is measured of how much of the effect of an original a text keeps.
 
-    Args:
+    Attributes:
         task: the original's place among those of `matches`.
         randoms: texts of random words, as what any words do.
     """
-    texts = [text, "", *randoms]
 
-    def share(parts: Sequence[Match], quantity: str) -> Share:
-        each = torch.tensor([part.distances(texts, task) for part in parts], dtype=torch.float64).mean(dim=0)
-        templates = tuple(one.text for part in parts for one in getattr(part, "templates", (part.template,)))
+    text: str
+    matches: Matches
+    task: int
+    randoms: Sequence[str]
+
+    @property
+    def passes(self) -> int:
+        """Passes that all of it takes."""
+        return (len(self._followed) + len(self.matches.held_out)) * (2 + len(self.randoms))
+
+    @property
+    def _followed(self) -> tuple[HeldOutMatch, ...]:
+        own = self.matches.followed
+        parts = own.parts if isinstance(own, MeanMatch) else (own,)
+        return tuple(HeldOutMatch(lambda _: None, part) for part in parts)
+
+    def matched(self, allowance: Allowance) -> Share | None:
+        """The share in what the search followed; None, with a note, where there is no room for it."""
+        found = self._distances(self._followed, allowance)
+        if len(found) < len(self._followed):
+            allowance.leave_out("faithfulness", 0, 1)
+            return None
+        return self._share(self.matches.described[0], found)
+
+    def held_out(self, allowance: Allowance) -> Share | None:
+        """The share in what it did not see, in as many templates as there is room for; None of none."""
+        found = self._distances(self.matches.held_out, allowance)
+        allowance.leave_out("held-out matches of faithfulness", len(found), len(self.matches.held_out))
+        return self._share(self.matches.described[1], found) if found else None
+
+    def _distances(self, parts: Sequence[HeldOutMatch], allowance: Allowance) -> list[tuple[Match, list[float]]]:
+        """What each match says of the text, of an empty one and of the random ones, up to where there is no room."""
+        texts = [self.text, "", *self.randoms]
+        found: list[tuple[Match, list[float]]] = []
+        for part in parts:
+            match: Match | None = None
+            each: list[float] | None = None
+            with allowance.reporting():
+                if allowance.affords(len(texts)):  # else it is not even built
+                    match = part.within(allowance)
+                    if match is not None:
+                        distances = functools.partial(match.distances, group=self.task)
+                        each = allowance.measured("", texts, distances, size=self.matches.texts_at_once)
+            if match is None or each is None:
+                break
+            found.append((match, each))
+        return found
+
+    @staticmethod
+    def _share(quantity: str, found: Sequence[tuple[Match, list[float]]]) -> Share:
+        each = torch.tensor([distances for _, distances in found], dtype=torch.float64).mean(dim=0)
+        templates = tuple(one.text for part, _ in found for one in getattr(part, "templates", (part.template,)))
         return Share(quantity, templates, float(each[0]), float(each[1]), float(each[2:].mean()))
-
-    own = matches.followed
-    parts = own.parts if isinstance(own, MeanMatch) else (own,)
-    held_out = share(matches.held_out, matches.described[1]) if matches.held_out else None
-    return Faithfulness(share(parts, matches.described[0]), held_out)
 
 
 def lost_phrases(
-    backend: Backend, original: str, prompt: str, template: PromptTemplate, until: float = math.inf
-) -> tuple[tuple[LostPhrase, ...], int, int]:
+    backend: Backend, original: str, prompt: str, template: PromptTemplate, allowance: Allowance | None = None
+) -> tuple[LostPhrase, ...]:
     """The phrases of a long prompt that a short one does not say, those that matter most first.
 
     A text that is longer than the context is read in windows of whole phrases, and a phrase is left out of its own
     window alone: time and memory grow with the length, not with its square.
 
     Args:
-        until: when to stop, by `hardprompts.search.clock`; only phrases that were looked at by then are listed.
-
-    Returns:
-        The lost phrases, how many phrases were looked at, and how many there are.
+        allowance: what this may spend; of the phrases that there is no room for nothing is known, and it is noted how
+            many were looked at.
     """
+    left = Allowance() if allowance is None else allowance
     phrases, joint = phrases_of(original), ", " if "," in original else " "
     if len(phrases) < 2:
-        return (), len(phrases), len(phrases)
+        return ()
     windows = _windows_of_phrases(phrases, joint, room(backend, template), backend.vocabulary)
     texts = [original] if len(windows) == 1 else [joint.join(phrases[i] for i in window) for window in windows]
-    parts = _weighted_features(backend, texts, template)
+    read = None
+    if left.affords(len(texts) + 2):
+        features = functools.partial(_weighted_features, backend, template=template)
+        read = left.measured("", texts, lambda part: [*features(part)], size=PHRASES_AT_ONCE)
+    if read is None:  # nothing can be said without it
+        left.leave_out("phrases compared", 0, len(phrases))
+        return ()
+    parts = torch.stack(read)
     total = parts.sum(dim=0)
     whole = normalize(total)
-    own = backend.encode_texts([template.fill(prompt)])[0].to(parts)
+    own = left.insist(lambda: backend.encode_texts([template.fill(prompt)])[0].to(parts), passes=1)
     said = set(prompt.lower().split())
     lost: list[LostPhrase] = []
     looked = 0
     places = [(place, phrase) for place, window in enumerate(windows) for phrase in window]
-    for start in range(0, len(places), PHRASES_AT_ONCE):
-        if clock() >= until:
-            break
-        batch = places[start : start + PHRASES_AT_ONCE]
-        shorter = [joint.join(phrases[i] for i in windows[place] if i != phrase) for place, phrase in batch]
-        others = normalize(
-            total - parts[[place for place, _ in batch]] + _weighted_features(backend, shorter, template)
-        )
-        for (_, phrase), other in zip(batch, others, strict=True):
-            way = whole - other
-            if float(way.square().sum()) < NOTHING:  # it says nothing to the model
-                continue
-            kept = float((own - other) @ way / way.square().sum())
-            if kept < KEPT and not said.issuperset(phrases[phrase].lower().split()):
-                lost.append(LostPhrase(phrases[phrase], float(1 - whole @ other), kept))
-        looked += len(batch)
-    return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST]), looked, len(phrases)
+    with left.reporting():
+        for batch in left.batches(places, PHRASES_AT_ONCE):
+            shorter = [joint.join(phrases[i] for i in windows[place] if i != phrase) for place, phrase in batch]
+            others = normalize(
+                total - parts[[place for place, _ in batch]] + _weighted_features(backend, shorter, template)
+            )
+            for (_, phrase), other in zip(batch, others, strict=True):
+                way = whole - other
+                if float(way.square().sum()) < NOTHING:  # it says nothing to the model
+                    continue
+                kept = float((own - other) @ way / way.square().sum())
+                if kept < KEPT and not said.issuperset(phrases[phrase].lower().split()):
+                    lost.append(LostPhrase(phrases[phrase], float(1 - whole @ other), kept))
+            looked += len(batch)
+    left.leave_out("phrases compared", looked, len(phrases))
+    return tuple(sorted(lost, key=lambda one: -one.cost)[:MAX_LOST])
 
 
 def _windows_of_phrases(phrases: Sequence[str], joint: str, free: int, vocabulary: Vocabulary) -> list[list[int]]:

@@ -9,11 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.distillation.matching import MeanMatch, Windows, check_room, filled
 from hardprompts.encoders import Backend, TextEncoder, normalize
 from hardprompts.errors import NonFiniteError
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
+
+#: Windows of a long text that are encoded at once.
+WINDOWS_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +28,18 @@ class FeatureMatch(FeatureSimilarity):
         features = normalize(encoded(self.text_encoder, [filled(self.template, text) for text in texts]))
         found: list[float] = (1 - features @ self.mean_targets[group].to(features)).tolist()
         return found
+
+
+@torch.no_grad()
+def sum_of_windows(match: FeatureSimilarity, windows: Sequence[Float[Tensor, "_ dim"]]) -> Float[Tensor, " features"]:
+    """The sum of the unit features of windows in a match's template, each weighted with its number of tokens."""
+    found: dict[int, Tensor] = {}
+    for length in {len(window) for window in windows}:
+        places = [place for place, window in enumerate(windows) if len(window) == length]
+        rows = torch.stack([windows[place] for place in places]).to(match.text_encoder.vocabulary.table)
+        features = match.features(rows).float() * length
+        found.update(zip(places, features, strict=True))
+    return torch.stack([found[place] for place in range(len(windows))]).sum(dim=0)
 
 
 @torch.no_grad()
@@ -44,12 +60,19 @@ def encoded(encoder: TextEncoder, texts: Sequence[str]) -> Float[Tensor, "texts 
 
 
 def match_features(
-    backend: Backend, originals: Sequence[Windows], template: PromptTemplate = PromptTemplate()
+    backend: Backend,
+    originals: Sequence[Windows],
+    template: PromptTemplate = PromptTemplate(),
+    allowance: Allowance | None = None,
 ) -> FeatureMatch:
     """Prompts that have the text features of the originals, one for each task.
 
     Of an original in several windows the target is the direction of the mean of their unit features, each
     weighted with its number of tokens.
+
+    Args:
+        allowance: what this may spend; of an original for which that does not suffice, the first windows are taken,
+            at least one, and it is noted.
 
     Raises:
         TemplateError: an original does not fit into the context beside the template.
@@ -59,11 +82,16 @@ def match_features(
     # The targets are not known yet, but what goes around a prompt and how features are taken is.
     bare = FeatureMatch(encoder, torch.zeros(1, 1, 1), torch.ones(1, 1), template)
     targets = []
-    with torch.no_grad():
-        for windows in originals:
-            check_room(windows, bare.free_tokens(), template, backend.name)
-            features = [bare.features(window[None].to(encoder.vocabulary.table)) * len(window) for window in windows]
-            targets.append(normalize(torch.cat(features).sum(dim=0)))
+    left = Allowance() if allowance is None else allowance
+    for place, windows in enumerate(originals):
+        check_room(windows, bare.free_tokens(), template, backend.name)
+        read, total = 0, torch.zeros((), device=encoder.vocabulary.table.device)
+        for part in left.share(len(originals) - place).batches(windows, WINDOWS_AT_ONCE):
+            read, total = read + len(part), total + sum_of_windows(bare, part)
+        if not read:
+            read, total = 1, left.insist(functools.partial(sum_of_windows, bare, windows[:1]), passes=1)
+        left.leave_out("windows of the original", read, len(windows))
+        targets.append(normalize(total))
     found = torch.stack(targets).unsqueeze(1)  # (tasks, 1, features)
     if not found.isfinite().all():
         raise NonFiniteError(

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.devices import check_gradients
 from hardprompts.diffusion.features import backend_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
@@ -31,6 +32,9 @@ from hardprompts.vocabulary import Vocabulary
 #: Losses on all that an objective has, (batch,), where the objective itself draws at random.
 Judge = Callable[[Float[Tensor, "batch tokens dim"], Int[Tensor, " batch"]], Float[Tensor, " batch"]]
 
+#: One in so many parts of the time may go into looking at the images, and so many are looked at together.
+LOOKING_SHARE, IMAGES_AT_ONCE = 3, 64
+
 
 class LearningArguments(TypedDict, total=False):
     """The fields of `LearningOptions` that `learn_soft_prompt` takes as keyword arguments."""
@@ -43,6 +47,7 @@ class LearningArguments(TypedDict, total=False):
     num_noises: int
     noises_per_step: int | None
     batch_size: int
+    deadline: float | None
     seed: int
     callback: Callable[[int, list[float]], bool | None] | None
 
@@ -67,6 +72,7 @@ class LearningOptions:
         weight_decay: of AdamW.
         window, num_noises, noises_per_step, batch_size: of the denoising error; see `DenoisingOptions`. Here the
             whole range of noise levels and a bank of 64 noises are the default.
+        deadline: seconds for the whole call; the best step by then is returned, as after a keyboard interrupt.
         seed: of the first tokens and of all noises.
         callback: called after every step with its number and the losses; returning True ends the training.
 
@@ -84,6 +90,7 @@ class LearningOptions:
     num_noises: int = 64
     noises_per_step: int | None = 4
     batch_size: int = 8
+    deadline: float | None = None
     seed: int = 0
     callback: Callable[[int, list[float]], bool | None] | None = None
 
@@ -97,6 +104,8 @@ class LearningOptions:
                 "max_steps and weight_decay must not be negative and learning_rate must be positive, got "
                 f"{self.max_steps}, {self.weight_decay}, {self.learning_rate}"
             )
+        if self.deadline is not None and not 0 <= self.deadline < math.inf:
+            raise ValueError(f"deadline must be finite and not negative, got {self.deadline}")
 
     @property
     def slots(self) -> tuple[PromptTemplate, ...]:
@@ -147,22 +156,24 @@ def learn_soft_prompts(
     """One soft prompt for each image, or each list of images, trained in one batch; see `learn_soft_prompt`."""
     check_names("learn_soft_prompt", options, [field.name for field in dataclasses.fields(LearningOptions)])
     chosen = LearningOptions(**options)
+    allowance = Allowance(chosen.deadline)
     opened: Any = load_backend(model) if isinstance(model, str) else model
     backend = opened if isinstance(opened, Backend) else backend_of(opened)
     vocabulary = backend.vocabulary
     objective, judge, room, kind = (_by_features if backend.noise_predictor is None else _by_noise)(
-        backend, tasks, chosen
+        backend, tasks, chosen, allowance
     )
     check_length(chosen.num_tokens, room, chosen.slots[0], backend.name)
     start = vocabulary.embed(_starts(vocabulary, len(tasks), chosen)).float()
     found, losses = descend(
         objective, start, vocabulary, max_steps=chosen.max_steps, learning_rate=chosen.learning_rate,
         weight_decay=chosen.weight_decay, judge=judge, callback=chosen.callback,
+        allowance=allowance,
     )  # fmt: skip
     return [
         soft_prompt_of(
             embeddings, vocabulary, "" if names is None else names[task],
-            {"learned_by": kind, "model": backend.name, "loss": losses[task], "seed": chosen.seed},
+            {"learned_by": kind, "model": backend.name, "loss": losses[task], "seed": chosen.seed, **_told(allowance)},
         )
         for task, embeddings in enumerate(found)
     ]  # fmt: skip
@@ -179,6 +190,7 @@ def descend(
     judge: Judge | None = None,
     judge_every: int = 25,
     callback: Callable[[int, list[float]], bool | None] | None = None,
+    allowance: Allowance | None = None,
 ) -> tuple[Float[Tensor, "batch tokens dim"], list[float]]:
     """The embeddings of lowest loss that AdamW meets from a start, one task for each row, and their losses.
 
@@ -188,31 +200,44 @@ def descend(
         judge: what chooses among the steps, every `judge_every` of them, of an objective that draws at random;
             None: the objective's own loss, at every step.
         callback: see `learn_soft_prompt`.
+        allowance: whose time it may take; a keyboard interrupt ends it, too, after the first step.
 
     Raises:
         NonFiniteError: every loss was NaN or infinite.
     """
     check_gradients()
+    left = Allowance() if allowance is None else allowance
     soft = start.detach().float().clone().requires_grad_()
     groups = torch.arange(len(soft), device=soft.device)
     unit = float(vocabulary.allowed_table.square().mean().sqrt())
     optimizer = torch.optim.AdamW([soft], lr=learning_rate * unit, weight_decay=weight_decay)
     best, lowest = soft.detach().clone(), torch.full((len(soft),), math.inf, device=soft.device)
-    for step in range(max_steps + 1):
-        with torch.enable_grad():
-            loss = objective(soft, groups).loss
-        if judge is None or step % judge_every == 0 or step == max_steps:
-            with torch.no_grad():
-                judged = loss.detach() if judge is None else judge(soft.detach(), groups)
-            better = judged < lowest  # never where it is NaN
-            best[better], lowest[better] = soft.detach()[better], judged[better].to(lowest)
-        if step == max_steps or (callback is not None and callback(step, loss.detach().tolist())):
-            break
-        (grad,) = torch.autograd.grad(loss.sum(), soft)
-        # A row whose gradient is not finite stays where it is; the optimizer must not remember it either.
-        finite = grad.isfinite().flatten(1).all(dim=1)
-        soft.grad = torch.where(finite[:, None, None], grad, 0.0)
-        optimizer.step()
+    met = False
+    try:
+        for step in range(max_steps + 1):
+            with torch.enable_grad():
+                loss = objective(soft, groups).loss
+            if judge is None or step % judge_every == 0 or step == max_steps:
+                with torch.no_grad():
+                    judged = loss.detach() if judge is None else judge(soft.detach(), groups)
+                better = judged < lowest  # never where it is NaN
+                best[better], lowest[better] = soft.detach()[better], judged[better].to(lowest)
+                met = True
+            if step == max_steps or (callback is not None and callback(step, loss.detach().tolist())):
+                break
+            if left.is_over:
+                left.leave_out("steps", step, max_steps)
+                break
+            (grad,) = torch.autograd.grad(loss.sum(), soft)
+            # A row whose gradient is not finite stays where it is; the optimizer must not remember it either.
+            finite = grad.isfinite().flatten(1).all(dim=1)
+            soft.grad = torch.where(finite[:, None, None], grad, 0.0)
+            optimizer.step()
+    except KeyboardInterrupt:
+        if not met:
+            raise
+        left.stop("interrupted", grace=0.0)
+        left.leave_out("steps", step, max_steps)
     if not bool(lowest.isfinite().all()):
         raise NonFiniteError("the loss of a soft prompt was NaN or infinite at every step; use dtype=torch.float32")
     found: list[float] = lowest.tolist()
@@ -235,13 +260,26 @@ def _starts(vocabulary: Vocabulary, tasks: int, options: LearningOptions) -> Int
 _Built = tuple[Objective, Judge | None, int, str]
 
 
-def _by_features(backend: Backend, tasks: Sequence[Any], options: LearningOptions) -> _Built:
+def _told(allowance: Allowance) -> dict[str, str]:
+    """What there was no time for, as metadata."""
+    return {"left_out": "; ".join(allowance.left_out)} if allowance.left_out else {}
+
+
+def _by_features(backend: Backend, tasks: Sequence[Any], options: LearningOptions, allowance: Allowance) -> _Built:
     if backend.image_encoder is None:
         raise BackendError(
             f"{backend.name} has neither an image tower nor a denoiser, so no soft prompt can be learned from images"
         )
     loaded = [load_images(task) for task in tasks]
-    targets = torch.stack([backend.encode_images(images).mean(dim=0) for images in loaded]).unsqueeze(1)
+    time = allowance.share(LOOKING_SHARE)
+    means = []
+    for number, images in enumerate(loaded):
+        part = time.share(len(loaded) - number)
+        seen = [backend.encode_images(some) for some in part.batches(images, IMAGES_AT_ONCE, passes=0, first=1)]
+        found = torch.cat(seen or [backend.encode_images(images[:1])])
+        allowance.leave_out("images", len(found), len(images))
+        means.append(found.mean(dim=0))
+    targets = torch.stack(means).unsqueeze(1)
     if not targets.isfinite().all():
         raise NonFiniteError("the image features are NaN or infinite; check the image, or use dtype=torch.float32")
     ones = torch.ones(len(loaded), 1, device=targets.device)
@@ -250,12 +288,15 @@ def _by_features(backend: Backend, tasks: Sequence[Any], options: LearningOption
     return mean, None, mean.free_tokens(), "feature similarity"
 
 
-def _by_noise(backend: Backend, tasks: Sequence[Any], options: LearningOptions) -> _Built:
+def _by_noise(backend: Backend, tasks: Sequence[Any], options: LearningOptions, allowance: Allowance) -> _Built:
     assert backend.noise_predictor is not None
     weighted = [[(image, 1.0) for image in load_images(task)] for task in tasks]
+    time = allowance.share(LOOKING_SHARE)
     bank = NoiseBank.draw(
-        backend.noise_predictor, weighted, items=options.num_noises, window=options.window, seed=options.seed
-    )
+        backend.noise_predictor, weighted, items=options.num_noises, window=options.window, seed=options.seed,
+        allowance=time,
+    )  # fmt: skip
+    allowance.left_out += time.left_out
     draws = Stream.NOISES.generator(options.seed)
     parts = tuple(
         NoisePrediction(

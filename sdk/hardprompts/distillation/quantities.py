@@ -1,11 +1,12 @@
 """What is matched: the quantities in which a hard prompt is compared with its original, and how they are built."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 
+from hardprompts.allowance import Allowance
 from hardprompts.classification.prompted import language_model
 from hardprompts.diffusion.features import conditioning_encoder
 from hardprompts.diffusion.noise_prediction import NoiseBank
@@ -28,6 +29,30 @@ from hardprompts.vocabulary import EmbeddedTemplate
 #: Random prompts that tell how far words of any kind are from an original; fewer where a denoiser judges.
 RANDOM_PROMPTS, RANDOM_PROMPTS_OF_NOISE = 16, 4
 
+#: Of what is left of a call, one part in so many may go into reading the original, and one into that.
+READING_SHARE, SPREAD_SHARE = 2, 4
+
+#: Texts that are measured between two looks at the clock; of a denoiser one.
+TEXTS_AT_ONCE = 32
+
+
+@dataclasses.dataclass
+class HeldOutMatch:
+    """A match that is built when it is first asked for.
+
+    Attributes:
+        build: gives it, in what it may spend; None where that does not suffice.
+    """
+
+    build: Callable[[Allowance], Match | None]
+    _found: Match | None = None
+
+    def within(self, allowance: Allowance) -> Match | None:
+        """The match; None where there is no room to build it."""
+        if self._found is None:
+            self._found = self.build(allowance)
+        return self._found
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matches:
@@ -36,13 +61,13 @@ class Matches:
     Attributes:
         kind: of the quantity; never "auto".
         followed: what is matched.
-        held_out: the same elsewhere; empty where the originals leave no room.
+        held_out: the same elsewhere, each built when it is first asked for; empty where the originals leave no room.
         described: what is compared in either, in words.
     """
 
     kind: Quantity
     followed: Match
-    held_out: tuple[Match, ...]
+    held_out: tuple[HeldOutMatch, ...]
     described: tuple[str, str]
 
     @property
@@ -54,15 +79,36 @@ class Matches:
         count = RANDOM_PROMPTS_OF_NOISE if self.kind == "noise" else RANDOM_PROMPTS
         return random_texts(backend.vocabulary, count, num_tokens)
 
-    def spread(self, backend: Backend, originals: int) -> float:
-        """The standard deviation of the score of random prompts, the mean over the originals."""
+    @property
+    def texts_at_once(self) -> int:
+        """Texts that are measured between two looks at the clock."""
+        return 1 if self.kind == "noise" else TEXTS_AT_ONCE
+
+    def spread(self, backend: Backend, originals: int, allowance: Allowance) -> float:
+        """The standard deviation of the score of random prompts, the mean over the originals.
+
+        0, with a note, where the allowance has no room to measure it.
+        """
         texts = self.random_texts(backend, min(4, self.followed.free_tokens()))
-        each = torch.tensor([self.followed.distances(texts, task) for task in range(originals)], dtype=torch.float64)
-        return float(each.std(dim=1).mean())
+        left = allowance.share(SPREAD_SHARE)
+        each = []
+        for task in range(originals):
+            distances = functools.partial(self.followed.distances, group=task)
+            found = left.measured("", texts, distances, size=self.texts_at_once)
+            if found is None:
+                allowance.leave_out("originals that the cost of tokens is measured by", task, originals)
+                break
+            each.append(found)
+        return float(torch.tensor(each, dtype=torch.float64).std(dim=1).mean()) if each else 0.0
 
 
-def matches_of(backend: Backend, originals: Sequence[Original], options: DistillationOptions, seed: int) -> Matches:
+def matches_of(
+    backend: Backend, originals: Sequence[Original], options: DistillationOptions, seed: int, allowance: Allowance
+) -> Matches:
     """What prompts are compared in with these originals.
+
+    Args:
+        allowance: of which the passes of the originals are taken.
 
     Raises:
         ValueError: an option belongs to another quantity than what "auto" chose.
@@ -73,8 +119,9 @@ def matches_of(backend: Backend, originals: Sequence[Original], options: Distill
     if kind == "noise":
         return _noises(backend, originals, options, seed)
     if kind == "outputs":
+        allowance.spend(2 * len(originals))  # the original, and the empty slot
         return _outputs(backend, originals, options, seed)
-    return _encoded(backend, originals, options, kind)
+    return _encoded(backend, originals, options, kind, allowance)
 
 
 def chosen_quantity(backend: Backend, originals: Sequence[Original], options: DistillationOptions) -> Quantity:
@@ -112,16 +159,45 @@ def mean_match(parts: Sequence[Match]) -> Match:
     return MeanFeatureMatch(alike) if len(alike) == len(parts) else MeanMatch(tuple(parts))
 
 
-def _encoded(backend: Backend, originals: Sequence[Original], options: DistillationOptions, kind: Quantity) -> Matches:
+def _encoded(
+    backend: Backend,
+    originals: Sequence[Original],
+    options: DistillationOptions,
+    kind: Quantity,
+    allowance: Allowance,
+) -> Matches:
     """The text features, or the states, in each template."""
-    build: Any = match_features if kind == "features" else match_states
-    followed = [build(backend, windows(backend, originals, one), one) for one in options.slots]
-    needed, held_out = max(map(options.tokens_for, originals)), []
-    for template in options.other_slots():
-        own, free = windows(backend, originals, template), room(backend, template)
-        fits = needed <= free and all(len(window) <= free for pieces in own for window in pieces)
-        if fits and (kind == "features" or all(len(pieces) == 1 for pieces in own)):
-            held_out.append(build(backend, own, template))
+    followed: list[Match] = []
+    for place, one in enumerate(options.slots):
+        pieces = windows(backend, originals, one)
+        if kind == "features":
+            left = allowance.share(READING_SHARE * (len(options.slots) - place))
+            followed.append(match_features(backend, pieces, one, left))
+            allowance.left_out += left.left_out[len(allowance.left_out) :]
+        else:
+            allowance.spend(2 * len(originals))
+            followed.append(match_states(backend, pieces, one))
+    # A text is cut where it does not fit, of which features alone can be compared; a soft prompt is not.
+    whole = [len(one) for one in originals if one.text is None or kind != "features"]
+    needed = max(*map(options.tokens_for, originals), *whole, 1)
+
+    def elsewhere(template: PromptTemplate, left: Allowance) -> Match | None:
+        pieces = windows(backend, originals, template)
+        passes = sum(map(len, pieces))
+        if not left.affords(passes):
+            return None
+        if kind != "features":
+            left.spend(2 * passes)
+            return match_states(backend, pieces, template)
+        reading = left.share(1)
+        found = match_features(backend, pieces, template, reading)
+        return found if reading.left_out == left.left_out else None  # read in part it is another match
+
+    held_out = [
+        HeldOutMatch(functools.partial(elsewhere, template))
+        for template in options.other_slots()
+        if needed <= room(backend, template)
+    ]
     name = "text features" if kind == "features" else "states of the text encoder"
     return Matches(kind, mean_match(followed), tuple(held_out), (name, f"{name} in other templates"))
 
@@ -136,9 +212,12 @@ def _outputs(backend: Backend, originals: Sequence[Original], options: Distillat
     needed = max(*map(options.tokens_for, originals), *map(len, originals)) + followed.continuations.longest
     asked = options.other_slots(() if options.answers else BEHIND_PROMPTS)
     others = [template for template in asked if needed <= room(backend, template)]
-    held_out: tuple[Match, ...] = ()
-    if others:
-        held_out = (match_outputs(model, windows(backend, originals, others[0]), others, options.answers),)
+
+    def elsewhere(left: Allowance) -> Match:
+        left.spend(2 * len(originals))
+        return match_outputs(model, windows(backend, originals, others[0]), others, options.answers)
+
+    held_out = (HeldOutMatch(elsewhere),) if others else ()
     name = "likelihood of the answers" if options.answers else "likelihood of the next token"
     return Matches("outputs", followed, held_out, (name, f"{name} in other templates"))
 
@@ -152,20 +231,24 @@ def _noises(backend: Backend, originals: Sequence[Original], options: Distillati
             "in diffusers:<folder or hub id>, or use match='features'"
         )
     (original,) = originals
-    found: list[list[Match]] = [[], []]
-    for template in options.slots:
-        for place, stream in enumerate((Stream.HELD_OUT_NOISES, Stream.HELD_OUT_PICTURES)):
-            own_seed = seed ^ stream
-            found[place].append(
-                match_noise(
-                    predictor, windows(backend, [original], template)[0],
-                    _bank(backend, predictor, original, template, options, own_seed), template,
-                    sample_size=None if place else options.noises_per_step,
-                    generator=Stream.NOISES.generator(own_seed), batch_size=options.batch_size,
-                )
-            )  # fmt: skip
+
+    def built(template: PromptTemplate, stream: Stream, sample_size: int | None) -> Match:
+        own_seed = seed ^ stream
+        bank = _bank(backend, predictor, original, template, options, own_seed)
+        return match_noise(
+            predictor, windows(backend, [original], template)[0], bank, template, sample_size=sample_size,
+            generator=Stream.NOISES.generator(own_seed), batch_size=options.batch_size,
+        )  # fmt: skip
+
+    followed = [built(template, Stream.HELD_OUT_NOISES, options.noises_per_step) for template in options.slots]
+
+    def elsewhere(template: PromptTemplate, left: Allowance) -> Match:
+        left.spend(1)
+        return built(template, Stream.HELD_OUT_PICTURES, None)
+
+    held_out = [HeldOutMatch(functools.partial(elsewhere, template)) for template in options.slots]
     described = ("predicted noise", "predicted noise at other noises and levels")
-    return Matches("noise", mean_match(found[0]), tuple(found[1]), described)
+    return Matches("noise", mean_match(followed), tuple(held_out), described)
 
 
 def _bank(

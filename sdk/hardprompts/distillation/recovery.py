@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.devices import check_gradients
 from hardprompts.diffusion.features import backend_of
 from hardprompts.distillation.states import ContextStates
 from hardprompts.encoders import Backend, ConditioningEncoder, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, SearchError
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.protocol import StopReason
 
 #: Batches of tokens that are taken in the order of the gradient's promise; the others follow in that of their ids.
 GUIDED_BATCHES = 8
@@ -27,6 +29,8 @@ def text_from_conditioning(
     *,
     tolerance: float = 0.05,
     batch_size: int = 256,
+    deadline: float | None = None,
+    max_evaluations: int | None = None,
 ) -> HardPrompt:
     """The text that a conditioning tensor was made from, token by token.
 
@@ -41,6 +45,8 @@ def text_from_conditioning(
             of Stable Diffusion or a ComfyUI CONDITIONING. Half precision will do.
         tolerance: how far a state may be from the tensor's, as a share of the distance of random tokens.
         batch_size: tokens tried at once.
+        deadline, max_evaluations: seconds and passes for the whole call. Where they do not suffice for the whole text,
+            its beginning is returned, and `left_out` says so; a keyboard interrupt does the same.
 
     Returns:
         The prompt, whose score is the share of the tensor's squared distance from an empty text's that it
@@ -67,12 +73,19 @@ def text_from_conditioning(
     with torch.no_grad():
         empty = states(table.new_zeros(1, 0, table.shape[1]))[0].float()
     target = _checked(conditioning, empty, backend.name).to(empty)
-    recovery = _Recovery(states, target, tolerance, batch_size)
+    allowance = Allowance(deadline, max_evaluations)
+    recovery = _Recovery(states, target, tolerance, batch_size, allowance)
     ids: list[int] = []
-    while not recovery.ends(ids):
-        ids.append(recovery.next_token(ids))
+    whole_text = False
+    with allowance.reporting():
+        while not (whole_text := recovery.ends(ids)):
+            token = recovery.next_token(ids)
+            if token is None:
+                break
+            ids.append(token)
     with torch.no_grad():
         found = states(states.vocabulary.embed(_row(ids, table.device)))[0].float()
+    allowance.leave_out("end of the text", int(whole_text), 1)
     missed, whole = float((found - target).square().sum()), float((empty - target).square().sum())
     explained = 1 - missed / whole if whole > 0 and ids else 1.0
     text = states.vocabulary.decode(ids) if ids else ""
@@ -81,7 +94,7 @@ def text_from_conditioning(
             f"the tokens {ids} give these states, but their text {text!r} is read as others "
             f"({states.vocabulary.encode(text)}); the tensor was made from tokens, not from a text"
         )
-    if not explained >= 1 - tolerance:
+    if whole_text and not explained >= 1 - tolerance:
         raise SearchError(
             f"the states are those of {text!r} up to its end and others behind it ({explained:.2f} of the tensor is "
             f"explained): it is padded in another way than {backend.name} does, or joined from several texts"
@@ -89,18 +102,28 @@ def text_from_conditioning(
     return HardPrompt(
         text, tuple(ids), explained, model=backend.name, method="causal recovery",
         score_unit="share of the conditioning explained", tokens=states.vocabulary.token_texts(ids),
-        evaluations=recovery.evaluations,
+        evaluations=allowance.evaluations, left_out=tuple(allowance.left_out),
+        stop_reason=_reason(allowance, whole_text),
     )  # fmt: skip
+
+
+def _reason(allowance: Allowance, whole_text: bool) -> str:
+    """Why a recovery stopped."""
+    if whole_text:
+        return StopReason.CONVERGED.value
+    return allowance.stopped or (StopReason.DEADLINE if allowance.is_over else StopReason.MAX_EVALUATIONS).value
 
 
 class _Recovery:
     """Token by token, as long as the tensor can be explained."""
 
-    def __init__(self, states: ContextStates, target: Tensor, tolerance: float, batch_size: int) -> None:
+    def __init__(
+        self, states: ContextStates, target: Tensor, tolerance: float, batch_size: int, allowance: Allowance
+    ) -> None:
         if batch_size < 1 or not 0 < tolerance < 1:
             raise ValueError(f"batch_size must be at least 1 and tolerance in (0, 1), got {batch_size} and {tolerance}")
         self.states, self.target, self.tolerance, self.batch_size = states, target, tolerance, batch_size
-        self.evaluations = 0
+        self.allowance = allowance
 
     def ends(self, ids: list[int]) -> bool:
         """True if the text is at its end behind these tokens."""
@@ -109,12 +132,12 @@ class _Recovery:
             return True
         with torch.no_grad():
             row = self.states(self.states.vocabulary.embed(_row(ids, self.target.device)))
-            self.evaluations += 1
+            self.allowance.spend(1)
             distance = (row[0, place].float() - self.target[place]).norm()
         return float(distance) <= self.tolerance * self._unit(ids)
 
-    def next_token(self, ids: list[int]) -> int:
-        """The token behind these.
+    def next_token(self, ids: list[int]) -> int | None:
+        """The token behind these; None where there is no room to try all that may be it.
 
         Raises:
             SearchError: none gives the tensor's state.
@@ -123,7 +146,10 @@ class _Recovery:
         distances = torch.full((len(vocabulary),), torch.inf, device=self.target.device)
         slot = vocabulary.table.float().mean(dim=0).to(vocabulary.table)
         order = torch.arange(len(vocabulary), device=self.target.device)
+        best: int | None = None
         for batch in range(-(-len(vocabulary) // self.batch_size)):
+            if not self.allowance.affords(self.batch_size + 2):
+                return best if best is not None and float(distances[best]) <= self.tolerance * unit else None
             if batch < GUIDED_BATCHES:
                 promise = self._promise(ids, slot).masked_fill(distances.isfinite(), torch.inf)
                 order = promise.argsort()
@@ -133,6 +159,7 @@ class _Recovery:
             if float(distances[best]) <= CERTAIN * self.tolerance * unit:
                 break
             slot = vocabulary.embed(torch.tensor(best, device=self.target.device))
+        assert best is not None, "a vocabulary has tokens"
         if not float(distances[best]) <= self.tolerance * unit:
             known = f" behind {vocabulary.decode(ids)!r}" if ids else ""
             raise SearchError(
@@ -155,7 +182,7 @@ class _Recovery:
         rows = torch.cat([_row(ids, tokens.device).expand(len(tokens), -1), tokens.unsqueeze(1)], dim=1)
         with torch.no_grad():
             found = self.states(vocabulary.embed(rows))[:, place].float()
-        self.evaluations += len(rows)
+        self.allowance.spend(len(rows))
         distances: Tensor = (found - self.target[place]).norm(dim=1).nan_to_num(torch.inf)
         return distances
 
@@ -168,7 +195,7 @@ class _Recovery:
             leaf = slot.detach().clone().requires_grad_()
             found = self.states(torch.cat([before, leaf[None, None]], dim=1))[0, place].float()
             (grad,) = torch.autograd.grad((found - self.target[place]).square().sum(), leaf)
-        self.evaluations += 2
+        self.allowance.spend(2)
         promise: Tensor = vocabulary.table.float() @ grad.float()
         return promise
 

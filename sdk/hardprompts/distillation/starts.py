@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.distillation.matching import Match
-from hardprompts.distillation.options import ENDED, DistillationOptions
+from hardprompts.distillation.options import DistillationOptions
 from hardprompts.distillation.originals import Original, words_of
 from hardprompts.distillation.quantities import Matches
 from hardprompts.encoders import Backend
@@ -78,7 +79,12 @@ class Problem:
     method: str
 
     def run(
-        self, search: Search, starts: Sequence[Sequence[Ids]], options: DistillationOptions, match: Match | None = None
+        self,
+        search: Search,
+        starts: Sequence[Sequence[Ids]],
+        options: DistillationOptions,
+        allowance: Allowance,
+        match: Match | None = None,
     ) -> list[SearchResult]:
         """One result for each original, of a search from its starts."""
         followed = self.matches.followed if match is None else match
@@ -92,6 +98,7 @@ class Problem:
             template=followed.template,
             score_per_token=self.score_per_token,
             description=self.method,
+            allowance=allowance,
         )
 
     def allowed(self, ids: Sequence[int]) -> bool:
@@ -99,7 +106,7 @@ class Problem:
         return self.options.vocabulary is None or bool(self.words.allowed[list(ids)].all())
 
 
-def select_words(problem: Problem, search: Search) -> SearchResult | None:
+def select_words(problem: Problem, search: Search, allowance: Allowance) -> SearchResult | None:
     """The best words of a long prompt, if a search starts from them or returns them; None of a soft prompt.
 
     Raises:
@@ -120,8 +127,8 @@ def select_words(problem: Problem, search: Search) -> SearchResult | None:
         return None
     # It ends by itself, after as many steps as there are tokens at most.
     limits = dataclasses.replace(problem.options, max_steps=None, patience=None)
-    limits = limits if alone else share_of(limits, SELECTION_SHARE)
-    return problem.run(Selection(source, problem.num_tokens), [padded(first, problem.num_tokens)], limits)[0]
+    left = allowance if alone else allowance.share(SELECTION_SHARE)
+    return problem.run(Selection(source, problem.num_tokens), [padded(first, problem.num_tokens)], limits, left)[0]
 
 
 def given_starts(problem: Problem, search: Search, task: int, selected: SearchResult | None) -> list[Ids]:
@@ -157,23 +164,6 @@ def starts(problem: Problem, search: Search, task: int, given: Sequence[Ids]) ->
 def padded(rows: Sequence[Sequence[int]], num_tokens: int) -> list[Ids]:
     """The rows at this length: the longest row of a search's start bounds what it returns."""
     return [(*row, *[NO_TOKEN] * (num_tokens - len(row))) for row in rows]
-
-
-def share_of(options: DistillationOptions, share: int) -> DistillationOptions:
-    """The options of a first part of a search, which takes one in `share` of time and evaluations."""
-    return dataclasses.replace(
-        options,
-        deadline=None if options.deadline is None else options.deadline / share,
-        max_evaluations=None if options.max_evaluations is None else options.max_evaluations // share,
-    )
-
-
-def after(first: SearchResult, options: DistillationOptions) -> DistillationOptions:
-    """What is left of the time for the search that follows a first one, and no step if the user ended that."""
-    deadline = None if options.deadline is None else max(0.0, options.deadline - first.seconds)
-    return dataclasses.replace(
-        options, deadline=deadline, max_steps=0 if first.stop_reason in ENDED else options.max_steps
-    )
 
 
 def _nearest(problem: Problem, search: Search, original: Original) -> Iterator[Ids]:

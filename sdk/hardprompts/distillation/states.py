@@ -16,6 +16,9 @@ from hardprompts.objectives import Evaluation
 from hardprompts.prompts import PromptTemplate
 from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
 
+#: Texts whose states are held at once: there are as many of each as the context has places.
+TEXTS_AT_ONCE = 16
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContextStates:
@@ -141,14 +144,19 @@ class StateMatch:
         return score
 
     def distances(self, texts: Sequence[str], group: int) -> list[float]:
-        vocabulary, found = self.states.vocabulary, []
-        groups = torch.full((1,), group, device=vocabulary.table.device)
-        for text in texts:
-            ids = vocabulary.encode(filled(self.template, text))
-            rows = torch.tensor([ids], dtype=torch.long, device=vocabulary.table.device)
-            with torch.no_grad():
-                squares = self._squares(self.states(vocabulary.embed(rows)), len(ids), groups)
-            found.append(float(squares / self.empty[group]))
+        vocabulary, device = self.states.vocabulary, self.states.vocabulary.table.device
+        rows = [vocabulary.encode(filled(self.template, text)) for text in texts]
+        found = [0.0] * len(texts)
+        for length in {len(ids) for ids in rows}:
+            alike = [place for place, ids in enumerate(rows) if len(ids) == length]
+            for start in range(0, len(alike), TEXTS_AT_ONCE):
+                part = alike[start : start + TEXTS_AT_ONCE]
+                ids = torch.tensor([rows[place] for place in part], dtype=torch.long, device=device)
+                groups = torch.full((len(part),), group, device=device)
+                with torch.no_grad():
+                    squares = self._squares(self.states(vocabulary.embed(ids)), length, groups)
+                for place, value in zip(part, (squares / self.empty[group]).tolist(), strict=True):
+                    found[place] = value
         return found
 
     def _squares(self, states: Tensor, length: int, groups: Tensor) -> Float[Tensor, " batch"]:

@@ -2,7 +2,7 @@
 from .decoders import IMAGE_SUFFIXES, kind_of
 from .files import FolderImages, caption_files, counted_files, images_in
 from .folders import FolderListing, has_junk, is_junk, list_folder
-from .loading import DECODING_ERRORS, ImageInput, image_weights, load_images, open_encoded
+from .loading import DECODING_ERRORS, ImageInput, image_weights, load_images, load_item, open_encoded
 from .views import augmented_views
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "kind_of",
     "list_folder",
     "load_images",
+    "load_item",
     "open_encoded",
 ]

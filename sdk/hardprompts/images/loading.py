@@ -75,6 +75,17 @@ def load_images(images: "ImageInput | Sequence[ImageInput]") -> list[Image.Image
     return loaded
 
 
+def load_item(images: "ImageInput | Sequence[ImageInput]", place: int) -> list[Image.Image]:
+    """The images of one item of several, as `load_images` opens all of them; of a single input all of its own.
+
+    Raises:
+        ImageError: see `load_images`; the message says which item it is.
+    """
+    if isinstance(images, list | tuple):
+        return _load(images[place], f"image {place + 1} of {len(images)}: ")
+    return _load(images, "")
+
+
 def _load(item: Any, label: str) -> list[Image.Image]:
     """`label` says which of several images a message is about."""
     if isinstance(item, list | tuple):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
@@ -18,7 +19,8 @@ from hardprompts.inversion.lengths import best_by_length
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score
 from hardprompts.inversion.required import RequiredWords
-from hardprompts.inversion.targets import Target, ViewFeatures, similarity_with, spread_of, targets_of
+from hardprompts.inversion.targets import Target, similarity_with, spread_of, targets_of
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.inversion.words import chosen_words
 from hardprompts.methods.banks import encode_beginning
 from hardprompts.methods.phrase_bank import TaskPreparation
@@ -26,7 +28,7 @@ from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, c
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
-from hardprompts.search.results import hard_prompt_of
+from hardprompts.search.results import hard_prompt_of, rescored
 from hardprompts.search.rows import NO_TOKEN, random_starts
 from hardprompts.search.seeds import drawn_seed
 from hardprompts.vocabulary import Vocabulary
@@ -36,6 +38,9 @@ Captioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
+
+#: One in so many parts of the time that is left may go into looking at the images, and one into their captions.
+LOOKING_SHARE = 3
 
 
 class PromptInverter:
@@ -110,7 +115,7 @@ class PromptInverter:
             TypeError, ValueError: an option that there is not, or that is out of range.
         """
         chosen = self._chosen("PromptInverter.invert", num_tokens=num_tokens, template=template, **options)
-        return self._invert([images], chosen)[0]
+        return self._invert([images], chosen, chosen.allowance())[0]
 
     def invert_each(
         self,
@@ -123,7 +128,8 @@ class PromptInverter:
     ) -> list[HardPrompt]:
         """One prompt for each image, searched in batches of `batch_size` images.
 
-        Takes the options of `invert`; a deadline is for the whole call, `max_evaluations` are for each batch.
+        Takes the options of `invert`; a deadline is for the whole call, `max_evaluations` are for each batch. However
+        short the deadline, each image is looked at, and one start is scored for it.
         Raises what `invert` raises.
         """
         if batch_size < 1:
@@ -132,9 +138,13 @@ class PromptInverter:
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         if not batches:
             raise ImageError("no images; give at least one")
-        if chosen.deadline is not None:
-            chosen = dataclasses.replace(chosen, deadline=chosen.deadline / len(batches))
-        return [prompt for batch in batches for prompt in self._invert(list(batch), chosen)]
+        whole = dataclasses.replace(chosen, max_evaluations=None).allowance()
+        found: list[HardPrompt] = []
+        for number, batch in enumerate(batches):
+            own = whole.share(len(batches) - number, chosen.max_evaluations)
+            invert = functools.partial(self._invert, list(batch), chosen, own)
+            found += whole.insist(invert) if found else invert()  # what is found must not be lost
+        return found
 
     def score(self, text: str, images: "ImageInput | Sequence[ImageInput] | Tensor") -> float:
         """The mean cosine similarity of a text with images, in [-1, 1]."""
@@ -151,18 +161,19 @@ class PromptInverter:
 
     # --- the search -----------------------------------------------------------------------
 
-    def _invert(self, tasks: Sequence[Any], options: InversionOptions) -> list[HardPrompt]:
+    def _invert(self, tasks: Sequence[Any], options: InversionOptions, allowance: Allowance) -> list[HardPrompt]:
         """One prompt for each task, all searched in one batch."""
         slot, seed = PromptTemplate(options.template), drawn_seed(options.seed)
         models = [self.backend] if self.judge is None else [self.backend, self.judge]
         captioned = self.captioner is not None and options.caption is None and options.initial_prompt is None
-        look = functools.partial(ViewFeatures.of, models=models, views=options.views, seed=seed)
-        seen = [look(task, picture=captioned) for task in tasks]
-        captions = self._captions(seen) if captioned else [options.caption] * len(tasks)
+        look = functools.partial(ViewFeatures.of, models=models, views=options.views, seed=seed, picture=captioned)
+        unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
+        time = allowance.share(LOOKING_SHARE)
+        seen = [look(task, allowance=time.share(len(tasks) - number)) for number, task in enumerate(tasks)]
+        captions = self._captions(seen, allowance) if captioned else [options.caption] * len(tasks)
         whole_phrases = isinstance(self.search, TaskPreparation)
         words = chosen_words(self.backend.vocabulary, options, captions, whole_phrases=whole_phrases)
         required = RequiredWords.create(options.required, words, slot)
-        unlike = None if options.unlike is None else look(options.unlike)
         targets = targets_of(models, seen, unlike, options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
         objective = similarity_with(self.backend, aims[0], required.template)
@@ -171,29 +182,35 @@ class PromptInverter:
         check_template(self.backend.text_encoder, slot, self.backend.name)
         initial = random_starts(words, len(tasks) * options.starts, num_tokens, seed, options.initial_prompt)
         _begin_with(captions, initial, words, options.starts)
-        spread = spread_of(objective, words, num_tokens, seed)
+        cost = self._token_cost(options)
+        needed = cost or options.penalties or options.repetition_penalty or self.prior is not None
+        spread = spread_of(objective, words, num_tokens, seed, allowance) if needed else 0.0
         score: Score = objective
         if self.judge is not None:
             means = torch.stack([target.mean for target in aims[1]])
             score = JudgedSimilarity(self.judge, self.backend, means, required.template)
+        # What is measured of the results: the texts of the candidates, and what each token contributes.
+        searching = allowance.keeping(len(tasks) * (options.top_k + num_tokens))
         results = options.run(
-            self._prepared(objective, captions),
+            self._prepared(objective, captions, allowance),
             objective,
             readable_score(score, words, required.template, self.prior, options, spread),
             words,
             initial,
             groups=torch.arange(len(tasks), device=initial.device).repeat_interleave(options.starts),
             template=required.template,
-            score_per_token=self._token_cost(options) * spread,
+            score_per_token=cost * spread,
             top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
             description=self.method,
+            allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
-        return [
-            self._prompt(
-                result, target, similarity_with(self.backend, [aim], required.template), words, required, options
-            )
-            for result, target, aim in zip(results, targets[0], aims[0], strict=True)
-        ]
+        prompts = []
+        for task, (result, target, aim) in enumerate(zip(results, targets[0], aims[0], strict=True)):
+            alone = similarity_with(self.backend, [aim], required.template)
+            left = allowance.share(len(tasks) - task)
+            left.left_out += [*seen[task].left_out, *(() if unlike is None else unlike.left_out)]
+            prompts.append(self._prompt(result, target, alone, words, required, options, left))
+        return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
     def _token_cost(self, options: InversionOptions) -> float:
         if options.token_cost is not None:
@@ -205,23 +222,27 @@ class PromptInverter:
         """Whether the method looks for what fits least."""
         return isinstance(self.search, TaskPreparation) and self.search.opposed
 
-    def _captions(self, seen: Sequence[ViewFeatures]) -> list[str]:
-        """What the captioner says of each task's first image."""
+    def _captions(self, seen: Sequence[ViewFeatures], allowance: Allowance) -> list[str | None]:
+        """What the captioner says of each task's first image; None where there is no time for it."""
         assert self.captioner is not None
         pictures = [one.picture for one in seen if one.picture is not None]
         if len(pictures) < len(seen):
             raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
-        captions = list(self.captioner(pictures))
-        if len(captions) != len(pictures):
-            raise ValueError(
-                f"the captioner gave {len(captions)} captions for {len(pictures)} images; it must give one each"
-            )
-        return captions
+        captions: list[str | None] = []
+        for part in allowance.share(LOOKING_SHARE).batches(pictures, max(1, len(pictures)), passes=0, first=1):
+            own = list(self.captioner(part))
+            if len(own) != len(part):
+                raise ValueError(
+                    f"the captioner gave {len(own)} captions for {len(part)} images; it must give one each"
+                )
+            captions += own
+        allowance.leave_out("captions", len(captions), len(pictures))
+        return captions + [None] * (len(pictures) - len(captions))
 
-    def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None]) -> Search:
+    def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None], allowance: Allowance) -> Search:
         if not isinstance(self.search, TaskPreparation):
             return self.search
-        return self.search.prepared(self.backend, objective.mean_targets, objective.template, captions)
+        return self.search.prepared(self.backend, objective.mean_targets, objective.template, captions, allowance)
 
     # --- the result -----------------------------------------------------------------------
 
@@ -233,19 +254,19 @@ class PromptInverter:
         words: Vocabulary,
         required: RequiredWords,
         options: InversionOptions,
+        allowance: Allowance,
     ) -> HardPrompt:
         """The result as people get it, scored on its text by the model's own tokenizer."""
         slot, vocabulary = PromptTemplate(options.template), self.backend.vocabulary
         candidates = result.candidates
         if options.shortest is not None or options.pareto:
-            by_length = best_by_length(result.best, objective, words, options.shortest, result.seed)
+            by_length = best_by_length(result.best, objective, words, options.shortest, result.seed, allowance)
             candidates = by_length if options.shortest is not None else (*candidates, *by_length)
         candidates = required.whole(candidates, vocabulary, slot)
-        scores = self._text_scores([candidate.text for candidate in candidates], target, slot)
-        candidates = tuple(dataclasses.replace(c, score=s) for c, s in zip(candidates, scores, strict=True))
+        candidates = rescored(candidates, lambda texts: self._text_scores(texts, target, slot), allowance)
         pareto: tuple[TradeOff, ...] = ()
         if options.pareto:
-            pareto = self._front(candidates, slot)
+            pareto = self._front(candidates, slot, allowance)
             others = (one.candidate for one in pareto if one.candidate.text != candidates[0].text)
             candidates = (candidates[0], *others)
         return hard_prompt_of(
@@ -256,19 +277,22 @@ class PromptInverter:
             model=self.backend.name,
             method=self.method,
             method_settings=self.method_settings,
+            allowance=allowance,
             scores_of=lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
             settings={"views": options.views, "restarts": options.starts},
             pareto=pareto,
         )
 
-    def _front(self, candidates: Sequence[Candidate], template: PromptTemplate) -> tuple[TradeOff, ...]:
+    def _front(
+        self, candidates: Sequence[Candidate], template: PromptTemplate, allowance: Allowance
+    ) -> tuple[TradeOff, ...]:
         """What no other candidate betters; a method that looks for what fits least takes less for better."""
         sign = -1.0 if self._opposed else 1.0
 
         def turned(candidate: Candidate) -> Candidate:
             return dataclasses.replace(candidate, score=sign * candidate.score)
 
-        front = pareto_front([turned(candidate) for candidate in candidates], self.prior, template)
+        front = pareto_front([turned(candidate) for candidate in candidates], self.prior, template, allowance)
         return tuple(
             dataclasses.replace(one, candidate=turned(one.candidate), similarity=sign * one.similarity) for one in front
         )

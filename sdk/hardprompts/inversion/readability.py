@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, LanguageModel, load_backend
 from hardprompts.errors import BackendError, NonFiniteError, VocabularyError
 from hardprompts.inversion.options import InversionOptions
@@ -216,18 +217,24 @@ def real_words(vocabulary: Vocabulary, words: Iterable[str]) -> Vocabulary:
 
 
 def pareto_front(
-    candidates: Iterable[Candidate], prior: TextLikelihood | None = None, template: PromptTemplate = PromptTemplate()
+    candidates: Iterable[Candidate],
+    prior: TextLikelihood | None = None,
+    template: PromptTemplate = PromptTemplate(),
+    allowance: Allowance | None = None,
 ) -> tuple[TradeOff, ...]:
     """The candidates that no other one betters in similarity, length and fluency at once, most similar first.
 
     Args:
         candidates: with similarities as their scores.
         prior: for the fluency of the filled template; None: similarity and length alone.
+        allowance: what the fluency may take; where it does not suffice, similarity and length alone are weighed.
     """
     unlike = list({candidate.text: candidate for candidate in candidates}.values())
     found: list[float | None] = [None] * len(unlike)
     if prior is not None and unlike:
-        found = list(fluency([template.fill(candidate.text) for candidate in unlike], prior).tolist())
+        left, texts = Allowance() if allowance is None else allowance, [template.fill(one.text) for one in unlike]
+        told = left.measured("fluency of candidates", texts, lambda part: list(fluency(part, prior).tolist()))
+        found = found if told is None else [*told]
     offers = [TradeOff(c, c.score, len(c.token_ids), value) for c, value in zip(unlike, found, strict=True)]
     front = [offer for offer in offers if not any(other.dominates(offer) for other in offers)]
     return tuple(sorted(front, key=lambda offer: -offer.similarity))

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.encoders import Backend
 from hardprompts.errors import FileFormatError, quoted, warn_user
@@ -169,6 +170,7 @@ def phrase_features(
     backend: Backend,
     template: PromptTemplate = PromptTemplate(),
     folder: Path | None = None,
+    allowance: Allowance | None = None,
 ) -> Float[Tensor, "phrases features"]:
     """Unit features, in half precision and on the CPU, of every phrase in the template, table behind table.
 
@@ -178,6 +180,8 @@ def phrase_features(
 
     Args:
         folder: default: `cache_folder()`.
+        allowance: whose time this may take; where it does not suffice, the features of the first phrases are returned,
+            and no file is written. Like the words of a model, phrases are not counted among its passes.
     """
     phrases = [template.fill(phrase) for table in tables for phrase in table.phrases]
     name = "\n".join((backend.name, str(backend.dtype), template.text, content_hash(tables)))
@@ -185,8 +189,11 @@ def phrase_features(
     kept = _read(path, phrases, backend)
     if kept is not None:
         return kept
-    parts = [backend.encode_texts(part).half().cpu() for part in _chunks(phrases)]
-    features = torch.cat(parts)
+    left = Allowance() if allowance is None else allowance
+    parts = [backend.encode_texts(part).half().cpu() for part in left.batches(phrases, CHUNK, passes=0)]
+    features = torch.cat(parts) if parts else torch.zeros(0, backend.feature_width, dtype=torch.half)
+    if len(features) < len(phrases):
+        return features
     try:
         write_files_atomically({path: safetensors.torch.save({"features": features})})
     except OSError as error:
@@ -211,7 +218,3 @@ def _read(path: Path, phrases: Sequence[str], backend: Backend) -> Float[Tensor,
         return None
     tolerance = 3e-3 if backend.dtype == torch.float32 else 2e-2
     return features if torch.allclose(features[places].float(), own, atol=tolerance) else None
-
-
-def _chunks(phrases: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (phrases[start : start + CHUNK] for start in range(0, len(phrases), CHUNK))

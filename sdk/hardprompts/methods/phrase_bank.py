@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend
 from hardprompts.errors import VocabularyError, listed, warn_user
 from hardprompts.methods.banks import (
@@ -31,6 +32,9 @@ Mode = Literal["best", "fast", "classic", "negative"]
 #: Tables whose best phrases are tried in all combinations by "best"; of more, the first.
 COMBINED = 6
 
+#: One in so many parts of the time that is left may go into features of the bank that are not kept yet.
+RANKING_SHARE = 3
+
 
 @runtime_checkable
 class TaskPreparation(Protocol):
@@ -49,8 +53,13 @@ class TaskPreparation(Protocol):
         targets: Float[Tensor, "tasks features"],
         template: PromptTemplate,
         captions: Sequence[str | None],
+        allowance: Allowance,
     ) -> Search:
-        """The same method for these tasks alone; itself if there is nothing to prepare."""
+        """The same method for these tasks alone; itself if there is nothing to prepare.
+
+        Args:
+            allowance: what is left of the call, of whose time it may take a part.
+        """
         ...
 
 
@@ -128,15 +137,24 @@ class PhraseBank:
         targets: Float[Tensor, "tasks features"],
         template: PromptTemplate,
         captions: Sequence[str | None],
+        allowance: Allowance,
     ) -> "PhraseBank":
-        """The same with the captions of the tasks, and the ranking by the features that are kept in `cache`."""
+        """The same with the captions of the tasks, and the ranking by the features that are kept in `cache`.
+
+        Where there is no time to read all phrases, those that were not read come last.
+        """
         # A caption says what the image shows: the last thing that a negative prompt should begin with.
         chosen = dataclasses.replace(self, captions=() if self.opposed else tuple(captions))
         if self.cache is None:
             return chosen
-        features = phrase_features(self._tables(), backend, template, self.cache)
+        features = phrase_features(self._tables(), backend, template, self.cache, allowance.share(RANKING_SHARE))
+        phrases = sum(map(len, self._tables()))
+        allowance.leave_out("phrases of the bank", len(features), phrases)
+        if not len(features):
+            return chosen
         weights = targets.float().cpu().T
         similarities = torch.cat([part.float() @ weights for part in features.split(CHUNK)]).T
+        similarities = torch.nn.functional.pad(similarities, (0, phrases - len(features)), value=-torch.inf)
         return dataclasses.replace(chosen, similarities=similarities)
 
     def steps(

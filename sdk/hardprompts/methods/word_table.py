@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hardprompts.allowance import clock
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.encoders import TextEncoder, normalize
-from hardprompts.search.bound import clock
 
 #: Ids of one token, or of a word of several tokens.
 Word = tuple[int, ...]

@@ -1,5 +1,5 @@
 # The public names of hardprompts.search; `__init__.py` imports each from here on first use.
-from .bound import BoundObjective, clock
+from .bound import BoundObjective
 from .loop import run_search
 from .markup import Markup, PlainPrompt, read_markup
 from .options import SearchArguments, SearchOptions
@@ -26,7 +26,6 @@ __all__ = [
     "SearchResult",
     "StopReason",
     "Stream",
-    "clock",
     "drawn_seed",
     "filled",
     "generator_of",

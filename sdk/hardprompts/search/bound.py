@@ -2,14 +2,14 @@
 
 import copy
 import dataclasses
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.allowance import BATCH_TIME, FIRST_BATCH, Allowance, clock
 from hardprompts.devices import check_gradients, is_out_of_memory, release
 from hardprompts.encoders import TextEncoder
 from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic
@@ -18,9 +18,6 @@ from hardprompts.search.leaderboard import admissible
 from hardprompts.search.rows import NO_TOKEN
 from hardprompts.vocabulary import Vocabulary
 
-#: What seconds and deadlines are measured by.
-clock: Callable[[], float] = time.perf_counter
-
 
 class _BudgetSpent(Exception):
     """The passes that are left do not suffice for what a method asks for."""
@@ -28,12 +25,14 @@ class _BudgetSpent(Exception):
 
 @dataclasses.dataclass
 class _Spent:
-    """Passes so far, their limit, the moment the time is over, how many prompts memory holds at once (None: any)."""
+    """What the run may spend, how many prompts memory holds at once (None: any), and how many are scored in a second.
 
-    evaluations: int = 0
-    max_evaluations: int | None = None
-    deadline: float | None = None
+    The last is known where there is a deadline, after something was scored.
+    """
+
+    allowance: Allowance
     batch_limit: int | None = None
+    pace: float = 0.0
 
 
 class BoundObjective:
@@ -58,32 +57,27 @@ class BoundObjective:
         self._vocabulary = vocabulary
         self._template = template
         self._follows_score = objective is score  # type: ignore[comparison-overlap]  # one class may be both
-        self._spent = _Spent()
+        self._spent = _Spent(Allowance())
 
     @property
     def evaluations(self) -> int:
         """Forward and backward passes of one prompt each, so far."""
-        return self._spent.evaluations
+        return self._spent.allowance.evaluations
 
     @property
     def remaining(self) -> int | None:
         """Passes that the run may still spend; None: there is no limit."""
-        limit = self._spent.max_evaluations
-        return None if limit is None else max(0, limit - self._spent.evaluations)
+        return self._spent.allowance.remaining
 
     @property
     def seconds_left(self) -> float | None:
         """Seconds until the run's deadline, 0 behind it; None: there is none."""
-        deadline = self._spent.deadline
-        return None if deadline is None else max(0.0, deadline - clock())
+        return self._spent.allowance.seconds_left
 
-    def limit(self, max_evaluations: int | None, deadline: float | None = None) -> None:
-        """From now on the passes of the run, those so far included, stay within this number.
-
-        Args:
-            deadline: when the run ends, by `clock`; a call that is already made is still evaluated.
-        """
-        self._spent.max_evaluations, self._spent.deadline = max_evaluations, deadline
+    def limit(self, allowance: Allowance) -> None:
+        """From now on the passes of the run, those so far included, stay within this."""
+        allowance.spend(self.evaluations)
+        self._spent.allowance = allowance
 
     def of_rows(self, rows: Int[Tensor, " chosen"]) -> "BoundObjective":
         """The same for some of the restarts, which count from 0 again; the passes add up in one count."""
@@ -128,15 +122,22 @@ class BoundObjective:
             return found if score is None else (*found, score.detach())
 
         loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
-        self._spent.evaluations += 2 * len(embeddings)
+        self._spent.allowance.spend(2 * len(embeddings))
         return Evaluation(loss, score[0] - self.score_per_token * embeddings.shape[1] if score else None), grad
 
     def score(
-        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        rows: Int[Tensor, " batch"] | None = None,
+        *,
+        timed: bool = True,
     ) -> Float[Tensor, " batch"]:
         """The run's score of each sequence, less what its tokens cost; rows may end in NO_TOKEN.
 
-        A row of no tokens scores -inf, and so do those for which no passes are left, from the last row on.
+        A row of no tokens scores -inf, and so do those for which no passes are left, from the last row on, or no time.
+
+        Args:
+            timed: False: all are scored that there are passes for, however long that takes.
         """
         groups = self._groups_of(rows)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
@@ -145,11 +146,13 @@ class BoundObjective:
         for length in lengths[:count].unique().tolist():
             if length == 0:
                 continue
-            chosen = (lengths[:count] == length).nonzero().squeeze(1)
-            (scores[chosen],) = self._in_parts(
-                lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
-            )
-        self._spent.evaluations += count
+            for chosen in self._in_time((lengths[:count] == length).nonzero().squeeze(1), timed):
+                (scores[chosen],) = self._in_parts(
+                    lambda part, part_groups: (self._score.score(part, part_groups),),
+                    ids[chosen, :length],
+                    groups[chosen],
+                )
+        self._spent.allowance.spend(int((lengths[:count] == 0).sum()))
         return scores - self.score_per_token * lengths
 
     # --- where the score is a similarity of features ------------------------------------------
@@ -176,7 +179,7 @@ class BoundObjective:
         """The unit features of each sequence, and its similarity with its target less what its tokens cost.
 
         That is the run's score if `scores_features`. Rows may end in NO_TOKEN. Those for which no passes are left,
-        from the last row on, have features of 0 and -inf.
+        from the last row on, or no time, have features of 0 and -inf.
         """
         assert isinstance(self._objective, FeatureObjective)
         whole, groups, lengths = self._objective, self._groups_of(rows), (ids != NO_TOKEN).sum(dim=1)
@@ -190,10 +193,26 @@ class BoundObjective:
             return features, (features * whole.mean_targets[groups]).sum(dim=1)
 
         for length in lengths[:count].unique().tolist():
-            chosen = (lengths[:count] == length).nonzero().squeeze(1)
-            found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
-        self._spent.evaluations += count
+            for chosen in self._in_time((lengths[:count] == length).nonzero().squeeze(1)):
+                found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
         return found, scores - self.score_per_token * lengths
+
+    def _in_time(self, places: Int[Tensor, " rows"], timed: bool = True) -> Iterator[Int[Tensor, " part"]]:
+        """The places in parts that are scored one after the other, as long as there is time; their passes are counted.
+
+        Without a deadline, all of them.
+        """
+        spent = self._spent
+        if not timed or spent.allowance.seconds_left is None:
+            spent.allowance.spend(len(places))
+            yield places
+            return
+        begun, done = clock(), 0
+        first = max(FIRST_BATCH, int(BATCH_TIME * spent.allowance.seconds_left * spent.pace))
+        for part in spent.allowance.batches(places.tolist(), len(places), first=first):
+            yield torch.tensor(part, device=places.device)
+            done += len(part)
+            spent.pace = done / max(clock() - begun, 1e-9)
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]

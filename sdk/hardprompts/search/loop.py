@@ -9,24 +9,21 @@ NaN and infinity, running out of memory, and seeding.
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance, clock
 from hardprompts.errors import NonFiniteError, SearchError
 from hardprompts.objectives import Objective, Score
 from hardprompts.prompts import HistoryPoint, PromptTemplate
-from hardprompts.search.bound import BoundObjective, _BudgetSpent, clock
+from hardprompts.search.bound import BoundObjective, _BudgetSpent
 from hardprompts.search.leaderboard import Leaderboard
 from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
 from hardprompts.search.rows import NO_TOKEN, pack
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    pass
 
 
 def run_search(
@@ -59,9 +56,9 @@ def run_search(
         template: where the prompts must survive the round trip.
         max_steps: steps of the method; at least one of the limits, or a method that converges,
             is what ends the run.
-        max_evaluations: forward and backward passes of one prompt each, never exceeded but by the scores of
-            `initial_ids`; what a method asks for beyond it is not evaluated.
-        deadline: seconds from now.
+        max_evaluations: forward and backward passes of one prompt each, never exceeded but by the score of the first
+            start of each task; what is asked for beyond it is not evaluated.
+        deadline: seconds from now; likewise, the first start of each task is scored whatever it is.
         patience: steps without an improvement of any task.
         score_per_token: score that a token must add to be worth its place. Candidates are ranked by their
             score less this much for each token, and returned with the score itself.
@@ -93,11 +90,9 @@ def run_search(
         Leaderboard(vocabulary, template, top_k, score_per_token, initial_ids.shape[1])
         for _ in range(int(groups.max()) + 1)
     ]
-    run = _Run(bound, boards, groups.tolist(), limits, callback)
+    run, allowance = _Run(bound, boards, groups.tolist(), limits, callback), Allowance(deadline, max_evaluations)
     try:
-        run.pending.append((0, Candidates(initial_ids)))
-        run.look()
-        bound.limit(max_evaluations, run.ends)
+        run.start(initial_ids, allowance)
         proposals = search.steps(bound, vocabulary, initial_ids, Stream.SEARCH.generator(seed))
         stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
     except KeyboardInterrupt:
@@ -163,10 +158,22 @@ class _Run:
     def seconds(self) -> float:
         return clock() - self._start
 
-    @property
-    def ends(self) -> float | None:
-        """When the deadline is, by `clock`."""
-        return None if self.limits.deadline is None else self._start + self.limits.deadline
+    def start(self, initial_ids: Int[Tensor, "rows tokens"], allowance: Allowance) -> None:
+        """Takes in the first start of each task whatever it costs, the others if the allowance has room for them."""
+        firsts = sorted({task: row for row, task in reversed(list(enumerate(self.tasks)))}.values())
+        if not allowance.is_limited or len(firsts) == len(initial_ids):
+            self.pending.append((0, Candidates(initial_ids)))
+            self.look()
+            self.bound.limit(allowance)
+            return
+        others = [row for row in range(len(initial_ids)) if row not in set(firsts)]
+        for number, chosen in enumerate((firsts, others)):
+            rows = torch.tensor(chosen, device=initial_ids.device)
+            ids = initial_ids[rows]
+            self.pending.append((0, Candidates(ids, self.bound.score(ids, rows) if number else None, rows)))
+            self.look()
+            if not number:
+                self.bound.limit(allowance)
 
     def follow(self, proposals: Iterator[Candidates], report_every: int) -> StopReason:
         """Takes in what the method proposes until something ends it; returns what did."""
@@ -207,7 +214,9 @@ class _Run:
     def _take(self, candidates: Candidates, at_step: int) -> Candidates | None:
         """Offers candidates; returns those that are read back as other tokens, which have other scores."""
         rows = list(range(len(candidates.ids))) if candidates.rows is None else candidates.rows.tolist()
-        scores = self.bound.score(candidates.ids, candidates.rows) if candidates.scores is None else candidates.scores
+        scores = candidates.scores
+        if scores is None:  # proposed within the deadline: its scores are due
+            scores = self.bound.score(candidates.ids, candidates.rows, timed=False)
         ids, found = candidates.ids.tolist(), scores.tolist()
         finite = [i for i, value in enumerate(found) if math.isfinite(value)]
         self.met_finite = self.met_finite or bool(finite)

@@ -15,12 +15,13 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hardprompts.allowance import Allowance
 from hardprompts.objectives import Objective, Score
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.markup import read_markup
 from hardprompts.search.progress import on_bar
-from hardprompts.search.protocol import Callback, Search, SearchResult
+from hardprompts.search.protocol import BY_CALLER, Callback, Search, SearchProgress, SearchResult
 from hardprompts.search.seeds import checked_seed, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import check_text
@@ -63,8 +64,10 @@ class SearchOptions:
         vocabulary: phrases whose tokens alone may be used (a keyword bank), or a `Vocabulary`, which is used as it is.
         restarts: starts that are searched in one batch. Default: `DEFAULT_RESTARTS` of the front door.
         max_steps: steps of the method. Default: `DEFAULT_MAX_STEPS` of the front door where there is no other limit.
-        max_evaluations: forward and backward passes of one prompt each.
-        deadline: seconds for the whole call.
+        max_evaluations: forward and backward passes of one prompt each, for the whole call: for what is prepared, the
+            search, and what is measured of its result. Only what a result cannot be without comes on top: the scores
+            of one start for each task, and of the prompt that is returned.
+        deadline: seconds for the whole call, likewise. What there was no room for is named in the result's `left_out`.
         patience: steps without an improvement.
         token_cost: what a token must add to be worth its place, as a share of the spread (standard deviation) of the
             score of random prompts. Default: that of the front door.
@@ -166,12 +169,18 @@ class SearchOptions:
         """The same with a seed, which is drawn if there is none."""
         return dataclasses.replace(self, seed=drawn_seed(self.seed))
 
-    def shared_among(self: Options, calls: int) -> Options:
-        """The options of each of `calls` parts of one call: the deadline and the evaluations are for all of them."""
-        budget = None if self.max_evaluations is None else round(self.max_evaluations / calls)
-        return dataclasses.replace(
-            self, deadline=None if self.deadline is None else self.deadline / calls, max_evaluations=budget
-        )
+    def allowance(self) -> Allowance:
+        """What a call may spend, beginning now: a front door makes it once and hands it to all that it does."""
+        allowance = Allowance(self.deadline, self.max_evaluations)
+        if self.callback is not None:
+            self._watch(allowance, SearchProgress(0, self.steps, 0.0, 0, (None,)))
+        return allowance
+
+    def _watch(self, allowance: Allowance, progress: SearchProgress) -> None:
+        """Lets the call ask the callback, with the progress so far, while no search is running."""
+        callback = self.callback
+        if callback is not None:
+            allowance.watch(lambda: bool(callback(progress)))
 
     def run(
         self,
@@ -186,17 +195,26 @@ class SearchOptions:
         score_per_token: float = 0.0,
         top_k: int | None = None,
         description: str = "",
+        allowance: Allowance | None = None,
     ) -> list[SearchResult]:
         """`run_search` within these limits, with a progress bar.
 
         Args:
             top_k: another number of candidates than the option's, for what is chosen among them afterwards.
             description: what the bar says, the method's name say.
+            allowance: what the search may spend, of which its passes are taken; default: that of a call that begins
+                now. After the caller has ended the call nothing but the starts is looked at.
 
         The others, the results and the errors are those of `run_search`.
         """
+        own = self.allowance() if allowance is None else allowance
+
+        def follow(progress: SearchProgress) -> bool | None:
+            self._watch(own, progress)
+            return None if self.callback is None else self.callback(progress)
+
         with tqdm(disable=None if self.progress else True, desc=description, unit="step", leave=False) as bar:
-            return run_search(
+            results = run_search(
                 search,
                 objective,
                 score,
@@ -204,15 +222,19 @@ class SearchOptions:
                 initial_ids,
                 groups=groups,
                 template=template,
-                max_steps=self.steps,
-                max_evaluations=self.max_evaluations,
-                deadline=self.deadline,
+                max_steps=0 if own.stopped else self.steps,
+                max_evaluations=own.remaining,
+                deadline=own.seconds_left,
                 patience=self.patience,
                 score_per_token=score_per_token,
                 top_k=self.top_k if top_k is None else top_k,
                 seed=self.seed,
-                callback=on_bar(self.callback, bar),
+                callback=on_bar(follow, bar),
             )
+        own.spend(results[0].evaluations)
+        if results[0].stop_reason in BY_CALLER:
+            own.stop(str(results[0].stop_reason))
+        return results
 
 
 def _plain(given: Any) -> Any:

@@ -64,8 +64,9 @@ class SearchProgress:
     best: tuple[Candidate | None, ...]
 
 
-#: Called after every step; returning True stops the search, which then returns the best so far.
-#: Whatever it raises goes through to the caller.
+#: Called after every step, and now and then while something is measured before or behind the search, with the progress
+#: so far; returning True stops the search, which then returns the best so far. Whatever it raises goes through to the
+#: caller.
 Callback = Callable[[SearchProgress], bool | None]
 
 

@@ -7,21 +7,51 @@ from typing import Any, TypeVar
 
 import torch
 
+from hardprompts.allowance import Allowance
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search.protocol import SearchResult, StopReason
+from hardprompts.search.protocol import SearchResult
 from hardprompts.vocabulary import Vocabulary
 
 Prompt = TypeVar("Prompt", bound=HardPrompt)
 
 #: The scores of prompts that are given by their ids, which may be none at all.
-ScoresOf = Callable[[list[tuple[int, ...]]], Sequence[float]]
+ScoresOf = Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
 
 
-def leave_one_out(best: Candidate, scores_of: ScoresOf) -> tuple[float, ...]:
-    """What each token contributes: the score that is lost when it is removed."""
+def leave_one_out(best: Candidate, scores_of: ScoresOf, allowance: Allowance, size: int = 256) -> tuple[float, ...]:
+    """What each token contributes: the score that is lost when it is removed; () where there is no room to measure it.
+
+    Args:
+        allowance: what the passes are taken from, and what says that it was left out.
+        size: prompts that are scored between two looks at the clock.
+    """
     ids = best.token_ids
     without = [ids[:place] + ids[place + 1 :] for place in range(len(ids))]
-    return tuple(best.score - score for score in scores_of(without))
+    scores = allowance.measured("contributions of tokens", without, scores_of, size=size)
+    return () if scores is None else tuple(best.score - score for score in scores)
+
+
+def rescored(
+    candidates: Sequence[Candidate],
+    scores_of: Callable[[Sequence[str]], Sequence[float]],
+    allowance: Allowance,
+    size: int = 256,
+) -> tuple[Candidate, ...]:
+    """The candidates with the scores of their texts: the first whatever is left, the others if there is room for all.
+
+    Args:
+        scores_of: the scores of texts.
+        size: texts that are scored between two looks at the clock.
+    """
+    best, others = candidates[0], candidates[1:]
+    (own,) = allowance.insist(lambda: scores_of([best.text]), passes=1)
+    scores = (
+        allowance.measured("other candidates", [one.text for one in others], scores_of, size=size) if others else []
+    )
+    kept = () if scores is None else zip(others, scores, strict=True)
+    return (
+        dataclasses.replace(best, score=own), *(dataclasses.replace(one, score=score) for one, score in kept)
+    )  # fmt: skip
 
 
 def provenance_of(result: SearchResult) -> dict[str, Any]:
@@ -42,7 +72,9 @@ def hard_prompt_of(
     template: PromptTemplate,
     model: str,
     method: str,
+    allowance: Allowance,
     scores_of: ScoresOf | None = None,
+    rows_at_once: int = 256,
     settings: Mapping[str, Any] | None = None,
     method_settings: Mapping[str, Any] | None = None,
     kind: type[Prompt] = HardPrompt,  # type: ignore[assignment]
@@ -50,24 +82,22 @@ def hard_prompt_of(
 ) -> Prompt:
     """The first of some candidates as the prompt, with the others and the history of the search.
 
-    A keyboard interrupt while the tokens' contributions are measured leaves these out: the prompt is found.
+    Where there is no room for the tokens' contributions, or a keyboard interrupt ends their measuring, they are left
+    out: the prompt is found.
 
     Args:
         candidates: best first, with the scores that people see; at least one.
         vocabulary: whose ids they have.
+        allowance: what is left of the call; what it has left out and why it was stopped is said of the prompt.
         scores_of: for the contributions, in the unit of the candidates' scores; None: nothing is measured.
+        rows_at_once: prompts that are scored between two looks at the clock.
         settings: what the provenance says besides the search's own; JSON values.
         method_settings: the method's hyperparameters, which the provenance says too, if there are any; JSON values.
         kind: `HardPrompt`, or a class that extends it.
         fields: further fields of `kind`, which are taken as they are.
     """
-    best, stop_reason = candidates[0], result.stop_reason
-    attributions: tuple[float, ...] = ()
-    if scores_of is not None:
-        try:
-            attributions = leave_one_out(best, scores_of)
-        except KeyboardInterrupt:
-            stop_reason = StopReason.INTERRUPTED
+    best = candidates[0]
+    attributions = () if scores_of is None else leave_one_out(best, scores_of, allowance, rows_at_once)
     own = {"method_settings": dict(method_settings)} if method_settings else {}
     known: dict[str, Any] = {
         **{field.name: getattr(best, field.name) for field in dataclasses.fields(best)},
@@ -79,8 +109,9 @@ def hard_prompt_of(
         "candidates": tuple(candidates),
         "history": result.history,
         "seed": result.seed,
-        "stop_reason": str(stop_reason),  # a prompt holds JSON values
-        "evaluations": result.evaluations,
+        "stop_reason": allowance.stopped or str(result.stop_reason),  # a prompt holds JSON values
+        "evaluations": allowance.evaluations,
+        "left_out": tuple(allowance.left_out),
         "provenance": {**(settings or {}), **own, **provenance_of(result)},
     }
     return kind(**{**known, **fields})

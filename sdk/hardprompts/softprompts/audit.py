@@ -92,6 +92,8 @@ class Audit:
         geometry, nearest, spread, robustness, decoded: see their classes; None where they were not asked for.
         ban_list: words that should not turn up in what it decodes to.
         notes: why something was left out.
+        left_out: what there was no time for, in words.
+        stop_reason: "interrupted" or "cancelled" where somebody ended the audit; else "".
     """
 
     prompt: SoftPrompt
@@ -105,6 +107,8 @@ class Audit:
     decoded: DecodedText | None = None
     ban_list: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    stop_reason: str = ""
 
     def __post_init__(self) -> None:
         cleared, told = self.prompt.cleared()
@@ -157,6 +161,9 @@ class Audit:
         """What is odd about it, what matters most first."""
         found = [*self._banned(), *self._lengths(), *self._values(), *self._name()]
         found += [Finding("note", note) for note in (*self.prompt.notes, *self.notes)]
+        if self.left_out:
+            why = "The audit was interrupted before" if self.stop_reason else "There was no time for all of"
+            found.append(Finding("note", f"{why} {'; '.join(self.left_out)}."))
         return tuple(sorted(found, key=lambda finding: finding.level != "warning"))
 
     def _banned(self) -> list[Finding]:
@@ -241,6 +248,7 @@ class Audit:
             "nearest_words": None if self.nearest is None else self.nearest.text,
             "robustness": None if self.robustness is None else dataclasses.asdict(self.robustness),
             "decoded": None if self.decoded is None else dataclasses.asdict(self.decoded),
+            "left_out": list(self.left_out),
         }
 
 

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.vocabulary import MAX_TABLE_ENTRIES, Metric, Vocabulary
 
 #: Degrees within which a neighbor is near: beyond them, soft prompts of language models stop working.
@@ -122,6 +123,7 @@ def analyze(
     *,
     neighbors: int = 5,
     natural_tokens: int | None = NATURAL_TOKENS,
+    allowance: Allowance | None = None,
 ) -> GeometryReport:
     """How far soft tokens lie from the tokens of a vocabulary, by length and by direction.
 
@@ -131,6 +133,8 @@ def analyze(
         neighbors: nearest tokens to name for each soft token.
         natural_tokens: tokens of the vocabulary to compare with the others; None for all, which takes a hundred
             times as long.
+        allowance: whose time this may take, and which notes it where it suffices for the first soft tokens only; one
+            is always compared.
 
     Raises:
         ValueError: the widths differ, the vocabulary is of several encoders or has fewer than two tokens, or a
@@ -145,33 +149,45 @@ def analyze(
     if size < 2:
         raise ValueError("the vocabulary allows fewer than two tokens; there is nothing to compare with")
     lengths = vocabulary.allowed_table.norm(dim=1)
-    norms = soft.norm(dim=1)
-    ranks = torch.searchsorted(lengths.sort().values, norms) / size
-    by_cosine = nearest_tokens(soft, vocabulary, min(neighbors, size), "cosine")
-    by_l2 = nearest_tokens(soft, vocabulary, min(neighbors, size), "l2")
-    soft_angles = angles(soft, _rows(by_cosine[:, 0], vocabulary))
+    ordered, time, count = lengths.sort().values, Allowance() if allowance is None else allowance, min(neighbors, size)
     sample = natural_ids(vocabulary, size if natural_tokens is None else natural_tokens)
     natural_angles = angles(_rows(sample, vocabulary), _rows(_nearest_others(sample, vocabulary), vocabulary))
+    tokens: list[SoftToken] = []
+    for part in time.batches(range(len(soft)), max(1, MAX_TABLE_ENTRIES // size), passes=0):
+        tokens += _soft_tokens(soft[part[0] : part[-1] + 1], vocabulary, count, ordered)
+    tokens = tokens or _soft_tokens(soft[:1], vocabulary, count, ordered)
+    time.leave_out("soft tokens compared", len(tokens), len(soft))
     return GeometryReport(
-        tokens=tuple(
-            SoftToken(*values)
-            for values in zip(
-                norms.tolist(),
-                ranks.tolist(),
-                soft_angles.tolist(),
-                _named(soft, by_cosine, vocabulary),
-                _named(soft, by_l2, vocabulary),
-                strict=True,
-            )
-        ),
+        tokens=tuple(tokens),
         dim=soft.shape[1],
         vocabulary_size=size,
         vocabulary_norms=Distribution.of(lengths),
         natural_tokens=len(sample),
         natural_angles=Distribution.of(natural_angles),
-        share_near=float((soft_angles <= NEAR).double().mean()),
+        share_near=sum(token.angle <= NEAR for token in tokens) / len(tokens),
         natural_share_near=float((natural_angles <= NEAR).double().mean()),
     )
+
+
+def _soft_tokens(
+    soft: Float[Tensor, "tokens dim"], vocabulary: Vocabulary, neighbors: int, lengths: Float[Tensor, " allowed"]
+) -> list[SoftToken]:
+    """Where each of some soft tokens lies.
+
+    Args:
+        lengths: of the vocabulary's tokens, in order.
+    """
+    norms = soft.norm(dim=1)
+    by_cosine = nearest_tokens(soft, vocabulary, neighbors, "cosine")
+    by_l2 = nearest_tokens(soft, vocabulary, neighbors, "l2")
+    columns = (
+        norms.tolist(),
+        (torch.searchsorted(lengths, norms) / len(lengths)).tolist(),
+        angles(soft, _rows(by_cosine[:, 0], vocabulary)).tolist(),
+        _named(soft, by_cosine, vocabulary),
+        _named(soft, by_l2, vocabulary),
+    )
+    return [SoftToken(*values) for values in zip(*columns, strict=True)]
 
 
 def nearest_tokens(

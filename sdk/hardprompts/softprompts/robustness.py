@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.prompts import PromptTemplate
 from hardprompts.softprompts.geometry import angles, natural_ids, rotated, shrunk
 from hardprompts.vocabulary import EmbeddedTemplate, Vocabulary
@@ -83,6 +84,7 @@ def measure_robustness(
     natural_prompts: int = 8,
     batch_size: int = 64,
     quantity: str = "text features",
+    allowance: Allowance | None = None,
 ) -> RobustnessReport:
     """What a text encoder still makes of soft tokens, and of natural ones, along both paths.
 
@@ -97,8 +99,10 @@ def measure_robustness(
         natural_prompts: prompts of tokens evenly spaced by id, to compare with.
         batch_size: texts that are encoded at once.
         quantity: what `encode` returns, in words.
+        allowance: what this may spend.
 
     Raises:
+        TimeoutError: that does not suffice.
         ValueError: the template has no words or no room, a path does not begin with the prompt as it is, or a soft
             token has no direction to be turned from.
     """
@@ -120,10 +124,17 @@ def measure_robustness(
     divided = torch.stack([shrunk(prompt, lengths) for prompt in prompts])
     turned = torch.stack([rotated(p, t, angles_turned) for p, t in zip(prompts, targets, strict=True)])
 
+    left = Allowance() if allowance is None else allowance
+
     @torch.no_grad()
     def features(texts: Float[Tensor, "texts tokens dim"]) -> Float[Tensor, "texts features"]:
-        parts = (fixed.around(part).to(vocabulary.table.dtype) for part in texts.split(batch_size))
-        return torch.nn.functional.normalize(torch.cat([encode(part).float() for part in parts]), dim=-1)
+        found = []
+        for part in left.batches(range(len(texts)), batch_size):
+            rows = fixed.around(texts[part[0] : part[-1] + 1]).to(vocabulary.table.dtype)
+            found.append(encode(rows).float())
+        if sum(map(len, found)) < len(texts):
+            raise TimeoutError("there was no room left for all shrunk and turned prompts; allow more time")
+        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
 
     nothing, as_it_is, as_words = features(soft[None, :0])[0], features(soft[None])[0], features(to_soft[None])[0]
     kept = 1 - (1 - as_words @ as_it_is) / (1 - nothing @ as_it_is).clamp_min(1e-6)

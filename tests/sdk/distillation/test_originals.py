@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from toy_distillation import BACKEND, DISTILLER, LONG, QUICK, TOWER, VOCABULARY, embedded, noisy
 
 from hardprompts import BackendError, PromptDistiller, PromptTemplate, SoftPrompt
+from hardprompts.allowance import Allowance
 from hardprompts.distillation.faithfulness import lost_phrases
 from hardprompts.distillation.features import match_features
 from hardprompts.distillation.options import DistillationOptions
@@ -19,7 +20,6 @@ from hardprompts.distillation.originals import (
     soft_prompt_of,
     windows_of,
 )
-from hardprompts.search import clock
 from hardprompts.testing import ToyEncoder
 
 
@@ -127,23 +127,27 @@ def test_looking_for_lost_phrases_grows_with_the_length_and_not_with_its_square(
     for words in (300, 1200):
         text = " ".join((*LONG.split(), "dog", "fish", "tree", "cloud")[i * 7 % 15] for i in range(words))
         seen.clear()
-        lost, looked, phrases = lost_phrases(BACKEND, text, "old boat", PromptTemplate("big {}"))
+        allowance = Allowance()
+        lost = lost_phrases(BACKEND, text, "old boat", PromptTemplate("big {}"), allowance)
         spent[words] = sum(seen)
-        assert looked == phrases == words // 3 and 0 < len(lost) <= 10
+        assert allowance.evaluations > words // 3 and not allowance.left_out and 0 < len(lost) <= 10
     assert spent[1200] < 4.5 * spent[300]
 
 
 def test_the_deadline_holds_for_what_is_said_of_a_prompt() -> None:
     text = " ".join(LONG.split()[i * 7 % 11] for i in range(300))
-    lost, looked, phrases = lost_phrases(BACKEND, text, "old boat", PromptTemplate(), until=clock())
-    assert (lost, looked, phrases) == ((), 0, 100)
+    allowance = Allowance(deadline=0.0)
+    assert lost_phrases(BACKEND, text, "old boat", PromptTemplate(), allowance) == ()
+    assert allowance.left_out == ["phrases compared: 0 of 100"] and allowance.evaluations == 0
     prompt = DISTILLER.distill(text, num_tokens=2, deadline=0.0, **QUICK)
-    assert prompt.text and prompt.provenance["phrases_compared"] == 0 and prompt.provenance["phrases"] == 100
+    assert prompt.text and "phrases compared: 0 of 100" in prompt.left_out
 
 
 def test_phrases_that_are_longer_than_the_context_are_read_whole() -> None:
     """Each fills windows of its own, and leaving one out leaves nothing of them."""
     long = [" ".join(LONG.split()[(place + i) % 11] for i in range(30)) for place in range(2)]
-    assert lost_phrases(BACKEND, ", ".join(long), "old boat", PromptTemplate())[1:] == (2, 2)
-    (only,) = lost_phrases(BACKEND, f"{long[0]}, {'night ' * 40}", "red house", PromptTemplate())[0][:1]
+    allowance = Allowance()
+    lost_phrases(BACKEND, ", ".join(long), "old boat", PromptTemplate(), allowance)
+    assert not allowance.left_out
+    (only,) = lost_phrases(BACKEND, f"{long[0]}, {'night ' * 40}", "red house", PromptTemplate())[:1]
     assert only.text in (long[0], " ".join(["night"] * 40)) and only.cost > 0.01

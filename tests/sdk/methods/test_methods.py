@@ -171,8 +171,8 @@ def test_most_of_the_time_before_a_deadline_is_left_for_the_refinement_of_fewer_
             refined.append((len(initial_ids), objective.seconds_left))
             return super().steps(objective, vocabulary, initial_ids, generator)
 
-    for module in ("loop", "bound"):
-        monkeypatch.setattr(f"hardprompts.search.{module}.clock", lambda: float(next(seconds)))
+    for module in ("allowance", "search.loop", "search.bound"):
+        monkeypatch.setattr(f"hardprompts.{module}.clock", lambda: float(next(seconds)))
     objective = task(random_targets(1)[0])
     start = VOCABULARY.sample((8, 6), torch.Generator().manual_seed(0))
     search = PEZRefine(refine=Watched(candidates_per_slot=10))
