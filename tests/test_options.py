@@ -28,6 +28,7 @@ OTHERS = {
     ("applications/weights.py", "WeightOptions"): "a fit of weights; it is not a search",
     ("applications/weights.py", "WeightArguments"): "likewise",
     ("batch/run.py", "invert_many"): "of the batch: its progress, and the seed that each image's is drawn from",
+    ("classification/transfer.py", "evaluate_transfer"): "a report on several models; nothing is searched",
     ("applications/breeding.py", "evolve"): "generations of pictures, each with a person's choice",
 }
 

@@ -433,11 +433,14 @@ def _word_weights(values: Mapping[str, Any] | None, text: str) -> WordWeights | 
     if values is None:
         return None
     each, held_out = tuple(float(value) for value in values["values"]), values["held_out"]
+    elsewhere = None if held_out is None else tuple(float(value) for value in held_out)
+    if elsewhere is not None and len(elsewhere) != 2:
+        raise ValueError(f"its held-out figures are {elsewhere}, which are not two numbers")
     if len(each) != len(text.split()) or not all(map(math.isfinite, each)):
         raise ValueError(f"its weights are {each}, which are not one number for each word")
     return WordWeights(
         each, str(values["syntax"]), str(values["unit"]), float(values["plain"]), float(values["weighted"]),
-        None if held_out is None else (float(held_out[0]), float(held_out[1])),
+        None if elsewhere is None else (elsewhere[0], elsewhere[1]),
     )  # fmt: skip
 
 

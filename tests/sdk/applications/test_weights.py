@@ -65,7 +65,7 @@ def test_planted_weights_are_found(backend, syntax: str, monkeypatch: pytest.Mon
     prompt = prompt_of(backend, "fox purple neon")
     planted = torch.tensor([0.7, 1.3, 1.0])
 
-    def towards_the_planted(fit, images, text, options, seed):
+    def towards_the_planted(fit, images, text, options, seed, allowance):
         bank = module.NoiseBank.draw(
             fit.predictor, [[(image, 1.0) for image in module.load_images(images)]], items=6, seed=seed
         )
