@@ -1,5 +1,6 @@
 """The cause that a message names is the cause: faults are injected at every door, and each is named and passed on."""
 
+import ast
 import builtins
 import errno
 import io
@@ -264,3 +265,60 @@ def test_a_broken_field_is_named(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(HardPromptsError, match="hidden_size"):
         load_backend(f"transformers:{folder}", device="cpu")
+
+
+# --- every clause that turns an error into another ----------------------------------------
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [file for place in ("sdk", "plugins", "comfyui_nodes") for file in sorted((ROOT / place).rglob("*.py"))]
+
+#: Kinds of errors that many things cause: who catches one must say what it was, or ask `hardprompts.causes`.
+BROAD = {"Exception", "BaseException", "OSError", "RuntimeError", "ImportError", "MemoryError"}
+
+#: Clauses of such a kind whose cause is known all the same.
+KNOWN = {"devices.py: (RuntimeError, TypeError)"}  # what torch.device says of a name
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_no_clause_guesses(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for clause in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ExceptHandler)):
+        assert clause.type is not None, f"line {clause.lineno}: a bare except"
+        kinds = ast.unparse(clause.type)
+        names = {node.id for node in ast.walk(clause.type) if isinstance(node, ast.Name)}
+        again = any(isinstance(node, ast.Raise) and node.exc is None for node in ast.walk(clause))
+        if names & {"Exception", "BaseException"} and not again:
+            assert "# " in lines[clause.lineno - 1], f"line {clause.lineno}: say why {kinds} is caught"
+        raises = [node for node in ast.walk(clause) if isinstance(node, ast.Raise) and node.exc is not None]
+        broad = names & BROAD or any(name.endswith(("_FAILURES", "_ERRORS", "_DAMAGE")) for name in names)
+        if raises and broad and f"{file.name}: {kinds}" not in KNOWN:
+            causes = {id(one.cause) for one in raises}
+            said = [
+                node
+                for part in clause.body
+                for node in ast.walk(part)
+                if isinstance(node, ast.Name) and node.id == clause.name and id(node) not in causes
+            ]
+            assert said, f"line {clause.lineno}: {kinds} becomes another error that does not say what happened"
+
+
+def test_the_client_of_large_files_says_what_happened() -> None:
+    from hardprompts.hub.reasons import reason_of
+
+    full = RuntimeError("Data processing error: IO Error: No space left on device (os error 28)")
+    assert reason_of(full, "owner/name", None) == "the disk is full; make room"
+    assert "could not be transferred: CAS service error" in reason_of(RuntimeError("CAS service error"), "a/b", None)
+
+
+def test_the_command_line_says_in_a_line_that_memory_ran_out(capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    from hardprompts.cli.screen import clear_errors
+
+    for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")):
+        with pytest.raises(typer.Exit), clear_errors():
+            raise error
+        assert "error: there is too little memory" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(RecursionError), clear_errors():  # a defect of the program keeps its traceback
+        raise RecursionError("maximum recursion depth exceeded")

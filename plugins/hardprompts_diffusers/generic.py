@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.causes.failures import cause_of
 from hardprompts.errors import BackendError, HardPromptsError, brief
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers import tokenizer_of
@@ -333,6 +334,8 @@ class PipelinePredictor:
             except HardPromptsError:
                 raise
             except (AttributeError, TypeError, ValueError, RuntimeError, LookupError) as error:
+                if found := cause_of(error):
+                    raise BackendError(f"{type(self.pipe).__name__} cannot encode a prompt: {found}") from error
                 raise BackendError(
                     f"{type(self.pipe).__name__} cannot encode a prompt by itself: {type(error).__name__}: "
                     f"{brief(error)}; make it run first, as pipe('a cat') does"

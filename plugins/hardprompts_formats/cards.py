@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from hardprompts.causes.failures import cause_of
 from hardprompts.errors import FileFormatError, brief
 from hardprompts.images import DECODING_ERRORS
 from hardprompts.softprompts import MAX_VALUES, Match, SoftPrompt, SoftPromptFile, StoredTensor
@@ -80,7 +81,7 @@ def _card_json(path: Path) -> Any:
     except binascii.Error as error:
         raise FileFormatError(f"the card in it is damaged: {brief(error)}; get the image again") from error
     except (*DECODING_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise FileFormatError(f"it is a damaged image: {brief(error)}; get it again") from error
+        raise FileFormatError(cause_of(error) or f"it is a damaged image: {brief(error)}; get it again") from error
     data = _hidden(pixels)
     if data is None:
         reason = "; JPEG keeps none, so get the original PNG" if lossy else ""

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hardprompts.causes.failures import chain
+from hardprompts.causes.failures import cause_of, chain
 from hardprompts.causes.networks import check_weights
 from hardprompts.causes.standins import read_json
 from hardprompts.encoders import Backend
@@ -145,6 +145,8 @@ class OpenClipTextEncoder:
                     found = self.encode(self.vocabulary.embed(ids)).float()
                     expected = self.encode_text([text]).float()
             except (RuntimeError, IndexError, AttributeError, TypeError) as error:
+                if found_cause := cause_of(error):
+                    raise BackendError(f"{self._name}: {found_cause}") from error
                 raise BackendError(
                     f"{self._name}: the model's own encode_text fails on {text!r}: {_shortened(str(error))}; pass a "
                     "model that encodes texts, on one device and in one dtype, with its own tokenizer"

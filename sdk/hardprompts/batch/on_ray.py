@@ -111,7 +111,7 @@ class _Worker:
         self._failure: str | None = None
         try:
             self._inverter = opening.open()
-        except (HardPromptsError, ValueError, OSError) as error:  # a worker that fails here would be started for ever
+        except Exception as error:  # noqa: BLE001  # whatever it is: the worker would be started for ever
             self._failure = f"{type(error).__name__}: {error}"
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:

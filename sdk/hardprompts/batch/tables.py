@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardprompts.batch.records import IMAGE, Record, UnusablePicture
+from hardprompts.causes.failures import cause_of
 from hardprompts.causes.standins import stand_in_at
 from hardprompts.errors import FileFormatError, ImageError, MissingExtra, brief
 from hardprompts.hub.machine import distinct_label
@@ -56,7 +57,11 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
     except FileNotFoundError:
         raise
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        found = stand_in_at(path) or f"it is not a table that can be read: {brief(error)}; get the file again"
+        found = (
+            cause_of(error)
+            or stand_in_at(path)
+            or f"it is not a table that can be read: {brief(error)}; get the file again"
+        )
         raise FileFormatError(f"{path}: {found}") from error
     records: list[Record] = []
     for group, rows in enumerate(groups):

@@ -8,7 +8,6 @@ import errno
 import os
 from collections.abc import Iterator
 
-from hardprompts.devices import is_out_of_memory
 from hardprompts.errors import brief, missing_package
 
 #: What the numbers of the operating system's errors mean, and what to do.
@@ -54,11 +53,20 @@ def cause_of(error: BaseException) -> str:
     return next((found for one in chain(error) if (found := _cause(one))), "")
 
 
-def _cause(error: BaseException) -> str:
+def memory_cause(error: BaseException) -> str:
+    """That memory ran out, and what to do, if that is what an error says; else ""."""
     if isinstance(error, MemoryError):
         return _MEMORY.format(where="")
-    if isinstance(error, RuntimeError) and is_out_of_memory(error):
-        return _MEMORY.format(where=" on the device")
+    if not isinstance(error, RuntimeError):
+        return ""
+    from hardprompts.devices import is_out_of_memory  # torch is there where such an error comes from
+
+    return _MEMORY.format(where=" on the device") if is_out_of_memory(error) else ""
+
+
+def _cause(error: BaseException) -> str:
+    if found := memory_cause(error):
+        return found
     if isinstance(error, RecursionError):
         return "it is nested too deeply to be read"
     return system_cause(error) if isinstance(error, OSError) else ""

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hardprompts import __version__
+from hardprompts.causes.failures import system_cause
 from hardprompts.cli.screen import clear_errors, fail, say
 
 if sys.version_info >= (3, 11):
@@ -52,9 +53,10 @@ def link(
         try:
             place.symlink_to(source, target_is_directory=True)
         except OSError as error:
+            on_windows = "allow links (developer mode), or " if getattr(error, "winerror", None) else ""
             fail(
-                f"no link could be made at {place}: {error}. On Windows, allow links (developer mode), or clone the "
-                "repository into custom_nodes"
+                f"no link could be made at {place}: {system_cause(error) or error}; {on_windows}clone the repository "
+                "into custom_nodes"
             )
         say(f"{place} -> {source}")
         say("ComfyUI's Python must have hardprompts too, unless this is a clone; now start ComfyUI again")

@@ -70,6 +70,12 @@ def clear_errors() -> Iterator[None]:
         raise
     except (HardPromptsError, ValueError, OSError) as error:
         fail(as_flags(str(error)) or type(error).__name__)
+    except (MemoryError, RuntimeError) as error:
+        from hardprompts.causes.failures import memory_cause
+
+        if not (found := memory_cause(error)):
+            raise
+        fail(found)
     except KeyboardInterrupt:
         say("interrupted before there was a prompt", "yellow")
         raise typer.Exit(INTERRUPTED) from None

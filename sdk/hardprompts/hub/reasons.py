@@ -66,7 +66,7 @@ def connection_error() -> type[Exception]:
 _STATUS: Mapping[int, str] = {
     400: "the Hub does not accept it: {said}",
     401: "the Hub does not accept the token; make a new one and store it with `hf auth login`",
-    403: "the token may not do this: it needs the right to write, and the repository must be yours ({said})",
+    403: "the token may not do this ({said}): to push it needs the right to write, and the repository must be yours",
     409: "the Hub reports a conflict ({said}); look at the repository, and push again",
     412: "somebody changed the repository meanwhile, so nothing was committed; push again",
     413: "the Hub says that it is too large",
@@ -107,9 +107,8 @@ def reason_of(error: BaseException, repo_id: str, revision: str | None, file_nam
     for kind, reason in reasons:
         if isinstance(error, kind):
             return reason
-    if isinstance(error, ValueError) and not status:
-        refused = "does not accept the card" if "README" in str(error) else "gave an answer that is none of a Hub's"
-        return f"the Hub {refused}: {brief(error)}"
+    if not status and (found := _of_the_client(error)):
+        return found
     if not status:
         return f"the connection broke off ({type(error).__name__}); nothing is half done, so try again"
     said = brief(Exception(getattr(error, "server_message", None) or f"status {status}"))
@@ -125,6 +124,19 @@ def _status(error: BaseException) -> int:
     # Before huggingface_hub 1.0 a file that is not in the cache is one of these errors, too, without an answer.
     response = error.response if isinstance(error, HfHubHTTPError) else None
     return 0 if response is None else int(response.status_code)
+
+
+def _of_the_client(error: BaseException) -> str:
+    """What an error means that is not an answer of the Hub's; "" of a connection's."""
+    if found := cause_of(error):  # memory, or the disk
+        return found
+    if isinstance(error, RuntimeError):  # of large files, whose client says nothing else by its kind
+        full = "no space left" in str(error).lower()
+        return "the disk is full; make room" if full else f"the file could not be transferred: {brief(error)}"
+    if isinstance(error, ValueError):
+        refused = "does not accept the card" if "README" in str(error) else "gave an answer that is none of a Hub's"
+        return f"the Hub {refused}: {brief(error)}"
+    return ""
 
 
 def _not_cached(cause: BaseException) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hardprompts.allowance import Allowance
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
+from hardprompts.causes.failures import system_cause
 from hardprompts.encoders import Backend
 from hardprompts.errors import FileFormatError, quoted, warn_user
 from hardprompts.images import list_folder
@@ -198,8 +199,8 @@ def phrase_features(
         write_files_atomically({path: safetensors.torch.save({"features": features})})
     except OSError as error:
         warnings.warn(
-            f"the features of {len(phrases)} phrases are not kept for the next time: {error}; set {CACHE_VARIABLE} "
-            "to a folder with room",
+            f"the features of {len(phrases)} phrases are not kept for the next time: {system_cause(error) or error}; "
+            f"or set {CACHE_VARIABLE} to another folder",
             RuntimeWarning,
             stacklevel=2,
         )

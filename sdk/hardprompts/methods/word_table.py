@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from hardprompts.allowance import clock
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
+from hardprompts.causes.failures import system_cause
 from hardprompts.encoders import TextEncoder, normalize
 
 #: Ids of one token, or of a word of several tokens.
@@ -179,8 +180,8 @@ class WordTable:
             write_files_atomically({self._path(): content})
         except OSError as error:
             warnings.warn(
-                f"the features of {len(self._rows)} words are not kept for the next time: {error}; set "
-                f"{CACHE_VARIABLE} to a folder with room",
+                f"the features of {len(self._rows)} words are not kept for the next time: "
+                f"{system_cause(error) or error}; or set {CACHE_VARIABLE} to another folder",
                 RuntimeWarning,
                 stacklevel=2,
             )

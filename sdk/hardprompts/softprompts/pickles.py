@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardprompts.causes.failures import cause_of
 from hardprompts.errors import FileFormatError, brief, quoted
 from hardprompts.softprompts.plain_calls import CALLS, CLASSES, DICTS, WITH_STATE
 from hardprompts.softprompts.tensors import StoredTensor
@@ -219,7 +220,8 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except FileFormatError:
         raise
     except (*_ZIP_ERRORS, KeyError) as error:
-        raise FileFormatError(f"it is a damaged archive: {brief(error)}; get it again") from error
+        found = cause_of(error) or f"it is a damaged archive: {brief(error)}; get it again"
+        raise FileFormatError(found) from error
 
 
 class _Machine:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hardprompts.causes.failures import cause_of
 from hardprompts.errors import FileFormatError, brief
 
 #: Values of one tensor that is read: 128 MiB in float32, a hundred times the largest soft prompt seen.
@@ -66,7 +67,7 @@ class StoredTensor:
             return self.read().detach().to("cpu", torch.float32)
         except (RuntimeError, NotImplementedError, MemoryError) as error:
             raise FileFormatError(
-                f"a tensor of {self.dtype} and shape {self.shape} cannot be read: {brief(error)}"
+                f"a tensor of {self.dtype} and shape {self.shape} cannot be read: {cause_of(error) or brief(error)}"
             ) from error
 
 
@@ -157,4 +158,5 @@ def _safetensors() -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"it is a damaged safetensors file: {brief(error)}; get it again") from error
+        found = cause_of(error) or f"it is a damaged safetensors file: {brief(error)}; get it again"
+        raise FileFormatError(found) from error
