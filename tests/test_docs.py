@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -15,8 +16,9 @@ else:
 from PIL import Image
 
 from hardprompts import PromptInverter, load_backend
+from hardprompts.inversion import load_captioner
 from hardprompts.plugins import register, unregister
-from hardprompts.testing import check_backend, toy_backend
+from hardprompts.testing import check_backend, check_captioner, toy_backend
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -86,6 +88,19 @@ def test_the_model_of_the_docs_conforms_and_names_a_color(tmp_path: Path) -> Non
         assert PromptInverter(backend).invert(picture, num_tokens=1, seed=0, progress=False).text == "green"
     finally:
         unregister("words")
+
+
+def test_the_captioner_of_the_docs_is_where_a_search_begins() -> None:
+    scope: dict[str, object] = {}
+    exec(compile(block("python", "def captioners"), "plugins.md", "exec"), scope)
+    register(types.SimpleNamespace(captioners=scope["captioners"]), "shape")
+    try:
+        check_captioner(load_captioner("shape:"))
+        inverter = PromptInverter("emoji", captioner="shape:", device="cpu")
+        found = inverter.invert(Image.new("RGB", (9, 6)), 4, max_steps=0, restarts=2, words=False, progress=False)
+        assert any(candidate.text.startswith("a wide") for candidate in found.candidates)
+    finally:
+        unregister("shape")
 
 
 def test_the_plugin_is_as_short_as_we_say() -> None:

@@ -4,11 +4,15 @@ The first are CLIP, SigLIP, SigLIP 2 and language models, the second encoders of
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from hardprompts.encoders import Backend, OpenBackend
 from hardprompts.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from hardprompts.inversion import Captioner, OpenCaptioner
 
 
 def open_backend(
@@ -39,6 +43,27 @@ def open_sentence_backend(
     from hardprompts_transformers import sentences
 
     return sentences.open_backend(name, device=device, dtype=dtype, prompt=prompt, prompt_name=prompt_name)
+
+
+def open_captioner(
+    name: str, *, device: torch.device, dtype: torch.dtype, instruction: str | None = None, max_new_tokens: int = 30
+) -> "Captioner":
+    """Image-to-text models of transformers, by hub id or local folder.
+
+    For example `transformers:Salesforce/blip-image-captioning-base`; see
+    `hardprompts_transformers.captions.ImageCaptioner`.
+    """
+    from hardprompts_transformers.captions import ImageCaptioner
+
+    return ImageCaptioner.from_pretrained(
+        name, instruction=instruction, max_new_tokens=max_new_tokens, device=device, dtype=dtype
+    )
+
+
+@hookimpl
+def captioners() -> "Mapping[str, OpenCaptioner]":
+    """The scheme "transformers"."""
+    return {"transformers": open_captioner}
 
 
 @hookimpl

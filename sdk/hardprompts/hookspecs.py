@@ -22,6 +22,14 @@ def backends() -> Mapping[str, Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def captioners() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Ways to open what describes images in words, by scheme: {"transformers": open_captioner}.
+
+    Each is a `hardprompts.inversion.OpenCaptioner`.
+    """
+
+
+@hookspec
 def search_methods() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Search methods, by the name that people select them with: {"pez": PEZ}.
 

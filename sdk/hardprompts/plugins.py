@@ -19,7 +19,7 @@ PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
 OWN_METHODS = "methods"
 
 #: What a plugin may add: the hooks of `hardprompts.hookspecs`.
-HOOKS = ("backends", "search_methods", "soft_prompt_formats")
+HOOKS = ("backends", "captioners", "search_methods", "soft_prompt_formats")
 
 
 @functools.cache
@@ -79,7 +79,7 @@ def plugins() -> dict[str, tuple[str, ...]]:
     for hook in HOOKS:
         for implementation in getattr(manager.hook, hook).get_hookimpls():
             found[implementation.plugin_name].extend(implementation.function())
-    return {name: tuple(things) for name, things in sorted(found.items())}
+    return {name: tuple(dict.fromkeys(things)) for name, things in sorted(found.items())}
 
 
 def collect(hook: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A conformance suite for plugins, and a small model to try things on.
 
-Call `check_backend` with a backend that you open, `check_search` with a method of yours, and `check_format` with a
-format of yours; each raises AssertionError with a sentence about what is wrong, and returns None when all is well.
+Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_search` with a method of
+yours, and `check_format` with a format of yours; each raises AssertionError with a sentence about what is wrong, and
+returns None when all is well.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from torch import Tensor
 from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, LanguageModelKind, normalize
 from hardprompts.errors import FileFormatError
+from hardprompts.inversion.captioners import Captioner, captions_of
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
@@ -336,6 +338,30 @@ def check_search(search: Search, *, max_steps: int = 150, planted: str = "red ho
     assert dataclasses.is_dataclass(search), "a method is a frozen dataclass: its fields are its hyperparameters"
     fields = {field.name for field in dataclasses.fields(search)}
     assert set(vars(search)) <= fields, f"a method has no state: {sorted(set(vars(search)) - fields)} belong in steps()"
+
+
+def check_captioner(captioner: Captioner, images: Sequence[Image.Image] = ()) -> None:
+    """Checks that a captioner gives one text for each image, the same each time, whatever else is captioned with it.
+
+    Args:
+        images: RGB images to try it on, beside some of unusual sizes.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    tried = [
+        *images,
+        Image.linear_gradient("L").convert("RGB"),
+        Image.new("RGB", (40, 3), "red"),
+        Image.new("RGB", (1, 1)),
+    ]
+    try:
+        captions = captions_of(captioner, tried)
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
+    assert captions_of(captioner, tried) == captions, "the same images gave other captions the second time"
+    alone = captions_of(captioner, tried[:1])
+    assert alone == captions[:1], f"an image is {captions[0]!r} among others, and {alone[0]!r} alone"
 
 
 #: Soft prompts of the kinds that are shared: text encoders and their widths.

@@ -87,7 +87,7 @@ def test_our_own_methods_come_by_the_same_hooks() -> None:
     assert set(plugins()["methods"]) >= {"pez", "refine", "pez+refine", "ph2p"}
 
 
-@pytest.mark.parametrize("hook, thing", [("backends", toy_backend), ("search_methods", PEZ)])
+@pytest.mark.parametrize("hook, thing", [("backends", toy_backend), ("captioners", len), ("search_methods", PEZ)])
 def test_a_name_that_two_plugins_use_names_both(hook: str, thing: object, manager: pluggy.PluginManager) -> None:
     register(plugin(**{hook: {"twice": thing}}), "first", manager)
     with pytest.raises(PluginError, match="twice") as caught:

@@ -8,7 +8,7 @@ import torch
 from hardprompts import load_backend
 from hardprompts.methods import PEZ
 from hardprompts.search.protocol import Candidates
-from hardprompts.testing import ToyEncoder, check_backend, check_inversions, check_search, toy_backend
+from hardprompts.testing import ToyEncoder, check_backend, check_captioner, check_inversions, check_search, toy_backend
 from hardprompts.vocabulary import Vocabulary
 
 
@@ -79,3 +79,16 @@ def test_a_method_that_does_not_search_is_caught() -> None:
 def test_a_method_that_ignores_the_seed_is_caught() -> None:
     with pytest.raises(AssertionError, match="same seed"):
         check_search(Unseeded())
+
+
+def test_captioners_that_break_their_contract_are_caught() -> None:
+    check_captioner(lambda images: [f"{image.width} wide" for image in images])
+    with pytest.raises(AssertionError, match="1 captions for 3 images"):
+        check_captioner(lambda images: ["red"])
+    with pytest.raises(AssertionError, match="one text for each image, and gave"):
+        check_captioner(lambda images: [["red"] for _ in images])
+    said = iter(range(99))
+    with pytest.raises(AssertionError, match="other captions the second time"):
+        check_captioner(lambda images: [str(next(said)) for _ in images])
+    with pytest.raises(AssertionError, match="among others, and '1 of us' alone"):
+        check_captioner(lambda images: [f"{len(images)} of us" for _ in images])

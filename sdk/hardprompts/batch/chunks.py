@@ -31,6 +31,7 @@ class InverterSettings:
     method: Any = DEFAULT_METHOD
     judge: Any = None
     prior: Any = None
+    captioner: Any = None
     device: "torch.device | str | None" = None
     dtype: torch.dtype | None = None
     threads: int | None = None
@@ -44,12 +45,13 @@ class InverterSettings:
         use_threads(self.threads)
         model: str | Backend | Sequence[str | Backend] = self.model() if callable(self.model) else self.model
         return PromptInverter(
-            model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior
-        )
+            model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior,
+            captioner=self.captioner,
+        )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """What the prompts depend on, as JSON values."""
-        parts = {name: getattr(self, name) for name in ("model", "method", "judge", "prior")}
+        parts = {name: getattr(self, name) for name in ("model", "method", "judge", "prior", "captioner")}
         dtype = torch.float32 if self.dtype is None else self.dtype
         named = {name: getattr(part, "name", part) for name, part in parts.items()}  # open backends
         return {**{name: plain(part) for name, part in named.items()}, "dtype": str(dtype).removeprefix("torch.")}

@@ -11,6 +11,7 @@ from hardprompts.cli.invert import check_options
 from hardprompts.cli.options import (
     Banned,
     BatchSize,
+    CaptionerName,
     Deadline,
     Device,
     Dtype,
@@ -98,6 +99,7 @@ def batch(
     unlike: Unlike = None,
     vocabulary: VocabularyFile = None,
     words: Words = None,
+    captioner: CaptionerName = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -158,6 +160,7 @@ def invert_folder(
     unlike: Unlike = None,
     vocabulary: VocabularyFile = None,
     words: Words = None,
+    captioner: CaptionerName = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,

@@ -12,6 +12,7 @@ from hardprompts.cli.options import (
     Bank,
     Banned,
     Caption,
+    CaptionerName,
     Deadline,
     Device,
     Dtype,
@@ -43,7 +44,19 @@ if TYPE_CHECKING:
     from hardprompts.search.protocol import Search
 
 #: Parameters of `invert` that are not options of the search.
-_OF_THE_COMMAND = ("images", "model", "method", "bank", "prior", "device", "threads", "dtype", "as_json", "save")
+_OF_THE_COMMAND = (
+    "images",
+    "model",
+    "method",
+    "bank",
+    "prior",
+    "captioner",
+    "device",
+    "threads",
+    "dtype",
+    "as_json",
+    "save",
+)
 
 
 def invert(
@@ -62,6 +75,7 @@ def invert(
     words: Words = None,
     required: Required = None,
     caption: Caption = None,
+    captioner: CaptionerName = None,
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
@@ -86,10 +100,14 @@ def invert(
         check_options(options)
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
+        if captioner is not None and caption is not None:
+            fail("--caption says what --captioner would find; leave one of them out")
         search = search_of(method, bank)
         with stdout_kept():
             screen.use_threads(threads, device)
-            inverter = open_inverter(model, search, given({"prior": prior, **options}), device, dtype)
+            inverter = open_inverter(
+                model, search, given({"prior": prior, "captioner": captioner, **options}), device, dtype
+            )
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
         if as_json:
@@ -192,8 +210,10 @@ def open_inverter(
     backend = open_model(model, device, dtype)
     method: dict[str, Any] = {} if search is None else {"method": search}
     if backend.image_encoder is not None or backend.noise_predictor is None:
-        prior = options.get("prior")
-        inverter = PromptInverter(backend, device=device, dtype=torch_dtype(dtype), prior=prior, **method)
+        inverter = PromptInverter(
+            backend, device=device, dtype=torch_dtype(dtype), prior=options.get("prior"),
+            captioner=options.get("captioner"), **method,
+        )  # fmt: skip
         if "deadline" not in options:
             screen.read_words(inverter.search, backend)
         return inverter

@@ -2,19 +2,23 @@
 
 import inspect
 import re
+from collections.abc import Mapping
 
 from hardprompts.cli.screen import clear_errors, out, say
 
 
 def models() -> None:
-    """List the models that --model accepts."""
+    """List the models that --model and --captioner accept."""
     with clear_errors():
         from hardprompts.encoders import backends
+        from hardprompts.inversion.captioners import captioners
 
-        for scheme, opener in sorted(backends().items()):
-            say(f"{scheme:<14}{_first_line(opener)}", console=out)
-            for name in _examples(scheme, opener):
-                say(f"{'':<14}--model {name}", console=out)
+        openers: list[tuple[str, Mapping[str, object]]] = [("--model", backends()), ("--captioner", captioners())]
+        for flag, known in openers:
+            for scheme, opener in sorted(known.items()):
+                say(f"{scheme:<14}{_first_line(opener)}", console=out)
+                for name in _examples(scheme, opener):
+                    say(f"{'':<14}{flag} {name}", console=out)
 
 
 def methods() -> None:

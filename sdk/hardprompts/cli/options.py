@@ -123,6 +123,10 @@ Required = Annotated[
     typer.Option("--require", metavar="WORD", help="The prompt begins with this word; repeat the option for more."),
 ]
 Caption = Annotated[str | None, typer.Option(help="A description to start from; phrase banks continue it.")]
+CaptionerName = Annotated[
+    str | None,
+    typer.Option("--captioner", metavar="SCHEME:NAME", help="An image-to-text model, whose caption is where to start."),
+]
 Bank = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),

@@ -1,4 +1,5 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
+from .captioners import Captioner, OpenCaptioner, captioners, load_captioner
 from .inverter import PromptInverter
 from .options import InversionArguments, InversionOptions
 from .readability import (
@@ -12,13 +13,17 @@ from .readability import (
 )
 
 __all__ = [
+    "Captioner",
     "InversionArguments",
     "InversionOptions",
     "LanguageModelLikelihood",
+    "OpenCaptioner",
     "PromptInverter",
     "ReadableScore",
     "TextLikelihood",
+    "captioners",
     "fluency",
+    "load_captioner",
     "open_likelihood",
     "pareto_front",
     "real_words",

@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from PIL import Image
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -15,6 +14,7 @@ from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
+from hardprompts.inversion.captioners import Captioner, captions_of, opened_captioner
 from hardprompts.inversion.lengths import best_by_length
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score
@@ -32,9 +32,6 @@ from hardprompts.search.results import hard_prompt_of, rescored
 from hardprompts.search.rows import NO_TOKEN, random_starts
 from hardprompts.search.seeds import drawn_seed
 from hardprompts.vocabulary import Vocabulary
-
-#: Any image-to-text model: RGB images become one caption each.
-Captioner = Callable[[Sequence[Image.Image]], Sequence[str]]
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
@@ -57,11 +54,12 @@ class PromptInverter:
         prior: a causal language model, by name or open, or any function of texts that returns their
             log-likelihoods: prompts that it finds likely are preferred, see `prior_weight`. It reads text, so its
             tokenizer may be any, and it is asked for every prompt that is scored: a small one will do.
-        captioner: a function from RGB images to a caption each, which half of the restarts begin with. Of
-            several images that share a prompt, the first is captioned.
+        captioner: the name of an image-to-text model for `load_captioner`, such as
+            "transformers:Salesforce/blip-image-captioning-base", or any function from RGB images to a caption each.
+            Half of the restarts begin with the caption. Of several images that share a prompt, the first is captioned.
 
     Raises:
-        UnknownName, BackendError: see `load_backend`; or the prior is not a causal language model.
+        UnknownName, BackendError: see `load_backend` and `load_captioner`; or the prior is not a causal language model.
 
     Source: PEZ, arXiv 2302.03668, section 4.
     """
@@ -74,7 +72,7 @@ class PromptInverter:
         dtype: torch.dtype | None = None,
         judge: "str | Backend | None" = None,
         prior: "str | Backend | TextLikelihood | None" = None,
-        captioner: Captioner | None = None,
+        captioner: str | Captioner | None = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
             return opened_backend(model, device=device, dtype=dtype)
@@ -82,7 +80,7 @@ class PromptInverter:
         self.backend = join_backends([opened(model) for model in several(backend)])
         self.judge = None if judge is None else opened(judge)
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
-        self.captioner = captioner
+        self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
 
@@ -230,12 +228,7 @@ class PromptInverter:
             raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
         captions: list[str | None] = []
         for part in allowance.share(LOOKING_SHARE).batches(pictures, max(1, len(pictures)), passes=0, first=1):
-            own = list(self.captioner(part))
-            if len(own) != len(part):
-                raise ValueError(
-                    f"the captioner gave {len(own)} captions for {len(part)} images; it must give one each"
-                )
-            captions += own
+            captions += captions_of(self.captioner, part)
         allowance.leave_out("captions", len(captions), len(pictures))
         return captions + [None] * (len(pictures) - len(captions))
 

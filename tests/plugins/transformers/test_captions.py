@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hardprompts import BackendError, PromptInverter
-from hardprompts.testing import toy_backend
+from hardprompts import BackendError, PromptInverter, UnknownName
+from hardprompts.inversion import load_captioner
+from hardprompts.testing import check_captioner, toy_backend
 
 transformers = pytest.importorskip("transformers")
 
@@ -82,6 +83,103 @@ def test_captions_are_those_of_the_model_itself(family: str, tmp_path) -> None:
         part.save_pretrained(tmp_path)
     opened = ImageCaptioner.from_pretrained(tmp_path, max_new_tokens=6, device="cpu")
     assert opened(PICTURES) == captions and not any(p.requires_grad for p in opened.model.parameters())
+
+
+def saved(folder, *parts):
+    for part in parts:
+        part.save_pretrained(folder)
+    return f"transformers:{folder}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_captioner_is_opened_by_its_name(family: str, tmp_path) -> None:
+    model, processor, tokenizer = build(family)
+    name = saved(tmp_path, model, processor, tokenizer)
+    inverter = PromptInverter(toy_backend(), "pez", captioner=name, device="cpu")
+    assert inverter.captioner.name == name
+    check_captioner(inverter.captioner, PICTURES)
+    captions = ImageCaptioner(model.eval(), processor, tokenizer)(PICTURES)
+    assert inverter.captioner(PICTURES) == captions
+    short = load_captioner(name, device="cpu", max_new_tokens=1)
+    assert short(PICTURES[:1]) == ImageCaptioner(model, processor, tokenizer, max_new_tokens=1)(PICTURES[:1])
+
+
+#: Asks as those models do that chat: an image has a place among the words.
+CHAT = (
+    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} the{% endif %}"
+)
+
+
+def llava(**options):
+    """A model that reads an image among words, and its processor."""
+    torch.manual_seed(0)
+    t = transformers
+    vocab = {word: i for i, word in enumerate((*WORDS, "<image>"))}
+    raw = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = t.PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", extra_special_tokens={"image_token": "<image>"},
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = t.LlavaConfig(
+        vision_config=t.CLIPVisionConfig(**shape, image_size=16, patch_size=8),
+        text_config=t.LlamaConfig(
+            **shape, vocab_size=len(vocab), pad_token_id=0, bos_token_id=2, eos_token_id=3, max_position_embeddings=64
+        ),
+        image_token_index=len(WORDS), image_seq_length=4, vision_feature_layer=-1,
+    )  # fmt: skip
+    processor = t.LlavaProcessor(
+        image_processor_of("CLIP", size={"height": 16, "width": 16}, do_center_crop=False), tokenizer,
+        patch_size=8, vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1,
+        **options,
+    )  # fmt: skip
+    return t.LlavaForConditionalGeneration(config).eval(), processor
+
+
+def test_a_model_that_chats_is_asked_in_its_own_words(tmp_path) -> None:
+    model, processor = llava(chat_template=CHAT)
+    captioner = load_captioner(saved(tmp_path, model, processor), device="cpu", max_new_tokens=6)
+    check_captioner(captioner, PICTURES[1:2])
+    captions = captioner(PICTURES[:2])
+    for picture, caption in zip(PICTURES, captions, strict=False):
+        asked = "<image> Describe this image in one short sentence. the"
+        inputs = processor(images=[picture], text=[asked], return_tensors="pt")
+        ids = model.generate(**inputs, max_new_tokens=6, num_beams=3, do_sample=False)
+        answer = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert caption == answer.strip()
+    other = load_captioner(f"transformers:{tmp_path}", device="cpu", max_new_tokens=6, instruction="red old boat")
+    assert other.instruction == "red old boat"
+    with pytest.raises(ValueError, match="have no option question; they have instruction, max_new_tokens"):
+        load_captioner(f"transformers:{tmp_path}", question="what?")
+
+
+def test_a_model_that_must_be_asked_and_nobody_says_what(tmp_path) -> None:
+    name = saved(tmp_path, *llava())
+    with pytest.raises(BackendError, match="llava model, which must be asked something.*instruction="):
+        load_captioner(name, device="cpu")
+    asked = load_captioner(name, device="cpu", instruction="<image> the", max_new_tokens=3)
+    check_captioner(asked, PICTURES[1:2])
+
+
+def test_names_that_open_no_captioner_say_what_would(tmp_path) -> None:
+    with pytest.raises(UnknownName, match="unknown captioner scheme 'owner/blip'.*as in 'transformers:owner/blip'"):
+        PromptInverter(toy_backend(), captioner="owner/blip")
+    with pytest.raises(BackendError, match="needs a model: .*transformers:Salesforce/blip"):
+        load_captioner("transformers:")
+    with pytest.raises(BackendError, match="there is no folder"):
+        load_captioner(f"transformers:{tmp_path}/none")
+    name = saved(tmp_path, *build("git"))
+    with pytest.raises(BackendError, match="git model, which captions images without an instruction"):
+        load_captioner(name, instruction="what?")
+
+
+def test_the_output_of_a_pipeline_is_told_from_a_caption() -> None:
+    pipeline = lambda images: [[{"generated_text": "red house"}] for _ in images]  # noqa: E731
+    with pytest.raises(ValueError, match="one text for each image, and gave .*generated_text.*a list; .*by name"):
+        PromptInverter(toy_backend(), captioner=pipeline).invert(PICTURES[0], 2, max_steps=1, progress=False)
 
 
 def test_what_a_captioner_has_learnt_of_pictures_is_where_the_search_begins() -> None:

@@ -4,12 +4,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commands import QUICK, Run, files
 
-from hardprompts import HardPrompt, PromptInverter
+from hardprompts import HardPrompt, PromptInverter, hookimpl
+from hardprompts.plugins import register, unregister
 from hardprompts.testing import ToyEncoder, toy_backend
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -223,3 +225,27 @@ def test_a_model_that_only_generates_images_is_inverted_by_its_denoiser(
     assert run.code == 0 and run.out.count("\n") == 1
     assert "toy denoiser" in run.err and "ph2p" in run.err
     Run("invert", pictures / "a.png", *QUICK, "--words", "--require", "red").fails("--words, --require", "denoiser")
+
+
+def test_a_captioner_is_given_by_name(pictures: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def opened(name: str, *, device: object, dtype: object) -> Any:
+        asked.append(name)
+        return lambda images: ["red house river"] * len(images)
+
+    register(SimpleNamespace(captioners=hookimpl(lambda: {"parrot": opened})), "parrot")
+    try:
+        run = Run("invert", pictures / "a.png", *QUICK[:4], "--steps", "0", "--captioner", "parrot:grey")
+        assert run.out == "red house river\n" and asked == ["grey"]
+        Run("invert", pictures / "a.png", *QUICK, "--captioner", "parrot:", "--caption", "x").fails("--caption ")
+        Run("invert", pictures / "a.png", *QUICK, "--captioner", "parot:").fails("captioner scheme", "parrot")
+        (pictures / "broken.jpg").unlink()
+        run = Run("invert-folder", pictures, *QUICK[:4], "--steps", "0", "--captioner", "parrot:green")
+        assert run.code == 0 and (pictures / "a.txt").read_text() == "red house river\n" and asked[-1] == "green"
+        out = tmp_path / "out.jsonl"
+        run = Run("batch", pictures, "-o", out, *QUICK, "--captioner", "parrot:a")
+        Run("batch", pictures, "-o", out, *QUICK, "--captioner", "parrot:b").fails("captioner was 'parrot:a'")
+        assert "parrot" in Run("plugins").out
+    finally:
+        unregister("parrot")

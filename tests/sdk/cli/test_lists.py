@@ -31,8 +31,9 @@ def test_models_methods_and_plugins_are_listed() -> None:
 def test_every_model_scheme_describes_itself_with_an_example() -> None:
     from hardprompts import backends
     from hardprompts.cli.lists import _examples, _first_line
+    from hardprompts.inversion import captioners
 
-    for scheme, opener in backends().items():
+    for scheme, opener in [*backends().items(), *captioners().items()]:
         if scheme != "toy":
             assert _first_line(opener).endswith("."), scheme
             assert _examples(scheme, opener), f"{scheme}: name an example in the docstring, in backticks or quotes"
