@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hardprompts.causes.networks import check_weights
 from hardprompts.errors import BackendError
 
 #: Wrappers that compute what is inside of them, in another way or place, and the attribute that holds it.
@@ -173,7 +174,8 @@ def check_reachable(network: nn.Module, name: str) -> None:
     """Raises unless the weights of a network are there, and such that gradients can be taken through them.
 
     Raises:
-        BackendError: they are offloaded layer by layer or in groups, spread over processes, or stored in one byte.
+        BackendError: they are not in memory, offloaded layer by layer or in groups, spread over processes, or
+            stored in one byte.
     """
     if is_sequentially_offloaded(network):
         raise BackendError(
@@ -185,6 +187,7 @@ def check_reachable(network: nn.Module, name: str) -> None:
             f"{name}: weights are offloaded in groups, and are not there when gradients are taken; load the model in "
             "full on one device"
         )
+    check_weights(network, name)
     if any(type(weight).__name__ == "DTensor" or hasattr(weight, "ds_id") for weight in network.parameters()):
         raise BackendError(f"{name}: weights are spread over several processes; load the model in full on one device")
     if stored := stored_in_one_byte(network):

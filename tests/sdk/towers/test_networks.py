@@ -114,7 +114,7 @@ def test_the_dtype_of_a_network_is_not_that_of_its_quantized_weights(stored: tor
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda own: own[0].to("meta"), "layer by layer"),
+        (lambda own: own[0].to("meta"), "not in memory"),
         (lambda own: own[0].to(torch.float8_e5m2), r"stored as float8_e5m2 \(0.weight\)"),
         (lambda own: setattr(own[0], "_hf_hook", type("Hook", (), {"offload": True})()), "layer by layer"),
         (lambda own: setattr(own[0].weight, "ds_id", 1), "over several processes"),
