@@ -110,7 +110,7 @@ def audit(tokens: int) -> Call:
     rows = table[torch.linspace(0, len(table) - 1, tokens).long()]
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
     file = Path(tempfile.mkdtemp()) / "soft.safetensors"
-    SoftPrompt({"clip_l": rows + 0.5 * table.std() * noise}, name="soft").save(file, format="diffusers")
+    SoftPrompt({"text_encoder": rows + 0.5 * table.std() * noise}, name="soft").save(file, format="diffusers")
 
     def call(limits: dict[str, Any]) -> Any:
         (found,) = audits_of(file, backend, plots=True, decode=True, **limits)
@@ -130,7 +130,7 @@ def tune(texts: int) -> Call:
     words = {0: "good", 1: "bad"}
 
     def call(limits: dict[str, Any]) -> Any:
-        tuner = ClassifierPromptTuner("emoji:lm", verbalizer=words, random_state=0, progress=False, **limits)
+        tuner = ClassifierPromptTuner("emoji:emoji-lm", verbalizer=words, random_state=0, progress=False, **limits)
         return tuner.fit(given, labels).hard_prompt_
 
     return call

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from toy_denoiser import TOY, predictor
 
-from hardprompts import BackendError, SearchError, TemplateError
+from hardprompts import BackendError, SearchError, TemplateError, allowance
 from hardprompts.diffusion.inverter import DenoisingInverter
 from hardprompts.methods import PEZRefine, Refine
 from hardprompts.noise import NoiseWindow
+from hardprompts.search import bound, loop
 from hardprompts.search import options as options_module
 from hardprompts.testing import toy_backend
 
@@ -115,3 +116,41 @@ def test_a_bar_shows_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     for progress in (True, False):
         DenoisingInverter(predictor(), REFINE).invert(TOY.picture("snow"), 1, max_steps=1, progress=progress, **QUICK)
     assert shown == [None, True]
+
+
+def test_limits_and_interrupts_hold_for_all_that_an_inversion_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, calls = [0.0], [0]
+    denoiser = predictor()
+    predict, encode = type(denoiser).predict, type(denoiser).encode_images
+    interrupt_at = [0]
+
+    def slowly(self: Any, noisy: Any, *arguments: Any) -> Any:
+        seconds[0] += 0.01 * len(noisy)
+        calls[0] += 1
+        if calls[0] == interrupt_at[0]:
+            raise KeyboardInterrupt
+        return predict(self, noisy, *arguments)
+
+    def looked(self: Any, images: Any) -> Any:
+        seconds[0] += 0.1 * len(images)
+        return encode(self, images)
+
+    monkeypatch.setattr(type(denoiser), "predict", slowly)
+    monkeypatch.setattr(type(denoiser), "encode_images", looked)
+    for module in (allowance, bound, loop):
+        monkeypatch.setattr(module, "clock", lambda: seconds[0])
+    inverter, pictures = DenoisingInverter(denoiser, REFINE), [TOY.picture("red house")] * 100
+    prompt = inverter.invert(pictures, num_tokens=3, deadline=9.0, **QUICK)
+    # The images that there is no time for are left out; what is counted in seconds is the bank of the others.
+    assert prompt.text and seconds[0] < 9.0 * 1.4
+    assert any(one.startswith("images: ") for one in prompt.left_out)
+    counted = inverter.invert(pictures[:1], num_tokens=3, max_evaluations=30, **QUICK)
+    assert counted.evaluations <= 32 and counted.text
+    calls[0] = 0
+    whole = inverter.invert(pictures[:1], num_tokens=3, max_steps=2, **QUICK)
+    assert whole.left_out == ()
+    last = calls[0]
+    calls[0], interrupt_at[0] = 0, last
+    kept = inverter.invert(pictures[:1], num_tokens=3, max_steps=2, **QUICK)
+    assert kept.text == whole.text and kept.attributions == () and kept.stop_reason == "interrupted"
+    assert kept.left_out == ("contributions of tokens: 2 of 3",)
