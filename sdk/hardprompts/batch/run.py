@@ -22,7 +22,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.inversion.captioners import Captioner
-    from hardprompts.search.protocol import Search
+    from hardprompts.search.protocol import Callback, Search, SearchProgress
 
 #: Options of `PromptInverter.invert` that are not for the pictures of a batch.
 _NOT_FOR_BATCHES = {"callback", "progress"}
@@ -110,6 +110,7 @@ def invert_many(
     overwrite: bool = False,
     progress: bool = True,
     callback: BatchCallback | None = None,
+    on_step: "Callback | None" = None,
     seed: int = 0,
     **options: Any,
 ) -> BatchReport:
@@ -145,6 +146,8 @@ def invert_many(
         overwrite: forget what an earlier run wrote there, and replace captions.
         progress: a progress bar with the rate, on a terminal or in a notebook.
         callback: see `BatchCallback`.
+        on_step: called after every step of a search in this process; returning True stops the run at once, which keeps
+            what is done and drops the records that are being searched. Not for workers.
         seed: of every search.
         options: of `PromptInverter.invert`. A deadline is for each picture.
 
@@ -159,6 +162,8 @@ def invert_many(
         UnknownName, BackendError, TemplateError, VocabularyError: see `PromptInverter` and its `invert`.
     """
     check_options(options, {"batch_size": batch_size, "workers": workers, "threads": threads})
+    if workers is not None and on_step is not None:
+        raise ValueError("on_step is for searches in this process; leave it out, or run without workers")
     opening = InverterSettings(model, method, judge, prior, captioner, device, dtype, threads)
     if workers is not None:
         from hardprompts.batch.on_ray import check_ray
@@ -184,8 +189,9 @@ def invert_many(
     count = _Count(None if records.total is None else max(0, records.total - len(keys)))
     clearance, stop_reason = Clearance(), "finished"
     done: Generator[ChunkResult, None, None]
+    steps = None if on_step is None else _Steps(on_step)
     if workers is None:
-        done = _in_this_process(plan, opening, chosen)
+        done = _in_this_process(plan, opening, chosen if steps is None else {**chosen, "callback": steps})
     else:
         from hardprompts.batch.on_ray import on_ray
 
@@ -204,13 +210,26 @@ def invert_many(
                     stop_reason = str(StopReason.CANCELLED)
                     break
         except KeyboardInterrupt:
-            stop_reason = str(StopReason.INTERRUPTED)
+            by_callback = steps is not None and steps.stopped
+            stop_reason = str(StopReason.CANCELLED if by_callback else StopReason.INTERRUPTED)
     where.join()
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
         output=where.path, passed_over=records.passed_over, notes=records.notes,
         failed_before=failed_before, notices=clearance.tell(),
     )  # fmt: skip
+
+
+class _Steps:
+    """Ends a search as Ctrl-C does when a callback wants it, so that half of it is not taken for a result."""
+
+    def __init__(self, callback: "Callback") -> None:
+        self.callback, self.stopped = callback, False
+
+    def __call__(self, progress: "SearchProgress") -> None:
+        if self.callback(progress):
+            self.stopped = True
+            raise KeyboardInterrupt
 
 
 class _Count:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli import batch, classify, comfyui, distill, hub, inspect, invert, lists, screen, weight
+from hardprompts.cli import batch, classify, comfyui, distill, extensions, hub, inspect, invert, lists, screen, weight
 
 app = typer.Typer(
+    cls=extensions.Commands,
     help="Turn images into hard prompts: plain text for any model.",
     no_args_is_help=True,
     add_completion=False,

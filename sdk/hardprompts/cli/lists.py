@@ -39,6 +39,13 @@ def plugins() -> None:
             say(f"{name:<14}{', '.join(things)}", console=out)
 
 
+def model_names() -> list[str]:
+    """The names that `hardprompts models` shows: every model that comes along, and examples of the others."""
+    from hardprompts.encoders import backends
+
+    return [name for scheme, opener in sorted(backends().items()) for name in _examples(scheme, opener)]
+
+
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
 

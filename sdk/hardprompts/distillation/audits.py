@@ -18,6 +18,8 @@ from hardprompts.softprompts.robustness import RobustnessReport
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hardprompts.search.protocol import Callback
+
 
 #: Seconds that the search for words may take.
 DECODING_SECONDS = 20.0
@@ -36,6 +38,7 @@ def audits_of(
     decode: bool = False,
     rename: Mapping[str, str] = types.MappingProxyType({}),
     deadline: float | None = None,
+    callback: "Callback | None" = None,
 ) -> "list[Audit]":
     """The audit of each soft prompt in a file, compared with a model if there is one.
 
@@ -46,6 +49,7 @@ def audits_of(
         decode: search for the words that make the model do the same.
         rename: keys of the file that are wrong, and what they should be.
         deadline: seconds for all of them; what there was no time for stands in `left_out` of each audit.
+        callback: of the search for words.
 
     Raises:
         FileFormatError: the file is damaged or holds no soft prompt.
@@ -57,7 +61,7 @@ def audits_of(
     prompts, dtypes = read_soft_prompts(file, rename=rename), stored_dtypes(file)
     return [
         dataclasses.replace(
-            _audit(prompt, backend, plots, decode, allowance.share(len(prompts) - number)),
+            _audit(prompt, backend, plots, decode, allowance.share(len(prompts) - number), callback),
             dtypes=dtypes, ban_list=tuple(ban_list),
         )
         for number, prompt in enumerate(prompts)
@@ -81,7 +85,14 @@ def stored_dtypes(file: Path) -> tuple[str, ...]:
         return ()
 
 
-def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode: bool, allowance: Allowance) -> "Audit":
+def _audit(
+    prompt: "SoftPrompt",
+    backend: "Backend | None",
+    plots: bool,
+    decode: bool,
+    allowance: Allowance,
+    callback: "Callback | None",
+) -> "Audit":
     from hardprompts.distillation.originals import encoders_for
     from hardprompts.softprompts.audit import Audit
     from hardprompts.softprompts.geometry import analyze
@@ -104,7 +115,7 @@ def _audit(prompt: "SoftPrompt", backend: "Backend | None", plots: bool, decode:
     if plots:
         audit = _plotted(audit, embeddings, backend, allowance)
     if decode:
-        audit = _with_decoded(audit, backend, allowance)
+        audit = _with_decoded(audit, backend, allowance, callback)
     return dataclasses.replace(audit, left_out=tuple(allowance.left_out), stop_reason=allowance.stopped)
 
 
@@ -145,7 +156,9 @@ def _robustness(embeddings: "Tensor", backend: "Backend", allowance: Allowance) 
     )  # fmt: skip
 
 
-def _with_decoded(audit: "Audit", backend: "Backend", allowance: Allowance) -> "Audit":
+def _with_decoded(
+    audit: "Audit", backend: "Backend", allowance: Allowance, callback: "Callback | None"
+) -> "Audit":
     """The audit with the words that make the model do the same; or with a note of why there are none."""
     from hardprompts.distillation.distiller import PromptDistiller
 
@@ -160,6 +173,7 @@ def _with_decoded(audit: "Audit", backend: "Backend", allowance: Allowance) -> "
                 templates="a photo of {}" if backend.language_model is None else BEFORE_TEXT,
                 deadline=DECODING_SECONDS if left is None else min(DECODING_SECONDS, left),
                 seed=0,
+                callback=callback,
                 progress=False,
             )
     except (HardPromptsError, ValueError) as error:

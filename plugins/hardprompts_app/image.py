@@ -1,0 +1,171 @@
+"""The tab *Image*: images become prompts, whose candidates can be chosen and edited with scores that follow."""
+
+import dataclasses
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hardprompts.encoders import Backend
+from hardprompts.errors import ImageError
+from hardprompts.images import load_images
+from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
+from hardprompts.search.results import leave_one_out
+from hardprompts_app.display import thumbnail
+from hardprompts_app.work import Job, Models
+
+#: Pictures of one call.
+MOST_IMAGES = 64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """What was found for some images.
+
+    Attributes:
+        model: the name to open it by.
+        names: of the images.
+        prompts: one for each image, or one for all.
+        targets: the images' features that each prompt is compared with.
+        options: those of the search.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    prompts: tuple[HardPrompt, ...]
+    targets: tuple[Tensor, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def labels(self) -> list[str]:
+        """What each prompt is of."""
+        if len(self.prompts) < len(self.names):
+            return [f"all {len(self.names)} images"]
+        return [f"{number}. {name}" for number, name in enumerate(self.names, start=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Live:
+    """The best so far of a running search."""
+
+    prompts: tuple[HardPrompt, ...]
+    doing: str
+
+
+def thumbnails(paths: Sequence[str]) -> str:
+    """Small pictures of images.
+
+    Raises:
+        ImageError: one of them cannot be read.
+    """
+    return "".join(thumbnail(load_images(path)[0], Path(path).name) for path in checked(paths))
+
+
+def checked(paths: Sequence[str] | None) -> Sequence[str]:
+    """The images of a call.
+
+    Raises:
+        ImageError: there are none, or too many.
+    """
+    if not paths:
+        raise ImageError("there is no image yet: drop one, or choose a file")
+    if len(paths) > MOST_IMAGES:
+        raise ImageError(f"{len(paths)} images; the page takes {MOST_IMAGES} at once, and the tab Folder any number")
+    return paths
+
+
+def find(
+    models: Models, job: Job[Found], paths: Sequence[str] | None, together: bool, model: str, options: Mapping[str, Any]
+) -> Generator[Live, None, Found]:
+    """Searches the prompts of images and yields the best so far.
+
+    Args:
+        together: one prompt for what all images share, instead of one for each.
+        options: of `PromptInverter.invert`.
+
+    Raises: what `PromptInverter.invert` raises; Stopped.
+    """
+    images = list(checked(paths))
+    backend: list[Backend] = []
+
+    def work() -> Found:
+        pictures = load_images(images)
+        backend.append(models.open(model))
+        inverter = PromptInverter(backend[0])
+        job.read_words(inverter.search, backend[0])
+        job.step("looking at the image" if len(images) == 1 else "looking at the images")
+        features = backend[0].encode_images(pictures)
+        called: dict[str, Any] = {**options, "callback": job, "progress": False}
+        if together or len(pictures) == 1:
+            prompts, targets = [inverter.invert(pictures, **called)], [features]
+        else:
+            prompts = inverter.invert_each(pictures, batch_size=len(pictures), **called)
+            targets = list(features.split(1))
+        names = tuple(Path(path).name for path in images)
+        return Found(model, names, tuple(prompts), tuple(targets), dict(options))
+
+    following = job.follow(work)
+    while True:
+        try:
+            next(following)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        yield Live(_best(job, backend[0], options) if backend else (), _doing(job))
+
+
+def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
+    """The prompt with another text, its score and what each of its tokens contributes.
+
+    Raises:
+        TemplateError, VocabularyError, ValueError: the model cannot read the text.
+    """
+    prompt = found.prompts[index]
+    if text == prompt.text:
+        return prompt
+    backend = models.open(found.model)
+    inverter, target, template = PromptInverter(backend), found.targets[index], PromptTemplate(prompt.template)
+
+    def score(text: str) -> float:
+        filled = template.fill(text)
+        return inverter.score(filled, target) if filled.strip() else 0.0
+
+    ids = tuple(backend.vocabulary.encode(text))
+    best = Candidate(text, ids, score(text))
+    contributions = leave_one_out(best, lambda rows: [score(backend.vocabulary.decode(row)) for row in rows])
+    return dataclasses.replace(
+        prompt,
+        text=text,
+        token_ids=ids,
+        score=best.score,
+        tokens=backend.vocabulary.token_texts(ids),
+        attributions=contributions,
+        weights=None,
+        provenance={**prompt.provenance, "edited": True},
+    )
+
+
+def _best(job: Job[Found], backend: Backend, options: Mapping[str, Any]) -> tuple[HardPrompt, ...]:
+    if job.progress is None:
+        return ()
+    template = str(options.get("template", "{}"))
+    return tuple(
+        HardPrompt(
+            best.text,
+            best.token_ids,
+            best.score,
+            template=template,
+            tokens=backend.vocabulary.token_texts(best.token_ids),
+        )
+        for best in job.progress.best
+        if best is not None
+    )
+
+
+def _doing(job: Job[Found]) -> str:
+    if job.progress is None:
+        return job.doing
+    steps = f"step {job.progress.step}" + ("" if job.progress.max_steps is None else f" of {job.progress.max_steps}")
+    return f"{steps}, {job.progress.seconds:.1f} s{'; stopping' if job.stopped else ''}"

@@ -1,0 +1,227 @@
+"""What the tabs share: open models, and searches in threads that can be watched and stopped."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from hardprompts.batch import BatchProgress
+from hardprompts.cli.lists import model_names
+from hardprompts.encoders import PREFERRED_MODELS, Backend, default_model, is_installed, shared_backend
+from hardprompts.errors import HardPromptsError, UnknownName
+from hardprompts.methods.build_refine import BuildRefine
+from hardprompts.search.options import check_names
+from hardprompts.search.protocol import Search, SearchProgress
+
+Result = TypeVar("Result")
+
+#: Seconds between two looks at a search.
+LOOK_EVERY = 0.2
+
+#: Options of a search that callers of the page may give: none of them names a file.
+OPTIONS = (
+    "num_tokens", "template", "words", "required", "banned", "deadline", "seed", "max_steps", "max_evaluations", "patience",
+    "restarts", "token_cost", "top_k", "views", "shortest", "repetition_penalty", "caption", "initial_prompt", "vocabulary",
+)  # fmt: skip
+
+#: What a user can mend; anything else is a defect and keeps its traceback.
+MENDABLE = (HardPromptsError, ValueError, TypeError, OSError)
+
+#: What names of models have where a folder or a repository of the user's own stands in for any.
+_PLACEHOLDERS = re.compile(r":/|FOLDER|org/name")
+
+#: One search at a time has the device, also while one that nobody waits for any more does its last step.
+_DEVICE = threading.Lock()
+
+
+class Stopped(HardPromptsError):
+    """A search was stopped before it had found anything."""
+
+
+class Models:
+    """The models that the page may open, and the device they are opened on.
+
+    Args:
+        default: the model that the page begins with; None: that of `default_model`.
+        private: whether this machine's user alone can reach the page. Others choose among the embedded models.
+    """
+
+    def __init__(
+        self,
+        default: str | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        private: bool = True,
+    ) -> None:
+        self.default = default_model() if default is None else default
+        self.device, self.dtype, self.private = device, dtype, private
+
+    @property
+    def names(self) -> list[str]:
+        """The names to choose from, the default first."""
+        known = [name for name in model_names() if not _PLACEHOLDERS.search(name)]
+        if not self.private:
+            known = [name for name in PREFERRED_MODELS if is_installed(name)]
+        return list(dict.fromkeys((self.default, *known)))
+
+    def open(self, name: str) -> Backend:
+        """The model of a name, which stays open for the next call; the default for an empty name.
+
+        Raises:
+            UnknownName, BackendError: see `load_backend`; or the page is public and this model is not offered.
+        """
+        name = name.strip() or self.default
+        if not self.private and name not in self.names:
+            raise UnknownName("model", name, self.names)
+        return shared_backend(name, device=self.device, dtype=self.dtype, user=self)
+
+
+class Job(Generic[Result]):
+    """One piece of work in a thread; as a callback of a search, or of a batch, it takes in how far that came.
+
+    Attributes:
+        progress: the last that the search said.
+        curve: (seconds, score of the best) for each improvement, for each of the search's tasks.
+        doing: what goes on before the search begins.
+    """
+
+    def __init__(self) -> None:
+        self.progress: SearchProgress | None = None
+        self.batch: list[BatchProgress] = []
+        self.curve: list[list[tuple[float, float]]] = []
+        self.doing = "waiting for its turn"
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ends the search after its step; what it found so far is its result."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    def __call__(self, progress: SearchProgress) -> bool:
+        """The callback of a search."""
+        self.progress = progress
+        self.curve = self.curve or [[] for _ in progress.best]
+        if len(self.curve) == len(progress.best):
+            for line, best in zip(self.curve, progress.best, strict=True):
+                if best is not None and (not line or best.score > line[-1][1]):
+                    line.append((progress.seconds, best.score))
+        return self.stopped
+
+    def on_batch(self, progress: BatchProgress) -> bool:
+        """The callback of a batch."""
+        self.batch.append(progress)
+        return self.stopped
+
+    def step(self, doing: str) -> None:
+        """Says what goes on now.
+
+        Raises:
+            Stopped: somebody stopped it.
+        """
+        if self.stopped:
+            raise Stopped("stopped before there was a prompt")
+        self.doing = doing
+
+    def read_words(self, search: Search, backend: Backend) -> None:
+        """Reads the words of a model that nobody has read before, which no deadline should pay for."""
+        if isinstance(search, BuildRefine) and backend.noise_predictor is None and backend.language_model is None:
+            self.step(f"reading the words of {backend.name}, once for each model")
+            search.read_words(backend.text_encoder, progress=False)
+
+    def follow(self, work: Callable[[], Result]) -> Generator[None, None, Result]:
+        """Does the work in a thread and yields from time to time; `yield from` gives its result.
+
+        Closing the generator stops the work.
+
+        Raises: what the work raises.
+        """
+        found: list[Result] = []
+        failed: list[BaseException] = []
+
+        def do() -> None:
+            with _DEVICE:
+                try:
+                    self.step("opening the model")
+                    found.append(work())
+                except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that waits
+                    failed.append(error)
+
+        thread = threading.Thread(target=do, daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                yield
+                thread.join(LOOK_EVERY)
+        finally:
+            self.stop()
+        if failed:
+            raise failed[0]
+        return found[0]
+
+
+class Jobs:
+    """The job of each session: a tab of a browser has one at a time."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job[Any]] = {}
+
+    def begin(self, session: str) -> Job[Any]:
+        """A new job; the session's earlier one is stopped."""
+        self.stop(session)
+        self._jobs[session] = Job()
+        return self._jobs[session]
+
+    def of(self, session: str) -> Job[Any]:
+        """The session's job, or a new one."""
+        return self._jobs.get(session) or self.begin(session)
+
+    def stop(self, session: str) -> None:
+        """Stops the session's job, if there is one."""
+        if session in self._jobs:
+            self._jobs[session].stop()
+
+    def forget(self, session: str) -> None:
+        """Stops it for good: the tab was closed."""
+        self.stop(session)
+        self._jobs.pop(session, None)
+
+
+def checked_options(options: Mapping[str, Any], known: Sequence[str] = OPTIONS) -> dict[str, Any]:
+    """Options of a search without those that are empty.
+
+    Raises:
+        TypeError: an option that there is not, or that the page does not take; the nearest is named.
+    """
+    check_names("the page", options, known)
+    return {name: value for name, value in options.items() if value not in (None, "", [])}
+
+
+def phrases(text: str) -> list[str]:
+    """What is separated by commas or lines."""
+    return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
+
+
+def reason(error: BaseException, paths: Iterator[str] | Sequence[str] = ()) -> str:
+    """The message of an error in one line; files that were dropped go by their names."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for path in paths:
+        text = text.replace(os.fspath(path), Path(path).name)
+    return text
+
+
+@contextmanager
+def one_line(paths: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Takes errors that a user can mend: the list then has the message."""
+    found: list[str] = []
+    try:
+        yield found
+    except MENDABLE as error:
+        found.append(reason(error, paths))
