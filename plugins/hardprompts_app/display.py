@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 from collections.abc import Sequence
 
 from PIL import Image
@@ -73,7 +74,7 @@ def curve_svg(lines: Sequence[Sequence[tuple[float, float]]], until: float) -> s
     drawn = []
     for index, line in enumerate(line for line in lines if line):
         steps = [place(*line[0])]
-        for before, after in zip(line, line[1:], strict=False):
+        for before, after in itertools.pairwise(line):
             steps += [place(after[0], before[1]), place(*after)]
         steps.append(place(end, line[-1][1]))
         drawn.append(f'<polyline points="{" ".join(steps)}" stroke="{COLORS[index % len(COLORS)]}"/>')
@@ -113,7 +114,8 @@ def thumbnail(image: Image.Image, name: str) -> str:
     written = io.BytesIO()
     small.save(written, "JPEG", quality=80)
     data = base64.b64encode(written.getvalue()).decode()
-    return f'<img class="hp-thumb" alt="{html.escape(name)}" title="{html.escape(name)}" src="data:image/jpeg;base64,{data}">'
+    named = f'alt="{html.escape(name)}" title="{html.escape(name)}"'
+    return f'<img class="hp-thumb" {named} src="data:image/jpeg;base64,{data}">'
 
 
 def for_uis(prompt: HardPrompt) -> tuple[str, str, str, str]:

@@ -14,7 +14,7 @@ from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.results import leave_one_out
 from hardprompts_app.display import thumbnail
-from hardprompts_app.work import Job, Models
+from hardprompts_app.work import Job, Models, read_words
 
 #: Pictures of one call.
 MOST_IMAGES = 64
@@ -52,6 +52,11 @@ class Live:
 
     prompts: tuple[HardPrompt, ...]
     doing: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts alone."""
+        return [prompt.text for prompt in self.prompts]
 
 
 def thumbnails(paths: Sequence[str]) -> str:
@@ -94,7 +99,8 @@ def find(
         pictures = load_images(images)
         backend.append(models.open(model))
         inverter = PromptInverter(backend[0])
-        job.read_words(inverter.search, backend[0])
+        job.step(f"reading the words of {backend[0].name}, once for each model")
+        read_words(inverter.search, backend[0])
         job.step("looking at the image" if len(images) == 1 else "looking at the images")
         features = backend[0].encode_images(pictures)
         called: dict[str, Any] = {**options, "callback": job, "progress": False}

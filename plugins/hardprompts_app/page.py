@@ -1,4 +1,4 @@
-"""The page's parts and what they do when they are touched; it imports Gradio, so it is imported when the page is opened."""
+"""The page's parts, and what they do when they are touched. It imports Gradio: import it when the page is opened."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +23,8 @@ SCORES = {"concurrency_id": "scores", "concurrency_limit": 1}
 OWN: dict[str, Any] = {"api_visibility": "private"}
 
 WORDS = {"Real words": None, "Any tokens": False}
+
+NO_LIMIT = "empty: until it is done"
 
 #: Seconds that a search of the page may take where nobody says: a person waits for it.
 SECONDS = 10
@@ -154,10 +156,8 @@ class _ImageTab(_Tab):
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
-                    self.banned = gr.Textbox(label="Words that must not occur", info="separated by commas")
-                    self.seconds = gr.Number(
-                        SECONDS, label="Seconds at most", minimum=0, info="empty: until it is done"
-                    )
+                    self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
+                    self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: drawn")
             with gr.Column():
                 self.buttons("Find the prompt")
@@ -165,7 +165,7 @@ class _ImageTab(_Tab):
                 with gr.Column(visible=False) as self.after:
                     self.pick = gr.Dropdown(label="Image", visible=False, type="index")
                     self.candidates = gr.Radio(label="Candidates", elem_classes="hp-candidates")
-                    self.text = gr.Textbox(label="Edit it; its score follows", lines=2)
+                    self.text = gr.Textbox("", label="Edit it; its score follows", lines=2)
                     self.edited, self.contributions = gr.HTML(), gr.HTML()
                     self.texts = self.copies()
         self._events()
@@ -245,12 +245,9 @@ class _ImageTab(_Tab):
         if found is None or not text.strip():
             return ("", "", "", "", "", "")
         with one_line() as problems:
+            best = found.prompts[index or 0]
             prompt = image.edited(self.models, found, index or 0, text.strip())
-            note = (
-                ""
-                if text == found.prompts[index or 0].text
-                else f"{prompt.score - found.prompts[index or 0].score:+.3f}"
-            )
+            note = "" if prompt.text == best.text else f"{prompt.score - best.score:+.3f} against the best"
             return display.prompt_html(prompt, note), display.contributions_html(prompt), *display.for_uis(prompt)
         return error_html(problems[0]), "", "", "", "", ""
 
@@ -303,14 +300,14 @@ class _ShortenTab(_Tab):
         super().__init__(models, jobs)
         with gr.Row():
             with gr.Column():
-                self.text = gr.Textbox(label="A long prompt", lines=6, info="with the markup of A1111 or ComfyUI, too")
+                self.text = gr.Textbox(
+                    "", label="A long prompt", lines=6, info="with the markup of A1111 or ComfyUI, too"
+                )
                 self.name = self.model()
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens, at most")
                 with gr.Accordion("Bans, time, seed", open=False):
-                    self.banned = gr.Textbox(label="Words that must not occur", info="separated by commas")
-                    self.seconds = gr.Number(
-                        SECONDS, label="Seconds at most", minimum=0, info="empty: until it is done"
-                    )
+                    self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
+                    self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: drawn")
             with gr.Column():
                 self.buttons("Shorten it")
@@ -367,6 +364,7 @@ class _FolderTab(_Tab):
         with gr.Row():
             with gr.Column():
                 self.folder = gr.Textbox(
+                    "",
                     label="A folder of this machine", info="cat.txt is written beside cat.png; images that have a "
                     "caption are left as they are, so the same again resumes what was stopped",
                 )  # fmt: skip

@@ -5,10 +5,12 @@ import dataclasses
 import importlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hardprompts.cli.screen import out, say
 from hardprompts.errors import MissingExtra
 from hardprompts_app.command import LOOPBACK
 from hardprompts_app.work import Models
@@ -65,12 +67,11 @@ def own_folder() -> Iterator[Path]:
                 os.environ["GRADIO_TEMP_DIR"] = before
 
 
-def launch(models: Models, place: Place, *, browser: bool = False, wait: bool = False) -> Any:
+def launch(models: Models, place: Place, *, browser: bool = False) -> Any:
     """Starts the page and returns it; `close()` ends it.
 
     Args:
         browser: open it in a browser.
-        wait: come back only when it has ended.
 
     Raises:
         MissingExtra: Gradio is not installed.
@@ -86,8 +87,8 @@ def launch(models: Models, place: Place, *, browser: bool = False, wait: bool = 
         server_port=place.port,
         share=place.share,
         inbrowser=browser,
-        prevent_thread_lock=not wait,
-        quiet=not wait,
+        prevent_thread_lock=True,
+        quiet=True,
         max_file_size=MOST_BYTES,
         app_kwargs={"middleware": _own_names_only()} if place.is_private else {},
         footer_links=["api"],
@@ -107,7 +108,12 @@ def serve(models: Models, place: Place, browser: bool = True) -> None:
     Raises: as `launch`.
     """
     with own_folder():
-        launch(models, place, browser=browser, wait=True)
+        page = launch(models, place, browser=browser)
+        say(f"the page is at {page.local_url}", console=out)
+        if place.share:
+            say(f"and for everybody at {page.share_url}", console=out)
+        threading.Thread(target=models.warm, daemon=True).start()
+        page.block_thread()
 
 
 def serve_space() -> None:

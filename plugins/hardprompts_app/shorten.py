@@ -5,11 +5,12 @@ from typing import Any
 
 from hardprompts.distillation.distiller import PromptDistiller
 from hardprompts.distillation.faithfulness import DistilledPrompt
-from hardprompts_app.work import Job, Models
+from hardprompts_app.work import Job, Models, read_words
 
 #: Options of `PromptDistiller.distill` that callers of the page may give.
 OPTIONS = (
-    "num_tokens", "ratio", "templates", "markup", "banned", "deadline", "seed", "max_steps", "max_evaluations", "restarts",
+    "num_tokens", "ratio", "templates", "markup", "banned", "deadline", "seed", "max_steps", "max_evaluations",
+    "restarts",
 )  # fmt: skip
 
 
@@ -25,7 +26,8 @@ def shorten(
 
     def work() -> DistilledPrompt:
         distiller = PromptDistiller(models.open(model))
-        job.read_words(distiller.search, distiller.backend)
+        job.step(f"reading the words of {distiller.backend.name}, once for each model")
+        read_words(distiller.search, distiller.backend)
         job.step("searching")
         return distiller.distill(text, callback=job, progress=False, **options)
 

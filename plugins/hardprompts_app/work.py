@@ -1,10 +1,10 @@
 """What the tabs share: open models, and searches in threads that can be watched and stopped."""
 
+import contextlib
 import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +17,7 @@ from hardprompts.errors import HardPromptsError, UnknownName
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import Search, SearchProgress
+from hardprompts.search.registry import DEFAULT_METHOD, search_method
 
 Result = TypeVar("Result")
 
@@ -25,8 +26,9 @@ LOOK_EVERY = 0.2
 
 #: Options of a search that callers of the page may give: none of them names a file.
 OPTIONS = (
-    "num_tokens", "template", "words", "required", "banned", "deadline", "seed", "max_steps", "max_evaluations", "patience",
-    "restarts", "token_cost", "top_k", "views", "shortest", "repetition_penalty", "caption", "initial_prompt", "vocabulary",
+    "num_tokens", "template", "words", "required", "banned", "deadline", "seed", "max_steps", "max_evaluations",
+    "patience", "restarts", "token_cost", "top_k", "views", "shortest", "repetition_penalty", "caption",
+    "initial_prompt", "vocabulary",
 )  # fmt: skip
 
 #: What a user can mend; anything else is a defect and keeps its traceback.
@@ -80,6 +82,19 @@ class Models:
             raise UnknownName("model", name, self.names)
         return shared_backend(name, device=self.device, dtype=self.dtype, user=self)
 
+    def warm(self) -> None:
+        """Opens the default model and reads its words, so that the first search need not; what fails is left to it."""
+        with _DEVICE, contextlib.suppress(*MENDABLE):
+            backend = self.open("")
+            if backend.image_encoder is not None:
+                read_words(search_method(DEFAULT_METHOD), backend)
+
+
+def read_words(search: Search, backend: Backend) -> None:
+    """Reads the words of a model that nobody has read before, which no deadline should pay for."""
+    if isinstance(search, BuildRefine) and backend.noise_predictor is None and backend.language_model is None:
+        search.read_words(backend.text_encoder, progress=False)
+
 
 class Job(Generic[Result]):
     """One piece of work in a thread; as a callback of a search, or of a batch, it takes in how far that came.
@@ -129,12 +144,6 @@ class Job(Generic[Result]):
         if self.stopped:
             raise Stopped("stopped before there was a prompt")
         self.doing = doing
-
-    def read_words(self, search: Search, backend: Backend) -> None:
-        """Reads the words of a model that nobody has read before, which no deadline should pay for."""
-        if isinstance(search, BuildRefine) and backend.noise_predictor is None and backend.language_model is None:
-            self.step(f"reading the words of {backend.name}, once for each model")
-            search.read_words(backend.text_encoder, progress=False)
 
     def follow(self, work: Callable[[], Result]) -> Generator[None, None, Result]:
         """Does the work in a thread and yields from time to time; `yield from` gives its result.
@@ -217,7 +226,7 @@ def reason(error: BaseException, paths: Iterator[str] | Sequence[str] = ()) -> s
     return text
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_line(paths: Sequence[str] = ()) -> Iterator[list[str]]:
     """Takes errors that a user can mend: the list then has the message."""
     found: list[str] = []

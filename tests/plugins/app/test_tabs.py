@@ -1,0 +1,184 @@
+"""What the tabs do, without a browser and without Gradio."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from hardprompts.errors import FileFormatError, ImageError
+from hardprompts.search.protocol import SearchProgress
+from hardprompts.testing import toy_backend
+from hardprompts_app import embedding, folder, image, shorten
+from hardprompts_app.work import Job, Models
+
+pytestmark = pytest.mark.usefixtures("toy_plugin")
+
+FAST = {"num_tokens": 4, "max_steps": 60, "seed": 0}
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models("toy")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    paths = []
+    for name, text in (("a", "red house near river"), ("b", "slow dog")):
+        paths.append(str(tmp_path / f"{name}.png"))
+        toy_backend().image_encoder.picture(text).save(paths[-1])  # type: ignore[union-attr]
+    return paths
+
+
+class StoppedAtTheFirstStep(Job[Any]):
+    """A job that somebody stops while it searches."""
+
+    def __call__(self, progress: SearchProgress) -> bool:
+        self.stop()
+        return super().__call__(progress)
+
+
+def seen_and_found(finding: Any) -> tuple[list[Any], Any]:
+    seen = []
+    while True:
+        try:
+            seen.append(next(finding))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def test_an_image_becomes_a_prompt_as_by_the_front_door(models: Models, pictures: list[str]) -> None:
+    from hardprompts import PromptInverter
+
+    seen, found = seen_and_found(image.find(models, Job(), pictures[:1], False, "toy", FAST))
+    prompt = PromptInverter(toy_backend()).invert(pictures[0], progress=False, **FAST)  # type: ignore[arg-type]
+    assert seen and found.prompts[0].text == prompt.text
+    assert found.labels == ["1. a.png"]
+
+
+def test_images_have_a_prompt_each_or_one_for_all(models: Models, pictures: list[str]) -> None:
+    _, each = seen_and_found(image.find(models, Job(), pictures, False, "", FAST))
+    _, both = seen_and_found(image.find(models, Job(), pictures, True, "", FAST))
+    assert len(each.prompts) == 2 and each.labels == ["1. a.png", "2. b.png"]
+    assert len(both.prompts) == 1 and both.labels == ["all 2 images"]
+    assert [len(target) for target in (*each.targets, *both.targets)] == [1, 1, 2]
+
+
+def test_an_edited_prompt_has_the_models_own_score(models: Models, pictures: list[str]) -> None:
+    from hardprompts import PromptInverter
+
+    _, found = seen_and_found(image.find(models, Job(), pictures, False, "", FAST))
+    edited = image.edited(models, found, 1, "slow cat")
+    assert edited.score == pytest.approx(PromptInverter(toy_backend()).score("slow cat", pictures[1]), abs=1e-5)
+    assert edited.tokens == ("slow", "cat") and len(edited.attributions) == 2
+    assert edited.provenance["edited"] and edited.text == "slow cat"
+    assert image.edited(models, found, 1, found.prompts[1].text) is found.prompts[1]
+
+
+def test_candidates_of_an_edited_template_are_scored_in_it(models: Models, pictures: list[str]) -> None:
+    from hardprompts import PromptInverter
+
+    options = {**FAST, "template": "red {}"}
+    _, found = seen_and_found(image.find(models, Job(), pictures[:1], False, "", options))
+    edited = image.edited(models, found, 0, "house")
+    assert edited.filled == "red house"
+    assert edited.score == pytest.approx(PromptInverter(toy_backend()).score("red house", pictures[0]), abs=1e-5)
+
+
+def test_no_image_and_a_damaged_one_are_said(models: Models, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 not any more")
+    for paths, message in ((None, "no image yet"), ([], "no image yet"), ([str(broken)], "broken.jpg")):
+        with pytest.raises(ImageError, match=message):
+            seen_and_found(image.find(models, Job(), paths, False, "toy", FAST))
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        image.thumbnails([str(broken)])
+    with pytest.raises(ImageError, match="at once"):
+        image.checked(["a.png"] * 65)
+
+
+def test_a_long_prompt_becomes_a_short_one(models: Models) -> None:
+    options = {"num_tokens": 3, "max_steps": 30, "seed": 0}
+    seen, found = seen_and_found(
+        shorten.shorten(models, Job(), "red house near the river at night in the rain", "toy", options)
+    )
+    assert seen and 1 <= len(found.token_ids) <= 3 and found.faithfulness is not None
+    with pytest.raises(ValueError, match="no prompt yet"):
+        seen_and_found(shorten.shorten(models, Job(), "  ", "toy", options))
+
+
+def test_an_embedding_is_described_as_by_inspect(models: Models, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from hardprompts.distillation.audits import audits_of
+    from hardprompts.softprompts.sentences import sentences
+
+    width = toy_backend().vocabulary.table.shape[1]
+    file = tmp_path / "style.safetensors"
+    save_file({"emb_params": torch.randn(2, width, generator=torch.Generator().manual_seed(0))}, file)
+    _, plain = seen_and_found(embedding.inspect(models, Job(), str(file), "", True))
+    _, compared = seen_and_found(embedding.inspect(models, Job(), str(file), "toy", False))
+    assert embedding.lines_of(plain) == sentences(audits_of(file)[0])
+    assert embedding.lines_of(compared) == sentences(audits_of(file, toy_backend())[0])
+    assert embedding.values_of(compared)[0]["sentences"] == embedding.lines_of(compared)
+
+
+def test_the_search_for_an_embeddings_words_can_be_stopped(models: Models, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "style.safetensors"
+    save_file({"emb_params": toy_backend().vocabulary.table[5:7].clone()}, file)
+    job = StoppedAtTheFirstStep()
+    _, audits = seen_and_found(embedding.inspect(models, job, str(file), "toy", True))
+    assert audits[0].decoded is not None
+    assert job.progress is not None and job.progress.step == 1
+
+
+def test_a_file_that_is_no_embedding_is_said(models: Models, tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(b"hello")
+    for path, message in ((None, "no file yet"), (str(file), "x.safetensors")):
+        with pytest.raises(FileFormatError, match=message):
+            seen_and_found(embedding.inspect(models, Job(), path, "", False))
+
+
+def test_captions_are_written_once_and_what_was_stopped_is_resumed(models: Models, pictures: list[str]) -> None:
+    here = Path(pictures[0]).parent
+    called = (str(here), False, False, "toy", FAST)
+    job = Job[Any]()
+    writing = folder.caption(models, job, *called)  # type: ignore[arg-type]
+    original = job.on_batch
+
+    def stop_after_one(progress: Any) -> bool:
+        job.stop()
+        return original(progress)
+
+    job.on_batch = stop_after_one  # type: ignore[method-assign]
+    _, first = seen_and_found(writing)
+    assert (first.done, first.stop_reason) == (1, "cancelled") and len(list(here.glob("*.txt"))) == 1
+    assert "resumes" in folder.told(first)
+    _, second = seen_and_found(folder.caption(models, Job(), *called))  # type: ignore[arg-type]
+    assert (second.done, second.skipped) == (1, 1) and len(list(here.glob("*.txt"))) == 2
+    assert folder.rows_of(job)[0].startswith("a.png: ")
+
+
+def test_a_stop_in_the_middle_of_an_image_writes_nothing_of_it(models: Models, pictures: list[str]) -> None:
+    here = Path(pictures[0]).parent
+    job = StoppedAtTheFirstStep()
+    _, report = seen_and_found(folder.caption(models, job, str(here), False, False, "toy", FAST))
+    assert (report.done, report.stop_reason) == (0, "cancelled") and not list(here.glob("*.txt"))
+
+
+def test_a_folder_that_is_not_there_is_said(models: Models, tmp_path: Path) -> None:
+    for path, message in (("", "no folder yet"), (str(tmp_path / "no"), "not a folder"), (str(tmp_path), "no images")):
+        with pytest.raises(ValueError, match=message):
+            seen_and_found(folder.caption(models, Job(), path, False, False, "toy", {}))
+
+
+def test_small_pictures_are_part_of_the_page(tmp_path: Path) -> None:
+    path = tmp_path / '"><b>.png'
+    Image.new("RGB", (900, 300), "red").save(path)
+    shown = image.thumbnails([str(path)])
+    assert "data:image/jpeg;base64," in shown and "<b>" not in shown and len(shown) < 6000
