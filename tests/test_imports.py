@@ -17,7 +17,7 @@ SDK = ROOT / "sdk" / "hardprompts"
 #: The rooms, floor by floor: each may import those on floors before it, and others on its own. No exceptions.
 ORDER = tuple(set(names) for _, names in architecture.FLOORS)
 
-MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft"}
+MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft", "gradio"}
 PLUGINS = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
 NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", *PLUGINS}
 #: The embedded models are folders of transformers models, and the text side of `photo` is such a folder.

@@ -19,7 +19,7 @@ Values = dict[str, Any]
 
 
 class Calls:
-    """The endpoints of the page. Those that search yield the best so far; cancelling them ends the search."""
+    """The endpoints of the page. Those that search yield the best so far; a call that is cancelled ends its search."""
 
     def __init__(self, models: Models) -> None:
         self.models = models

@@ -13,7 +13,9 @@ LOOPBACK = "127.0.0.1"
 
 def app(
     model: Model = None,
-    port: Annotated[int | None, typer.Option(help="Its port (default: the first free one from 7860 on).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Its port (default: the first free one from 7860 on).")
+    ] = None,
     host: Annotated[str, typer.Option(help="The address it listens on; others than this let machines in.")] = LOOPBACK,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Open no browser.")] = False,
     share: Annotated[bool, typer.Option("--share", help="Also make a public link, through Gradio's servers.")] = False,

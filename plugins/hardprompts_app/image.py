@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend
 from hardprompts.errors import ImageError
 from hardprompts.images import load_images
@@ -129,7 +130,7 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         TemplateError, VocabularyError, ValueError: the model cannot read the text.
     """
     prompt = found.prompts[index]
-    if text == prompt.text:
+    if text == prompt.text and prompt.attributions:
         return prompt
     backend = models.open(found.model)
     inverter, target, template = PromptInverter(backend), found.targets[index], PromptTemplate(prompt.template)
@@ -140,7 +141,9 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
 
     ids = tuple(backend.vocabulary.encode(text))
     best = Candidate(text, ids, score(text))
-    contributions = leave_one_out(best, lambda rows: [score(backend.vocabulary.decode(row)) for row in rows])
+    contributions = leave_one_out(
+        best, lambda rows: [score(backend.vocabulary.decode(row)) for row in rows], Allowance()
+    )
     return dataclasses.replace(
         prompt,
         text=text,
@@ -149,7 +152,7 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         tokens=backend.vocabulary.token_texts(ids),
         attributions=contributions,
         weights=None,
-        provenance={**prompt.provenance, "edited": True},
+        provenance={**prompt.provenance, **({} if text == prompt.text else {"edited": True})},
     )
 
 

@@ -407,12 +407,13 @@ def _endpoints(models: Models) -> None:
     calls = api.Calls(models)
     files, text = gr.File(file_count="multiple", visible=False), gr.Textbox(visible=False)
     file, model = gr.File(visible=False), gr.Textbox("", visible=False)
-    options, flag, answer = gr.JSON({}, visible=False), gr.Checkbox(False, visible=False), gr.JSON(visible=False)
+    options, flag = gr.JSON({}, visible=False), gr.Checkbox(False, visible=False)
+    answer, number = gr.JSON(visible=False), gr.Number(visible=False)
     call = gr.Button(visible=False)
-    for function, inputs, group in (
-        (calls.invert, [files, model, flag, options], DEVICE),
-        (calls.shorten, [text, model, options], DEVICE),
-        (calls.inspect, [file, model, flag], DEVICE),
-        (calls.score, [text, file, model], SCORES),
+    for function, inputs, given, group in (
+        (calls.invert, [files, model, flag, options], answer, DEVICE),
+        (calls.shorten, [text, model, options], answer, DEVICE),
+        (calls.inspect, [file, model, flag], answer, DEVICE),
+        (calls.score, [text, file, model], number, SCORES),
     ):
-        call.click(function, inputs, answer, api_name=function.__name__, **group)
+        call.click(function, inputs, given, api_name=function.__name__, **group)

@@ -12,7 +12,8 @@ import torch
 
 from hardprompts.batch import BatchProgress
 from hardprompts.cli.lists import model_names
-from hardprompts.encoders import PREFERRED_MODELS, Backend, default_model, is_installed, shared_backend
+from hardprompts.devices import checked_device
+from hardprompts.encoders import PREFERRED_MODELS, Backend, backends, default_model, is_installed, shared_backend
 from hardprompts.errors import HardPromptsError, UnknownName
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
@@ -51,6 +52,9 @@ class Models:
     Args:
         default: the model that the page begins with; None: that of `default_model`.
         private: whether this machine's user alone can reach the page. Others choose among the embedded models.
+
+    Raises:
+        UnknownName, BackendError: there is no such scheme of models, or no such device.
     """
 
     def __init__(
@@ -61,6 +65,9 @@ class Models:
         private: bool = True,
     ) -> None:
         self.default = default_model() if default is None else default
+        if (scheme := self.default.partition(":")[0]) not in backends():
+            raise UnknownName("model scheme", scheme, backends())
+        checked_device(device)
         self.device, self.dtype, self.private = device, dtype, private
 
     @property

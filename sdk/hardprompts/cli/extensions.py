@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import os
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -49,13 +50,16 @@ def command_of(entry_point: importlib.metadata.EntryPoint) -> Any:
             f"the command {entry_point.name!r} of a plugin ({entry_point.value}) cannot be imported: {error}; "
             f"mend or uninstall the plugin, or set {PLUGINS_VARIABLE} to those that you want"
         )
-        own.command(entry_point.name, help="Cannot be imported: call it to see why.")(functools.partial(_fail, reason))
+        own.command(entry_point.name, help="Cannot be imported: call it to see why.")(_failing(reason))
     else:
         own.command(entry_point.name)(function)
     return typer.main.get_command(own)
 
 
-def _fail(reason: str) -> None:
-    from hardprompts.cli.screen import fail
+def _failing(reason: str) -> Callable[[], None]:
+    def command() -> None:
+        from hardprompts.cli.screen import fail
 
-    fail(reason)
+        fail(reason)
+
+    return command

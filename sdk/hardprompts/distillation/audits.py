@@ -156,9 +156,7 @@ def _robustness(embeddings: "Tensor", backend: "Backend", allowance: Allowance) 
     )  # fmt: skip
 
 
-def _with_decoded(
-    audit: "Audit", backend: "Backend", allowance: Allowance, callback: "Callback | None"
-) -> "Audit":
+def _with_decoded(audit: "Audit", backend: "Backend", allowance: Allowance, callback: "Callback | None") -> "Audit":
     """The audit with the words that make the model do the same; or with a note of why there are none."""
     from hardprompts.distillation.distiller import PromptDistiller
 

@@ -1,5 +1,6 @@
 """What the tabs do, without a browser and without Gradio."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def test_an_edited_prompt_has_the_models_own_score(models: Models, pictures: lis
     assert edited.tokens == ("slow", "cat") and len(edited.attributions) == 2
     assert edited.provenance["edited"] and edited.text == "slow cat"
     assert image.edited(models, found, 1, found.prompts[1].text) is found.prompts[1]
+
+
+def test_contributions_that_the_search_had_no_time_for_are_measured(models: Models, pictures: list[str]) -> None:
+    _, found = seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST))
+    (prompt,) = found.prompts
+    hurried = dataclasses.replace(found, prompts=(dataclasses.replace(prompt, attributions=()),))
+    assert image.edited(models, hurried, 0, prompt.text).attributions == pytest.approx(prompt.attributions, abs=1e-5)
 
 
 def test_candidates_of_an_edited_template_are_scored_in_it(models: Models, pictures: list[str]) -> None:

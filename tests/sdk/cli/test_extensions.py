@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 MODULE = '''
-import torch
+import colorsys
 import typer
 
 
@@ -54,8 +54,7 @@ def test_a_damaged_command_says_why_and_disturbs_no_other(installed: Path) -> No
 
 def test_our_own_commands_come_first_and_load_no_plugins(installed: Path) -> None:
     shown = run(installed, "invert", "--help")
-    assert shown.returncode == 0 and "| shouting" not in shown.stderr and "torch" not in shown.stderr
-    assert "scheme" not in run(installed, "models", "--help").stdout.lower().partition("usage")[0]
+    assert shown.returncode == 0 and "shouting" not in shown.stderr
     assert "List the models" in run(installed, "models", "--help").stdout
 
 
