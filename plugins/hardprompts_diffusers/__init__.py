@@ -34,7 +34,14 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
-def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+def open_backend(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizer: str | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Backend:
     """A text-to-image pipeline of diffusers, by local folder or hub id: text features, and its denoiser.
 
     For example `diffusers:stabilityai/stable-diffusion-xl-base-1.0` or `diffusers:/models/sd15`.
@@ -49,7 +56,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
         raise MissingExtra("a diffusers pipeline", "diffusers", error) from error
     from hardprompts_diffusers import predictors
 
-    return predictors.open_backend(name, device=device, dtype=dtype)
+    return predictors.open_backend(name, device=device, dtype=dtype, tokenizer=tokenizer, texts=texts)
 
 
 @hookimpl

@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +52,49 @@ def text_encoders(pipe: Any) -> dict[str, tuple[Any, nn.Module]]:
             "text encoder and tokenizer"
         )
     return found
+
+
+#: What people call the kinds of text encoders, by the type in their config.
+KINDS = {"clip_text_model": "clip", "t5": "t5", "umt5": "t5"}
+
+
+def text_kinds(pipe: Any) -> dict[str, str]:
+    """The kind of each text encoder by its place: {"": "clip", "_2": "clip", "_3": "t5"} of Stable Diffusion 3.
+
+    Raises:
+        BackendError: the pipeline has no text encoder.
+    """
+    types = {
+        suffix: str(getattr(encoder.config, "model_type", "") or type(encoder).__name__)
+        for suffix, (_, encoder) in text_encoders(pipe).items()
+    }
+    return {suffix: KINDS.get(kind, kind) for suffix, kind in types.items()}
+
+
+def prompt_argument(pipe: Any, suffix: str) -> str:
+    """The argument of the pipeline's call that is the prompt of a text encoder."""
+    return f"prompt{suffix}" if f"prompt{suffix}" in inspect.signature(type(pipe).__call__).parameters else "prompt"
+
+
+def own_texts(pipe: Any, texts: Mapping[str, str]) -> dict[str, str]:
+    """Texts of some kinds of text encoders ("clip", "t5") by the place of each.
+
+    Raises:
+        ValueError: the pipeline has no such kind, or all of its kinds have one, so that none is left to search for.
+    """
+    kinds = text_kinds(pipe)
+    known = ", ".join(dict.fromkeys(kinds.values()))
+    for kind, text in texts.items():
+        if kind not in kinds.values():
+            raise ValueError(f"texts has {kind!r}, and the text encoders of this {type(pipe).__name__} are {known}")
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{kind!r}] must be a text, got {text!r}")
+    if set(texts) == set(kinds.values()):
+        raise ValueError(
+            f"texts has a text for every text encoder of this {type(pipe).__name__} ({known}), so that there is none "
+            "to search for; leave one out"
+        )
+    return {suffix: texts[kind] for suffix, kind in kinds.items() if kind in texts}
 
 
 def added_tokens(pipe: Any) -> list[str]:

@@ -25,6 +25,8 @@ from hardprompts_diffusers.components import (
     denoiser_of,
     execution_device,
     modules_of,
+    own_texts,
+    prompt_argument,
     text_encoders,
     watched_once,
     working,
@@ -74,13 +76,15 @@ class PipelinePredictor:
     `encode_prompt` returns, and where the scheduler is given the prediction of its only step.
 
     Of text encoders with different tokenizers, one group is driven by the embeddings; the others
-    read the text of the nearest tokens, without gradients. For tokens themselves that is exact.
+    read a text of their own, if they have one, or that of the nearest tokens, without gradients. For
+    tokens themselves that is exact.
 
     Attributes:
         pipe: the pipeline; its networks must be frozen (see `components.preserved`).
         height, width: of the pictures, in pixels.
         driven: the suffixes of the text encoders that the embeddings are for ("", "_2", "_3").
         options: further arguments of the pipeline's call.
+        texts: what some kinds of text encoders read, whatever the prompt is; see `SeparateTexts`.
     """
 
     pipe: Any
@@ -93,6 +97,7 @@ class PipelinePredictor:
     driven: tuple[str, ...]
     options: Mapping[str, Any]
     lowercase: bool = False
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def create(
@@ -104,6 +109,7 @@ class PipelinePredictor:
         *,
         tokenizer: str | None = None,
         options: Mapping[str, Any] | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> "PipelinePredictor":
         """The predictor of a pipeline.
 
@@ -112,21 +118,29 @@ class PipelinePredictor:
                 the kind that most text encoders use, and the last of them if there is a tie: CLIP's for
                 Stable Diffusion 3, T5's for FLUX.1.
             options: further arguments of the pipeline's call, such as max_sequence_length.
+            texts: what text encoders of some kinds read instead of the prompt, as {"t5": "a long text"}; the tokens
+                of another kind are searched.
 
         Raises:
             BackendError: the scheduler is not covered, a part is missing, or the pipeline works in a way
                 that this adapter cannot follow.
-            ValueError: a size that the VAE cannot take, or a tokenizer that the pipeline does not have.
+            ValueError: a size that the VAE cannot take, a tokenizer that the pipeline does not have or whose text
+                is given, or texts for encoders that it does not have, or for all.
         """
         size = image_size(pipe, height, width)
         schedule = schedule_of(pipe.scheduler)
         device = execution_device(pipe)
         encoders = text_encoders(pipe)
-        driven = _driven(encoders, tokenizer)
+        own = own_texts(pipe, texts or {})
+        if tokenizer is not None and tokenizer.removeprefix("tokenizer") in own:
+            raise ValueError(f"texts has the text of {tokenizer}, so its tokens cannot be searched; leave one of them")
+        driven = _driven({suffix: both for suffix, both in encoders.items() if suffix not in own}, tokenizer)
         # With tokens still to come, only to look at how the pipeline treats texts.
         table = torch.zeros(1, 1, device=device)
         blank = Vocabulary(table, tokenizer_of(encoders[driven[0]][0]), torch.ones(1, dtype=torch.bool), (1,))
-        probing = cls(pipe, name, blank, 0, schedule, *size, driven, dict(options or {}))
+        probing = cls(
+            pipe, name, blank, 0, schedule, *size, driven, dict(options or {}), texts=dict(texts or {})
+        )  # fmt: skip
         probing._check_arguments()
         context = probing._context()
         parts = []
@@ -162,8 +176,12 @@ class PipelinePredictor:
         fixed = _flatten(found, frame.layout, tensors)
         return Conditioning(tuple(tensors), (frame.layout, fixed))
 
+    def condition_whole(self, text: str) -> Conditioning:
+        """What `encode_prompt` returns where all text encoders read the text, those too that have one of their own."""
+        return dataclasses.replace(self, texts={}).condition_text(text)
+
     def condition_text(self, text: str) -> Conditioning:
-        """What the pipeline's `encode_prompt` returns for a text."""
+        """What the pipeline's `encode_prompt` returns for a text, beside those that text encoders have of their own."""
         with torch.no_grad():
             two, three = (self._encode([text] * count, [text] * count) for count in (2, 3))
         layout, tensors = _layout(two, three), []  # type: tuple[Any, list[Tensor]]
@@ -222,7 +240,7 @@ class PipelinePredictor:
 
     def _argument_of(self, suffix: str) -> str:
         """The argument of the call that is the prompt of a text encoder."""
-        return f"prompt{suffix}" if f"prompt{suffix}" in self._parameters else "prompt"
+        return prompt_argument(self.pipe, suffix)
 
     def _check_arguments(self) -> None:
         missing = {"prompt", "latents", "height", "width"} - set(self._parameters)
@@ -274,7 +292,9 @@ class PipelinePredictor:
             found.append(type(self.pipe).encode_prompt(self.pipe, *args, **kwargs))
             raise _Encoded
 
+        own = own_texts(self.pipe, self.texts)
         texts = {self._argument_of(suffix): list(others) for suffix in text_encoders(self.pipe)}
+        texts |= {self._argument_of(suffix): [text] * len(driven) for suffix, text in own.items()}
         texts |= {self._argument_of(suffix): list(driven) for suffix in self.driven}
         names = [f"text_encoder{suffix}" for suffix in text_encoders(self.pipe)]
         with working(self.pipe, names), self._untouched():
@@ -363,7 +383,8 @@ class PipelinePredictor:
 
     def _texts(self, embeddings: Float[Tensor, "batch tokens dim"]) -> list[str]:
         """The texts of the nearest tokens, for the text encoders that are not driven."""
-        if not embeddings.shape[1] or len(self.driven) == len(text_encoders(self.pipe)):
+        with_a_text = {*self.driven, *own_texts(self.pipe, self.texts)}
+        if not embeddings.shape[1] or len(with_a_text) == len(text_encoders(self.pipe)):
             return [""] * len(embeddings)
         ids = self._all_tokens.nearest(embeddings, "l2")
         return [self.vocabulary.decode(row) for row in ids.tolist()]

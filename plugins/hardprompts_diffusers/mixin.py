@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from hardprompts.methods import Refine
 from hardprompts.prompts import HardPrompt, unique
 from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed, generator_of
 from hardprompts.softprompts import SoftPrompt
-from hardprompts_diffusers.components import added_tokens, preserved
+from hardprompts_diffusers.components import added_tokens, preserved, prompt_argument, text_kinds
 from hardprompts_diffusers.dual_encoders import dual_encoder
 from hardprompts_diffusers.predictors import noise_predictor
 
@@ -62,11 +62,18 @@ class PromptInversionOutput(BaseOutput):  # type: ignore[misc]
             share of the empty prompt's denoising error that the prompt removes.
         hard_prompts (`list[HardPrompt]`):
             The same with token ids, further candidates, attributions, history and provenance.
+        separate_prompts (`list[dict[str, str]]`):
+            For each, what every kind of text encoder reads: `{"clip": ..., "t5": ...}`. They differ where `texts` was
+            given.
+        arguments (`list[dict[str, str]]`):
+            The same as arguments of the pipeline's call, `{"prompt": ..., "prompt_2": ...}`: `pipe(**arguments[0])`.
     """
 
     prompts: list[str]
     scores: list[float]
     hard_prompts: list[HardPrompt]
+    separate_prompts: list[dict[str, str]] = field(default_factory=list)
+    arguments: list[dict[str, str]] = field(default_factory=list)
 
 
 class PromptInversionArguments(InversionArguments, DenoisingArguments, total=False):
@@ -93,6 +100,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         height: int | None = None,
         width: int | None = None,
         tokenizer: str | None = None,
+        texts: Mapping[str, str] | None = None,
         gradient_checkpointing: bool = False,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
@@ -131,6 +139,10 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 The size in pixels that images are scaled and cropped to for the denoiser. Defaults to the pipeline's.
             tokenizer (`str`, *optional*):
                 Whose tokens are searched, such as `"tokenizer_2"`, for pipelines with several kinds of text encoders.
+            texts (`dict[str, str]`, *optional*):
+                What text encoders of some kinds read instead of the prompt, of a pipeline with several kinds:
+                `{"t5": "a long text"}` has the tokens of CLIP searched beside it, and `{"clip": "a few words"}` those
+                of T5. Errors and scores are those of the pipeline with all of its texts.
             gradient_checkpointing (`bool`, *optional*, defaults to `False`):
                 Whether to save memory in the denoiser at the price of another forward pass.
             pipeline_kwargs (`dict`, *optional*):
@@ -164,7 +176,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         similar, judged = _split(match, {"num_tokens": num_tokens, "template": template, **options})
         if match == "clip":
             _refuse(
-                match, height=height, width=width, tokenizer=tokenizer, pipeline_kwargs=pipeline_kwargs,
+                match, height=height, width=width, tokenizer=tokenizer, texts=texts, pipeline_kwargs=pipeline_kwargs,
                 gradient_checkpointing=gradient_checkpointing or None,
             )  # fmt: skip
         if match == "diffusion":
@@ -181,16 +193,18 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             similar, judged = {**similar, **run}, {**judged, **run}
             if match == "clip":
                 inverter = PromptInverter(dual_encoder(self, clip_backend), **chosen)
-                return _output([inverter.invert(task, **similar) for task in tasks], return_dict)
+                return _output(self, [inverter.invert(task, **similar) for task in tasks], return_dict)
             with preserved(self, gradient_checkpointing=gradient_checkpointing):
                 predictor = noise_predictor(
-                    self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs
+                    self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs, texts=texts
                 )
                 if match == "diffusion":
-                    return _output(DenoisingInverter(predictor, **chosen).invert_each(tasks, **judged), return_dict)
+                    found = DenoisingInverter(predictor, **chosen).invert_each(tasks, **judged)
+                    return _output(self, found, return_dict, texts)
                 first = PromptInverter(dual_encoder(self, clip_backend))
                 second = DenoisingInverter(predictor, method or POLISH)
-                return _output([_both(first, second, task, similar, judged) for task in tasks], return_dict)
+                both = [_both(first, second, task, similar, judged) for task in tasks]
+                return _output(self, both, return_dict, texts)
 
     def distill_prompt(
         self,
@@ -204,6 +218,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         height: int | None = None,
         width: int | None = None,
         tokenizer: str | None = None,
+        texts: Mapping[str, str] | None = None,
         gradient_checkpointing: bool = False,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
@@ -233,7 +248,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             num_images (`int`, *optional*, defaults to 4):
                 The number of pictures to make, with the pipeline's default number of inference steps and guidance.
 
-        All others are those of [`~PromptInversionMixin.invert_prompt`]. `method` defaults to that of
+        All others are those of [`~PromptInversionMixin.invert_prompt`]. With `texts`, what is imitated is the pipeline
+        in which all text encoders read `prompt`: `texts={"t5": prompt}` finds short words for CLIP beside the long text
+        for T5. Beside a soft prompt, the texts stand in both. `method` defaults to that of
         [`hardprompts.DenoisingInverter`] for a text, and to that of [`hardprompts.PromptDistiller`] for a soft prompt.
         `options` are those of [`hardprompts.diffusion.DenoisingOptions`] for a text, and those of
         [`hardprompts.PromptDistiller.distill`] for a soft prompt, such as `match="hidden_states"`; by default `"noise"`
@@ -260,7 +277,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             self._searching(steps, callback_on_step_end) as on_step,
             preserved(self, gradient_checkpointing=gradient_checkpointing),
         ):
-            predictor = noise_predictor(self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs)
+            predictor = noise_predictor(
+                self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs, texts=texts
+            )
             given["callback"] = on_step
             found: HardPrompt
             if isinstance(prompt, str):
@@ -269,7 +288,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 found = PromptDistiller(predictor, **chosen).distill(
                     prompt, templates=template, images=image, **{"match": "noise", **given}
                 )
-        return _output([found], return_dict)
+        return _output(self, [found], return_dict, texts)
 
     def _pictures(
         self,
@@ -430,10 +449,15 @@ def _without_own_tokens(pipe: Any, options: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _output(
-    found: list[HardPrompt], return_dict: bool
+    pipe: Any, found: list[HardPrompt], return_dict: bool, texts: Mapping[str, str] | None = None
 ) -> "PromptInversionOutput | tuple[list[str], list[float], list[HardPrompt]]":
     prompts, scores = [one.filled for one in found], [one.score for one in found]
-    return PromptInversionOutput(prompts, scores, found) if return_dict else (prompts, scores, found)
+    if not return_dict:
+        return prompts, scores, found
+    kinds, own = text_kinds(pipe), texts or {}
+    separate = [{kind: own.get(kind, prompt) for kind in kinds.values()} for prompt in prompts]
+    arguments = [{prompt_argument(pipe, place): one[kind] for place, kind in kinds.items()} for one in separate]
+    return PromptInversionOutput(prompts, scores, found, separate, arguments)
 
 
 def _both(

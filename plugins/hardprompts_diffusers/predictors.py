@@ -36,6 +36,7 @@ def noise_predictor(
     width: int | None = None,
     tokenizer: str | None = None,
     options: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
     name: str | None = None,
 ) -> NoisePredictor:
     """A pipeline's text encoders and denoiser, as a search drives them.
@@ -51,21 +52,27 @@ def noise_predictor(
         tokenizer: whose tokens are searched ("tokenizer_2"), of a pipeline with several kinds.
         options: further arguments of the pipeline's call, such as max_sequence_length. They select the
             adapter that runs through it.
+        texts: what text encoders of some kinds read instead of the prompt, of a pipeline with several kinds:
+            {"t5": "a long text"} or {"clip": "a few words"}. The tokens of another kind are searched, and predictions
+            are those of the whole pipeline with all of its texts.
 
     Raises:
         BackendError: the pipeline lacks a text encoder, a VAE or a denoiser; its scheduler is not covered;
             its weights are offloaded sequentially or in groups, or stored in one byte; it works in another way; what
             its text encoders give from token embeddings differs from what they give from text; or no gradient passes.
-        ValueError: a size that the VAE cannot take, or an unknown tokenizer or option.
+        ValueError: a size that the VAE cannot take, an unknown tokenizer or option, or texts for encoders that the
+            pipeline does not have, or for all.
     """
     check_placement(pipe)
     called = name or str(getattr(pipe, "name_or_path", "") or type(pipe).__name__)
     _check_ip_adapter(pipe, options or {})
     predictor: UNetPredictor | PipelinePredictor
-    if is_unet_pipeline(pipe) and not options and tokenizer is None:
+    if is_unet_pipeline(pipe) and not options and tokenizer is None and not texts:
         predictor = UNetPredictor.create(pipe, called, height, width)
     else:
-        predictor = PipelinePredictor.create(pipe, called, height, width, tokenizer=tokenizer, options=options)
+        predictor = PipelinePredictor.create(
+            pipe, called, height, width, tokenizer=tokenizer, options=options, texts=texts
+        )
     with preserved(pipe):  # without dropout
         _check_text_encoders(predictor)
     return predictor
@@ -103,10 +110,21 @@ _FAILURES = (
 )  # fmt: skip
 
 
-def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
+def open_backend(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    tokenizer: str | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Backend:
     """The pipeline of a local folder or hub id, frozen: its text encoders' features, and its denoiser.
 
+    Args:
+        tokenizer, texts: see `noise_predictor`.
+
     Raises:
+        ValueError: the pipeline has no such tokenizer, or texts.
         BackendError: no such folder or hub id, no network, a damaged file, or a pipeline that cannot be
             searched through; see `noise_predictor`.
     """
@@ -132,6 +150,6 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
         ) from error
     for module in modules_of(pipe).values():
         module.eval().requires_grad_(False)
-    predictor = noise_predictor(pipe, name=f"diffusers:{name}")
+    predictor = noise_predictor(pipe, name=f"diffusers:{name}", tokenizer=tokenizer, texts=texts)
     features = ConditioningFeatures(predictor)
     return Backend(predictor.name, features, None, device, dtype, noise_predictor=predictor)

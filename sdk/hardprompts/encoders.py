@@ -112,6 +112,22 @@ class ConditioningEncoder(Protocol):
 
 
 @runtime_checkable
+class SeparateTexts(Protocol):
+    """What a denoiser offers if some of its text encoders may read a text of their own. Optional.
+
+    Attributes:
+        texts: what some kinds of its text encoders read, whatever the prompt is, by their kind ("clip", "t5").
+    """
+
+    @property
+    def texts(self) -> Mapping[str, str]: ...
+
+    def condition_whole(self, text: str) -> Conditioning:
+        """The conditioning where all text encoders read one text."""
+        ...
+
+
+@runtime_checkable
 class NoisePredictor(ConditioningEncoder, Protocol):
     """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.
 

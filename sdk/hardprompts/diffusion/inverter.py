@@ -1,7 +1,7 @@
 """DenoisingInverter: images, or a text, become a prompt under which a diffusion model does the same."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from typing_extensions import Unpack
 from hardprompts.allowance import Allowance
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
-from hardprompts.diffusion.reading import check_template
-from hardprompts.encoders import Backend, NoisePredictor, load_backend
+from hardprompts.diffusion.reading import check_template, whole_conditioning
+from hardprompts.encoders import Backend, NoisePredictor, SeparateTexts, load_backend
 from hardprompts.errors import BackendError, SearchError, VocabularyError
 from hardprompts.images import ImageInput, image_weights, load_images
 from hardprompts.noise import Conditioning
@@ -119,8 +119,8 @@ class DenoisingInverter:
         one that makes the denoiser do the same.
 
         Args:
-            text: what to imitate, read as the model itself reads it: a long text is cut off where
-                the model's text encoder cuts it off.
+            text: what to imitate, read as the model itself reads it, by all of its text encoders: a long text is
+                cut off where the model's text encoder cuts it off.
             images: pictures of what the text says, such as the model makes of it.
             num_tokens, template, options: see `DenoisingOptions`.
 
@@ -130,7 +130,7 @@ class DenoisingInverter:
         allowance = chosen.allowance()
         bank = self._bank([images], chosen, allowance)
         objective = NoisePrediction(self.predictor, bank, batch_size=chosen.batch_size)
-        teacher = self.predictor.condition_text(text)
+        teacher = whole_conditioning(self.predictor, text)
         allowance.spend(1)
         return self._search(objective.imitating(teacher), chosen, allowance, unit="share of the text's effect")[0]
 
@@ -316,12 +316,18 @@ class DenoisingInverter:
                 "noises_per_step": options.noises_per_step,
                 "crop": list(options.crop),
                 "restarts": options.starts,
+                **({"texts": dict(own)} if (own := _own_texts(self.predictor)) else {}),
             },
         )
 
 
 def _chosen(door: str, **options: Any) -> DenoisingOptions:
     return DenoisingOptions.of(door, **options).seeded()
+
+
+def _own_texts(predictor: NoisePredictor) -> Mapping[str, str]:
+    """What some text encoders read whatever the prompt is."""
+    return predictor.texts if isinstance(predictor, SeparateTexts) else {}
 
 
 def _text_scores(objective: NoisePrediction, conditioning: Conditioning) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardprompts.allowance import Allowance
 from hardprompts.diffusion.reading import check_reading
-from hardprompts.encoders import NoisePredictor
+from hardprompts.encoders import NoisePredictor, SeparateTexts
 from hardprompts.errors import BackendError, NonFiniteError
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import Evaluation
@@ -131,8 +131,10 @@ class NoisePrediction:
     mini-batch of them, as an unbiased estimate), less the weighted error on what the prompt should
     be unlike. The score is the share of the empty prompt's error that the prompt removes:
     1 - loss / (the empty prompt's loss), 0 where the prompt says no more than no prompt, 1 where
-    nothing is left. Much of the error is noise that no text can tell, so a few hundredths are a
-    lot for a large model; the order of prompts is that of their losses on the whole bank.
+    nothing is left. The empty prompt is empty for all text encoders, also where some have a text of
+    their own (see `SeparateTexts`), which then counts for the prompt. Much of the error is noise that
+    no text can tell, so a few hundredths are a lot for a large model; the order of prompts is that of
+    their losses on the whole bank.
 
     The gradient is taken in two stages, equal to one: of the loss with respect to the
     conditioning, part by part of the bank, then through the text encoders. The text encoders
@@ -234,7 +236,9 @@ class NoisePrediction:
         table = self.predictor.vocabulary.table
         nothing = table.new_zeros(1, 0, table.shape[1])
         with torch.no_grad():
-            conditioning = self.predictor.condition(nothing).rows(torch.zeros(tasks, dtype=torch.long))
+            own = self.predictor if isinstance(self.predictor, SeparateTexts) and self.predictor.texts else None
+            empty = self.predictor.condition(nothing) if own is None else own.condition_whole("")
+            conditioning = empty.rows(torch.zeros(tasks, dtype=torch.long))
             # Item by item, since the score's unit is the error on what the prompt should fit alone.
             errors = self._errors(conditioning, torch.arange(tasks, device=table.device), self._rows(tasks, None))
         total, fitted = (errors * self.bank.weights).sum(dim=1), (errors * self.bank.weights.clamp_min(0)).sum(dim=1)

@@ -2,10 +2,16 @@
 
 import torch
 
-from hardprompts.encoders import ConditioningEncoder
+from hardprompts.encoders import ConditioningEncoder, SeparateTexts
 from hardprompts.errors import BackendError, NonFiniteError
+from hardprompts.noise import Conditioning
 from hardprompts.prompts import PromptTemplate
 from hardprompts.vocabulary import Vocabulary
+
+
+def whole_conditioning(encoder: ConditioningEncoder, text: str) -> Conditioning:
+    """The conditioning of a text that all text encoders read, those too that have a text of their own otherwise."""
+    return encoder.condition_whole(text) if isinstance(encoder, SeparateTexts) else encoder.condition_text(text)
 
 
 def check_reading(encoder: ConditioningEncoder, text: str) -> None:
