@@ -17,7 +17,7 @@ class HardPromptsExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of the menu."""
-        from . import captions, diffusion, distill, embeddings, invert, models, prompts, publish
+        from . import captions, diffusion, distill, embeddings, invert, models, prompts, publish, weights
 
         return [
             models.LoadPromptModel,
@@ -26,6 +26,7 @@ class HardPromptsExtension(ComfyExtension):
             distill.DistillPrompt,
             embeddings.EmbeddingToPrompt,
             embeddings.InspectEmbedding,
+            weights.WeightWords,
             prompts.CombinePrompts,
             prompts.ScorePrompts,
             prompts.ShowPrompt,

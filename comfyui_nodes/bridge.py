@@ -156,7 +156,10 @@ def check_interrupted() -> None:
 
 
 class Progress:
-    """The callback of a search: the node's progress bar, its best prompts so far, and the interrupt button."""
+    """The callback of a search: the node's progress bar, its best prompts so far, and the interrupt button.
+
+    A search calls it; what counts by itself calls `show`.
+    """
 
     def __init__(self, node_id: Any) -> None:
         import comfy.utils
@@ -166,13 +169,17 @@ class Progress:
         self._shown, self._text = 0.0, ""
 
     def __call__(self, progress: "SearchProgress") -> None:
-        check_interrupted()
-        self._bar.update_absolute(progress.step, progress.max_steps or progress.step + 1)
         best = [candidate for candidate in progress.best if candidate is not None]
         lines = [f"{candidate.score:.3f}  {candidate.text}" for candidate in best[:MAX_LINES]]
         if len(best) > MAX_LINES:
             lines.append(f"... and {len(best) - MAX_LINES} more")
-        text, now = "\n".join(lines), time.monotonic()
+        self.show(progress.step, progress.max_steps or progress.step + 1, "\n".join(lines))
+
+    def show(self, step: int, steps: int, text: str) -> None:
+        """So many steps are done of so many, and this is the best so far."""
+        check_interrupted()
+        self._bar.update_absolute(step, steps)
+        now = time.monotonic()
         if text != self._text and now - self._shown >= TEXT_EVERY:
             self._text, self._shown = text, now
             show_text(text, self._node_id)

@@ -2,12 +2,15 @@
 
 import collections
 import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from .bridge import inside, show_text, to_batch
+from .schema import shown
 from .values import CATEGORY
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ LOG = logging.getLogger(__name__)
 
 #: Lines about files that were left out, in the node; the log has all.
 SHOWN = 10
+
+#: What a caption is made of; a template may have them in any order.
+TEMPLATE = "{prefix}{caption}{suffix}"
+_FIELD = re.compile(r"\{(\w*)\}")
 
 
 def images_in(folder: str, recursive: bool = False) -> "FolderImages":
@@ -40,10 +47,49 @@ def images_in(folder: str, recursive: bool = False) -> "FolderImages":
     return found
 
 
+def without_caption(images: Iterable[Path]) -> list[Path]:
+    """The images that have no caption: no text file, or a blank one."""
+    from hardprompts.images import caption_files
+
+    return [
+        image for image, file in caption_files(images).items() if not (file.is_file() and file.read_bytes().strip())
+    ]
+
+
+def completed(template: str, prefix: str, caption: str, suffix: str) -> str:
+    """A caption as it is saved: what was found, in what goes around it.
+
+    Args:
+        template: text with {caption}, or {}, exactly once; {prefix} and {suffix} where these go.
+
+    Raises:
+        ValueError: the template has other words in braces, no place for the caption or more than one, or none for a
+            prefix or suffix that is given.
+    """
+    values = {"prefix": prefix, "caption": caption, "suffix": suffix}
+    fields = [name or "caption" for name in _FIELD.findall(template)]
+    unknown = [name for name in fields if name not in values]
+    if unknown:
+        raise ValueError(f"{{{unknown[0]}}} in the template {template!r} is unknown; known: {TEMPLATE}, and {{}}")
+    if fields.count("caption") != 1:
+        raise ValueError(
+            f"the template {template!r} has {fields.count('caption')} places for the caption; write {{caption}}, or "
+            "{}, exactly once"
+        )
+    for name in ("prefix", "suffix"):
+        if values[name] and name not in fields:
+            raise ValueError(
+                f"the {name} {values[name]!r} has no place in the template {template!r}; write {{{name}}} where it "
+                f"goes, or leave {name} empty"
+            )
+    return _FIELD.sub(lambda found: values[found[1] or "caption"], template)
+
+
 class LoadImagesFromFolder(io.ComfyNode):
     """Every image of a folder."""
 
     @classmethod
+    @shown(found_as=["load image batch", "batch from directory", "dataset", "load images"], advanced=["start", "limit"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsLoadImages",
@@ -66,6 +112,13 @@ class LoadImagesFromFolder(io.ComfyNode):
                 io.Boolean.Input(
                     "recursive", default=False, optional=True, tooltip="On: the images of the folders in it, too."
                 ),
+                io.Boolean.Input(
+                    "skip_captioned",
+                    default=False,
+                    optional=True,
+                    tooltip="On: images that have a caption already are left out, so that a run that was stopped goes "
+                    "on.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -79,24 +132,35 @@ class LoadImagesFromFolder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, start: int, limit: int, recursive: bool = False) -> tuple[Any, ...]:
-        """Changes when the images change."""
+    def fingerprint_inputs(
+        cls, folder: str, start: int, limit: int, recursive: bool = False, skip_captioned: bool = False
+    ) -> tuple[Any, ...]:
+        """Changes when the images change, or those that have no caption."""
         from hardprompts.images import images_in as found_in
 
         path = Path(inside("input", folder))
-        files = found_in(path, recursive).images if path.is_dir() else ()
+        files = list(found_in(path, recursive).images) if path.is_dir() else []
+        files = without_caption(files) if skip_captioned else files
         return (start, limit, *((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
     @classmethod
-    def execute(cls, folder: str, start: int, limit: int, recursive: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, folder: str, start: int, limit: int, recursive: bool = False, skip_captioned: bool = False
+    ) -> io.NodeOutput:
         """The images, and their paths inside the input folder. What is left out is named in the node and in the log."""
         from hardprompts.errors import ImageError
         from hardprompts.images import load_images
 
         found = images_in(folder, recursive)
-        chosen = found.images[start : start + limit if limit else None]
+        todo = without_caption(found.images) if skip_captioned else list(found.images)
+        if not todo:
+            raise ImageError(
+                f"all {len(found.images)} images of {folder!r} have captions, so nothing is left to do; to load them "
+                "again, switch skip_captioned off"
+            )
+        chosen = todo[start : start + limit if limit else None]
         if not chosen:
-            raise ImageError(f"start={start} skips all {len(found.images)} images of {folder!r}; lower it")
+            raise ImageError(f"start={start} skips all {len(todo)} images of {folder!r}; lower it")
         left_out = [f"{file.name}: {reason}" for file, reason in found.passed_over]
         images, paths = [], []
         root = Path(inside("input", ""))
@@ -120,6 +184,7 @@ class SaveCaptions(io.ComfyNode):
     """A text file next to each image."""
 
     @classmethod
+    @shown(found_as=["save text", "caption dataset", "lora training", "txt"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsSaveCaptions",
@@ -135,13 +200,20 @@ class SaveCaptions(io.ComfyNode):
                     "path", force_input=True, tooltip="Connect path of Load Images from Folder, in the same order."
                 ),
                 io.String.Input(
-                    "before", default="", tooltip="Text in front of every caption, such as a trigger word."
+                    "prefix", default="", tooltip="Text in front of every caption, such as a trigger word."
+                ),
+                io.String.Input("suffix", default="", tooltip="Text behind every caption."),
+                io.String.Input(
+                    "template",
+                    default=TEMPLATE,
+                    tooltip="How a caption is put together. {} stands for the caption, too: a photo of sks dog, {}.",
                 ),
                 io.Combo.Input(
                     "existing",
                     options=["keep", "replace", "append"],
                     default="keep",
-                    tooltip="What to do if there is a caption already: keep it, replace it, or append to it.",
+                    tooltip="What to do if there is a caption already: keep it, replace it, or append to it after a "
+                    "comma.",
                 ),
             ],
             outputs=[
@@ -156,11 +228,20 @@ class SaveCaptions(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text: list[str], path: list[str], before: list[str], existing: list[str]) -> io.NodeOutput:
+    def execute(
+        cls,
+        text: list[str],
+        path: list[str],
+        prefix: list[str],
+        suffix: list[str],
+        template: list[str],
+        existing: list[str],
+    ) -> io.NodeOutput:
         """The paths of the captions: cat.txt for cat.png, or cat.png.txt where there is also a cat.jpg.
 
         Raises:
-            ValueError: texts and images do not go together, or half of a character is in a text; nothing is written.
+            ValueError: texts and images do not go together, half of a character is in a text, or see `completed`;
+                nothing is written.
             FileFormatError: a caption that is to be appended to cannot be read; all others are written.
             OSError: a caption cannot be written, likewise.
         """
@@ -172,7 +253,8 @@ class SaveCaptions(io.ComfyNode):
             raise ValueError(
                 f"{len(text)} texts for {len(path)} images; connect texts and paths that come from the same images"
             )
-        check_text("text", [f"{before[0]}{caption}" for caption in text])
+        captions = [completed(template[0], prefix[0], caption, suffix[0]) for caption in text]
+        check_text("text", captions)
         twice = [image for image, count in collections.Counter(path).items() if count > 1]
         if twice and existing[0] != "append":
             raise ValueError(f"{twice[0]!r} has several texts, and one caption; connect one text for each image")
@@ -180,9 +262,9 @@ class SaveCaptions(io.ComfyNode):
         files = caption_files(images)
         root, written, shown = Path(inside("input", "")), [], []
         problems: list[OSError | FileFormatError] = []
-        for caption, image in zip(text, images, strict=True):
+        for caption, image in zip(captions, images, strict=True):
             try:
-                _write_caption(files[image], f"{before[0]}{caption}", existing[0])
+                _write_caption(files[image], caption, existing[0])
             except (OSError, FileFormatError) as error:
                 problems.append(error)
                 continue

@@ -9,6 +9,7 @@ from .defaults import DENOISING, MAX_STEPS_OF_GRAPH, given, sdk_default
 from .graph import graph_predictor
 from .invert import ALL, EACH, banned_words, search_inputs
 from .methods import FOR_DENOISERS, method_input
+from .schema import shown
 from .values import CATEGORY, prompt_outputs, prompt_values, report
 
 
@@ -16,6 +17,10 @@ class ImageToPromptDiffusion(io.ComfyNode):
     """What an image shows, in words for the model that will draw it."""
 
     @classmethod
+    @shown(
+        found_as=["ph2p", "interrogate", "img2prompt", "caption"],
+        advanced=["restarts", "num_noises", "noises_per_step", "batch_size"],
+    )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsImageToPromptDiffusion",

@@ -10,6 +10,7 @@ from .defaults import DISTILLATION, MAX_STEPS, NUM_TOKENS, given
 from .invert import banned_words, keep_loaded_input, search_inputs
 from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
+from .schema import shown
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
 HOW_TO_SEARCH = "How to search. If in doubt, keep build+refine."
@@ -41,6 +42,10 @@ class DistillPrompt(io.ComfyNode):
     """A short prompt for a long one."""
 
     @classmethod
+    @shown(
+        found_as=["shorten prompt", "compress prompt", "summarize", "token limit"],
+        advanced=["restarts", "keep_loaded", "markup"],
+    )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsDistill",

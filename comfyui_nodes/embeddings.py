@@ -11,6 +11,7 @@ from .distill import HOW_TO_SEARCH, distilled_values, faithfulness_outputs
 from .graph import graph_text_encoder
 from .invert import banned_words, search_inputs
 from .methods import FOR_FEATURES, method_input
+from .schema import shown
 from .values import CATEGORY, prompt_outputs
 
 FOLDER = "embeddings"
@@ -79,6 +80,7 @@ class InspectEmbedding(io.ComfyNode):
     """What is in an embedding."""
 
     @classmethod
+    @shown(found_as=["textual inversion", "embedding info", "nearest words"], advanced=["name", "rename"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsInspectEmbedding",
@@ -132,6 +134,9 @@ class EmbeddingToPrompt(io.ComfyNode):
     """Words for an embedding."""
 
     @classmethod
+    @shown(
+        found_as=["textual inversion", "decode embedding", "embedding to text"], advanced=["restarts", "name", "rename"]
+    )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsEmbeddingToPrompt",

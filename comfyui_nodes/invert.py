@@ -8,6 +8,7 @@ from .bridge import Progress, show_text, to_images
 from .defaults import INVERSION, MAX_STEPS, SEED, given, sdk_default
 from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
+from .schema import seed_control, shown
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
 
 EACH, ALL = "one prompt per image", "one prompt for all"
@@ -36,8 +37,8 @@ def search_inputs(options: str, steps_tooltip: str, **own: int) -> list[io.Input
             "More find better prompts, but take more time and memory."
         ),
         io.Int.Input(
-            "seed", default=SEED, min=0, max=MAX_SEED, control_after_generate=True, tooltip="The same seed gives the "
-            "same result."
+            "seed", default=SEED, min=0, max=MAX_SEED, control_after_generate=seed_control(),
+            tooltip="The same seed gives the same result."
         ),
         io.String.Input(
             "template", default="{}", tooltip="The text that you will use the prompt in, with {} where the prompt "
@@ -70,6 +71,10 @@ class ImageToPrompt(io.ComfyNode):
     """What images show, as text."""
 
     @classmethod
+    @shown(
+        found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
+        advanced=["restarts", "text_weight", "keep_loaded"],
+    )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsImageToPrompt",

@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from .bridge import gradients
+from .schema import shown
 from .values import CATEGORY, PromptModelType
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class LoadPromptModel(io.ComfyNode):
     """A model that compares images with text."""
 
     @classmethod
+    @shown(found_as=["clip", "siglip", "open_clip", "photo", "emoji", "load clip model"], advanced=["dtype", "device"])
     def define_schema(cls) -> io.Schema:
         shipped = shipped_models()
         return io.Schema(

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from .bridge import inside, to_images
 from .models import PromptModel
+from .schema import shown
 from .values import CATEGORY, HardPromptType, PromptModelType, escaped, prompt_outputs, prompt_values
 
 #: Where prompts are saved, inside ComfyUI's output folder.
@@ -18,6 +19,7 @@ class CombinePrompts(io.ComfyNode):
     """Joins two prompts."""
 
     @classmethod
+    @shown(found_as=["concatenate prompts", "join prompts", "merge prompts"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsCombine",
@@ -55,6 +57,7 @@ class ScorePrompts(io.ComfyNode):
     """How well a text matches images."""
 
     @classmethod
+    @shown(found_as=["clip score", "similarity", "rate prompt"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsScore",
@@ -87,6 +90,7 @@ class ShowPrompt(io.ComfyNode):
     """Shows a prompt and its tokens."""
 
     @classmethod
+    @shown(found_as=["show text", "preview text", "tokens"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsShow",
@@ -131,6 +135,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "tokens": [token for token, _ in pieces],
         "gaps": [gap for _, gap in pieces],
         "after": template.suffix,
+        "weighted": "" if prompt.weights is None else prompt.weighted(),
         "attributions": list(prompt.attributions),
         "score": prompt.score,
         "unit": prompt.score_unit,
@@ -144,6 +149,7 @@ class SavePrompt(io.ComfyNode):
     """Saves a prompt in a folder."""
 
     @classmethod
+    @shown(found_as=["save text", "write prompt"], advanced=["overwrite"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsSave",
@@ -195,6 +201,7 @@ class LoadPrompt(io.ComfyNode):
     """A saved prompt."""
 
     @classmethod
+    @shown(found_as=["load text", "read prompt"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsLoad",

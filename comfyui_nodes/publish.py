@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .schema import shown
 from .values import CATEGORY, HardPromptType
 
 
@@ -11,6 +12,7 @@ class PushPromptToHub(io.ComfyNode):
     """Publishes a prompt in a repository of the Hub."""
 
     @classmethod
+    @shown(found_as=["upload prompt", "hugging face"])
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsPush",

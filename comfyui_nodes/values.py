@@ -16,7 +16,9 @@ HardPromptType = io.Custom("HARD_PROMPT")
 
 
 def escaped(prompt: "HardPrompt") -> str:
-    """The whole text of a prompt, its template filled, for CLIP Text Encode."""
+    """The whole text of a prompt, its template filled, for CLIP Text Encode; with weights, if any fit ComfyUI."""
+    if prompt.weights is not None and prompt.weights.syntax == "comfyui":
+        return prompt.weighted()
     return prompt.escaped("comfyui")
 
 

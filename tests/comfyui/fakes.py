@@ -11,7 +11,8 @@ from typing import Any
 
 class _Port:
     def __init__(self, id: str, display_name: str | None = None, **options: Any) -> None:
-        self.id, self.options = id, options
+        self.id, self.display, self.options = id, display_name, options
+        self.advanced: bool | None = None
 
 
 class _Kind:
@@ -21,7 +22,16 @@ class _Kind:
 
 class _Schema:
     def __init__(self, **fields: Any) -> None:
-        self.__dict__.update({"outputs": [], "hidden": [], "is_input_list": False, "is_output_node": False, **fields})
+        self.__dict__.update(
+            {
+                "outputs": [],
+                "hidden": [],
+                "is_input_list": False,
+                "is_output_node": False,
+                "search_aliases": [],
+                **fields,
+            }
+        )
 
 
 class _NodeOutput:
@@ -101,7 +111,7 @@ def comfyui(folder: Path) -> Iterator[World]:
     io = types.SimpleNamespace(
         **{kind: type(kind, (_Kind,), {}) for kind in kinds}, Custom=lambda name: type(name, (_Kind,), {"name": name}),
         Schema=_Schema, NodeOutput=_NodeOutput, ComfyNode=_ComfyNode, Input=_Port, Output=_Port,
-        Hidden=types.SimpleNamespace(unique_id="UNIQUE_ID"),
+        Hidden=types.SimpleNamespace(unique_id="UNIQUE_ID"), ControlAfterGenerate=types.SimpleNamespace(fixed="fixed"),
     )  # fmt: skip
     bar = type(
         "ProgressBar",

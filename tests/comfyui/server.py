@@ -16,13 +16,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240.0
+#: A busy machine takes longer: COMFYUI_START_SECONDS.
+START_SECONDS = float(os.environ.get("COMFYUI_START_SECONDS", "240"))
 
 
 def comfyui_path() -> Path | None:
     """The checkout that COMFYUI_PATH names, or None."""
     path = os.environ.get("COMFYUI_PATH", "")
     return Path(path) if path and (Path(path) / "main.py").is_file() else None
+
+
+def frontend() -> list[str]:
+    """What makes ComfyUI serve the browser's side in COMFYUI_FRONTEND, the folder of a comfyui-frontend-package."""
+    folder = os.environ.get("COMFYUI_FRONTEND", "")
+    return ["--front-end-root", str(Path(folder) / "static")] if folder else []
 
 
 def comfyui_python() -> str:
@@ -145,7 +152,7 @@ def running(base: Path, *arguments: str) -> Iterator[Server]:
     port, log = free_port(), base / "server.log"
     command = [
         comfyui_python(), str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1", "--port", str(port),
-        "--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes", *arguments,
+        "--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes", *frontend(), *arguments,
     ]  # fmt: skip
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -24,7 +25,7 @@ from toy_denoiser import predictor
 
 from hardprompts import FileFormatError, ImageError, PluginError, hookimpl, search_methods
 from hardprompts.plugins import register, unregister
-from hardprompts.prompts import HardPrompt, escape
+from hardprompts.prompts import HardPrompt, WordWeights, escape
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ROOT / "comfyui_nodes"
@@ -60,7 +61,7 @@ def test_every_input_and_output_has_a_tooltip(world: World) -> None:
 
 def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
     found = schemas()
-    assert len({schema.node_id for schema in found}) == len(found) == 14
+    assert len({schema.node_id for schema in found}) == len(found) == 15
     for schema in found:
         assert schema.node_id.startswith("HardPrompts")
         ids = [port.id for port in [*schema.inputs, *schema.outputs]]
@@ -106,6 +107,33 @@ def test_locales_name_every_node_input_and_output(world: World, language: str) -
             assert text["tooltip"] != port.options["tooltip"], f"{schema.node_id}.{port.id} is not translated"
 
 
+def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(world: World) -> None:
+    folded = {}
+    for schema in schemas():
+        assert schema.search_aliases, schema.node_id
+        assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
+        folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
+    assert folded["HardPromptsImageToPrompt"] == ["restarts", "text_weight", "keep_loaded"]
+    # Every one of a decorator names an input that there is.
+    source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
+    named = [name for names in re.findall(r"advanced=\[([^]]*)\]", source) for name in re.findall(r'"(\w+)"', names)]
+    assert len(named) == sum(map(len, folded.values()))
+
+
+def test_versions_without_these_are_told_nothing_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = sys.modules["comfy_api.latest"].io
+    (seed,) = (port for port in module("invert").ImageToPrompt.define_schema().inputs if port.id == "seed")
+    assert seed.options["control_after_generate"] == "fixed"
+    monkeypatch.delattr(io, "ControlAfterGenerate")
+    port = SimpleNamespace(id="restarts")
+    old = module("schema").shown(found_as=["x"], advanced=["restarts"])(lambda cls: SimpleNamespace(inputs=[port]))(
+        None
+    )
+    assert vars(old) == {"inputs": [port]} and vars(port) == {"id": "restarts"}
+    (seed,) = (port for port in module("invert").ImageToPrompt.define_schema().inputs if port.id == "seed")
+    assert seed.options["control_after_generate"] is True
+
+
 def offered(node: Any) -> list[str]:
     """The methods that a node offers; the first one is its default."""
     (port,) = (port for port in node.define_schema().inputs if port.id == "method")
@@ -124,6 +152,13 @@ def test_every_installed_method_is_offered_ours_first(world: World) -> None:
         first = methods.FOR_DENOISERS if "Diffusion" in name else methods.FOR_FEATURES
         assert offered(node)[: len(first)] == list(first), name
         assert sorted(offered(node)) == sorted(search_methods()), name
+
+
+@pytest.mark.parametrize("method", sorted(search_methods()))
+def test_every_method_that_is_offered_works(world: World, fox: torch.Tensor, method: str) -> None:
+    short = {**SEARCH, "method": method, "max_steps": 2, "restarts": 2}
+    (text,) = module("invert").ImageToPrompt.execute(prompt_model=emoji_model(), image=fox, **short).args[1]
+    assert text
 
 
 def test_a_method_of_a_plugin_is_offered_as_soon_as_it_is_there(world: World) -> None:
@@ -524,7 +559,7 @@ def test_names_and_captions_that_no_file_can_hold_are_refused(world: World, name
     for image in ("a.png", "b.png"):
         Image.new("RGB", (9, 9)).save(world.folder / "input" / image)
     with pytest.raises(ValueError, match=r"text\[1\] has half of a character"):
-        module("captions").SaveCaptions.execute(["fine", "red \ud83d"], ["a.png", "b.png"], [""], ["replace"])
+        save_texts(["fine", "red \ud83d"], ["a.png", "b.png"], "replace")
     assert not list((world.folder / "input").glob("*.txt")) and not (world.folder / "output" / "hardprompts").exists()
 
 
@@ -563,6 +598,60 @@ def test_what_a_pasted_prompt_names_comes_out_beside_it(world: World) -> None:
     assert literal[6] == "" and "fox 1.3" not in literal[5]
 
 
+@pytest.fixture(scope="module")
+def denoiser() -> Any:
+    pytest.importorskip("diffusers")
+    import hardprompts_emoji
+    from hardprompts import load_backend
+
+    return load_backend(f"diffusers:{hardprompts_emoji.path('emoji-sd')}", device="cpu").noise_predictor
+
+
+@pytest.fixture
+def weighted_words(world: World, denoiser: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Weight Words on a model that is not ComfyUI's."""
+    node = module("weights")
+    monkeypatch.setattr(node, "graph_predictor", lambda *_: denoiser)
+    options = {"text": " fox (neon) ", "max_steps": 2, "seed": 3, "width": 64, "height": 64, "num_noises": 2}
+    return lambda **given: tuple(node.WeightWords.execute(None, None, None, **{**options, **given}).args)
+
+
+def test_words_are_weighted_and_what_it_gains_is_told(world: World, weighted_words: Any, fox: torch.Tensor) -> None:
+    with torch.inference_mode():
+        prompt, plain, gain, hard_prompt, report = weighted_words(image=fox.clone(), template="a {}")
+    assert prompt == hard_prompt.weighted() and prompt.startswith("a ")
+    assert gain == hard_prompt.weights.gain and hard_prompt.score == pytest.approx(plain + gain)
+    assert hard_prompt.score_unit in report and prompt in report and "seed 3" in report
+    assert world.progress[-1][1] == 2 and world.texts[-1] == ("\n".join(report.splitlines()[:2]), "7")
+    assert "".join(hard_prompt.tokens) == "fox(neon)"
+    shown = module("prompts").ShowPrompt.execute(hard_prompt, 4)
+    assert shown.args == (prompt, "a fox (neon)") and shown.ui["hardprompts"][0]["weighted"] == prompt
+
+
+def test_an_interrupt_ends_a_fit(world: World, weighted_words: Any, fox: torch.Tensor) -> None:
+    world.interrupt_at = 2
+    with pytest.raises(InterruptProcessingException):
+        weighted_words(image=fox)
+    assert len(world.progress) == 1
+
+
+def test_weights_need_words_something_to_follow_and_limits_around_1(weighted_words: Any) -> None:
+    with pytest.raises(ValueError, match="connect an image, or write a target_text"):
+        weighted_words(target_text="  ")
+    with pytest.raises(ValueError, match="text is empty"):
+        weighted_words(text=" ", target_text="a fox")
+    with pytest.raises(ValueError, match="low < 1 < high"):
+        weighted_words(target_text="a fox", highest=1.0)
+
+
+def test_weights_for_another_ui_are_not_given_to_clip_text_encode(world: World) -> None:
+    weights = WordWeights((1.2, 0.9), "a1111", "", 0.0, 0.0, (0.0, 0.0))
+    of_a1111 = dataclasses.replace(PROMPT, weights=weights)
+    assert module("values").escaped(of_a1111) == PROMPT.escaped("comfyui")
+    own = dataclasses.replace(of_a1111, weights=dataclasses.replace(weights, syntax="comfyui"))
+    assert module("values").escaped(own) == r"a photo of (red:1.2) (\(tiger\):0.9)"
+
+
 # --- folders ------------------------------------------------------------------------------
 
 
@@ -577,7 +666,7 @@ def test_folder_to_captions(world: World) -> None:
     assert captions.LoadImagesFromFolder.execute("cats", 1, 1).args[1] == ["cats/a.png"]
 
     def save(text: list[str], existing: str) -> None:
-        captions.SaveCaptions.execute(text=text, path=paths, before=["tok, "], existing=[existing])
+        save_texts(text, paths, existing, prefix="tok, ")
 
     save(["1", "2", "3"], "keep")
     found = {file.name: file.read_text() for file in folder.glob("*.txt")}
@@ -605,11 +694,15 @@ def captioned(world: World) -> Path:
     return folder
 
 
-def save_captions(existing: str, names: str = "abcd", before: str = "") -> Any:
-    paths = [f"cats/{name}.png" for name in names]
+def save_texts(text: list[str], path: list[str], existing: str, **changed: str) -> Any:
+    written = {"prefix": "", "suffix": "", "template": module("captions").TEMPLATE, **changed}
     return module("captions").SaveCaptions.execute(
-        text=[f"new {name}" for name in names], path=paths, before=[before], existing=[existing]
+        text=text, path=path, existing=[existing], **{name: [value] for name, value in written.items()}
     )
+
+
+def save_captions(existing: str, names: str = "abcd") -> Any:
+    return save_texts([f"new {name}" for name in names], [f"cats/{name}.png" for name in names], existing)
 
 
 def test_captions_that_are_kept_are_not_read(captioned: Path) -> None:
@@ -639,6 +732,55 @@ def test_a_caption_that_cannot_be_written_is_named_and_the_others_are_written(
     with pytest.raises(OSError, match=r"1 of 4 captions are not written: .*b\.txt.*; the others are"):
         save_captions("replace")
     assert [(captioned / f"{name}.txt").read_text() for name in "acd"] == ["new a\n", "new c\n", "new d\n"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "caption"),
+    [
+        ({}, "a {cat}"),
+        ({"prefix": "tok, ", "suffix": ", 4k"}, "tok, a {cat}, 4k"),
+        ({"template": "a photo of sks dog, {}"}, "a photo of sks dog, a {cat}"),
+        ({"template": "{suffix} {caption}", "suffix": "{caption}"}, "{caption} a {cat}"),
+    ],
+)
+def test_captions_are_put_together_as_the_template_says(captioned: Path, changed: dict[str, str], caption: str) -> None:
+    save_texts(["a {cat}"], ["cats/d.png"], "replace", **changed)
+    assert (captioned / "d.txt").read_text() == f"{caption}\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"template": "a photo"}, "0 places for the caption"),
+        ({"template": "{} {caption}"}, "2 places for the caption"),
+        ({"template": "{name}, {}"}, "{name} in the template .* is unknown"),
+        ({"template": "{}", "prefix": "tok, "}, "the prefix 'tok, ' has no place"),
+        ({"template": "{}", "suffix": ", 4k"}, "the suffix ', 4k' has no place"),
+    ],
+)
+def test_templates_that_would_lose_something_are_refused(
+    captioned: Path, changed: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        save_texts(["a"], ["cats/d.png"], "replace", **changed)
+    assert not (captioned / "d.txt").exists()
+
+
+def test_a_stopped_run_goes_on_with_the_images_that_have_no_caption(captioned: Path) -> None:
+    load = module("captions").LoadImagesFromFolder
+    (captioned / "deep").mkdir()
+    Image.new("RGB", (4, 3), "red").save(captioned / "deep" / "e.png")
+    options = {"folder": "cats", "start": 0, "limit": 0, "recursive": True, "skip_captioned": True}
+    before = load.fingerprint_inputs(**options)
+    paths = load.execute(**options).args[1]
+    assert paths == ["cats/c.png", "cats/d.png", "cats/deep/e.png"], "a blank file is no caption"
+    assert load.execute(**{**options, "start": 1, "limit": 1}).args[1] == ["cats/d.png"]
+    assert save_texts(["1", "2", "3"], paths, "keep").args[0][-1] == "cats/deep/e.txt"
+    assert (captioned / "deep" / "e.txt").read_text() == "3\n"
+    assert load.fingerprint_inputs(**options) != before
+    with pytest.raises(ImageError, match="all 5 images of 'cats' have captions"):
+        load.execute(**options)
+    assert len(load.execute(**{**options, "skip_captioned": False}).args[1]) == 5
 
 
 def test_captions_have_the_names_that_the_whole_folder_asks_for(captioned: Path) -> None:

@@ -50,7 +50,23 @@ class ProbeDynamic:
             patcher.set_in_use_by_current_prompt = lambda used: None
         return model, clip
 
-NODE_CLASS_MAPPINGS = {"ProbeLoaded": ProbeLoaded, "ProbeDynamic": ProbeDynamic}
+class ProbeWeighted:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {
+        "model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "hard_prompt": ("HARD_PROMPT",),
+        "conditioning": ("CONDITIONING",), "plain": ("CONDITIONING",),
+    }})
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "tell", "probe", True
+    def tell(self, model, clip, vae, hard_prompt, conditioning, plain):
+        import sys
+        from hardprompts.applications import weighted_conditioning
+        graph, bridge = (next(one for name, one in list(sys.modules.items()) if name.endswith("comfyui_nodes." + part))
+                         for part in ("graph", "bridge"))
+        with bridge.gradients_through_graph():
+            ours = weighted_conditioning(hard_prompt, graph.graph_predictor(model, clip, vae, 64, 64)).tensors[0]
+        away = [float((ours.cpu() - one[0][0].float().cpu()).abs().max()) for one in (conditioning, plain)]
+        return {"ui": {"text": list(map(str, away))}}
+
+NODE_CLASS_MAPPINGS = {"ProbeLoaded": ProbeLoaded, "ProbeDynamic": ProbeDynamic, "ProbeWeighted": ProbeWeighted}
 """
 
 
@@ -146,7 +162,7 @@ def said(run: Run) -> str:
 def test_every_node_is_there_with_its_help_page_and_translation(server: Server) -> None:
     info = server.get("/object_info")
     own = [name for name in info if name.startswith("HardPrompts")]
-    assert len(own) == 14
+    assert len(own) == 15
     import urllib.request
 
     for name in own:
@@ -154,6 +170,16 @@ def test_every_node_is_there_with_its_help_page_and_translation(server: Server) 
             assert page.read().startswith(b"# ")
     assert server.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
     assert "image_to_prompt" in server.get("/workflow_templates")["hardprompts"]
+
+
+def test_the_schemas_say_what_this_version_can_show(server: Server) -> None:
+    source = (comfyui_path() or Path()).joinpath("comfy_api/latest/_io.py").read_text()
+    info = server.get("/object_info/HardPromptsImageToPrompt")["HardPromptsImageToPrompt"]
+    inputs = {**info["input"]["required"], **info["input"]["optional"]}
+    assert inputs["restarts"][1].get("advanced", False) is ("advanced: bool" in source)
+    assert ("clip interrogator" in (info.get("search_aliases") or [])) is ("search_aliases" in source)
+    newer = "class ControlAfterGenerate" in source
+    assert inputs["seed"][1]["control_after_generate"] == ("fixed" if newer else True)
 
 
 def test_an_image_becomes_a_prompt_with_progress_and_live_text(server: Server) -> None:
@@ -227,6 +253,36 @@ def ph2p(workflow: dict[str, Any], unet: list[Any], clip: list[Any], **changed: 
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("follows", [{"image": ["image", 0]}, {"target_text": "a large cat in the rain"}])
+def test_weighted_words_mean_to_clip_text_encode_what_they_were_fitted_to_mean(
+    server: Server, base: Path, follows: dict[str, Any]
+) -> None:
+    workflow, unet, clip = graph(lora=True)
+    models = {"model": unet, "clip": clip, "vae": ["load", 2]}
+    before = pixels(ok(server.run(picture(5, True))), base)
+    run = ok(server.run(workflow | {
+        "image": node("LoadImage", image=FOX),
+        "weights": node(
+            "HardPromptsWeightWords", **models, text="cat (neon) rain", template="a big {} now", max_steps=4, seed=0,
+            width=64, height=64, num_noises=2, batch_size=2, lowest=0.2, highest=2.0, **follows,
+        ),
+        "weighted": node("CLIPTextEncode", clip=clip, text=["weights", 0]),
+        "plain": node("CLIPTextEncode", clip=clip, text="a big cat \\(neon\\) rain now"),
+        "probe": node(
+            "ProbeWeighted", **models, hard_prompt=["weights", 3], conditioning=["weighted", 0], plain=["plain", 0]
+        ),
+        "show": node("HardPromptsShow", hard_prompt=["weights", 3], candidates=0),
+        "report": node("PreviewAny", source=["weights", 4]),
+    }))  # fmt: skip
+    (shown,) = run.outputs["show"]["hardprompts"]
+    exact, plain = map(float, run.outputs["probe"]["text"])
+    assert ":" in shown["weighted"], "the fit found no weights, so this test shows nothing"
+    assert exact < 1e-4 < 1e-2 < plain, (exact, plain)
+    assert "without weights" in run.outputs["report"]["text"][0]
+    assert any("without weights" in text for text in run.texts())
+    assert pixels(ok(server.run(picture(5, True))), base) == before
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora"])
 def test_ph2p_on_the_graphs_own_models_changes_nothing(server: Server, base: Path, lora: bool) -> None:
     before = pixels(ok(server.run(picture(5, lora))), base)
@@ -263,19 +319,29 @@ def test_an_embedding_becomes_words_by_the_graphs_clip(server: Server) -> None:
     assert "faithfulness" in run.outputs["report"]["text"][0]
 
 
-def test_folders_are_captioned(server: Server, base: Path) -> None:
-    (base / "input" / "many").mkdir()
-    for name in (FOX, ROCKET):
-        shutil.copy(EXAMPLES / name, base / "input" / "many")
+def test_folders_in_folders_are_captioned_and_a_stopped_run_goes_on(server: Server, base: Path) -> None:
+    folder = base / "input" / "many"
+    for name, place in ((FOX, folder), (ROCKET, folder / "machines")):
+        place.mkdir()
+        shutil.copy(EXAMPLES / name, place)
+    (folder / "broken.png").write_bytes(b"no picture")
     workflow = image_to_prompt(FOX)
-    workflow["folder"] = node("HardPromptsLoadImages", folder="many", start=0, limit=0)
+    workflow["folder"] = node(
+        "HardPromptsLoadImages", folder="many", start=0, limit=0, recursive=True, skip_captioned=True
+    )
     workflow["search"]["inputs"]["image"] = ["folder", 0]
     workflow["captions"] = node(
-        "HardPromptsSaveCaptions", text=["search", 1], path=["folder", 1], before="", existing="keep"
-    )
-    ok(server.run(workflow))
-    for name, word in ((FOX, "fox"), (ROCKET, "rocket")):
-        assert word in (base / "input" / "many" / name).with_suffix(".txt").read_text()
+        "HardPromptsSaveCaptions", text=["search", 1], path=["folder", 1], prefix="", suffix="", existing="keep",
+        template="a picture of sks, {}",
+    )  # fmt: skip
+    run = ok(server.run(workflow))
+    assert any("broken.png" in text for text in run.texts())
+    for image, word in ((folder / FOX, "fox"), (folder / "machines" / ROCKET, "rocket")):
+        caption = image.with_suffix(".txt").read_text()
+        assert caption.startswith("a picture of sks, ") and word in caption
+    (folder / FOX).with_suffix(".txt").unlink()
+    (shown,) = ok(server.run(workflow)).outputs["captions"]["text"]
+    assert shown.startswith("many/fox"), "the one that was left to do"
 
 
 @pytest.mark.parametrize(
@@ -306,7 +372,7 @@ def test_the_assembled_package_runs_in_a_fresh_comfyui_and_is_imported_at_once(t
     command = [sys.executable, "-m", "hardprompts", "comfyui", "assemble", str(pack)]
     subprocess.run([*command, "--publisher", "me", "--repository", "https://example.org"], check=True)
     with running(tmp_path) as fresh:
-        assert len([name for name in fresh.get("/object_info") if name.startswith("HardPrompts")]) == 14
+        assert len([name for name in fresh.get("/object_info") if name.startswith("HardPrompts")]) == 15
         assert fresh.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
         assert "image_to_prompt" in fresh.get("/workflow_templates")["hardprompts"]
         assert "fox" in ok(fresh.run(image_to_prompt(FOX))).outputs["show"]["text"][0]

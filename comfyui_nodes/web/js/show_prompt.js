@@ -8,6 +8,7 @@ const WITH_TEXT = new Set([
   "HardPromptsSave",
   "HardPromptsSaveCaptions",
   "HardPromptsPush",
+  "HardPromptsWeightWords",
 ]);
 
 function element(tag, style, text) {
@@ -32,6 +33,7 @@ function drawPrompt(prompt) {
     line.append(piece);
   });
   line.append(element("span", "opacity:.65;white-space:pre-wrap", prompt.after));
+  if (prompt.weighted) box.append(line, element("div", "font-family:monospace;font-size:12px", prompt.weighted));
   const score = `${prompt.unit} ${prompt.score.toFixed(3)} · ${prompt.model} · ${prompt.method}`;
   box.append(line, element("div", "opacity:.75;font-size:11px;margin-top:2px", score));
   for (const other of prompt.candidates) {
