@@ -1,6 +1,6 @@
 """Opens every example workflow in a real browser, runs it, and takes the pictures of docs/comfyui.md.
 
-    python tests/comfyui/screenshots.py [--rebuild] [NAME ...]
+    python tests/comfyui/screenshots.py [--rebuild [--no-pictures]] [NAME ...]
 
 Needs COMFYUI_PATH, playwright and Debian's chromium. `--rebuild` first writes the workflows anew from the graphs
 in this file, laid out by ComfyUI's own frontend.
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from server import ROOT, Server, comfyui_path, comfyui_python, running
 
 WORKFLOWS = ROOT / "comfyui_nodes" / "example_workflows"
+BLUEPRINTS = ROOT / "comfyui_nodes" / "subgraphs"
 PICTURES = ROOT / "docs" / "comfyui"
 EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
 
@@ -38,6 +39,7 @@ STAND_INS: dict[str, dict[str, Any]] = {
         "embedding": "tiny.safetensors", "num_tokens": 3, "max_steps": 3, "restarts": 2,
     },
     "HardPromptsInspectEmbedding": {"embedding": "tiny.safetensors"},
+    "HardPromptsWeightWords": {"width": 64, "height": 64, "max_steps": 4, "num_noises": 2, "batch_size": 2},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
 }  # fmt: skip
@@ -68,6 +70,22 @@ def _checkpoint(place: tuple[int, int]) -> Node:
     return Node("CheckpointLoaderSimple", {"ckpt_name": "v1-5-pruned-emaonly-fp16.safetensors"}, place, (330, 100))
 
 
+def _folder(folder: str, **changed: bool) -> Node:
+    return Node("HardPromptsLoadImages", {"folder": folder, "start": 0, "limit": 0, **changed}, (20, 270), (300, 190))
+
+
+def _captions(existing: str, template: str) -> Node:
+    inputs = {
+        "text": ["3", 1],
+        "path": ["1", 1],
+        "prefix": "",
+        "suffix": "",
+        "template": template,
+        "existing": existing,
+    }
+    return Node("HardPromptsSaveCaptions", inputs, (760, 20), (460, 360))
+
+
 _INVERT = {"mode": "one prompt per image", "method": "build+refine", "prompt_model": ["2", 0]}
 
 GRAPHS: dict[str, dict[str, Node]] = {
@@ -88,13 +106,47 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 2}, (910, 20), (440, 520)),
     },
     "captions_for_a_folder": {
-        "1": Node("HardPromptsLoadImages", {"folder": "captions", "start": 0, "limit": 0}, (20, 270), (300, 130)),
+        "1": _folder("captions", recursive=False, skip_captioned=False),
         "2": _model((20, 20)),
         "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 20), (360, 530)),
-        "4": Node(
-            "HardPromptsSaveCaptions", {"text": ["3", 1], "path": ["1", 1], "before": "", "existing": "replace"},
-            (760, 20), (460, 300),
+        "4": _captions("replace", template="{prefix}{caption}{suffix}"),
+    },
+    "captions_for_folders_in_folders": {
+        "1": _folder("training", recursive=True, skip_captioned=True),
+        "2": _model((20, 20)),
+        "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 20), (360, 530)),
+        "4": _captions("keep", template="a picture of sks, {}"),
+    },
+    "image_to_prompt_subgraph": {
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 20), (300, 330)),
+        "2": _model((20, 20)),
+        "3": _search("HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 20), (360, 530)),
+        "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 4}, (760, 20), (440, 330)),
+        "5": Node("PreviewAny", {"source": ["3", 0]}, (760, 420), (440, 130)),
+    },
+    "weighted_words": {
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 180), (330, 330)),
+        "2": _checkpoint((20, 20)),
+        "3": Node(
+            "HardPromptsWeightWords",
+            {"model": ["2", 0], "clip": ["2", 1], "vae": ["2", 2], "image": ["1", 0],
+             "text": "flat drawing of a violet fox", "max_steps": 24, "seed": 0, "width": 512, "height": 512,
+             "target_text": "", "template": "{}", "lowest": 0.5, "highest": 1.5, "num_noises": 32, "batch_size": 8},
+            (390, 20), (360, 560),
         ),
+        "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 0}, (790, 20), (420, 150)),
+        "5": Node("CLIPTextEncode", {"clip": ["2", 1], "text": ["3", 0]}, (790, 320), (270, 90)),
+        "6": Node("CLIPTextEncode", {"clip": ["2", 1], "text": ""}, (790, 470), (270, 100)),
+        "7": Node("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, (790, 640), (270, 110)),
+        "8": Node(
+            "KSampler",
+            {"model": ["2", 0], "positive": ["5", 0], "negative": ["6", 0], "latent_image": ["7", 0], "seed": 0,
+             "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
+            (1100, 320), (280, 290),
+        ),
+        "9": Node("VAEDecode", {"samples": ["8", 0], "vae": ["2", 2]}, (1420, 320), (270, 50)),
+        "10": Node("SaveImage", {"images": ["9", 0], "filename_prefix": "hardprompts"}, (1420, 440), (270, 290)),
+        "11": Node("PreviewAny", {"source": ["3", 4]}, (1240, 20), (450, 160)),
     },
     "image_to_prompt_diffusion": {
         "1": Node("LoadImage", {"image": "example.png"}, (20, 420), (330, 330)),
@@ -111,17 +163,17 @@ GRAPHS: dict[str, dict[str, Node]] = {
             (390, 20), (360, 560), max_steps=100, restarts=4,
         ),
         "5": Node("HardPromptsShow", {"hard_prompt": ["4", 3], "candidates": 2}, (790, 20), (420, 270)),
-        "6": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ["4", 0]}, (790, 340), (270, 90)),
-        "7": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ""}, (790, 490), (270, 100)),
-        "8": Node("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, (790, 660), (270, 110)),
+        "6": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ["4", 0]}, (790, 420), (270, 90)),
+        "7": Node("CLIPTextEncode", {"clip": ["3", 1], "text": ""}, (790, 570), (270, 100)),
+        "8": Node("EmptyLatentImage", {"width": 512, "height": 512, "batch_size": 1}, (790, 740), (270, 110)),
         "9": Node(
             "KSampler",
             {"model": ["3", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["8", 0], "seed": 0,
              "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
-            (1100, 340), (280, 290),
+            (1100, 420), (280, 290),
         ),
-        "10": Node("VAEDecode", {"samples": ["9", 0], "vae": ["2", 2]}, (1420, 340), (270, 50)),
-        "11": Node("SaveImage", {"images": ["10", 0], "filename_prefix": "hardprompts"}, (1420, 460), (270, 290)),
+        "10": Node("VAEDecode", {"samples": ["9", 0], "vae": ["2", 2]}, (1420, 420), (270, 50)),
+        "11": Node("SaveImage", {"images": ["10", 0], "filename_prefix": "hardprompts"}, (1420, 540), (270, 290)),
     },
     "embedding_to_prompt": {
         "1": _checkpoint((20, 20)),
@@ -160,14 +212,28 @@ GRAPHS: dict[str, dict[str, Node]] = {
     },
 }  # fmt: skip
 
-BUILD = """async ([api, places, name]) => {
+#: The nodes of a graph that become one, its name, and where it stands.
+SUBGRAPHS: dict[str, tuple[list[str], str, tuple[int, int]]] = {
+    "image_to_prompt_subgraph": (["2", "3"], "Image to Prompt", (380, 20)),
+}
+
+BUILD = """async ([api, places, name, within]) => {
   await app.loadApiJson(api, name);
   for (const node of app.graph._nodes) {
     const [place, size] = places[node.id];
     node.pos = place; node.setSize(size);
     for (const widget of node.widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed";
   }
-  return JSON.stringify(app.graph.serialize(), null, 1);
+  const text = () => JSON.stringify(app.graph.serialize(), null, 1);
+  if (!within) return [text(), null];
+  const [ids, title, place] = within;
+  const inner = app.graph._nodes.filter((node) => ids.includes(String(node.id)));
+  const {subgraph, node} = app.graph.convertToSubgraph(new Set(inner));
+  subgraph.name = node.title = title;
+  node.pos = place; node.setSize([300, node.size[1]]);
+  const whole = text();
+  for (const other of [...app.graph._nodes]) if (other !== node) app.graph.remove(other);
+  return [whole, text()];
 }"""
 OPEN = """async ([graph, standIns, name]) => {
   await app.loadGraphData(graph);
@@ -197,7 +263,7 @@ def prepare(base: Path) -> None:
     """The models, pictures and settings that the workflows need, in a new base folder."""
     comfyui = comfyui_path()
     assert comfyui is not None, "set COMFYUI_PATH"
-    for name in ("input/captions", "custom_nodes", "user/default"):
+    for name in ("input/captions", "input/training/animals", "input/training/machines", "custom_nodes", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     (base / "user" / "default" / "comfy.settings.json").write_text(
         json.dumps(
@@ -218,6 +284,8 @@ def prepare(base: Path) -> None:
     ):
         shutil.copy(EXAMPLES / f"{source}.png", base / "input" / f"{target}.png")
         shutil.copy(EXAMPLES / f"{source}.png", base / "input" / "captions" / f"{target}.png")
+        kind = "machines" if target == "rocket" else "animals"
+        shutil.copy(EXAMPLES / f"{source}.png", base / "input" / "training" / kind / f"{target}.png")
     if not (base / "custom_nodes" / "hardprompts").exists():
         (base / "custom_nodes" / "hardprompts").symlink_to(ROOT, target_is_directory=True)
     if not (base / "models" / "checkpoints" / "tiny.safetensors").is_file():
@@ -276,6 +344,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--rebuild", action="store_true")
     parser.add_argument("--base", type=Path)
+    parser.add_argument("--no-pictures", action="store_true", help="with --rebuild: the workflows alone")
     arguments = parser.parse_args()
     names = arguments.names or list(GRAPHS)
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -288,9 +357,12 @@ def main() -> None:
                 for name in names:
                     api = {key: {"class_type": n.kind, "inputs": n.inputs} for key, n in GRAPHS[name].items()}
                     places = {key: [n.place, n.size] for key, n in GRAPHS[name].items()}
-                    text = page.evaluate(BUILD, [api, places, name])
+                    text, node = page.evaluate(BUILD, [api, places, name, SUBGRAPHS.get(name)])
                     (WORKFLOWS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-            for name in names:
+                    if node is not None:
+                        BLUEPRINTS.mkdir(exist_ok=True)
+                        (BLUEPRINTS / f"{SUBGRAPHS[name][1]}.json").write_text(node + "\n", encoding="utf-8")
+            for name in [] if arguments.no_pictures else names:
                 entry = run_workflow(server, page, name)
                 page.wait_for_timeout(6000)  # until the message that the job is done has gone
                 page.screenshot(path=PICTURES / f"{name}.png")

@@ -71,6 +71,7 @@ class Server:
 
     def __init__(self, port: int, log: Path) -> None:
         self.url, self.log = f"http://127.0.0.1:{port}", log
+        self.start_seconds = 0.0
 
     def get(self, path: str) -> Any:
         """The JSON at a path."""
@@ -160,10 +161,12 @@ def running(base: Path, *arguments: str) -> Iterator[Server]:
         )
     server = Server(port, log)
     try:
-        end = time.monotonic() + START_SECONDS
+        started = time.monotonic()
+        end = started + START_SECONDS
         while True:
             try:
                 server.get("/system_stats")
+                server.start_seconds = time.monotonic() - started
                 break
             except OSError as error:
                 if process.poll() is not None or time.monotonic() > end:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,28 @@ def test_the_registrys_rules_are_kept_and_a_breach_is_found(package: Path, tmp_p
     assert [line.partition(" ")[0] for line in commands.refused(tmp_path)] == ["bad.py:2", "bad.py:3", "bad.py:4"]
 
 
+@pytest.mark.comfyui
+def test_the_registrys_own_validator_agrees(package: Path, tmp_path: Path) -> None:
+    program = os.environ.get("COMFY_CLI") or shutil.which("comfy")
+    if program is None:
+        pytest.skip("neither COMFY_CLI nor PATH names the program `comfy` of comfy-cli")
+
+    def said(folder: Path) -> str:
+        run = subprocess.run(
+            [program, "--skip-prompt", "node", "validate"], capture_output=True, text=True, check=False, cwd=folder,
+            env={**os.environ, "DO_NOT_TRACK": "1", "HOME": str(tmp_path)}, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        return run.stdout + run.stderr
+
+    assert "All validation checks passed" in said(package)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    shutil.copy(package / "pyproject.toml", bad)
+    (bad / "__init__.py").write_text("eval(input())\n")
+    assert "Security warnings" in said(bad)
+
+
 def test_the_package_works_where_hardprompts_is_not_installed(package: Path) -> None:
     # A Python that sees its own packages and not this project's installation.
     code = f"""
@@ -144,6 +167,6 @@ def test_the_root_of_the_repository_is_no_trap_for_pytest(tmp_path: Path) -> Non
 
 
 def test_locales_and_workflows_are_where_a_clone_needs_them() -> None:
-    for name in ("locales", "example_workflows"):
+    for name in ("locales", "example_workflows", "subgraphs"):
         assert (ROOT / name).resolve() == ROOT / "comfyui_nodes" / name
     assert json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))

@@ -244,13 +244,17 @@ def test_example_workflows_use_our_nodes_with_their_inputs(world: World) -> None
     files = sorted((NODES / "example_workflows").glob("*.json"))
     assert len(files) >= 4
     used = set()
-    for file in files:
-        for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]:
+    blueprints = sorted((NODES / "subgraphs").glob("*.json"))
+    assert blueprints
+    for file in [*files, *blueprints]:
+        graph = json.loads(file.read_text(encoding="utf-8"))
+        inner = [node for one in graph.get("definitions", {}).get("subgraphs", []) for node in one["nodes"]]
+        for node in [*graph["nodes"], *inner]:
             if node["type"] in own:
                 used.add(node["type"])
                 ids = {port.id for port in own[node["type"]].inputs}
                 assert {port["name"] for port in node.get("inputs", [])} <= ids, f"{file.name}: {node['type']}"
-        assert file.with_suffix(".jpg").is_file(), f"{file.name} has no picture"
+        assert file in blueprints or file.with_suffix(".jpg").is_file(), f"{file.name} has no picture"
     assert {"HardPromptsImageToPrompt", "HardPromptsImageToPromptDiffusion", "HardPromptsShow"} <= used
 
 

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,13 +165,32 @@ def test_every_node_is_there_with_its_help_page_and_translation(server: Server) 
     info = server.get("/object_info")
     own = [name for name in info if name.startswith("HardPrompts")]
     assert len(own) == 15
-    import urllib.request
-
     for name in own:
         with urllib.request.urlopen(f"{server.url}/extensions/hardprompts/docs/{name}.md") as page:
             assert page.read().startswith(b"# ")
     assert server.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
     assert "image_to_prompt" in server.get("/workflow_templates")["hardprompts"]
+
+
+def test_the_blueprint_is_offered_where_there_are_any(server: Server) -> None:
+    try:
+        found = server.get("/global_subgraphs")
+    except urllib.error.HTTPError as error:
+        assert error.code == 404
+        pytest.skip("this ComfyUI has no blueprints")
+    (name,) = (key for key, one in found.items() if one["info"]["node_pack"] == "custom_nodes.hardprompts")
+    assert found[name]["name"] == "Image to Prompt"
+    graph = json.loads(server.get(f"/global_subgraphs/{name}")["data"])
+    (inner,) = graph["definitions"]["subgraphs"]
+    assert {port["name"] for port in inner["outputs"]} == {"hard prompt", "prompt"}
+
+
+def test_photo_is_the_first_model_where_it_is_installed(server: Server) -> None:
+    info = server.get("/object_info/HardPromptsLoadModel")["HardPromptsLoadModel"]["input"]["required"]["model"]
+    models = info[0] if isinstance(info[0], list) else info[1]["options"]
+    code = "import hardprompts_photo; print(hardprompts_photo.installed())"
+    run = subprocess.run([comfyui_python(), "-c", code], capture_output=True, text=True, check=False)
+    assert (models[0] == "photo") is (run.stdout.strip() == "True"), (models, run.stderr)
 
 
 def test_the_schemas_say_what_this_version_can_show(server: Server) -> None:
@@ -377,7 +398,8 @@ def test_the_assembled_package_runs_in_a_fresh_comfyui_and_is_imported_at_once(t
         assert "image_to_prompt" in fresh.get("/workflow_templates")["hardprompts"]
         assert "fox" in ok(fresh.run(image_to_prompt(FOX))).outputs["show"]["text"][0]
         (seconds,) = re.findall(r"([\d.]+) seconds: \S+hardprompts", fresh.log.read_text())
-    assert float(seconds) < 0.3
+        # Of the whole start, as both take longer on a busy machine.
+        assert float(seconds) < 0.15 * fresh.start_seconds
 
 
 def test_escaped_text_is_read_as_the_raw_tokens_by_comfyuis_own_tokenizer(base: Path) -> None:

@@ -33,9 +33,10 @@ function drawPrompt(prompt) {
     line.append(piece);
   });
   line.append(element("span", "opacity:.65;white-space:pre-wrap", prompt.after));
-  if (prompt.weighted) box.append(line, element("div", "font-family:monospace;font-size:12px", prompt.weighted));
   const score = `${prompt.unit} ${prompt.score.toFixed(3)} · ${prompt.model} · ${prompt.method}`;
-  box.append(line, element("div", "opacity:.75;font-size:11px;margin-top:2px", score));
+  box.append(line);
+  if (prompt.weighted) box.append(element("div", "font-family:monospace;font-size:12px", prompt.weighted));
+  box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", score));
   for (const other of prompt.candidates) {
     box.append(element("div", "font-family:monospace;font-size:11px", `${other.score.toFixed(3)}  ${other.text}`));
   }

@@ -30,7 +30,7 @@ NAME = "hardprompts"
 #: What the package is made of, beside pyproject.toml.
 PARTS = ("__init__.py", "comfyui_nodes", "sdk/hardprompts", "plugins", "requirements.txt", "LICENSE", "README.md")
 #: What ComfyUI looks for in a pack's own folder.
-SHOWN = ("locales", "example_workflows")
+SHOWN = ("locales", "example_workflows", "subgraphs")
 #: Calls that the registry refuses: code from text, and installing while running.
 REFUSED = ("eval", "exec", "pip")
 
