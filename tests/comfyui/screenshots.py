@@ -193,10 +193,10 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "3": _search(
             "HardPromptsDistill",
             {"prompt_model": ["2", 0], "text": "a large drawing of a fox in a flat style, a fox on a violet background, "
-             "a picture of one fox, violet everywhere"}, (360, 20), (360, 460),
+             "a picture of one fox, violet everywhere"}, (360, 20), (360, 570),
         ),
         "4": _search(
-            "HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 560), (360, 530), num_tokens=3
+            "HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0]}, (360, 650), (360, 530), num_tokens=3
         ),
         "5": Node(
             "HardPromptsCombine",

@@ -43,7 +43,8 @@ def test_the_package_says_what_the_registry_asks_for(package: Path) -> None:
     assert not re.search(r"[-_.]{2}", project["project"]["name"])
     assert project["project"]["license"] == {"file": "LICENSE"}
     assert project["project"]["urls"]["Repository"].startswith("https://")
-    assert project["project"]["entry-points"] == own["project"]["entry-points"]
+    # Its plugins, and no commands: ComfyUI has a page of its own.
+    assert project["project"]["entry-points"] == {"hardprompts": own["project"]["entry-points"]["hardprompts"]}
     assert project["tool"]["comfy"] == {"PublisherId": "somebody", **own["tool"]["comfy"]}
 
 
@@ -82,7 +83,8 @@ def test_the_package_has_all_that_comfyui_looks_for_and_no_more(package: Path) -
         assert (package / name).is_file(), name
     names = {path.relative_to(package).as_posix() for path in package.rglob("*")}
     assert not [name for name in names if "__pycache__" in name or name.startswith(("tests", "benchmarks"))]
-    assert not [name for name in names if "recipe" in name or "hardprompts_emoji_models" in name]
+    unused = ("recipe", "hardprompts_emoji_models", "hardprompts_app")
+    assert not [name for name in names if any(part in name for part in unused)]
     assert not [path for path in package.rglob("*") if path.is_symlink()]
     assert sum(path.stat().st_size for path in package.rglob("*") if path.is_file()) < 100 * 2**20
 
