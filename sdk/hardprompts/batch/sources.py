@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from hardprompts.batch.records import IMAGE, Record, UnusablePicture
+from hardprompts.batch.columns import one_split, picture_column, plain_rows
+from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.batch.shards import shard_records
 from hardprompts.batch.tables import table_records
 from hardprompts.errors import ImageError
@@ -93,7 +94,8 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
       table's folder. The key is the file and the number of the row, or a column.
     - A list of such paths; patterns ("shards/*.tar", "shards/{0000..0099}.tar") too. Keys begin with the name of the
       folder then, if there are several; what that folder lies in is left out.
-    - Rows (mappings, a `datasets.Dataset`) or pictures in memory. The key is the number, a path, or a column.
+    - Rows (mappings) or pictures in memory; a `datasets.Dataset`, streamed or not, or a `DatasetDict` of one split.
+      The key is the number, a path, or a column.
 
     Args:
         image: the column of a row, or the ending of a sample's member ("jpg", "left.png"), that has the picture.
@@ -111,6 +113,7 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
         return _of_paths([source], image, key)
     if isinstance(source, list | tuple) and source and all(isinstance(item, str | os.PathLike) for item in source):
         return _of_paths(source, image, key)
+    source = plain_rows(one_split(source))
     if isinstance(source, Mapping) or not isinstance(source, Iterable | IndexedCollection):
         raise ValueError(
             f"{type(source).__name__} is not a source of pictures; accepted are folders, shards, tables, patterns, "
@@ -119,7 +122,7 @@ def open_source(source: SourceInput, *, image: str | None = None, key: str | Non
     total = len(source) if isinstance(source, Sized) else None
     if total == 0:
         raise ValueError("the source has no records")
-    return Source("", _in_memory(source, image or IMAGE, key), total)
+    return Source("", _in_memory(source, picture_column(source, image, key), key), total)
 
 
 # --- files ------------------------------------------------------------------------------------

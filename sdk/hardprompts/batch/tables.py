@@ -79,6 +79,38 @@ def table_records(path: Path, name: str, image: str | None, key: str | None) -> 
     return records
 
 
+def arrow_schema(path: Path) -> "pyarrow.Schema":
+    """The columns of a table and what is stored with them.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        FileFormatError: the file cannot be read.
+    """
+    arrow = _arrow()
+    try:
+        return _layout(path)[0]
+    except FileNotFoundError:
+        raise
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        found = stand_in_at(path) or f"it is not a table that can be read: {brief(error)}; get the file again"
+        raise FileFormatError(f"{path}: {found}") from error
+
+
+def read_table_column(path: Path, column: str) -> list[Any]:
+    """All values of a column of a table.
+
+    Raises:
+        MissingExtra: pyarrow is not installed.
+        FileFormatError: the file cannot be read.
+    """
+    arrow = _arrow()
+    try:
+        groups = range(len(_layout(path)[1]))
+        return [value for group in groups for value in _column(path, group, column, _stamp(path)).to_pylist()]
+    except (arrow.ArrowException, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: the table is damaged: {brief(error)}; get the file again") from error
+
+
 def _arrow() -> Any:
     try:
         import pyarrow

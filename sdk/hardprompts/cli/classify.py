@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 Table = Annotated[
     Path,
-    typer.Argument(metavar="DATA.csv", help="A table with a header row; the columns of .tsv are separated by tabs."),
+    typer.Argument(
+        metavar="DATA",
+        help="A table: .csv or .tsv with a header row, .parquet, or a folder that `datasets` saved.",
+    ),
 ]
 TextColumn = Annotated[str, typer.Option("--text-column", help="The column of the texts.")]
 
@@ -55,7 +58,7 @@ _OF_THE_COMMAND = (
 
 
 def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
-    """The columns of a table, as they stand there.
+    """The columns of a table, as they stand there; see `text_columns` for tables that `datasets` writes.
 
     Raises:
         ValueError: a column is missing, a row is too short, or the file is not a table.
@@ -63,8 +66,11 @@ def read_column(path: Path, names: Sequence[str]) -> list[list[str]]:
             the mark at its beginning says.
     """
     from hardprompts.atomic import csv_rows
+    from hardprompts.batch.columns import is_table, text_columns
     from hardprompts.wording import read_text
 
+    if is_table(path):
+        return text_columns(path, names)
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
     try:
         _, rows = csv_rows(read_text(path), delimiter)
