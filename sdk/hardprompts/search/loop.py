@@ -21,7 +21,7 @@ from hardprompts.prompts import HistoryPoint, PromptTemplate
 from hardprompts.search.bound import BoundObjective, _BudgetSpent
 from hardprompts.search.leaderboard import Leaderboard
 from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
-from hardprompts.search.rows import NO_TOKEN, pack
+from hardprompts.search.rows import NO_TOKEN, Ids, pack, unpack
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
@@ -159,21 +159,41 @@ class _Run:
         return clock() - self._start
 
     def start(self, initial_ids: Int[Tensor, "rows tokens"], allowance: Allowance) -> None:
-        """Takes in the first start of each task whatever it costs, the others if the allowance has room for them."""
-        firsts = sorted({task: row for row, task in reversed(list(enumerate(self.tasks)))}.values())
-        if not allowance.is_limited or len(firsts) == len(initial_ids):
+        """Takes in the first start of each task whatever it costs, the others if the allowance has room for them.
+
+        The first is the first one that may be returned; where there is none, the longest beginning of one that may.
+        """
+        device = initial_ids.device
+        if not allowance.is_limited:
             self.pending.append((0, Candidates(initial_ids)))
             self.look()
             self.bound.limit(allowance)
             return
-        others = [row for row in range(len(initial_ids)) if row not in set(firsts)]
-        for number, chosen in enumerate((firsts, others)):
-            rows = torch.tensor(chosen, device=initial_ids.device)
-            ids = initial_ids[rows]
-            self.pending.append((0, Candidates(ids, self.bound.score(ids, rows) if number else None, rows)))
+        firsts = [self._first(unpack(initial_ids), task) for task in sorted(set(self.tasks))]
+        own = torch.tensor([row for row, _ in firsts], device=device)
+        self.pending.append((0, Candidates(pack([ids for _, ids in firsts], device), rows=own)))
+        self.look()
+        self.bound.limit(allowance)
+        whole = {row for row, ids in firsts if ids == unpack(initial_ids[row : row + 1])[0]}
+        others = torch.tensor([row for row in range(len(initial_ids)) if row not in whole], dtype=torch.long)
+        if len(others):
+            others = others.to(device)
+            scores = self.bound.score(initial_ids[others], others)
+            self.pending.append((0, Candidates(initial_ids[others], scores, others)))
             self.look()
-            if not number:
-                self.bound.limit(allowance)
+
+    def _first(self, starts: Sequence[Ids], task: int) -> tuple[int, Ids]:
+        """The row of the first start of a task that may be returned, and its ids, or their longest beginning."""
+        rows = [row for row, own in enumerate(self.tasks) if own == task]
+        longest = max(map(len, starts))
+        for row in rows:
+            if self.bound.admissible(starts[row], longest) is not None:
+                return row, starts[row]
+        for row in rows:
+            for length in range(len(starts[row]) - 1, 0, -1):
+                if self.bound.admissible(starts[row][:length], longest) is not None:
+                    return row, starts[row][:length]
+        return rows[0], starts[rows[0]]
 
     def follow(self, proposals: Iterator[Candidates], report_every: int) -> StopReason:
         """Takes in what the method proposes until something ends it; returns what did."""

@@ -127,6 +127,14 @@ def test_the_starts_are_scored_even_without_a_budget() -> None:
     assert run(PEZ(), max_evaluations=0).best.text
 
 
+def test_a_start_that_may_be_returned_is_found_even_without_time() -> None:
+    banning, objective = VOCABULARY.without(["river"]), similarity("red house")
+    starts = torch.tensor([VOCABULARY.encode("old river"), VOCABULARY.encode("dog boat")])
+    for rows, text in ((starts, "dog boat"), (starts[:1], "old")):
+        result = run_search(PEZ(), objective, objective, banning, rows, deadline=0.0, seed=0)[0]
+        assert (result.best.text, result.evaluations) == (text, 1)
+
+
 def test_the_looks_at_the_scores_may_be_rarer_than_the_steps() -> None:
     every, seldom = (
         run_search(PEZ(), objective, objective, VOCABULARY, initial(), max_steps=33, seed=0, report_every=interval)[0]
