@@ -121,16 +121,17 @@ def audit(tokens: int) -> Call:
 
 def tune(texts: int) -> Call:
     """A tuner fitted to so many texts of two classes."""
+    from hardprompts import load_backend
     from hardprompts.classification import ClassifierPromptTuner
     from hardprompts_emoji import scenes
 
     captions = [scenes.caption(scene) for scene in held_out_scenes(texts, 1)]
     labels = [number % 2 for number in range(texts)]
     given = [f"{caption}, number {number}" for number, caption in enumerate(captions)]
-    words = {0: "good", 1: "bad"}
+    words, backend = {0: "good", 1: "bad"}, load_backend("emoji:emoji-lm")
 
     def call(limits: dict[str, Any]) -> Any:
-        tuner = ClassifierPromptTuner("emoji:emoji-lm", verbalizer=words, random_state=0, progress=False, **limits)
+        tuner = ClassifierPromptTuner(backend, verbalizer=words, random_state=0, progress=False, **limits)
         return tuner.fit(given, labels).hard_prompt_
 
     return call

@@ -119,7 +119,7 @@ class Allowance:
     def leave_out(self, what: str, done: int, total: int) -> None:
         """Notes what there was no room for, if there was not; nothing of what has no name."""
         if what and done < total:
-            self.left_out.append(f"{what}: {done} of {total}")
+            self.left_out.append(f"{what}: {int(done)} of {total}")
 
     def share(self, parts: int, max_evaluations: int | None = None) -> "Allowance":
         """One of `parts` equal parts of what is left.

@@ -42,9 +42,14 @@ def fit_prompt(
     X: Iterable[Any],
     y: Iterable[Any],
     groups: Iterable[Hashable] | None = None,
+    allowance: Allowance | None = None,
 ) -> FittedPrompt:
-    """Searches for the prompt under which a language model sorts texts; see `ClassifierPromptTuner.fit`."""
-    seed, allowance = drawn_seed(options.seed), options.allowance()
+    """Searches for the prompt under which a language model sorts texts; see `ClassifierPromptTuner.fit`.
+
+    Args:
+        allowance: what is left of the call; default: that of a call that begins now.
+    """
+    seed, allowance = drawn_seed(options.seed), options.allowance() if allowance is None else allowance
     model = language_model(backend)
     examples = Examples.of(X, y, groups, options.holdout, Stream.EXAMPLES.generator(seed))
     verbalizer, notes = choose_verbalizer(options, model, examples, allowance)

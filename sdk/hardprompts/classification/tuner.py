@@ -183,7 +183,8 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         options = self.options
         if isinstance(self.random_state, np.random.RandomState):  # drawn here alone: it gives another one each time
             options = dataclasses.replace(options, seed=int(self.random_state.randint(2**31 - 1)))
-        self._learn(fit_prompt(self.backend, options, X, y, groups))
+        allowance = options.allowance()  # opening the model takes of it, too
+        self._learn(fit_prompt(self.backend, options, X, y, groups, allowance))
         return self
 
     def _learn(self, fitted: FittedPrompt) -> None:
