@@ -24,7 +24,7 @@ help:
 	@echo "make test     the tests"
 	@echo "make test-oldest  the tests with the oldest supported releases, in .venv-oldest (OLDEST_PYTHON=python3.10)"
 	@echo "make check    style, types, spelling, import directions"
-	@echo "make fix      mends style where it can be mended by itself"
+	@echo "make fix      mends style where it can be mended by itself, and makes the notebooks again"
 	@echo "make docs     the documentation as a site, into site/"
 	@echo "make dist     the wheels and their sources, checked, into dist/"
 	@echo "make install  only installs, into $(VENV)"
@@ -56,6 +56,7 @@ check: $(STAMP)
 fix: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python examples/notebooks.py
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
