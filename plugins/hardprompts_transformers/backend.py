@@ -165,7 +165,7 @@ def from_model(model: Any, tokenizer: Any, image_processor: Any = None, *, name:
 def _elsewhere(model: Any) -> str:
     """Where another kind of model can be opened, for messages."""
     if type(model).__name__ == "SentenceTransformer":
-        return "; a SentenceTransformer is opened from its folder: save_pretrained, then sentence-transformers:<folder>"
+        return "; a SentenceTransformer is opened by hardprompts_transformers.sentences.from_sentence_transformer"
     if callable(getattr(model, "get_output_embeddings", None)) and model.get_output_embeddings() is not None:
         return "; a language model is opened by hardprompts_transformers.language_models.from_language_model"
     return ""

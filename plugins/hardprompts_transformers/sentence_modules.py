@@ -7,7 +7,7 @@ class that a repository brings along is ever imported.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,6 +40,9 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "SiLU": torch.nn.functional.silu,
     "Sigmoid": torch.sigmoid,
 }
+
+#: Types of models with a text and an image tower in one space.
+DUAL_ENCODERS = ("clip", "siglip", "siglip2")
 
 #: The modules that are supported, by the last part of their class's name.
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -240,26 +243,55 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return load(str(folder), old.name, lambda: dict(torch.load(old, map_location="cpu", weights_only=True)))
 
 
-def _typed_modules(folder: Path) -> list[tuple[str, Path]]:
-    """The kind and the folder of each module of modules.json, which begin with a transformer and a pooling."""
+def dual_encoder_folder(folder: Path) -> Path | None:
+    """Where the CLIP of an encoder of texts and images lies, such as that of "clip-ViT-B-32"; None of other encoders.
+
+    Raises:
+        BackendError: modules.json is damaged, or names a path outside of its folder.
+    """
     file = folder / "modules.json"
-    listed = load(str(folder), file.name, lambda: json.loads(file.read_text(encoding="utf-8")))
+    if not file.is_file():
+        return None
+    entries = _entries(file)
+    if len(entries) != 1 or not entries[0][0].startswith("sentence_transformers."):
+        return None
+    place = _inside(folder, [entries[0][1]], file)[0]
+    if entries[0][0].rpartition(".")[2] == "CLIPModel":
+        return place
+    config = place / "config.json"  # newer releases have one class for all that transformers has
+    return place if config.is_file() and read_json(config).get("model_type") in DUAL_ENCODERS else None
+
+
+def _entries(file: Path) -> list[tuple[str, str]]:
+    """The class and the path of each module of a modules.json."""
+    listed = load(str(file.parent), file.name, lambda: json.loads(file.read_text(encoding="utf-8")))
     try:
-        entries = [(str(entry["type"]), str(entry["path"])) for entry in listed]
+        return [(str(entry["type"]), str(entry["path"])) for entry in listed]
     except (TypeError, KeyError) as error:
         raise BackendError(
             f'{file} should list modules, each with a "type" and a "path"; get the file again'
         ) from error
+
+
+def _inside(folder: Path, paths: Sequence[str], file: Path) -> list[Path]:
+    """The places of paths that a modules.json names."""
+    places = [(folder / path).resolve() for path in paths]
+    if not all(place.is_relative_to(folder.resolve()) for place in places):
+        raise BackendError(f"{file} names a path outside of its folder; get the file again from a place that you trust")
+    return places
+
+
+def _typed_modules(folder: Path) -> list[tuple[str, Path]]:
+    """The kind and the folder of each module of modules.json, which begin with a transformer and a pooling."""
+    file = folder / "modules.json"
+    entries = _entries(file)
     kinds = [_kind(name, file) for name, _ in entries]
     if kinds[:2] != ["Transformer", "Pooling"] or not {"Dense", "Normalize"}.issuperset(kinds[2:]):
         raise BackendError(
             f"{file} has the modules {', '.join(kinds) or 'none'}; supported is a Transformer, then a Pooling, then "
             "any number of Dense and Normalize"
         )
-    places = [(folder / path).resolve() for _, path in entries]
-    if not all(place.is_relative_to(folder.resolve()) for place in places):
-        raise BackendError(f"{file} names a path outside of its folder; get the file again from a place that you trust")
-    return list(zip(kinds, places, strict=True))
+    return list(zip(kinds, _inside(folder, [path for _, path in entries], file), strict=True))
 
 
 def _kind(name: str, file: Path) -> str:

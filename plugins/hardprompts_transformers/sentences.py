@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,12 +23,12 @@ from hardprompts.errors import BackendError
 from hardprompts.towers import BatchTokenizer, FrozenEncoder, Tokenizer, adapt
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import common_words
-from hardprompts_transformers.backend import ARCHITECTURES
+from hardprompts_transformers.backend import ARCHITECTURES, open_model
 from hardprompts_transformers.frozen_encoder import frozen_encoder
 from hardprompts_transformers.language_models import context
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
 from hardprompts_transformers.releases import DTYPE
-from hardprompts_transformers.sentence_modules import Pooling, SentenceModules
+from hardprompts_transformers.sentence_modules import Pooling, SentenceModules, dual_encoder_folder
 
 EXAMPLE = "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2"
 
@@ -56,14 +57,44 @@ def open_backend(
 ) -> Backend:
     """The sentence encoder of a local folder or hub id, frozen; see `open_sentence_encoder`.
 
+    A CLIP as sentence-transformers packs it, such as "clip-ViT-B-32", has its image tower as well.
+
     Args:
         name: a folder, or a hub id such as "intfloat/e5-small-v2"; "sentence-transformers/" may be left out.
     """
     place = resolve(name, EXAMPLE)
     folder = Path(place) if Path(place).is_dir() else _downloaded(place)
+    both = dual_encoder_folder(folder)
+    if both is not None:
+        if prompt is not None or prompt_name is not None:
+            raise BackendError(f"{place} reads images and texts, and puts no prompt before these; leave it out")
+        return open_model(both, name=f"sentence-transformers:{name}", device=device, dtype=dtype)
     return open_sentence_encoder(
         folder, name=f"sentence-transformers:{name}", device=device, dtype=dtype, prompt=prompt, prompt_name=prompt_name
     )
+
+
+def from_sentence_transformer(
+    model: Any, *, name: str = "", prompt: str | None = None, prompt_name: str | None = None
+) -> Backend:
+    """The backend of a `SentenceTransformer` in memory, with a copy of its weights, on its device and in its dtype.
+
+    Args:
+        model: it is not changed, and may be used or closed afterwards. It is written to a temporary folder, as its
+            `save_pretrained` does, and read from there.
+        name: what the backend is called, in results for example. Default: that of its class.
+        prompt, prompt_name: see `open_sentence_encoder`.
+
+    Raises:
+        BackendError: see `open_backend`.
+    """
+    parameter = next(model.parameters())
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        found = open_backend(
+            folder, device=parameter.device, dtype=parameter.dtype, prompt=prompt, prompt_name=prompt_name
+        )
+    return dataclasses.replace(found, name=name or type(model).__name__)
 
 
 def open_sentence_encoder(

@@ -364,7 +364,7 @@ def test_what_is_not_a_tokenizer_or_not_a_model_is_named(clip: tuple[Any, Any, A
     with pytest.raises(BackendError, match="from_language_model"):
         from_model(lm[0], lm[1], name="mine")
     sentences = type("SentenceTransformer", (nn.Module,), {})()
-    with pytest.raises(BackendError, match="sentence-transformers:<folder>"):
+    with pytest.raises(BackendError, match="sentences.from_sentence_transformer"):
         from_model(sentences, tokenizer, name="mine")
 
 

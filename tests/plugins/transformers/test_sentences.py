@@ -13,10 +13,12 @@ import torch
 import transformers
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import tokenizer_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+import hardprompts_emoji
 from hardprompts import PromptDistiller, PromptInverter, load_backend
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError
@@ -641,3 +643,59 @@ def test_opening_leaves_the_folder_as_it_was(bert: Path) -> None:
     load_backend(f"sentence-transformers:{bert}", prompt="query: ")
     for file in copy.rglob("*.*"):
         assert file.is_dir() or file.read_bytes() == (bert / file.relative_to(copy)).read_bytes()
+
+
+# --- with an image tower, and in memory -----------------------------------------------------
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A CLIP in the layout of "clip-ViT-B-32"."""
+    folder = tmp_path / "clip-tiny"
+    shutil.copytree(hardprompts_emoji.path("emoji-clip"), folder / "0_CLIPModel")
+    kind = "sentence_transformers.models.CLIPModel"
+    write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": kind}])
+    return folder
+
+
+def test_a_clip_of_sentence_transformers_reads_images_too_and_judges(clip: Path) -> None:
+    backend = load_backend(f"sentence-transformers:{clip}", device=CPU)
+    own = load_backend(f"transformers:{clip / '0_CLIPModel'}", device=CPU)
+    picture = Image.linear_gradient("L").convert("RGB")
+    assert backend.name == f"sentence-transformers:{clip}"
+    assert torch.equal(backend.encode_images([picture]), own.encode_images([picture]))
+    assert torch.equal(backend.encode_texts(["a red fox"]), own.encode_texts(["a red fox"]))
+    inverter = PromptInverter("emoji", judge=f"sentence-transformers:{clip}", device="cpu")
+    assert inverter.judge is not None
+    assert inverter.invert(picture, 2, max_steps=1, restarts=2, views=1, seed=0, progress=False).text
+    with pytest.raises(BackendError, match="puts no prompt before these; leave it out"):
+        load_backend(f"sentence-transformers:{clip}", device=CPU, prompt="query: ")
+    write(clip / "modules.json", [{"path": "../x", "type": "sentence_transformers.models.CLIPModel"}])
+    with pytest.raises(BackendError, match="names a path outside of its folder"):
+        load_backend(f"sentence-transformers:{clip}", device=CPU)
+
+
+def test_a_clip_that_their_package_loads_and_writes_gives_the_same_features(clip: Path, tmp_path: Path) -> None:
+    package = pytest.importorskip("sentence_transformers")
+    theirs = package.SentenceTransformer(str(clip), device="cpu")
+    theirs.save(str(tmp_path / "again"))
+    picture = Image.linear_gradient("L").convert("RGB")
+    for place in (clip, tmp_path / "again"):
+        backend = load_backend(f"sentence-transformers:{place}", device=CPU)
+        for found, given in ((backend.encode_images, picture), (backend.encode_texts, "a red fox")):
+            # They calculate in float16, which the weights are stored in.
+            expected = torch.tensor(theirs.encode([given], normalize_embeddings=True)).float()
+            torch.testing.assert_close(found([given]), expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_sentence_transformer_in_memory_is_opened_as_it_is(kind: str, root: Path) -> None:
+    package = pytest.importorskip("sentence_transformers")
+    theirs = package.SentenceTransformer(str(saved(kind, root)), device="cpu")
+    backend = sentences.from_sentence_transformer(theirs, name="mine")
+    assert backend.name == "mine" and backend.image_encoder is None
+    expected = torch.tensor(theirs.encode(TEXTS[:2], normalize_embeddings=True))
+    torch.testing.assert_close(backend.encode_texts(TEXTS[:2]), expected, atol=1e-5, rtol=1e-4)
+    queried = sentences.from_sentence_transformer(theirs, prompt_name="query")
+    assert queried.name == "SentenceTransformer"
+    assert not torch.allclose(queried.encode_texts(TEXTS[:1]), expected[:1], atol=1e-3)
