@@ -137,6 +137,6 @@ def _as_texts(values: Iterable[Any], classes: Sequence[str] | None, column: str,
         if value is None or unknown:
             raise ValueError(f"row {number} of {file} has nothing in {column!r} ({value}); leave the row out")
         if not isinstance(value, str | int | float | bool):
-            raise ValueError(f"{column!r} of {file} holds values such as {value!r}, which are no texts; name another")
+            raise ValueError(f"{column!r} of {file} holds values such as {value!r}, which are not texts; name another")
         texts.append(str(value) if classes is None else classes[int(value)])
     return texts
