@@ -191,7 +191,8 @@ def tune(
                 fail("--shots compares many draws and saves no tuner; leave --save out")
             first = random_state or 0
             tested = None if test is None else read_labeled(test, text_column, label_column)
-            _few_shot(tuner, texts, labels, shots, range(first, first + tuner.seeds), tested, as_json)
+            tuner.set_params(deadline=None)  # it is for all draws together
+            _few_shot(tuner, texts, labels, shots, range(first, first + tuner.seeds), tested, as_json, deadline)
             return
         with screen.LiveSearch() as live:
             tuner.set_params(callback=live).fit(texts, labels)
@@ -221,6 +222,7 @@ def _few_shot(
     seeds: Sequence[int],
     test: list[list[str]] | None,
     as_json: bool,
+    deadline: float | None,
 ) -> None:
     """Prints the figures of many draws, and each draw as it is done."""
     from hardprompts.classification.few_shot import FewShotRun, few_shot
@@ -229,9 +231,11 @@ def _few_shot(
         say(f"seed {run.seed}: {run.accuracy:.3f} ({run.empty:.3f} without) {printable(run.prompt)}", "dim")
 
     given = None if test is None else (test[0], test[1])
-    report = few_shot(tuner, texts, labels, shots=shots, seeds=seeds, test=given, report=shown)
+    report = few_shot(tuner, texts, labels, shots=shots, seeds=seeds, test=given, report=shown, deadline=deadline)
     typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if as_json else report.table())
-    if len(report.runs) < len(seeds):
+    for note in report.left_out:
+        say(f"no room within the limits: {note}", "yellow")
+    if deadline is None and len(report.runs) < len(seeds):
         raise typer.Exit(screen.INTERRUPTED)
 
 

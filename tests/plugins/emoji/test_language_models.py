@@ -356,6 +356,9 @@ def test_tune_with_shots_compares_draws(installed: Path, tmp_path: Path) -> None
     assert refused.exit_code == 2 and "--save" in refused.stderr
     refused = CliRunner().invoke(app, ["tune", str(table), "--test", str(table)])
     assert refused.exit_code == 2 and "--shots" in refused.stderr
+    late = CliRunner().invoke(app, ["tune", str(table), *options, "--deadline", "0"])
+    assert late.exit_code == 0, late.output
+    assert "draws: 1 of 2" in late.stderr, "the deadline is for all draws together, and the first is always made"
 
 
 def test_the_prompt_of_a_language_model_is_inspected_by_what_it_makes_the_model_expect(
