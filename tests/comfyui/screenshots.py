@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from server import ROOT, Server, comfyui_path, comfyui_python, running
+from server import ROOT, RUN_SECONDS, Server, comfyui_path, comfyui_python, running
 
 WORKFLOWS = ROOT / "comfyui_nodes" / "example_workflows"
 BLUEPRINTS = ROOT / "comfyui_nodes" / "subgraphs"
@@ -322,7 +322,7 @@ def run_workflow(server: Server, page: Any, name: str, shot_while_running: Path 
     page.evaluate(FIT)
     before = set(server.get("/history"))
     page.evaluate("() => app.queuePrompt(0)")
-    end = time.monotonic() + 900
+    end = time.monotonic() + RUN_SECONDS
     while not (new := set(server.get("/history")) - before):
         if shot_while_running is not None and page.evaluate(
             "() => !!document.querySelector('.p-progressbar, .comfyui-progress')"

@@ -18,6 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 #: A busy machine takes longer: COMFYUI_START_SECONDS.
 START_SECONDS = float(os.environ.get("COMFYUI_START_SECONDS", "240"))
+#: The longest that a workflow may take, on the same machine.
+RUN_SECONDS = 3 * START_SECONDS
 
 
 def comfyui_path() -> Path | None:
@@ -90,7 +92,7 @@ class Server:
             text = error.read()
         return json.loads(text) if text else None
 
-    def run(self, workflow: dict[str, Any], interrupt_after: int | None = None, timeout: float = 600) -> Run:
+    def run(self, workflow: dict[str, Any], interrupt_after: int | None = None) -> Run:
         """Runs a workflow in ComfyUI's API format.
 
         Args:
@@ -98,7 +100,7 @@ class Server:
         """
         import asyncio
 
-        return asyncio.run(asyncio.wait_for(self._run(workflow, interrupt_after), timeout))
+        return asyncio.run(asyncio.wait_for(self._run(workflow, interrupt_after), RUN_SECONDS))
 
     async def _run(self, workflow: dict[str, Any], interrupt_after: int | None) -> Run:
         import aiohttp

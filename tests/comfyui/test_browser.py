@@ -41,3 +41,23 @@ def test_a_workflow_runs_and_shows_what_it_found(opened: tuple[Server, Any], nam
     for output in entry["outputs"].values():
         for prompt in output.get("hardprompts", []):
             assert all(token in shown for token in prompt["tokens"]), (prompt["tokens"], shown)
+
+
+def test_nodes_2_show_a_prompt_and_fold_rare_inputs_away(opened: tuple[Server, Any]) -> None:
+    server, page = opened
+    restarts = server.get("/object_info/HardPromptsImageToPrompt")["HardPromptsImageToPrompt"]["input"]["required"]
+    if not restarts["restarts"][1].get("advanced"):
+        pytest.skip("this ComfyUI folds nothing away")
+    switch = "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+    page.evaluate(switch, True)
+    try:
+        entry = run_workflow(server, page, "image_to_prompt")
+        shown = page.evaluate(
+            "() => [...document.querySelectorAll('[data-node-id]')].map((one) => one.innerText).join('\\n')"
+        )
+    finally:
+        page.evaluate(switch, False)
+    assert entry["status"]["status_str"] == "success"
+    assert "max_steps" in shown and "restarts" not in shown
+    (prompt,) = (one for output in entry["outputs"].values() for one in output.get("hardprompts", []))
+    assert all(token in shown for token in prompt["tokens"]), shown
