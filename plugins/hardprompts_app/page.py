@@ -145,7 +145,7 @@ class _ImageTab(_Tab):
         with gr.Row():
             with gr.Column():
                 self.files = gr.File(
-                    label="Images (drop them here)", file_count="multiple", height=130,
+                    label="Images (drop them here)", file_count="multiple", height=160,
                     file_types=["image", *sorted(IMAGE_SUFFIXES)],
                 )  # fmt: skip
                 self.seen = gr.HTML()
@@ -262,7 +262,7 @@ class _EmbeddingTab(_Tab):
         super().__init__(models, jobs)
         with gr.Row():
             with gr.Column():
-                self.file = gr.File(label="An embedding: .safetensors, .pt, .bin, .webp, .png", height=130)
+                self.file = gr.File(label="An embedding: .safetensors, .pt, .bin, .webp, .png", height=160)
                 self.name = gr.Dropdown(
                     ["", *models.names], value="", allow_custom_value=models.private, label="Compare with the words of",
                     info="empty: only say what the file is",

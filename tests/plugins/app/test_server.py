@@ -1,5 +1,6 @@
 """The page on loopback, as Gradio's client and strangers see it."""
 
+import re
 import socket
 import threading
 import time
@@ -124,6 +125,22 @@ def test_an_embedding_is_described(client: Client, tmp_path: Path) -> None:
     save_file({"emb_params": toy_backend().vocabulary.table[5:7].clone()}, tmp_path / "x.safetensors")
     answer = client.predict(handle_file(tmp_path / "x.safetensors"), api_name="/inspect")
     assert any("2 tokens" in line for line in answer["soft_prompts"][0]["sentences"])
+
+
+def test_the_code_of_the_page_in_the_docs_works(
+    url: str, tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    picture.rename(tmp_path / "fox.png")
+    save_file({"emb_params": toy_backend().vocabulary.table[5:7].clone()}, tmp_path / "style.safetensors")
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).resolve().parents[3] / "docs" / "app.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    known: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", url).replace("Client(", "Client(verbose=False, src="), known)
+    assert known["similarity"] == pytest.approx(known["prompt"]["score"], abs=1e-4)
+    assert "2 tokens" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(client: Client, tmp_path: Path, picture: Path) -> None:

@@ -1,0 +1,168 @@
+"""The page in a real browser, in which everything but this machine is refused: `pytest -m browser tests/plugins/app`."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytest.importorskip("gradio", reason="the extra `app` is not installed")
+pytest.importorskip("playwright", reason="drives the browser")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from screenshots import EXAMPLES, drop, find, started, tab  # noqa: E402 - it stands beside this file
+from server import ROOT, opened, running  # noqa: E402
+
+FOX, OWL = EXAMPLES / "fox-purple-flat.png", EXAMPLES / "owl-brown-night.png"
+
+#: Seconds from a dropped image to its prompt.
+SOON = 20
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[tuple[Any, str, Path]]:
+    with started("--model", "emoji") as found:
+        yield found
+
+
+@pytest.fixture
+def page(there: tuple[Any, str, Path]) -> Iterator[Any]:
+    """A tab of its own, which asked nobody but this machine and met no error when it is left."""
+    page = opened(there[0], there[1])
+    yield page
+    asked, errors = page.asked_elsewhere, page.errors
+    page.context.close()
+    assert not asked and not errors
+
+
+def press(page: Any, name: str) -> None:
+    page.get_by_role("button", name=name).first.click()
+
+
+def endless(page: Any) -> None:
+    """Begins a search that takes minutes unless somebody stops it."""
+    drop(page, *sorted(EXAMPLES.glob("*.png")))
+    page.locator(".hp-thumb").nth(9).wait_for()
+    page.get_by_label("Length in tokens").first.fill("24")
+    press(page, "Words, bans, time, seed")
+    page.get_by_label("Any tokens").check()
+    page.get_by_label("Seconds at most").first.fill("300")
+    page.get_by_label("Seconds at most").first.press("Tab")
+    press(page, "Find the prompt")
+
+
+@pytest.mark.parametrize(
+    "model, picture", [("emoji", FOX), ("photo", ROOT / "plugins" / "hardprompts_photo" / "examples" / "cat.jpg")]
+)
+def test_a_dropped_image_becomes_a_prompt_soon(
+    there: tuple[Any, str, Path], tmp_path: Path, model: str, picture: Path, record_property: Any
+) -> None:
+    with running(tmp_path, "--model", model) as url:
+        page = opened(there[0], url)
+        find(page, picture)  # the first search of a model on a machine also reads its words, once
+        page = opened(there[0], url)
+        started = time.monotonic()
+        find(page, picture)
+        seconds = time.monotonic() - started
+        text = page.locator(".hp-prompt code").first.inner_text()
+        record_property("seconds", seconds)
+        assert ("cat" if model == "photo" else "fox") in text
+        assert seconds < SOON and not page.asked_elsewhere
+
+
+def test_a_stopped_search_gives_its_best_and_the_next_begins_at_once(there: tuple[Any, str, Path], page: Any) -> None:
+    endless(page)
+    page.locator(".hp-token").first.wait_for()
+    other = opened(there[0], there[1])
+    drop(other, OWL)
+    other.locator(".hp-thumb").first.wait_for()
+    press(other, "Find the prompt")
+    other.get_by_text("waiting for its turn").wait_for()
+    press(page, "Stop")
+    stopped = time.monotonic()
+    other.get_by_text("waiting for its turn").wait_for(state="detached")
+    begun = time.monotonic() - stopped
+    page.get_by_text("you stopped it").wait_for()
+    other.locator(".hp-words").first.wait_for()
+    assert begun < 5  # the last step of one search and, in a browser on a busy machine, two messages
+    assert page.locator(".hp-prompt").count() >= 10
+    assert other.locator(".hp-thumb").count() == 1
+    other.context.close()
+
+
+def test_a_closed_tab_frees_the_device(there: tuple[Any, str, Path], page: Any) -> None:
+    other = opened(there[0], there[1])
+    endless(other)
+    other.locator(".hp-token").first.wait_for()
+    other.context.close()
+    find(page, FOX)
+
+
+def test_a_damaged_file_and_no_file_are_one_line(there: tuple[Any, str, Path], page: Any) -> None:
+    press(page, "Find the prompt")
+    page.get_by_role("alert").filter(has_text="there is no image yet").wait_for()
+    broken = there[2] / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 no more")
+    drop(page, broken)
+    page.get_by_role("alert").filter(has_text="broken.jpg").wait_for()
+    assert page.locator(".hp-prompt").count() == 0 and page.locator(".toast-wrap .error").count() == 0
+
+
+def test_a_huge_file_is_refused_in_one_line(there: tuple[Any, str, Path], page: Any) -> None:
+    huge = there[2] / "huge.png"
+    huge.write_bytes(FOX.read_bytes() + bytes(21 * 2**20))
+    drop(page, huge)
+    page.get_by_text("20").and_(page.locator("[class*=toast], [data-testid=toast-body] *")).first.wait_for()
+    assert page.locator(".hp-thumb").count() == 0
+
+
+def test_an_edited_candidate_is_scored_and_copied(page: Any) -> None:
+    find(page, FOX)
+    page.locator(".hp-candidates label").nth(1).click()
+    page.get_by_label("Edit it; its score follows").fill("a (fox) on purple")
+    page.locator(".hp-prompt").last.filter(has_text="purple").wait_for()
+    for name, text in (
+        ("Copy for ComfyUI", r"a \(fox\) on purple"),
+        ("Copy for A1111", r"a \(fox\) on purple"),
+        ("Copy for diffusers", "image = pipe(prompt='a (fox) on purple').images[0]"),
+        ("Copy JSON", '"text": "a (fox) on purple"'),
+    ):
+        press(page, name)
+        page.get_by_role("button", name="Copied").wait_for()
+        assert text in page.evaluate("() => navigator.clipboard.readText()")
+        page.get_by_role("button", name=name).wait_for()
+
+
+def test_the_keyboard_is_enough(page: Any) -> None:
+    drop(page, FOX)
+    page.locator(".hp-thumb").first.wait_for()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.textContent.trim()") == "Find the prompt":
+            break
+    page.keyboard.press("Enter")
+    page.locator(".hp-words").first.wait_for()
+
+
+def test_a_phone_scrolls_down_and_not_sideways(there: tuple[Any, str, Path]) -> None:
+    phone = opened(there[0], there[1], viewport={"width": 360, "height": 740}, has_touch=True)
+    find(phone, FOX)
+    wide = "() => document.documentElement.scrollWidth"
+    assert phone.evaluate(wide) <= 360
+    for name in ("Embedding", "Shorten", "Folder"):
+        if phone.get_by_role("tab", name=name).is_visible():
+            tab(phone, name)
+            assert phone.evaluate(wide) <= 360, name
+    phone.context.close()
+
+
+def test_nothing_that_was_uploaded_is_left(there: tuple[Any, str, Path], tmp_path: Path) -> None:
+    with running(tmp_path, "--model", "emoji") as url:
+        page = opened(there[0], url)
+        drop(page, FOX)
+        page.locator(".hp-thumb").first.wait_for()
+        assert list(tmp_path.rglob(FOX.name))
+    assert not list(tmp_path.rglob(FOX.name)) and not list(tmp_path.glob("hardprompts-app-*"))
