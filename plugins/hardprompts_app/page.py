@@ -42,7 +42,7 @@ LOOKS: dict[str, Any] = {
 COPY = """(text) => {
   const button = document.activeElement;
   const say = (word) => { if (!button) return; const old = button.textContent; button.textContent = word;
-    setTimeout(() => { button.textContent = old; }, 1200); };
+    setTimeout(() => { button.textContent = old; }, 2500); };
   const old = () => { const area = document.createElement("textarea"); area.value = text;
     document.body.append(area); area.select(); document.execCommand("copy"); area.remove(); say("Copied"); };
   if (!text) return;

@@ -92,7 +92,7 @@ def opened(browser: Any, url: str, **options: Any) -> Any:
 
     context.route("**/*", route)
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(60_000)
     page.goto(url)
     page.get_by_role("button", name="Find the prompt").wait_for()
     return page

@@ -1,5 +1,6 @@
 """The page in a real browser, in which everything but this machine is refused: `pytest -m browser tests/plugins/app`."""
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -42,10 +43,13 @@ def press(page: Any, name: str) -> None:
     page.get_by_role("button", name=name).first.click()
 
 
-def endless(page: Any) -> None:
-    """Begins a search that takes minutes unless somebody stops it."""
-    drop(page, *sorted(EXAMPLES.glob("*.png")))
-    page.locator(".hp-thumb").nth(9).wait_for()
+def endless(page: Any, folder: Path) -> None:
+    """Begins a search that takes minutes unless somebody stops it: 60 images, long prompts of any tokens."""
+    files = [folder / f"{number}_{file.name}" for number in range(6) for file in sorted(EXAMPLES.glob("*.png"))]
+    for file in files:
+        shutil.copy(EXAMPLES / file.name.partition("_")[2], file)
+    drop(page, *files)
+    page.locator(".hp-thumb").nth(59).wait_for()
     page.get_by_label("Length in tokens").first.fill("24")
     press(page, "Words, bans, time, seed")
     page.get_by_label("Any tokens").check()
@@ -73,12 +77,14 @@ def test_a_dropped_image_becomes_a_prompt_soon(
         assert seconds < SOON and not page.asked_elsewhere
 
 
-def test_a_stopped_search_gives_its_best_and_the_next_begins_at_once(there: tuple[Any, str, Path], page: Any) -> None:
-    endless(page)
-    page.locator(".hp-token").first.wait_for()
+def test_a_stopped_search_gives_its_best_and_the_next_begins_at_once(
+    there: tuple[Any, str, Path], page: Any, tmp_path: Path
+) -> None:
     other = opened(there[0], there[1])
     drop(other, OWL)
     other.locator(".hp-thumb").first.wait_for()
+    endless(page, tmp_path)
+    page.locator(".hp-token").first.wait_for()
     press(other, "Find the prompt")
     other.get_by_text("waiting for its turn").wait_for()
     press(page, "Stop")
@@ -93,9 +99,9 @@ def test_a_stopped_search_gives_its_best_and_the_next_begins_at_once(there: tupl
     other.context.close()
 
 
-def test_a_closed_tab_frees_the_device(there: tuple[Any, str, Path], page: Any) -> None:
+def test_a_closed_tab_frees_the_device(there: tuple[Any, str, Path], page: Any, tmp_path: Path) -> None:
     other = opened(there[0], there[1])
-    endless(other)
+    endless(other, tmp_path)
     other.locator(".hp-token").first.wait_for()
     other.context.close()
     find(page, FOX)
