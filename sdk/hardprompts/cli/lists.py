@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 from hardprompts.cli.screen import clear_errors, out, say
 
+#: Characters of the first column: the longest scheme, or method, and two spaces.
+COLUMN = 23
+
 
 def models() -> None:
     """List the models that --model and --captioner accept."""
@@ -16,9 +19,9 @@ def models() -> None:
         openers: list[tuple[str, Mapping[str, object]]] = [("--model", backends()), ("--captioner", captioners())]
         for flag, known in openers:
             for scheme, opener in sorted(known.items()):
-                say(f"{scheme:<14}{_first_line(opener)}", console=out)
+                say(f"{scheme:<{COLUMN}}{_first_line(opener)}", console=out)
                 for name in _examples(scheme, opener):
-                    say(f"{'':<14}{flag} {name}", console=out)
+                    say(f"{'':<{COLUMN}}{flag} {name}", console=out)
 
 
 def methods() -> None:
@@ -27,7 +30,7 @@ def methods() -> None:
         from hardprompts.search.registry import DEFAULT_METHOD, search_methods
 
         for name, method in sorted(search_methods().items()):
-            say(f"{name:<22}{_first_line(method)}{' [default]' if name == DEFAULT_METHOD else ''}", console=out)
+            say(f"{name:<{COLUMN}}{_first_line(method)}{' [default]' if name == DEFAULT_METHOD else ''}", console=out)
 
 
 def plugins() -> None:
@@ -36,7 +39,7 @@ def plugins() -> None:
         from hardprompts.plugins import plugins as registered
 
         for name, things in registered().items():
-            say(f"{name:<14}{', '.join(things)}", console=out)
+            say(f"{name:<{COLUMN}}{', '.join(things)}", console=out)
 
 
 def model_names() -> list[str]:
