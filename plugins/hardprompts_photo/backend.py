@@ -165,7 +165,7 @@ def load_network(size: str, file: Path) -> Any:
     return network.eval().requires_grad_(False)
 
 
-_TIMM = 'install the version that is known to fit: pip install "timm>=1.0.3,<2"'
+_TIMM = 'install the version that is known to fit: pip install "timm>=1.0.17,<2"'
 
 
 def _read(file: Path) -> dict[str, Tensor]:
