@@ -39,7 +39,7 @@ from hardprompts.towers import (
 )
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
-from hardprompts_transformers.releases import BY_PILLOW, DTYPE
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE, open_tokenizer
 
 #: What can be opened: the `model_type` of a config, and the class that it stands for.
 ARCHITECTURES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
@@ -103,9 +103,7 @@ def open_model(
                 f"this plugin knows and is not a language model; supported are {_supported()}, and causal, masked and "
                 "seq2seq language models"
             )
-        tokenizer = load(
-            place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-        )
+        tokenizer = load(place, "the tokenizer", lambda: open_tokenizer(place))
         if language_model is not None:
             loaded = load(
                 place, "the weights", lambda: complete(place, language_models.load(place, language_model, dtype))

@@ -12,7 +12,7 @@ from PIL import Image
 from hardprompts.devices import checked_device
 from hardprompts.errors import BackendError
 from hardprompts_transformers.loading import complete, load, quiet, resolve
-from hardprompts_transformers.releases import BY_PILLOW, DTYPE
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE, open_tokenizer
 
 EXAMPLE = "transformers:Salesforce/blip-image-captioning-base"
 
@@ -98,7 +98,7 @@ class ImageCaptioner:
                 lambda: transformers.AutoImageProcessor.from_pretrained(place, **BY_PILLOW),
             ) if processor is None else processor.image_processor  # fmt: skip
             tokenizer = load(
-                place, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place)
+                place, "the tokenizer", lambda: open_tokenizer(place)
             ) if processor is None else processor.tokenizer  # fmt: skip
         model = model.to(chosen).eval().requires_grad_(False)
         return cls(

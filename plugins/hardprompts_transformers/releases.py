@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers
 from huggingface_hub import errors
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 #: The dtype, as `from_pretrained` takes it: `torch_dtype` before transformers 4.56.
 DTYPE = "dtype" if hasattr(transformers.PretrainedConfig(), "dtype") else "torch_dtype"
@@ -40,3 +41,19 @@ def scales_decoder_outputs(config: Any) -> bool:
     """Whether a model of this config scales what its decoder gives before its head reads it."""
     by_kind = getattr(config, "model_type", "") in _SCALING and config.tie_word_embeddings
     return bool(getattr(config, "scale_decoder_outputs", by_kind))
+
+
+def open_tokenizer(place: str) -> Any:
+    """The tokenizer of a folder or hub id, under any release also one that transformers 5 wrote.
+
+    Such a folder may name a class that older releases do not have, and lists special tokens where they expect a table.
+    """
+    options: dict[str, Any] = {"trust_remote_code": False}
+    own = transformers.AutoTokenizer
+    if not hasattr(transformers, "TokenizersBackend"):
+        config = get_tokenizer_config(place)
+        if isinstance(special := config.get("extra_special_tokens"), list):
+            options |= {"extra_special_tokens": {}, "additional_special_tokens": special}
+        if not hasattr(transformers, config.get("tokenizer_class") or "PreTrainedTokenizerFast"):
+            own = transformers.PreTrainedTokenizerFast  # all of it is in tokenizer.json
+    return own.from_pretrained(place, **options)

@@ -27,7 +27,7 @@ from hardprompts_transformers.backend import ARCHITECTURES, open_model
 from hardprompts_transformers.frozen_encoder import frozen_encoder
 from hardprompts_transformers.language_models import context
 from hardprompts_transformers.loading import TOKENIZER_FILES, check_folder, complete, load, quiet, resolve
-from hardprompts_transformers.releases import DTYPE
+from hardprompts_transformers.releases import DTYPE, open_tokenizer
 from hardprompts_transformers.sentence_modules import Pooling, SentenceModules, dual_encoder_folder
 
 EXAMPLE = "sentence-transformers:sentence-transformers/all-MiniLM-L6-v2"
@@ -137,9 +137,7 @@ def open_sentence_encoder(
             where, "config.json", lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
         )
         architecture = _architecture(config, where)
-        tokenizer = load(
-            where, "the tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        )
+        tokenizer = load(where, "the tokenizer", lambda: open_tokenizer(where))
         model = load(where, "the weights", lambda: _load_weights(where, architecture, dtype).to(device))
     model.eval().requires_grad_(False)
     if modules.pooling is None:
