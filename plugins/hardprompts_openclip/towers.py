@@ -73,7 +73,10 @@ def text_module(model: nn.Module) -> nn.Module:
 def token_embedding(model: nn.Module) -> nn.Module:
     """The module that looks tokens up."""
     text: Any = text_module(model)
-    found: nn.Module = getattr(text, "token_embedding", None) or text.transformer.get_input_embeddings()
+    found: nn.Module | None = getattr(text, "token_embedding", None)
+    if found is None:  # before transformers 5, M2M100's encoder has it by its name alone
+        found = getattr(text.transformer, "embed_tokens", None) or text.transformer.get_input_embeddings()
+    assert found is not None
     return found
 
 

@@ -106,7 +106,8 @@ def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[A
 @cache
 def _has_bf16() -> bool:
     """Return whether this processor multiplies bf16 natively; emulated it is slower than fp32."""
-    return torch.cpu._is_avx512_bf16_supported()
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # torch 2.4 cannot tell
+    return supported is not None and bool(supported())
 
 
 def prepare(device: torch.device) -> None:

@@ -150,7 +150,8 @@ def is_sequentially_offloaded(network: nn.Module) -> bool:
 
 def is_group_offloaded(network: nn.Module) -> bool:
     """True if weights come in for the pass of a group of layers alone (diffusers)."""
-    configs = [getattr(hook, "config", None) for _, hook in _diffusers_hooks(network)]
+    # Before diffusers 0.35 a group itself holds what its config says.
+    configs = [getattr(hook, "config", getattr(hook, "group", None)) for _, hook in _diffusers_hooks(network)]
     return any(
         hasattr(config, "offload_device") and config.onload_device != config.offload_device  # type: ignore[union-attr]
         for config in configs

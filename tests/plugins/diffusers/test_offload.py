@@ -70,8 +70,8 @@ def test_sequential_and_group_offload_are_refused_with_what_to_do() -> None:
     assert families.invert(pipe).prompts  # nothing moves
     for part in pipe.unet.modules():
         for hook in getattr(getattr(part, "_diffusers_hook", None), "hooks", {}).values():
-            if hasattr(hook, "config"):
-                hook.config.onload_device = torch.device("cuda")
+            if config := getattr(hook, "config", getattr(hook, "group", None)):
+                config.onload_device = torch.device("cuda")
     with pytest.raises(BackendError, match="offloaded in groups"):
         families.invert(pipe)
 

@@ -134,6 +134,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def written(kind: str) -> Path:
         path = root / kind
+        if kind == "eos-pool" and not hasattr(open_clip.CLIPTextCfg, "eos_id"):
+            pytest.skip(f"open_clip {open_clip.__version__} has no towers that pool at a token of their own")
         if path.exists():
             return path
         path.mkdir()
