@@ -14,9 +14,35 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import huggingface_hub.utils._http
+import pytest
 import yaml
+from huggingface_hub import constants
+
+
+@contextmanager
+def reached(hub: "LoopbackHub", cache: Path) -> Iterator[None]:
+    """The client asks this hub and no other, at once; what it downloads is kept in `cache`."""
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    # Before huggingface_hub 1.0 sessions remember whether they are offline.
+    forget_sessions = getattr(huggingface_hub.utils._http, "reset_sessions", lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        # Large files go the older way, by LFS; old clients know no other.
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
+        # The client waits seconds between its attempts.
+        patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        patch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+        forget_sessions()
+        yield
+    forget_sessions()
 
 
 @dataclasses.dataclass

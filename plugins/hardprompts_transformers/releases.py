@@ -56,4 +56,9 @@ def open_tokenizer(place: str) -> Any:
             options |= {"extra_special_tokens": {}, "additional_special_tokens": special}
         if not hasattr(transformers, config.get("tokenizer_class") or "PreTrainedTokenizerFast"):
             own = transformers.PreTrainedTokenizerFast  # all of it is in tokenizer.json
-    return own.from_pretrained(place, **options)
+    try:
+        return own.from_pretrained(place, **options)
+    except Exception as error:  # the bare one, of a damaged tokenizer.json in older releases
+        if type(error) is not Exception:
+            raise
+        raise ValueError(f"tokenizer.json is damaged: {error}") from error

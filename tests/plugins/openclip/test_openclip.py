@@ -330,7 +330,7 @@ def test_a_model_of_ones_own(folder: Callable[[str], Path]) -> None:
 
 def test_a_table_that_the_model_scales_is_taken_as_the_tower_sees_it(backend: Callable[..., Backend]) -> None:
     opened = backend("m2m")
-    weight = model_of(opened).text.transformer.get_input_embeddings().weight
+    weight = model_of(opened).text.transformer.embed_tokens.weight
     torch.testing.assert_close(opened.vocabulary.table, weight * 32**0.5)
 
 

@@ -16,6 +16,7 @@ from hardprompts.errors import BackendError, TemplateError
 from hardprompts_emoji import path
 from hardprompts_transformers.backend import from_model
 from hardprompts_transformers.language_models import from_language_model
+from hardprompts_transformers.releases import BY_PILLOW, DTYPE
 
 TEXTS = ("a red cat", "two dogs in the snow", "a big house near the sea at night")
 
@@ -24,9 +25,9 @@ TEXTS = ("a red cat", "two dogs in the snow", "a big house near the sea at night
 def clip() -> tuple[Any, Any, Any]:
     folder = path("emoji-clip")
     return (
-        transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32),
+        transformers.CLIPModel.from_pretrained(folder, **{DTYPE: torch.float32}),
         transformers.AutoTokenizer.from_pretrained(folder),
-        transformers.AutoImageProcessor.from_pretrained(folder, backend="pil"),
+        transformers.AutoImageProcessor.from_pretrained(folder, **BY_PILLOW),
     )
 
 
@@ -34,7 +35,7 @@ def clip() -> tuple[Any, Any, Any]:
 def lm() -> tuple[Any, Any]:
     folder = path("emoji-lm")
     return (
-        transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        transformers.AutoModelForCausalLM.from_pretrained(folder, **{DTYPE: torch.float32}),
         transformers.AutoTokenizer.from_pretrained(folder),
     )
 
@@ -205,7 +206,11 @@ def compiled_in_place(model: Any) -> Any:
 
 
 def resized(model: Any) -> Any:
-    model.text_model.resize_token_embeddings(len(model.text_model.get_input_embeddings().weight) + 5)
+    table = model.text_model.embeddings.token_embedding  # by hand: older releases do not resize a tower
+    longer = torch.nn.Embedding(table.num_embeddings + 5, table.embedding_dim)
+    with torch.no_grad():
+        longer.weight[: table.num_embeddings] = table.weight
+    model.text_model.embeddings.token_embedding = longer
     return model
 
 

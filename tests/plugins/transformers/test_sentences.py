@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, reached
+from packaging.version import Version
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import tokenizer_of
@@ -48,6 +49,11 @@ def pieces(special: list[str]) -> dict[str, int]:
 
 def bert_tokenizer(**more: Any) -> Any:
     return tokenizer_of("BertTokenizer", vocab=pieces(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]), **more)
+
+
+def plain_tokenizer() -> Any:
+    """For models that take no types of tokens."""
+    return bert_tokenizer(model_input_names=["input_ids", "attention_mask"])
 
 
 def mpnet_tokenizer() -> Any:
@@ -113,8 +119,8 @@ def model_of(kind: str, tokenizer: Any) -> Any:
 
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "bert": bert_tokenizer, "mpnet": mpnet_tokenizer, "roberta": roberta_tokenizer, "distilbert": bert_tokenizer,
-    "decoder": decoder_tokenizer, "t5": bert_tokenizer,
+    "bert": bert_tokenizer, "mpnet": mpnet_tokenizer, "roberta": roberta_tokenizer, "distilbert": plain_tokenizer,
+    "decoder": decoder_tokenizer, "t5": plain_tokenizer,
 }  # fmt: skip
 KINDS = list(TOKENIZERS)
 PROMPTS = {"query": "query: ", "passage": "passage: ", "none": ""}
@@ -220,6 +226,8 @@ def test_features_are_those_of_sentence_transformers(kind: str, options: dict[st
     if kind == "decoder" and not options:  # which has no special tokens
         with pytest.raises(ValueError, match="the text '' has no tokens"):
             encoder.encode_text(TEXTS)
+        texts = [text for text in TEXTS if text]
+    if options and Version(package.__version__) < Version("6"):  # which strips the space before an empty text
         texts = [text for text in TEXTS if text]
     expected = torch.tensor(package.SentenceTransformer(str(folder), device="cpu").encode(texts, **options))
     found = encoder.encode_text(texts)
@@ -406,17 +414,9 @@ def test_features_become_a_prompt_on_minilm() -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
+def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     """A hub on this machine, for a person who is not logged in."""
-    with LoopbackHub().running() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-        monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    with LoopbackHub().running() as running, reached(running, tmp_path / "cache"):
         yield running
 
 

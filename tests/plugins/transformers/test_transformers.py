@@ -466,7 +466,8 @@ def test_damaged_json(broken: Path) -> None:
     (broken / "preprocessor_config.json").unlink()
     with pytest.raises(BackendError, match="preprocessor_config"):
         opened(broken)
-    (broken / "tokenizer.json").unlink()
+    for file in ("tokenizer.json", "vocab.json"):
+        (broken / file).unlink(missing_ok=True)
     with pytest.raises(BackendError, match="has no tokenizer"):
         opened(broken)
 
