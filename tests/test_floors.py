@@ -15,8 +15,11 @@ else:
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-#: Tools that look at the code and never run it, what builds a release or the site, and Ray, whose tests are skipped without it.
-NOT_TESTED = {"ruff", "mypy", "codespell", "ray", "mkdocs-material", "mkdocstrings-python"}
+#: Tools that look at the code, build the site, run notebooks or drive a browser; and Ray, whose tests are skipped
+#: without it.
+NOT_TESTED = {
+    "ruff", "mypy", "codespell", "mkdocs-material", "mkdocstrings-python", "nbclient", "ipykernel", "playwright", "ray",
+}  # fmt: skip
 EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("all", "release")}
 
 

@@ -255,7 +255,7 @@ class _Count:
         return BatchProgress(self.done, self.failed, waiting, last - first)
 
 
-def _bar(progress: bool, total: int | None) -> "tqdm[Any]":
+def _bar(progress: bool, total: int | None) -> tqdm:
     return tqdm(total=total, disable=None if progress else True, desc="prompts", unit="image", smoothing=0)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from huggingface_hub import constants
 from loopback_hub import LoopbackHub, reached
 from packaging.version import Version
 from PIL import Image
