@@ -8,6 +8,8 @@ from typing import Any
 
 from hardprompts.batch.records import IMAGE
 from hardprompts.batch.tables import arrow_schema, read_table_column
+from hardprompts.causes.standins import read_json
+from hardprompts.errors import FileFormatError
 
 #: The part of a file's name that says its split: "train-00000-of-00002.parquet".
 _SHARD = re.compile(r"(.+)-\d+-of-\d+")
@@ -105,13 +107,19 @@ def _tables(path: Path) -> list[Path]:
         return [path]
     listed = path / "dataset_dict.json"
     if listed.is_file():
-        splits = list(json.loads(listed.read_text(encoding="utf-8")).get("splits", ()))
-        if len(splits) != 1:
+        found = read_json(listed)
+        splits = found.get("splits") if isinstance(found, dict) else None
+        if not isinstance(splits, list) or not splits or not all(isinstance(split, str) for split in splits):
+            raise FileFormatError(f"{str(listed)!r} names no splits; save the data set again with save_to_disk")
+        if len(splits) > 1:
             raise ValueError(f"{path} has the splits {', '.join(splits)}; name one of them, such as {path / splits[0]}")
         return _tables(path / splits[0])
     files = sorted(file for suffix in ("arrow", "parquet") for file in path.rglob(f"*.{suffix}"))
     if not files:
-        raise ValueError(f"{path} has no .arrow or .parquet files; give a table, or a folder that save_to_disk wrote")
+        raise FileFormatError(
+            f"{str(path)!r} is a folder, and has no .arrow or .parquet files; give a table, or a folder that save_to_disk "
+            "wrote"
+        )
     begins = {(file.parent, found[1] if (found := _SHARD.fullmatch(file.stem)) else file.stem) for file in files}
     if len(begins) > 1:
         listing = ", ".join(str(file.relative_to(path)) for file in files[:5])

@@ -8,6 +8,7 @@ import pytest
 from batches import TEXTS, encoded, picture
 from commands import Run
 
+from hardprompts import FileFormatError
 from hardprompts.batch import invert_many, open_source
 from hardprompts.batch.columns import text_columns
 from hardprompts.testing import toy_backend
@@ -117,6 +118,10 @@ def test_what_cannot_be_read_as_labeled_texts_says_why(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no .arrow or .parquet files"):
         text_columns(tmp_path / "empty", ("text",))
+    for damage in ("{", "[]", '{"splits": []}', '{"splits": [1, 2]}', "[" * 100_000):
+        (tmp_path / "empty" / "dataset_dict.json").write_text(damage)
+        with pytest.raises(FileFormatError, match="dataset_dict.json"):
+            text_columns(tmp_path / "empty", ("text",))
     (tmp_path / "several").mkdir()
     for name in ("train-00000-of-00001", "test-00000-of-00001"):
         labeled().to_parquet(tmp_path / "several" / f"{name}.parquet")
