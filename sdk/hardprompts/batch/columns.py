@@ -117,8 +117,8 @@ def _tables(path: Path) -> list[Path]:
     files = sorted(file for suffix in ("arrow", "parquet") for file in path.rglob(f"*.{suffix}"))
     if not files:
         raise FileFormatError(
-            f"{str(path)!r} is a folder, and has no .arrow or .parquet files; give a table, or a folder that save_to_disk "
-            "wrote"
+            f"{str(path)!r} is a folder, and has no .arrow or .parquet files; give a table, or a folder that "
+            "save_to_disk wrote"
         )
     begins = {(file.parent, found[1] if (found := _SHARD.fullmatch(file.stem)) else file.stem) for file in files}
     if len(begins) > 1:
