@@ -143,3 +143,10 @@ def test_every_public_name_is_there() -> None:
         assert getattr(hardprompts, name) is not None
     with pytest.raises(AttributeError):
         _ = hardprompts.no_such_name  # type: ignore[attr-defined]
+
+
+def test_helpers_of_tests_have_names_of_their_own() -> None:
+    # pytest runs all tests in one process, where a name stands for one module alone.
+    tests = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "conftest")))
+    helpers = [path.stem for path in tests]
+    assert len(helpers) == len(set(helpers)), sorted({name for name in helpers if helpers.count(name) > 1})

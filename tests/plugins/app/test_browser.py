@@ -14,8 +14,8 @@ pytest.importorskip("gradio", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="drives the browser")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from screenshots import EXAMPLES, drop, find, started, tab  # noqa: E402 - it stands beside this file
-from server import ROOT, opened, running  # noqa: E402
+from page_screenshots import EXAMPLES, drop, find, started, tab  # noqa: E402 - it stands beside this file
+from page_server import ROOT, opened, running  # noqa: E402
 
 FOX, OWL = EXAMPLES / "fox-purple-flat.png", EXAMPLES / "owl-brown-night.png"
 

@@ -42,7 +42,7 @@ def test_a_page_for_others_has_no_folder_and_no_models_of_their_choice() -> None
 def test_it_runs_as_it_is() -> None:
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
     sys.path.insert(0, str(Path(__file__).parent))
-    from server import free_port
+    from page_server import free_port
 
     port = free_port()
     environment = {**os.environ, "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "SPACE_ID": "a/b"}

@@ -1,6 +1,6 @@
 """Opens the page in a real browser, uses each tab, and takes ten pictures.
 
-    python tests/plugins/app/screenshots.py [FOLDER]
+    python tests/plugins/app/page_screenshots.py [FOLDER]
 
 Needs playwright and Debian's chromium. Pictures of docs/app.md are taken into docs/app, all ten into FOLDER if there is one.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from server import ROOT, chromium, opened, running
+from page_server import ROOT, chromium, opened, running
 
 EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
 PICTURES = ROOT / "docs" / "app"
