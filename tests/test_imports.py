@@ -150,3 +150,16 @@ def test_helpers_of_tests_have_names_of_their_own() -> None:
     tests = (path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "conftest")))
     helpers = [path.stem for path in tests]
     assert len(helpers) == len(set(helpers)), sorted({name for name in helpers if helpers.count(name) > 1})
+
+
+@pytest.mark.parametrize("stub", sorted(SDK.rglob("__init__.pyi")), ids=lambda path: path.parent.name)
+def test_no_public_name_is_that_of_a_module_beside_it(stub: Path) -> None:
+    """Whoever imports the module first would put it where the function is expected, with lazy_loader before 0.6."""
+    names = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    modules = {path.stem for path in stub.parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert not names & modules

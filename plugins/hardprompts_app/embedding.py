@@ -7,7 +7,7 @@ from typing import Any
 from hardprompts.distillation.audits import audits_of
 from hardprompts.errors import FileFormatError
 from hardprompts.softprompts.audit import Audit
-from hardprompts.softprompts.sentences import sentences
+from hardprompts.softprompts.findings import sentences
 from hardprompts_app.work import Job, Models
 
 

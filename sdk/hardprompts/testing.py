@@ -23,7 +23,7 @@ from torch import Tensor
 from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, LanguageModelKind, normalize
 from hardprompts.errors import FileFormatError
-from hardprompts.inversion.captioners import Captioner, captions_of
+from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate

@@ -16,7 +16,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
-    from hardprompts.inversion.captioners import Captioner
+    from hardprompts.inversion.captioning import Captioner
     from hardprompts.search.protocol import Search
 
 MILLION = 1_000_000

@@ -21,7 +21,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
-    from hardprompts.inversion.captioners import Captioner
+    from hardprompts.inversion.captioning import Captioner
     from hardprompts.search.protocol import Callback, Search, SearchProgress
 
 #: Options of `PromptInverter.invert` that are not for the pictures of a batch.

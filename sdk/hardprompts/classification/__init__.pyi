@@ -1,9 +1,9 @@
 # The public names of hardprompts.classification; `__init__.py` imports each from here on first use.
 from .batches import RowBatches
-from .few_shot import FewShotReport, FewShotRun, few_shot
 from .measures import Measures
 from .objective import LabelLikelihood
 from .prompted import PromptedModel, batch_prior, language_model
+from .shots import FewShotReport, FewShotRun, few_shot
 from .template import ClassificationTemplate
 from .transfer import TransferReport, evaluate_transfer, transfer_table
 from .tuner import ClassifierPromptTuner

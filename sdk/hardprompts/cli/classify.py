@@ -225,7 +225,7 @@ def _few_shot(
     deadline: float | None,
 ) -> None:
     """Prints the figures of many draws, and each draw as it is done."""
-    from hardprompts.classification.few_shot import FewShotRun, few_shot
+    from hardprompts.classification.shots import FewShotRun, few_shot
 
     def shown(run: FewShotRun) -> None:
         say(f"seed {run.seed}: {run.accuracy:.3f} ({run.empty:.3f} without) {printable(run.prompt)}", "dim")

@@ -34,9 +34,9 @@ def inspect(
         from hardprompts.distillation.audits import audits_of
         from hardprompts.errors import FileFormatError
         from hardprompts.softprompts.audit import FileFacts
+        from hardprompts.softprompts.findings import sentences
         from hardprompts.softprompts.names import renaming_of
         from hardprompts.softprompts.report import render_refusal, render_report
-        from hardprompts.softprompts.sentences import sentences
         from hardprompts.wording import read_phrases
 
         if decode and model is None:

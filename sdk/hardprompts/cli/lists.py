@@ -14,7 +14,7 @@ def models() -> None:
     """List the models that --model and --captioner accept."""
     with clear_errors():
         from hardprompts.encoders import backends
-        from hardprompts.inversion.captioners import captioners
+        from hardprompts.inversion.captioning import captioners
 
         openers: list[tuple[str, Mapping[str, object]]] = [("--model", backends()), ("--captioner", captioners())]
         for flag, known in openers:

@@ -1,5 +1,5 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
-from .captioners import Captioner, OpenCaptioner, captioners, load_captioner
+from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
 from .inverter import PromptInverter
 from .options import InversionArguments, InversionOptions
 from .readability import (

@@ -14,7 +14,7 @@ from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
-from hardprompts.inversion.captioners import Captioner, captions_of, opened_captioner
+from hardprompts.inversion.captioning import Captioner, captions_of, opened_captioner
 from hardprompts.inversion.lengths import best_by_length
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score

@@ -9,6 +9,7 @@ from .families import (
     OTHER_ENCODERS,
     encoder_of_width,
 )
+from .findings import sentences
 from .geometry import GeometryReport, analyze, angles, natural_ids, nearest_tokens, rotated, shrunk, slerp
 from .nearest import NearestDecoding, decode_nearest
 from .prompt import (
@@ -21,7 +22,6 @@ from .prompt import (
 )
 from .report import render_report
 from .robustness import RobustnessReport, measure_robustness
-from .sentences import sentences
 from .tensors import MAX_VALUES, StoredTensor
 
 __all__ = [

@@ -14,10 +14,10 @@ from hardprompts.errors import printable
 from hardprompts.hub.machine import without_machine
 from hardprompts.softprompts import plots
 from hardprompts.softprompts.audit import LONGEST_SHARE, Audit, FileFacts
+from hardprompts.softprompts.findings import encoder_widths, median_lengths
 from hardprompts.softprompts.geometry import NEAR, GeometryReport
 from hardprompts.softprompts.prompt import SoftPrompt
 from hardprompts.softprompts.robustness import Spread
-from hardprompts.softprompts.sentences import encoder_widths, median_lengths
 
 #: Rows of a table, entries of metadata and soft prompts of a file that a page shows, and letters of one text.
 LIMITS = {"max_rows": 80, "max_metadata": 24, "max_prompts": 16, "max_text": 300}

@@ -121,7 +121,7 @@ def test_an_embedding_is_described_as_by_inspect(models: Models, tmp_path: Path)
     from safetensors.torch import save_file
 
     from hardprompts.distillation.audits import audits_of
-    from hardprompts.softprompts.sentences import sentences
+    from hardprompts.softprompts.findings import sentences
 
     width = toy_backend().vocabulary.table.shape[1]
     file = tmp_path / "style.safetensors"

@@ -33,7 +33,7 @@ def test_few_shots_are_drawn_anew_for_each_seed(tmp_path) -> None:
     assert report.gain.mean == pytest.approx(np.mean([run.accuracy - run.empty for run in report.runs]))
     assert not hasattr(model, "prompt_"), "the tuner that was given stays as it is"
     # A draw is a fit of its own: the same examples, half of them held out.
-    from hardprompts.classification.few_shot import _drawn
+    from hardprompts.classification.shots import _drawn
 
     places = _drawn(texts, labels, 4, 1)
     assert sorted(labels[i] for i in places) == ["moon"] * 4 + ["sun"] * 4

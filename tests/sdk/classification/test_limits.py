@@ -9,8 +9,8 @@ from toy_classification import examples, quick_tuner
 
 from hardprompts import allowance
 from hardprompts.classification import choice, judging, transfer
-from hardprompts.classification.few_shot import few_shot
 from hardprompts.classification.prompted import PromptedModel
+from hardprompts.classification.shots import few_shot
 from hardprompts.classification.transfer import evaluate_transfer, transfer_table
 from hardprompts.search import bound, loop
 from hardprompts.testing import toy_language_model
