@@ -23,16 +23,24 @@ import yaml
 from huggingface_hub import constants
 
 
+def forget_sessions() -> None:
+    """The client's sessions are made anew: before huggingface_hub 1.0 they remember whether they are offline."""
+    getattr(huggingface_hub.utils._http, "reset_sessions", lambda: None)()
+
+
+def point_at(patch: pytest.MonkeyPatch, url: str) -> None:
+    """The client asks the hub at `url` and no other."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "ENDPOINT", url)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
 @contextmanager
 def reached(hub: "LoopbackHub", cache: Path) -> Iterator[None]:
     """The client asks this hub and no other, at once; what it downloads is kept in `cache`."""
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    # Before huggingface_hub 1.0 sessions remember whether they are offline.
-    forget_sessions = getattr(huggingface_hub.utils._http, "reset_sessions", lambda: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        patch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        point_at(patch, hub.url)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         # Large files go the older way, by LFS; old clients know no other.

@@ -315,6 +315,8 @@ def test_long_prompts_in_batches_are_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["avif", "dds", "spider", "png", "tiff", "gif"])
 def test_damaged_pictures_are_errors_of_their_own_alone(format: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
+    if format.upper() not in Image.registered_extensions().values():
+        pytest.skip(f"this Pillow has no {format}")
     picture().resize((64, 64)).convert("F" if format == "spider" else "RGB").save(buffer, format)
     whole = buffer.getvalue()
     damaged = [whole[: len(whole) // 2], whole[:20] + b"\xff" * 60 + whole[80:], whole[:-100] + bytes(100)]

@@ -152,7 +152,7 @@ def export(folder: Path, output: Path, device: torch.device, report: dict[str, A
     with replacing(output) as temporary:
         pipeline.save_pretrained(temporary)
         # As they are there: saving a loaded tokenizer adds where it was loaded from.
-        for file in ("tokenizer.json", "tokenizer_config.json"):
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
             shutil.copyfile(hardprompts_emoji.path(TEXT_MODEL) / file, temporary / "tokenizer" / file)
         _load_in_fp32(temporary / "text_encoder" / "config.json")
         # The sample picture comes from what was written, not from the weights in memory.

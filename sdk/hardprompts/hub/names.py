@@ -32,7 +32,7 @@ def is_repo_id(text: str) -> bool:
         validate_repo_id(text)
     except HFValidationError:
         return False
-    return text.count("/") == 1
+    return text.count("/") == 1 and not text.endswith("\n")  # which older clients let pass
 
 
 def embedding_files() -> tuple[str, ...]:

@@ -50,7 +50,8 @@ def checked_seed(seed: Any, name: str = "seed") -> int:
         ValueError: it is not a whole number from 0 to 2**64 - 1; nor are True, False and 1.0.
     """
     try:
-        number = -1 if isinstance(seed, bool) else operator.index(seed)
+        # numpy's own truth value is called bool_ in numpy 1, where it warns when it is taken as a number.
+        number = -1 if type(seed).__name__ in ("bool", "bool_") else operator.index(seed)
     except TypeError:
         number = -1
     if not 0 <= number < SEEDS:

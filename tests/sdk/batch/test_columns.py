@@ -70,8 +70,8 @@ def test_a_column_that_cannot_be_told_is_asked_for(pictures: Any, tmp_path: Path
 
 
 def test_saved_data_sets_and_streams_give_the_prompts_of_those_in_memory(pictures: Any, tmp_path: Path) -> None:
-    pictures.save_to_disk(tmp_path / "saved")
-    datasets.DatasetDict(train=pictures).save_to_disk(tmp_path / "splits")
+    pictures.save_to_disk(str(tmp_path / "saved"))
+    datasets.DatasetDict(train=pictures).save_to_disk(str(tmp_path / "splits"))
     found = []
     for number, source in enumerate(
         [pictures, str(tmp_path / "saved"), str(tmp_path / "splits" / "train"), pictures.to_iterable_dataset()]
@@ -96,8 +96,8 @@ def labeled(**more: Any) -> Any:
 
 def test_texts_and_the_names_of_classes_are_read_from_what_was_saved(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
-    labeled().save_to_disk(tmp_path / "saved", num_shards=2)
-    datasets.DatasetDict(train=labeled()).save_to_disk(tmp_path / "one")
+    labeled().save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    datasets.DatasetDict(train=labeled()).save_to_disk(str(tmp_path / "one"))
     labeled().to_parquet(tmp_path / "table.parquet")
     for place in ("saved", "one", "one/train", "table.parquet"):
         found = text_columns(tmp_path / place, ("sentence", "mood"))
@@ -106,10 +106,10 @@ def test_texts_and_the_names_of_classes_are_read_from_what_was_saved(tmp_path: P
 
 def test_what_cannot_be_read_as_labeled_texts_says_why(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
-    datasets.DatasetDict(train=labeled(), test=labeled()).save_to_disk(tmp_path / "two")
+    datasets.DatasetDict(train=labeled(), test=labeled()).save_to_disk(str(tmp_path / "two"))
     with pytest.raises(ValueError, match="has the splits train, test; name one of them, such as .*two/train"):
         text_columns(tmp_path / "two", ("sentence",))
-    labeled().save_to_disk(tmp_path / "saved")
+    labeled().save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(ValueError, match="has no column 'text'; it has sentence, mood"):
         text_columns(tmp_path / "saved", ("text",))
     labeled(mood=[0, 1, -1, 1]).to_parquet(tmp_path / "secret.parquet")
@@ -137,7 +137,7 @@ def test_a_saved_data_set_is_tuned_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     datasets.disable_progress_bars()
     monkeypatch.setattr("hardprompts.classification.tuner.load_backend", lambda *a, **k: toy_language_model())
-    labeled().save_to_disk(tmp_path / "saved")
+    labeled().save_to_disk(str(tmp_path / "saved"))
     search = ("--template", "{prompt} {text} the {label}", "--tokens", "2", "--steps", "1", "--restarts", "1")
     columns = ("--text-column", "sentence", "--label-column", "mood")
     found = Run("tune", tmp_path / "saved", *columns, *search, "--seed", "0", "--save", tmp_path / "tuner")

@@ -1,6 +1,7 @@
 """Cards: what they tell, and that nothing in a prompt becomes markup."""
 
 import dataclasses
+import inspect
 import re
 from typing import Any
 
@@ -125,6 +126,8 @@ def test_a_license_that_the_hub_does_not_know(hub: LoopbackHub) -> None:
 
 
 def test_the_hub_itself_validates_the_card(hub: LoopbackHub) -> None:
+    if "https://huggingface.co/" in inspect.getsource(ModelCard.validate):
+        pytest.skip("before huggingface_hub 1.0 the client asks the Hub itself, whatever the endpoint")
     ModelCard(card("alice/tiger", PROMPT, soft())).validate()
     with pytest.raises(ValueError, match="license"):
         ModelCard(card("alice/tiger", PROMPT, license="evil")).validate()

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from hub_samples import PROMPT, same, soft
 from huggingface_hub import constants
-from loopback_hub import LoopbackHub
+from loopback_hub import LoopbackHub, forget_sessions, point_at
 
 from hardprompts import FileFormatError, HardPrompt, HubError, SoftPrompt, sharing
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forget_sessions()
 
 
 def cached(tmp_path: Path) -> set[str]:
@@ -50,7 +51,8 @@ def test_what_is_not_in_the_cache_says_so(hub: LoopbackHub) -> None:
 
 
 def test_a_gated_repository_says_where_to_ask(hub: LoopbackHub) -> None:
-    hub.create("bob/gated", gated=True).files["prompt.json"] = PROMPT.to_json().encode()
+    files = hub.create("bob/gated", gated=True).files
+    files |= {"prompt.json": PROMPT.to_json().encode(), "learned_embeds.safetensors": b"embeddings"}
     with pytest.raises(HubError, match=rf"gives access on request; ask for it at {hub.url}/bob/gated"):
         HardPrompt.from_pretrained("bob/gated")
     with pytest.raises(HubError, match="gives access on request"):
@@ -154,10 +156,7 @@ def test_a_pull_that_breaks_off_leaves_nothing_half_done(
 
 
 def test_a_hub_that_is_not_there(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:1/{repo_id}/resolve/{revision}/{filename}"
-    )
+    point_at(monkeypatch, "http://127.0.0.1:1")
     with pytest.raises(HubError, match="the connection broke off"):
         PROMPT.push_to_hub("alice/tiger")
     for kind in (HardPrompt, SoftPrompt):
