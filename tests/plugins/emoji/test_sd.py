@@ -174,7 +174,7 @@ def pipe() -> Any:
 def test_files_are_small_and_safe() -> None:
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) <= 40e6
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".png"}
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".md", ".png", ".txt"}
     assert (FOLDER / "README.md").exists()
 
 
