@@ -236,12 +236,36 @@ def test_a_captioner_is_given_by_name(pictures: Path, tmp_path: Path) -> None:
 
     register(SimpleNamespace(captioners=hookimpl(lambda: {"parrot": opened})), "parrot")
     try:
-        run = Run("invert", pictures / "a.png", *QUICK[:4], "--steps", "0", "--captioner", "parrot:grey")
+        run = Run(
+            "invert",
+            pictures / "a.png",
+            *QUICK[:4],
+            "--restarts",
+            "1",
+            "--seed",
+            "1",
+            "--steps",
+            "0",
+            "--captioner",
+            "parrot:grey",
+        )
         assert run.out == "red house river\n" and asked == ["grey"]
         Run("invert", pictures / "a.png", *QUICK, "--captioner", "parrot:", "--caption", "x").fails("--caption ")
         Run("invert", pictures / "a.png", *QUICK, "--captioner", "parot:").fails("captioner scheme", "parrot")
         (pictures / "broken.jpg").unlink()
-        run = Run("invert-folder", pictures, *QUICK[:4], "--steps", "0", "--captioner", "parrot:green")
+        run = Run(
+            "invert-folder",
+            pictures,
+            *QUICK[:4],
+            "--restarts",
+            "1",
+            "--seed",
+            "1",
+            "--steps",
+            "0",
+            "--captioner",
+            "parrot:green",
+        )
         assert run.code == 0 and (pictures / "a.txt").read_text() == "red house river\n" and asked[-1] == "green"
         out = tmp_path / "out.jsonl"
         run = Run("batch", pictures, "-o", out, *QUICK, "--captioner", "parrot:a")
