@@ -11,12 +11,12 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
-from hardprompts.diffusion.features import backend_of
+from hardprompts.diffusion.features import backend_of, denoiser_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.sampling import own_bank
 from hardprompts.distillation.states import ContextStates
-from hardprompts.encoders import Backend, NoisePredictor, load_backend
-from hardprompts.errors import BackendError, VocabularyError
+from hardprompts.encoders import Backend, NoisePredictor
+from hardprompts.errors import VocabularyError
 from hardprompts.images import ImageInput, load_images
 from hardprompts.noise import Conditioning, NoiseWindow
 from hardprompts.objectives import check_length
@@ -120,7 +120,7 @@ def fit_weights(
         raise ValueError("nothing to fit weights to; pass images, a text, or both")
     if syntax not in RULES:
         raise ValueError(f"unknown syntax {syntax!r}; known: {', '.join(RULES)}")
-    fit = _Fit.create(prompt, _denoiser(model), syntax)
+    fit = _Fit.create(prompt, denoiser_of(model), syntax)
     seed = drawn_seed(chosen.seed)
     followed = fit.objective(images, text, chosen, Stream.NOISES.generator(seed).initial_seed(), allowance)
     values, reason = fit.best(followed, chosen, allowance.share(2))
@@ -163,21 +163,9 @@ def weighted_conditioning(prompt: HardPrompt, model: str | Backend | NoisePredic
     """
     if prompt.weights is None:
         raise ValueError("this prompt has no weights; fit them with hardprompts.applications.fit_weights")
-    fit = _Fit.create(prompt, _denoiser(model), prompt.weights.syntax)
+    fit = _Fit.create(prompt, denoiser_of(model), prompt.weights.syntax)
     with torch.no_grad():
         return fit.weighted(torch.tensor(prompt.weights.values))
-
-
-def _denoiser(model: str | Backend | NoisePredictor) -> NoisePredictor:
-    opened = load_backend(model) if isinstance(model, str) else model
-    if not isinstance(opened, Backend):
-        return opened
-    if opened.noise_predictor is None:
-        raise BackendError(
-            f"{opened.name} has no denoiser, whose conditioning words could be weighted in; open a text-to-image "
-            "model, as in diffusers:<folder or hub id>"
-        )
-    return opened.noise_predictor
 
 
 # --- the rules of the UIs ---------------------------------------------------------------------

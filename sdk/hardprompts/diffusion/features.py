@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hardprompts.encoders import Backend, ConditioningEncoder, NoisePredictor
+from hardprompts.encoders import Backend, ConditioningEncoder, NoisePredictor, load_backend
+from hardprompts.errors import BackendError
 from hardprompts.noise import Conditioning
 from hardprompts.vocabulary import Vocabulary
 
@@ -63,3 +64,20 @@ def conditioning_encoder(backend: Backend) -> ConditioningEncoder | None:
     if backend.noise_predictor is None and isinstance(backend.text_encoder, ConditioningFeatures):
         return backend.text_encoder.encoder
     return backend.noise_predictor
+
+
+def denoiser_of(model: str | Backend | NoisePredictor) -> NoisePredictor:
+    """The denoiser of a model: itself, that of a backend, or that of the model of a name.
+
+    Raises:
+        BackendError: the model makes no images.
+        UnknownName: no such backend.
+    """
+    opened = load_backend(model) if isinstance(model, str) else model
+    if not isinstance(opened, Backend):
+        return opened
+    if opened.noise_predictor is None:
+        raise BackendError(
+            f"{opened.name} has no denoiser; open a text-to-image model, as in diffusers:<folder or hub id>"
+        )
+    return opened.noise_predictor

@@ -10,11 +10,12 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
+from hardprompts.diffusion.features import denoiser_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
 from hardprompts.diffusion.reading import check_template, whole_conditioning
 from hardprompts.encoders import Backend, NoisePredictor, SeparateTexts, load_backend
-from hardprompts.errors import BackendError, SearchError, VocabularyError
+from hardprompts.errors import SearchError, VocabularyError
 from hardprompts.images import ImageInput, image_weights, load_images
 from hardprompts.noise import Conditioning
 from hardprompts.objectives import check_length
@@ -58,19 +59,14 @@ class DenoisingInverter:
     def __init__(self, model: NoisePredictor | Backend | str, method: str | Search = DEFAULT_METHOD) -> None:
         # The backend rather than its denoiser: a pickle opens it again.
         self._model = load_backend(model) if isinstance(model, str) else model
-        if isinstance(self._model, Backend) and self._model.noise_predictor is None:
-            raise BackendError(
-                f"{self._model.name} has no denoiser; open a text-to-image model, as in diffusers:<folder or hub id>"
-            )
+        denoiser_of(self._model)  # refuses what has none
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
 
     @property
     def predictor(self) -> NoisePredictor:
         """The denoiser with its text encoders."""
-        model = self._model.noise_predictor if isinstance(self._model, Backend) else self._model
-        assert model is not None  # see the constructor
-        return model
+        return denoiser_of(self._model)
 
     def invert(
         self,
