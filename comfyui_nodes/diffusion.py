@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from .bridge import Progress, gradients_through_graph, show_text, to_images
 from .defaults import DENOISING, MAX_STEPS_OF_GRAPH, given, sdk_default
 from .graph import graph_predictor
+from .graph_inputs import MASK, batch_size_input, model_inputs, noises_input, size_inputs
 from .invert import ALL, EACH, banned_words, search_inputs
 from .methods import FOR_DENOISERS, method_input
 from .schema import shown
@@ -29,9 +30,7 @@ class ImageToPromptDiffusion(io.ComfyNode):
             description="Finds the prompt with which your own MODEL, LoRAs included, denoises an image best (PH2P). "
             "For Stable Diffusion 1.x, 2.x and SDXL. The models are not changed.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that will draw the picture, with its LoRAs."),
-                io.Clip.Input("clip", tooltip="Its text encoder, with its LoRAs."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                *model_inputs(),
                 io.Image.Input("image", tooltip="One image or a batch. Transparent areas count as white."),
                 io.Combo.Input(
                     "mode", options=[EACH, ALL], default=EACH, tooltip="For a batch: one prompt for each image, or "
@@ -41,20 +40,14 @@ class ImageToPromptDiffusion(io.ComfyNode):
                                "back for every noise (see noises_per_step) of every restart.",
                                max_steps=MAX_STEPS_OF_GRAPH),
                 method_input(FOR_DENOISERS, "How to search. ph2p is the method of the PH2P paper."),
-                io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped to "
-                             "this width. Smaller is faster."),
-                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped "
-                    "to this height."),
-                io.Int.Input("num_noises", default=sdk_default(DENOISING, "num_noises"), min=1, max=1000, optional=True,
-                             tooltip="How many noises each prompt is tested with. More are more reliable, but take "
+                *size_inputs(),
+                noises_input(DENOISING, "How many noises each prompt is tested with. More are more reliable, but take "
                              "longer."),
                 io.Int.Input("noises_per_step", default=sdk_default(DENOISING, "noises_per_step"), min=1, max=1000,
                              optional=True,
                              tooltip="How many of these noises each step of the search uses."),
-                io.Int.Input("batch_size", default=sdk_default(DENOISING, "batch_size"), min=1, max=256, optional=True,
-                             tooltip="How many noisy images go through the model at once. Fewer need less memory."),
-                io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
-                    "white."),
+                batch_size_input(DENOISING),
+                io.Mask.Input("mask", optional=True, tooltip=MASK),
                 io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not match."),
             ],
             outputs=[

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from .bridge import Progress, gradients_through_graph, show_text, to_images
 from .defaults import SEED, WEIGHTS, given, sdk_default
 from .graph import graph_predictor
+from .graph_inputs import MASK, batch_size_input, model_inputs, noises_input, size_inputs
 from .invert import MAX_SEED
 from .schema import seed_control, shown
 from .values import CATEGORY, HardPromptType, escaped
@@ -30,23 +31,17 @@ class WeightWords(io.ComfyNode):
             description="Gives each word of a prompt a weight, (fox:1.2), so that your own MODEL draws an image better "
             "with it, or does more of what another text says. For Stable Diffusion 1.x, 2.x and SDXL.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that will draw the picture, with its LoRAs."),
-                io.Clip.Input("clip", tooltip="Its text encoder, with its LoRAs."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                *model_inputs(),
                 io.String.Input("text", multiline=True, tooltip="The raw prompt, without weights and without "
                     "backslashes."),
                 io.Int.Input("max_steps", default=sdk_default(WEIGHTS, "max_steps"), min=1, max=1000, tooltip="How "
                     "often weights are tried. Each time runs the model forward and back for every noise."),
                 io.Int.Input("seed", default=SEED, min=0, max=MAX_SEED, control_after_generate=seed_control(),
                     tooltip="The same seed gives the same result."),
-                io.Int.Input("width", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped to "
-                    "this width. Smaller is faster."),
-                io.Int.Input("height", default=512, min=64, max=2048, step=8, tooltip="Images are scaled and cropped "
-                    "to this height."),
+                *size_inputs(),
                 io.Image.Input("image", optional=True, tooltip="What the model should draw: one image or a batch. "
                     "Transparent areas count as white."),
-                io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
-                    "white."),
+                io.Mask.Input("mask", optional=True, tooltip=MASK),
                 io.String.Input("target_text", default="", multiline=True, optional=True, tooltip="What the prompt "
                     "should do the same as, such as the long prompt that it came from. Instead of an image, or with "
                     "one."),
@@ -56,10 +51,9 @@ class WeightWords(io.ComfyNode):
                     tooltip="The least weight that a word may get."),
                 io.Float.Input("highest", default=high, min=1.01, max=3.0, step=0.05, optional=True,
                     tooltip="The greatest weight that a word may get. Far from 1, models draw artifacts."),
-                io.Int.Input("num_noises", default=sdk_default(WEIGHTS, "num_noises"), min=1, max=1000, optional=True,
-                    tooltip="How many noises the weights are tried with. More are more reliable, but take longer."),
-                io.Int.Input("batch_size", default=sdk_default(WEIGHTS, "batch_size"), min=1, max=256, optional=True,
-                    tooltip="How many noisy images go through the model at once. Fewer need less memory."),
+                noises_input(WEIGHTS, "How many noises the weights are tried with. More are more reliable, but take "
+                    "longer."),
+                batch_size_input(WEIGHTS),
             ],
             outputs=[
                 io.String.Output("prompt", "prompt", tooltip="For CLIP Text Encode: the words with their weights."),
