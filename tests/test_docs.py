@@ -1,6 +1,5 @@
 """The plugin in docs/plugins.md works as it stands there: installed, found, conforming, selectable."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ else:
     import tomli as tomllib
 
 from PIL import Image
+from programs import program
 
 from hardprompts import PromptInverter, load_backend
 from hardprompts.inversion import load_captioner
@@ -76,11 +76,7 @@ assert "transformers" not in sys.modules
 
 def test_the_model_of_the_docs_conforms_and_names_a_color(tmp_path: Path) -> None:
     (tmp_path / "hardprompts_words.py").write_text(block("python", "class WordEncoder"), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("hardprompts_words", tmp_path / "hardprompts_words.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    register(module, "words")
+    register(program(tmp_path / "hardprompts_words.py"), "words")
     try:
         backend = load_backend("words:", device="cpu")
         check_backend(backend, texts=("a red house near the river", "big boat"))

@@ -1,12 +1,12 @@
 """The examples run as they stand."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import program
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,25 +24,20 @@ def test_three_lines_with_diffusers(tmp_path: Path) -> None:
     assert (tmp_path / "drawn.png").exists()
 
 
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "examples" / "notebooks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+NOTEBOOKS = program(ROOT / "examples" / "notebooks.py")
 
 
-@pytest.mark.parametrize("page", program().PAGES)
+@pytest.mark.parametrize("page", NOTEBOOKS.PAGES)
 def test_the_notebooks_are_those_of_the_pages(page: str) -> None:
     # What the pages show is compared with what happens in tests/test_pages.py.
     text = (ROOT / "examples" / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8")
-    assert text == program().written(page), "run python examples/notebooks.py"
+    assert text == NOTEBOOKS.written(page), "run python examples/notebooks.py"
 
 
 def executed(page: str, tmp_path: Path) -> dict[str, Any]:
     """The notebook after a run of all its cells."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    notebook = nbformat.reads(program().written(page), as_version=4)
+    notebook = nbformat.reads(NOTEBOOKS.written(page), as_version=4)
     nbformat.validate(notebook)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     return dict(notebook)
@@ -58,6 +53,6 @@ def test_a_notebook_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", program().PAGES)
+@pytest.mark.parametrize("page", NOTEBOOKS.PAGES)
 def test_all_notebooks_run(page: str, tmp_path: Path) -> None:
     assert printed(executed(page, tmp_path))

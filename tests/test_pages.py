@@ -6,7 +6,6 @@ processor to processor. Blocks `bash` are for readers' own files: their commands
 """
 
 import contextlib
-import importlib.util
 import inspect
 import io
 import re
@@ -15,10 +14,12 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 from commands import Run
+from programs import program
 from typer.testing import CliRunner
 
 from hardprompts.cli import app
@@ -113,12 +114,8 @@ class Links(HTMLParser):
         self.targets += [value for name, value in attrs if name in ("href", "src") and value]
 
 
-def hooks():
-    spec = importlib.util.spec_from_file_location("site_hooks", DOCS / "site_hooks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hooks() -> ModuleType:
+    return program(DOCS / "site_hooks.py")
 
 
 @pytest.fixture(scope="module")

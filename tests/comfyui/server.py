@@ -39,6 +39,36 @@ def comfyui_python() -> str:
     return os.environ.get("COMFYUI_PYTHON", sys.executable)
 
 
+#: Before any program in `in_comfyui`: `asked`, ComfyUI's module of text encoders, and how it reads prompts.
+PARSER = """
+import json, sys
+sys.argv = sys.argv[:1]
+from comfy.cli_args import args
+args.cpu = True  # before anything asks for a graphics card
+from comfy import sd1_clip
+
+def pieces(text):
+    parsed = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
+    return [(sd1_clip.unescape_important(part), weight) for part, weight in parsed]
+
+asked = json.load(sys.stdin)
+"""
+
+
+def in_comfyui(program: str, asked: Any) -> Any:
+    """What a program prints as JSON that ComfyUI's Python runs in its checkout, behind `PARSER`."""
+    run = subprocess.run(
+        [comfyui_python(), "-c", PARSER + program],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=comfyui_path(),
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What came of one workflow.

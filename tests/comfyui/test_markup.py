@@ -1,8 +1,6 @@
 """ComfyUI's own parser reads prompts as `hardprompts.search.markup` does: pieces and weights are equal, whatever the brackets."""
 
-import json
 import random
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from server import comfyui_path, comfyui_python
+from server import comfyui_path, in_comfyui
 
 from hardprompts.search.markup import _parentheses
 
@@ -18,19 +16,6 @@ pytestmark = [
     pytest.mark.comfyui,
     pytest.mark.skipif(comfyui_path() is None, reason="needs a ComfyUI checkout in COMFYUI_PATH"),
 ]
-
-PROGRAM = """
-import json, sys
-sys.argv = sys.argv[:1]
-from comfy.cli_args import args
-args.cpu = True  # before anything asks for a graphics card
-from comfy import sd1_clip
-found = []
-for text in json.load(sys.stdin):
-    parsed = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
-    found.append([(sd1_clip.unescape_important(part), weight) for part, weight in parsed])
-print(json.dumps(found))
-"""
 
 PIECES = ("(", ")", "(", ")", "[", "]", ":1.2", ":", "a", "b ", "\\(", "\\)", "\\", "0.5", " ", ",")
 
@@ -49,12 +34,8 @@ def joined(pieces: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
 def test_comfyui_finds_the_same_pieces_and_weights() -> None:
     draw = random.Random(0)
     texts = ["".join(draw.choice(PIECES) for _ in range(draw.randint(1, 14))) for _ in range(3000)]
-    run = subprocess.run(
-        [comfyui_python(), "-c", PROGRAM], input=json.dumps(texts), capture_output=True, text=True, check=False,
-        cwd=Path(comfyui_path() or "."),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    for text, theirs in zip(texts, json.loads(run.stdout.splitlines()[-1]), strict=True):
+    found = in_comfyui("print(json.dumps([pieces(text) for text in asked]))", texts)
+    for text, theirs in zip(texts, found, strict=True):
         ours = joined(_parentheses(text, 1.0))
         expected = joined((part, weight) for part, weight in theirs)
         assert [part for part, _ in ours] == [part for part, _ in expected], text

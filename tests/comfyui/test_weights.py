@@ -1,7 +1,5 @@
 """Weighted words mean in ComfyUI what they were fitted to mean: its own parser and its own rule, run beside ours."""
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from server import comfyui_path, comfyui_python
+from server import comfyui_path, in_comfyui
 
 from hardprompts import HardPrompt
 from hardprompts.applications.weights import weighted_states
@@ -21,14 +19,7 @@ pytestmark = [
 ]
 
 PROGRAM = """
-import json, sys
 import torch
-sys.argv = sys.argv[:1]
-from comfy.cli_args import args
-args.cpu = True  # before anything asks for a graphics card
-from comfy import sd1_clip
-
-asked = json.load(sys.stdin)
 states = torch.tensor(asked["states"])
 
 class Encoder(sd1_clip.ClipTokenWeightEncoder):
@@ -37,10 +28,7 @@ class Encoder(sd1_clip.ClipTokenWeightEncoder):
     def encode(self, tokens): return states[: len(tokens)], None
 
 (weighted, _) = Encoder().encode_token_weights([[(i, weight) for i, weight in enumerate(asked["weights"])]])[:2]
-segments = []
-for text in asked["texts"]:
-    parsed = sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0)
-    segments.append([(sd1_clip.unescape_important(part), weight) for part, weight in parsed])
+segments = [pieces(text) for text in asked["texts"]]
 print(json.dumps({"weighted": weighted.tolist(), "segments": segments}))
 """
 
@@ -55,12 +43,7 @@ def test_comfyui_reads_and_weights_words_as_the_fit_does() -> None:
     ]
     states, weights = torch.randn(2, 4, 3), [1.0, 1.3, 0.5, 1.0]
     asked = {"states": states.tolist(), "weights": weights, "texts": [prompt.weighted() for prompt in prompts]}
-    run = subprocess.run(
-        [comfyui_python(), "-c", PROGRAM], input=json.dumps(asked), capture_output=True, text=True, check=False,
-        cwd=Path(comfyui_path() or "."),
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout.splitlines()[-1])
+    found = in_comfyui(PROGRAM, asked)
 
     ours = weighted_states(states[:1], states[1:], torch.tensor(weights), "comfyui")
     torch.testing.assert_close(ours, torch.tensor(found["weighted"]), rtol=1e-6, atol=1e-6)

@@ -1,7 +1,6 @@
 """PEZ against the reference code: the same tokens at every step, from the same start, on the same model."""
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from programs import program
 
 from hardprompts.methods.pez import PEZ
 from hardprompts.objectives import FeatureSimilarity
@@ -50,11 +50,7 @@ class Listened:
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("record_pez_reference", DATA / "record_pez_reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program(DATA / "record_pez_reference.py")
 
 
 @pytest.fixture(scope="module")
