@@ -24,6 +24,9 @@ WRAPPERS = {
     "AveragedModel": "module",
 }
 
+#: The classes of weights that are what they seem; others may be quantized, or spread over devices.
+PLAIN_WEIGHTS: tuple[type[Tensor], ...] = (nn.Parameter, Tensor)
+
 _KEPT_HOOKS = ("transformers.utils.output_capturing",)  # only look, and are left behind by a network's first call
 
 
@@ -114,7 +117,7 @@ def is_untouched(part: nn.Module) -> bool:
     return (
         all(getattr(hook, "__module__", None) in _KEPT_HOOKS for hook in heard)
         and (written is None or getattr(written, "__func__", None) is type(part).forward)
-        and all(type(weight) in (nn.Parameter, Tensor) and not weight.is_meta for weight in weights)
+        and all(type(weight) in PLAIN_WEIGHTS and not weight.is_meta for weight in weights)
         and not any(weight.is_floating_point() and weight.dtype.itemsize < 2 for weight in weights)
     )
 
@@ -161,7 +164,7 @@ def is_group_offloaded(network: nn.Module) -> bool:
 def stored_in_one_byte(network: nn.Module) -> str:
     """Of weights that are floats of one byte, the dtype and an example, as "float8_e4m3fn (fc1.weight)"; else ""."""
     for name, weight in network.named_parameters():
-        if weight.is_floating_point() and weight.dtype.itemsize == 1 and type(weight) in (nn.Parameter, Tensor):
+        if weight.is_floating_point() and weight.dtype.itemsize == 1 and type(weight) in PLAIN_WEIGHTS:
             return f"{str(weight.dtype).removeprefix('torch.')} ({name})"
     return ""
 
