@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -74,6 +75,28 @@ class FeatureObjective(Protocol):
 
 
 @runtime_checkable
+class TraceableObjective(Protocol):
+    """What an objective offers if its evaluation is one function of embeddings and of tensors that are known before.
+
+    Optional. A search can then compile it, once for all objectives of the same function.
+
+    Attributes:
+        function: the model that is evaluated, and what else tells its functions from each other.
+    """
+
+    @property
+    def function(self) -> tuple[object, Hashable]: ...
+
+    def arguments(self, groups: Int[Tensor, " batch"]) -> tuple[Tensor, ...]:
+        """The tensors beside the embeddings, a row for each prompt; what is drawn at random is drawn here."""
+        ...
+
+    def evaluate(self, embeddings: Float[Tensor, "batch tokens dim"], *arguments: Tensor) -> Evaluation:
+        """What a call of the objective gives, from these."""
+        ...
+
+
+@runtime_checkable
 class Score(Protocol):
     """What picks the winner: deterministic, of tokens that survive the round trip; higher is better.
 
@@ -139,15 +162,27 @@ class FeatureSimilarity:
         return normalize(self.text_encoder.encode(self._fixed.around(embeddings)))
 
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
-        features = self.features(embeddings)
-        score = (features * self._target(groups)).sum(dim=1)
+        return self.evaluate(embeddings, *self.arguments(groups))
+
+    @property
+    def function(self) -> tuple[object, Hashable]:
+        """The tower and the template: targets are arguments."""
+        return self.text_encoder, self.template
+
+    def arguments(self, groups: Int[Tensor, " batch"]) -> tuple[Tensor, ...]:
+        """What the score compares each prompt with and, where that is something else, what its loss does."""
         drawn = self._draw() if self.drawn is None else self.drawn
         if drawn is None:
-            return Evaluation(1 - score, score)
+            return (self._target(groups),)
         weights = self.weights[groups][:, drawn]
         weights = weights / weights.abs().sum(dim=1, keepdim=True).clamp_min(1e-12)
-        target = (self.targets[groups][:, drawn] * weights.unsqueeze(-1)).sum(dim=1)
-        return Evaluation(1 - (features * target).sum(dim=1), score)
+        return self._target(groups), (self.targets[groups][:, drawn] * weights.unsqueeze(-1)).sum(dim=1)
+
+    def evaluate(self, embeddings: Float[Tensor, "batch tokens dim"], *arguments: Tensor) -> Evaluation:
+        """The similarities of prompts with their `arguments`."""
+        features = self.features(embeddings)
+        similarities = [(features * target).sum(dim=1) for target in arguments]
+        return Evaluation(1 - similarities[-1], similarities[0])
 
     def held(self) -> "FeatureSimilarity":
         """The same with one draw of targets for the loss of all its calls."""

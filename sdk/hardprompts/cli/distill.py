@@ -10,6 +10,7 @@ from hardprompts.cli import screen
 from hardprompts.cli.options import (
     AsJson,
     Banned,
+    Compile,
     Deadline,
     Device,
     DistillMethod,
@@ -60,6 +61,7 @@ def distill(
     method: DistillMethod = None,
     max_steps: Steps = None,
     restarts: Restarts = None,
+    compile: Compile = None,
     deadline: Deadline = None,
     seed: Seed = None,
     banned: Banned = None,

@@ -94,6 +94,12 @@ MarkupOption = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", help="Maximum number of steps of the method.")]
 Restarts = Annotated[int | None, typer.Option(help="Starts, searched in one batch.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile", help="Compile the gradients of a method that takes many, such as pez; takes a minute once."
+    ),
+]
 Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds, for all that is done.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
 FixedSeed = Annotated[int | None, typer.Option("--seed", help="A different seed gives different prompts (default: 0).")]

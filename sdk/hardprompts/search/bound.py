@@ -12,8 +12,9 @@ from torch import Tensor
 from hardprompts.allowance import BATCH_TIME, FIRST_BATCH, Allowance, clock
 from hardprompts.devices import check_gradients, is_out_of_memory, release
 from hardprompts.encoders import TextEncoder
-from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic
+from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic, TraceableObjective
 from hardprompts.prompts import PromptTemplate
+from hardprompts.search.graphs import Gradient, compiled_gradient, gradient_of
 from hardprompts.search.leaderboard import admissible
 from hardprompts.search.rows import NO_TOKEN
 from hardprompts.vocabulary import Vocabulary
@@ -49,8 +50,10 @@ class BoundObjective:
         template: PromptTemplate,
         groups: Int[Tensor, " rows"],
         score_per_token: float = 0.0,
+        compile: bool = False,
     ) -> None:
         self.groups = groups
+        self.compile = compile and isinstance(objective, TraceableObjective)
         self.score_per_token = score_per_token
         self._objective = objective
         self._score = score
@@ -113,17 +116,19 @@ class BoundObjective:
         check_gradients()
 
         def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
-            with torch.enable_grad():
-                leaf = embeddings.detach().requires_grad_()
-                evaluation = self._objective(leaf, groups)
-                (grad,) = torch.autograd.grad(evaluation.loss.sum(), leaf)
-            score = evaluation.score if self._follows_score else None
-            found = (evaluation.loss.detach(), grad)
-            return found if score is None else (*found, score.detach())
+            found = self._gradient(embeddings, groups)
+            known = self._follows_score and found.score is not None
+            return tuple(found if known else found[:2])  # type: ignore[arg-type]  # mypy forgets that it is known
 
         loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
         self._spent.allowance.spend(2 * len(embeddings))
         return Evaluation(loss, score[0] - self.score_per_token * embeddings.shape[1] if score else None), grad
+
+    def _gradient(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Gradient:
+        objective = self._objective
+        if self.compile and isinstance(objective, TraceableObjective):
+            return compiled_gradient(objective, embeddings, groups, self.seconds_left)
+        return gradient_of(objective, embeddings, groups)
 
     def score(
         self,

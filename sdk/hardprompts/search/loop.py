@@ -15,8 +15,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.allowance import Allowance, clock
-from hardprompts.errors import NonFiniteError, SearchError
-from hardprompts.objectives import Objective, Score
+from hardprompts.errors import NonFiniteError, SearchError, warn_user
+from hardprompts.objectives import Objective, Score, TraceableObjective
 from hardprompts.prompts import HistoryPoint, PromptTemplate
 from hardprompts.search.bound import BoundObjective, _BudgetSpent
 from hardprompts.search.leaderboard import Leaderboard
@@ -44,6 +44,7 @@ def run_search(
     report_every: int | None = None,
     seed: int | None = None,
     callback: Callback | None = None,
+    compile: bool = False,
 ) -> list[SearchResult]:
     """Runs a method and returns the best prompts of each task, whatever made it stop.
 
@@ -68,6 +69,8 @@ def run_search(
             candidate is considered either way.
         seed: of the only generator; default: drawn, and recorded in the result.
         callback: see `Callback`. A keyboard interrupt also ends the run with the best so far.
+        compile: gradients of a shape that comes often are compiled by torch into one graph; see
+            `hardprompts.search.graphs`. Numbers then differ by rounding.
 
     Returns:
         One result for each task.
@@ -85,7 +88,9 @@ def run_search(
     device = vocabulary.table.device
     initial_ids = initial_ids.to(device)
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
-    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), score_per_token)
+    if compile and not isinstance(objective, TraceableObjective):
+        warn_user(f"compile=True does nothing here: a {type(objective).__name__} is not one fixed function")
+    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), score_per_token, compile)
     boards = [
         Leaderboard(vocabulary, template, top_k, score_per_token, initial_ids.shape[1])
         for _ in range(int(groups.max()) + 1)

@@ -50,6 +50,7 @@ class SearchArguments(TypedDict, total=False):
     top_k: int
     seed: int | None
     callback: Callback | None
+    compile: bool
     progress: bool
 
 
@@ -74,6 +75,9 @@ class SearchOptions:
         top_k: candidates to keep.
         seed: of all randomness, 0 to 2**64 - 1. Default: drawn, and recorded in the result.
         callback: see `hardprompts.search.Callback`; a keyboard interrupt also ends a search with the best so far.
+        compile: gradients are compiled by torch into one graph for each shape of a batch, which takes about a minute
+            and is kept for the next call; for methods that take many gradients, such as "pez". Prompts are the same
+            but for rounding. Without a compiler it does nothing, and says so.
         progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
     Raises:
@@ -108,6 +112,7 @@ class SearchOptions:
     top_k: int = 10
     seed: int | None = None
     callback: Callback | None = None
+    compile: bool = False
     progress: bool = True
 
     #: Of the amounts, those that are counted.
@@ -230,6 +235,7 @@ class SearchOptions:
                 top_k=self.top_k if top_k is None else top_k,
                 seed=self.seed,
                 callback=on_bar(follow, bar),
+                compile=self.compile,
             )
         own.spend(results[0].evaluations)
         if results[0].stop_reason in BY_CALLER:

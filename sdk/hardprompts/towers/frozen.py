@@ -1,5 +1,8 @@
 """Products with matrices that need no gradient, fast where a CPU's time goes into reading them."""
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,6 +18,20 @@ PACKED_LIMIT = 2**24
 
 #: Bytes of the largest table that is packed, for which memory holds it twice as that is done: those of every CLIP.
 PACKED_TABLE_LIMIT = 2**28
+
+
+#: Whether products are to be plain ones, which torch's compiler can read; see `plain_products`.
+_plain: ContextVar[bool] = ContextVar("plain_products", default=False)
+
+
+@contextlib.contextmanager
+def plain_products() -> Iterator[None]:
+    """Meanwhile nothing is multiplied with what was laid out: torch's compiler lays weights out by itself."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 class FrozenLinear:
@@ -54,7 +71,7 @@ class FrozenLinear:
         return grad @ self.weight
 
     def _pays(self, rows: Tensor) -> bool:
-        return rows.shape[:-1].numel() * self.weight.numel() >= PACKED_LEAST
+        return rows.shape[:-1].numel() * self.weight.numel() >= PACKED_LEAST and not _plain.get()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_packed": None}  # see `FrozenTable`
