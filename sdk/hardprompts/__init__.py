@@ -6,4 +6,4 @@ import lazy_loader
 # imported on first use, so that `hardprompts --help` does not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
