@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -23,7 +22,7 @@ from hardprompts.devices import (
     keep_to_quota,
     release,
 )
-from hardprompts.errors import BackendError, NonFiniteError, UnknownName, quoted, warn_user
+from hardprompts.errors import BackendError, NonFiniteError, quoted, warn_user
 from hardprompts.hub.machine import FOLDERS
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers.shared import SharedModels
@@ -490,34 +489,18 @@ def load_backend(
             f"a model must be a name such as 'emoji' or a Backend, got {type(name).__name__}; a folder is given as "
             "'transformers:FOLDER', and a model of a library by its plugin's from_model"
         )
-    scheme, _, rest = name.partition(":")
-    if FOLDERS in rest:
+    if FOLDERS in name:
         raise BackendError(
             f"{name!r} stands for a folder or file of the machine that this was shared from; pass the place where you "
             "have that model, or its name on the Hub"
         )
-    known = backends()
-    if scheme not in known:
-        raise UnknownName("model scheme", scheme, known, _scheme_advice(name))
-    opening: Callable[..., Backend] = known[scheme]
-    own = inspect.signature(opening).parameters.values()
-    taken = {one.name for one in own if one.kind is one.KEYWORD_ONLY} - {"device", "dtype"}
-    if not any(one.kind is one.VAR_KEYWORD for one in own) and (unknown := sorted(options.keys() - taken)):
-        has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
-        raise BackendError(f"models of {scheme!r} have no option {', '.join(unknown)}; {has}")
+    opening, rest = plugins.opening_of("backends", "model", name, options)
     chosen = checked_device(device)  # before any file is opened, whose reading would be blamed for it
     keep_to_quota()
     precision = checked_dtype(dtype, chosen)
     with torch.inference_mode(False):  # through weights that are made in it no gradients could flow later
         opened = opening(rest, device=chosen, dtype=precision, **options)
     return opened.reopened_by(_unpickled, name, str(chosen), dtype, options)
-
-
-def _scheme_advice(name: str) -> str:
-    """What may be meant by a name without a scheme that is known."""
-    if os.path.exists(name) or "/" in name or "\\" in name:
-        return f"a model's name begins with what opens it, as in 'transformers:{name}'"
-    return ""
 
 
 def opened_backend(

@@ -2,15 +2,16 @@
 
 import functools
 import importlib.metadata
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pluggy
 
 from hardprompts import hookspecs
 from hardprompts.causes.failures import import_cause
-from hardprompts.errors import PluginError
+from hardprompts.errors import BackendError, PluginError, UnknownName
 
 #: Comma-separated entry-point names; when set, only these plugins are loaded.
 PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
@@ -89,6 +90,33 @@ def collect(hook: str) -> dict[str, Any]:
         PluginError: two plugins add the same name, or one returns something else than a mapping.
     """
     return _collect(hook, plugin_manager())
+
+
+def opening_of(hook: str, kind: str, name: str, options: Iterable[str]) -> tuple[Callable[..., Any], str]:
+    """What opens `name` with these options, and what of the name it is given: what stands behind "scheme:".
+
+    Args:
+        hook: whose schemes are known; see `collect`.
+        kind: what is opened, in one word, for messages: "model".
+        name: "scheme" or "scheme:name".
+        options: the names of further keyword arguments.
+
+    Raises:
+        UnknownName: no plugin has this scheme.
+        BackendError: an option that the scheme does not have.
+    """
+    scheme, _, rest = name.partition(":")
+    known = collect(hook)
+    if scheme not in known:
+        a_place = os.path.exists(name) or "/" in name or "\\" in name
+        advice = f"a {kind}'s name begins with what opens it, as in 'transformers:{name}'" if a_place else ""
+        raise UnknownName(f"{kind} scheme", scheme, known, advice)
+    own = inspect.signature(known[scheme]).parameters.values()
+    taken = {one.name for one in own if one.kind is one.KEYWORD_ONLY} - {"device", "dtype"}
+    if not any(one.kind is one.VAR_KEYWORD for one in own) and (unknown := sorted({*options} - taken)):
+        has = f"it has {', '.join(sorted(taken))}" if taken else "it has none"
+        raise BackendError(f"{kind}s of {scheme!r} have no option {', '.join(unknown)}; {has}")
+    return known[scheme], rest
 
 
 def _collect(hook: str, manager: pluggy.PluginManager) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Captioners: what describes an image in words, by name or as any function."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -9,7 +8,7 @@ from PIL import Image
 
 from hardprompts import plugins
 from hardprompts.devices import checked_device, checked_dtype
-from hardprompts.errors import UnknownName, quoted
+from hardprompts.errors import quoted
 
 #: Any image-to-text model: RGB images become one caption each.
 Captioner: TypeAlias = Callable[[Sequence[Image.Image]], Sequence[str]]
@@ -45,23 +44,12 @@ def load_captioner(
 
     Raises:
         UnknownName: no plugin has this scheme.
-        BackendError: the plugin cannot open the captioner; MissingExtra if a package is missing.
-        ValueError: an option that the scheme does not have.
+        BackendError: the plugin cannot open the captioner, or has no such option; MissingExtra if a package is missing.
     """
-    scheme, _, rest = name.partition(":")
-    known = captioners()
-    if scheme not in known:
-        advice = f"a captioner's name begins with what opens it, as in 'transformers:{name}'" if "/" in name else ""
-        raise UnknownName("captioner scheme", scheme, known, advice)
-    own = [one.name for one in inspect.signature(known[scheme]).parameters.values() if one.kind is one.KEYWORD_ONLY]
-    taken = sorted({*own} - {"device", "dtype"})
-    if unknown := sorted(options.keys() - {*taken}):
-        raise ValueError(
-            f"captioners of {scheme!r} have no option {', '.join(unknown)}; they have {', '.join(taken) or 'none'}"
-        )
+    opening, rest = plugins.opening_of("captioners", "captioner", name, options)
     chosen = checked_device(device)
-    opening: Callable[..., Captioner] = known[scheme]
-    return opening(rest, device=chosen, dtype=checked_dtype(dtype, chosen), **options)
+    captioner: Captioner = opening(rest, device=chosen, dtype=checked_dtype(dtype, chosen), **options)
+    return captioner
 
 
 def opened_captioner(

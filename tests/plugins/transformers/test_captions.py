@@ -152,7 +152,7 @@ def test_a_model_that_chats_is_asked_in_its_own_words(tmp_path) -> None:
         assert caption == answer.strip()
     other = load_captioner(f"transformers:{tmp_path}", device="cpu", max_new_tokens=6, instruction="red old boat")
     assert other.instruction == "red old boat"
-    with pytest.raises(ValueError, match="have no option question; they have instruction, max_new_tokens"):
+    with pytest.raises(BackendError, match="have no option question; it has instruction, max_new_tokens"):
         load_captioner(f"transformers:{tmp_path}", question="what?")
 
 
