@@ -1,7 +1,6 @@
 """The border with ComfyUI's runtime: images, gradients, progress, interruption and memory. Nothing else knows it."""
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,6 @@ OVERSHOOT = 0.05
 
 _CHECK = "Check the node that it comes from"
 
-LOG = logging.getLogger(__name__)
-
-
 # --- images -------------------------------------------------------------------------------
 
 
@@ -36,14 +32,14 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
 
     Args:
         batch: (images, height, width, channels), floats in [0, 1]; values outside are clipped, as ComfyUI's own nodes
-            do, and the log says so. 1, 3 or 4 channels.
+            do, with a UserWarning. 1, 3 or 4 channels.
         mask: (1 or images, height, width), 1 where the image counts. A mask of another size is scaled.
 
     Raises:
         ImageError: no images, no pixels, a number of channels other than 1, 3 or 4, no floats, NaN, or 0 to 255.
         ValueError: the number of masks is neither 1 nor the number of images.
     """
-    from hardprompts.errors import ImageError
+    from hardprompts.errors import ImageError, warn_user
     from hardprompts.images import load_images
 
     if batch.ndim == 3:
@@ -63,7 +59,7 @@ def to_images(batch: Tensor, mask: Tensor | None = None) -> list[Image.Image]:
     if high > BRIGHTEST:
         raise ImageError(f"the IMAGE has values up to {high:g}, and an IMAGE has 0 to 1: divide by 255. {_CHECK}")
     if low < -OVERSHOOT or high > 1 + OVERSHOOT:
-        LOG.warning("hardprompts clips an IMAGE with values from %.3g to %.3g to [0, 1]", low, high)
+        warn_user(f"an IMAGE with values from {low:.3g} to {high:.3g} is clipped to [0, 1]. {_CHECK}")
     if mask is not None:
         pixels = _masked(pixels, mask.detach().float().cpu())
     values = pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()

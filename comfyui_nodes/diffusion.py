@@ -10,8 +10,9 @@ from .graph import graph_predictor
 from .graph_inputs import MASK, batch_size_input, model_inputs, noises_input, size_inputs
 from .invert import ALL, EACH, banned_words, search_inputs
 from .methods import FOR_DENOISERS, method_input
+from .notices import deadline_input, notices_of, warnings_kept
 from .schema import shown
-from .values import CATEGORY, prompt_outputs, prompt_values, report
+from .values import CATEGORY, prompt_outputs, prompt_values, report, summary
 
 
 class ImageToPromptDiffusion(io.ComfyNode):
@@ -20,7 +21,7 @@ class ImageToPromptDiffusion(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["ph2p", "interrogate", "img2prompt", "caption"],
-        advanced=["restarts", "num_noises", "noises_per_step", "batch_size"],
+        advanced=["restarts", "num_noises", "noises_per_step", "batch_size", "deadline"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -49,6 +50,7 @@ class ImageToPromptDiffusion(io.ComfyNode):
                 batch_size_input(DENOISING),
                 io.Mask.Input("mask", optional=True, tooltip=MASK),
                 io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not match."),
+                deadline_input(),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -79,12 +81,13 @@ class ImageToPromptDiffusion(io.ComfyNode):
         batch_size: int | None = None,
         mask: Any = None,
         unlike: Any = None,
+        deadline: float | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts.diffusion import DenoisingInverter
 
-        images = to_images(image, mask)
-        with gradients_through_graph():
+        with warnings_kept() as warned, gradients_through_graph():
+            images = to_images(image, mask)
             inverter = DenoisingInverter(graph_predictor(model, clip, vae, width, height), method)
             prompts = inverter.invert_each(
                 images if mode == EACH else [images],
@@ -97,7 +100,11 @@ class ImageToPromptDiffusion(io.ComfyNode):
                 unlike=None if unlike is None else to_images(unlike),
                 callback=Progress(cls.hidden.unique_id),
                 progress=False,
-                **given(num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size),
-            )
-        show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
-        return io.NodeOutput(*prompt_values(prompts), report(prompts))
+                **given(
+                    num_noises=num_noises, noises_per_step=noises_per_step, batch_size=batch_size,
+                    deadline=deadline or None,
+                ),
+            )  # fmt: skip
+        notices = notices_of(prompts, warned)
+        show_text(summary(prompts, notices), cls.hidden.unique_id)
+        return io.NodeOutput(*prompt_values(prompts), report(prompts, notices))

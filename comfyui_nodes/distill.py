@@ -5,13 +5,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .bridge import Progress
+from .bridge import Progress, show_text
 from .defaults import DISTILLATION, MAX_STEPS, NUM_TOKENS, given
 from .invert import banned_words, keep_loaded_input, search_inputs
 from .methods import FOR_FEATURES, method_input
 from .models import PromptModel
+from .notices import deadline_input, notices_of, warnings_kept
 from .schema import shown
-from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
+from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report, summary
 
 HOW_TO_SEARCH = "How to search. If in doubt, keep build+refine."
 
@@ -28,12 +29,20 @@ def faithfulness_outputs() -> list[io.Output]:
     ]
 
 
-def distilled_values(prompt: Any, notes: Sequence[str] = ()) -> tuple[Any, ...]:
-    """The values of `prompt_outputs` and `faithfulness_outputs`, of a `DistilledPrompt`; `notes` end the report."""
-    kept = prompt.faithfulness
+def distilled_values(
+    prompt: Any, node_id: Any, notes: Sequence[str] = (), warned: Sequence[str] = ()
+) -> tuple[Any, ...]:
+    """The values of `prompt_outputs` and `faithfulness_outputs`, of a `DistilledPrompt`, which the node shows, too.
+
+    Args:
+        notes: about what was distilled, which end the report.
+        warned: what the user was warned of.
+    """
+    kept, notices = prompt.faithfulness, notices_of([prompt], warned)
+    show_text(summary([prompt], notices), node_id)
     lines = [report([prompt]), str(kept) if kept is not None else "faithfulness not measured"]
     lines += [f"lost: {phrase.text} (kept {phrase.kept:.2f})" for phrase in getattr(prompt, "lost", ())]
-    lines += notes
+    lines += [*notices, *notes]
     value = float("nan") if kept is None else kept.matched.value
     return (*(one[0] for one in prompt_values([prompt])), value, "\n".join(lines))
 
@@ -44,7 +53,7 @@ class DistillPrompt(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["shorten prompt", "compress prompt", "summarize", "token limit"],
-        advanced=["restarts", "keep_loaded", "markup"],
+        advanced=["restarts", "keep_loaded", "markup", "deadline"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -76,6 +85,7 @@ class DistillPrompt(io.ComfyNode):
                     optional=True,
                     tooltip="Whose syntax the text is in: auto finds out, none takes every character as it stands.",
                 ),
+                deadline_input(),
             ],
             outputs=[
                 *prompt_outputs(is_list=False),
@@ -104,11 +114,12 @@ class DistillPrompt(io.ComfyNode):
         keep_loaded: bool = True,
         method: str | None = None,
         markup: str | None = None,
+        deadline: float | None = None,
     ) -> io.NodeOutput:
         """The short prompt."""
         from hardprompts.distillation import PromptDistiller
 
-        with prompt_model.opened(keep_loaded) as backend:
+        with warnings_kept() as warned, prompt_model.opened(keep_loaded) as backend:
             prompt = PromptDistiller(backend, **given(method=method)).distill(
                 text,
                 num_tokens,
@@ -119,8 +130,9 @@ class DistillPrompt(io.ComfyNode):
                 banned=banned_words(banned),
                 callback=Progress(cls.hidden.unique_id),
                 progress=False,
-                **given(markup=markup),
+                **given(markup=markup, deadline=deadline or None),
             )
         read = prompt.markup
         aside = "" if read is None else " ".join(read.set_aside)
-        return io.NodeOutput(*distilled_values(prompt, [] if read is None else [str(read)]), aside)
+        notes = [] if read is None else [str(read)]
+        return io.NodeOutput(*distilled_values(prompt, cls.hidden.unique_id, notes, warned), aside)

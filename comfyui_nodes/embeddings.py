@@ -11,6 +11,7 @@ from .distill import HOW_TO_SEARCH, distilled_values, faithfulness_outputs
 from .graph import graph_text_encoder
 from .invert import banned_words, search_inputs
 from .methods import FOR_FEATURES, method_input
+from .notices import deadline_input, warnings_kept
 from .schema import shown
 from .values import CATEGORY, prompt_outputs
 
@@ -135,7 +136,8 @@ class EmbeddingToPrompt(io.ComfyNode):
 
     @classmethod
     @shown(
-        found_as=["textual inversion", "decode embedding", "embedding to text"], advanced=["restarts", "name", "rename"]
+        found_as=["textual inversion", "decode embedding", "embedding to text"],
+        advanced=["restarts", "name", "rename", "deadline"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -156,6 +158,7 @@ class EmbeddingToPrompt(io.ComfyNode):
                 ),
                 method_input(FOR_FEATURES, HOW_TO_SEARCH, optional=True),
                 *reading_inputs(),
+                deadline_input(),
             ],
             outputs=[*prompt_outputs(is_list=False), *faithfulness_outputs()],
             hidden=[io.Hidden.unique_id],
@@ -175,12 +178,13 @@ class EmbeddingToPrompt(io.ComfyNode):
         method: str | None = None,
         name: str | None = None,
         rename: str | None = None,
+        deadline: float | None = None,
     ) -> io.NodeOutput:
         """The prompt."""
         from hardprompts.distillation import PromptDistiller
 
-        soft = read_embedding(embedding, name, rename)
-        with gradients_through_graph():
+        with warnings_kept() as warned, gradients_through_graph():
+            soft = read_embedding(embedding, name, rename)
             encoder = graph_text_encoder(clip)
             prompt = PromptDistiller(encoder, **given(method=method)).distill(
                 joined(soft, encoder.vocabulary),
@@ -192,5 +196,6 @@ class EmbeddingToPrompt(io.ComfyNode):
                 banned=banned_words(banned),
                 callback=Progress(cls.hidden.unique_id),
                 progress=False,
+                **given(deadline=deadline or None),
             )
-        return io.NodeOutput(*distilled_values(prompt, soft.notes))
+        return io.NodeOutput(*distilled_values(prompt, cls.hidden.unique_id, soft.notes, warned))

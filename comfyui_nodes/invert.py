@@ -6,10 +6,12 @@ from comfy_api.latest import io
 
 from .bridge import Progress, show_text, to_images
 from .defaults import INVERSION, MAX_STEPS, SEED, given, sdk_default
+from .graph_inputs import MASK
 from .methods import FOR_FEATURES, method_input
-from .models import PromptModel
+from .models import PromptModel, captioner_name
+from .notices import deadline_input, notices_of, warnings_kept
 from .schema import seed_control, shown
-from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report
+from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report, summary
 
 EACH, ALL = "one prompt per image", "one prompt for all"
 #: As in all nodes of ComfyUI, whose seeds have 64 bits.
@@ -73,7 +75,7 @@ class ImageToPrompt(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
-        advanced=["restarts", "text_weight", "keep_loaded"],
+        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -97,8 +99,7 @@ class ImageToPrompt(io.ComfyNode):
                     "words; pez+refine follows gradients, and then swaps words; pez is the published method; beam "
                     "writes the prompt from left to right; phrase-bank combines ready-made phrases."
                 ),
-                io.Mask.Input("mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes "
-                    "white."),
+                io.Mask.Input("mask", optional=True, tooltip=MASK),
                 io.Image.Input("unlike", optional=True, tooltip="Images that the prompt should not match."),
                 io.String.Input(
                     "target_text", default="", optional=True, tooltip="A text that the prompt should resemble as well."
@@ -113,6 +114,12 @@ class ImageToPrompt(io.ComfyNode):
                     "Vision Encode, if it uses the image encoder of the prompt model."
                 ),
                 keep_loaded_input(),
+                io.String.Input(
+                    "captioner", default="", optional=True, tooltip="An image-to-text model, whose caption the search "
+                    "begins with: transformers:Salesforce/blip-image-captioning-base, downloaded on first use, or the "
+                    "name of a folder in models/prompt_models. Empty: none."
+                ),
+                deadline_input(),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -140,27 +147,32 @@ class ImageToPrompt(io.ComfyNode):
         text_weight: float | None = None,
         clip_vision_output: Any = None,
         keep_loaded: bool = True,
+        captioner: str = "",
+        deadline: float | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
 
-        targets = _targets(image, mask, clip_vision_output)
-        with prompt_model.opened(keep_loaded) as backend:
+        called = captioner_name(captioner)
+        with warnings_kept() as warned:
+            targets = _targets(image, mask, clip_vision_output)
             options: dict[str, Any] = {
                 "num_tokens": num_tokens, "max_steps": max_steps, "restarts": restarts, "seed": seed,
                 "template": template, "banned": banned_words(banned),
                 "unlike": None if unlike is None else to_images(unlike),
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
+                **given(deadline=deadline or None),
             }  # fmt: skip
             if target_text.strip():  # else its weight would be refused
                 options |= given(text=target_text.strip(), text_weight=text_weight)
-            inverter = PromptInverter(backend, method=method)
-            prompts = (
-                inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]
-            )
-        text = report(prompts)
-        show_text("\n".join(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), cls.hidden.unique_id)
-        return io.NodeOutput(*prompt_values(prompts), text)
+            with prompt_model.opened_with_captioner(called, keep_loaded) as (backend, describing):
+                inverter = PromptInverter(backend, method=method, captioner=describing)
+                prompts = (
+                    inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]
+                )
+        notices = notices_of(prompts, warned)
+        show_text(summary(prompts, notices), cls.hidden.unique_id)
+        return io.NodeOutput(*prompt_values(prompts), report(prompts, notices))
 
 
 def _targets(image: Any, mask: Any, clip_vision_output: Any) -> Any:

@@ -17,6 +17,7 @@ from .values import CATEGORY, PromptModelType
 
 if TYPE_CHECKING:
     from hardprompts import Backend
+    from hardprompts.inversion.captioning import Captioner
 
 #: Part of hardprompts; needs no download.
 EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
@@ -69,6 +70,11 @@ def local_models() -> dict[str, str]:
     return found
 
 
+def captioner_name(name: str) -> str:
+    """A name for `load_captioner`: a folder in models/prompt_models, or what `checked_name` takes; "" for none."""
+    return local_models().get(name.strip()) or checked_name(name)
+
+
 def checked_name(name: str) -> str:
     """A name for `load_backend`, of the kind that a workflow may contain: no path.
 
@@ -79,7 +85,8 @@ def checked_name(name: str) -> str:
     parts = rest.replace("\\", "/").split("/")
     if rest.startswith(("/", "~", ".")) or "\\" in rest or "local-dir:" in rest or ".." in parts or "" in parts[:-1]:
         raise ValueError(
-            f"{name!r} is a path; put local models into ComfyUI's models/{FOLDER} and choose them from the list"
+            f"{name!r} is a path; put local models into ComfyUI's models/{FOLDER} and choose them from the list (a "
+            "captioner by the name of its folder)"
         )
     return name.strip()
 
@@ -88,7 +95,8 @@ class PromptModel:
     """A model as nodes hand it on: opened when it is used, closed when ComfyUI needs its memory.
 
     What ComfyUI loads and unloads is the `ModelPatcher` around its networks. Unloading closes the model for
-    good, in main memory too; the next use opens it again.
+    good, in main memory too; the next use opens it again. A captioner belongs to it, so that neither pushes the other
+    out of a graphics card's memory.
 
     Attributes:
         name: what `load_backend` opens.
@@ -97,6 +105,7 @@ class PromptModel:
     def __init__(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
         self.name, self._dtype, self._device = name, dtype, device
         self._backend: Backend | None = None
+        self._captioner: tuple[str, Captioner | None] = ("", None)
         self._patcher: Any = None
         self._size = USUAL_SIZE
 
@@ -112,9 +121,21 @@ class PromptModel:
         Raises:
             HardPromptsError: it cannot be opened; see `hardprompts.load_backend`.
         """
+        with self.opened_with_captioner("", keep_loaded) as (backend, _):
+            yield backend
+
+    @contextlib.contextmanager
+    def opened_with_captioner(
+        self, captioner: str, keep_loaded: bool = True
+    ) -> Iterator[tuple["Backend", "Captioner | None"]]:
+        """Likewise, with what `load_captioner` opens under a name; None for the name "".
+
+        Raises:
+            HardPromptsError: one of them cannot be opened.
+        """
         try:
             with gradients():
-                yield self._open()
+                yield self._open(captioner)
         finally:
             if not keep_loaded:
                 self.unload()
@@ -127,47 +148,63 @@ class PromptModel:
             if self._patcher is not None and loaded.model is self._patcher:
                 management.current_loaded_models.pop(place).model_unload()
                 break
-        self._backend = self._patcher = None
+        self._forget()
+        self._patcher = None
         management.soft_empty_cache()
 
-    def _open(self) -> "Backend":
+    def _forget(self) -> None:
+        self._backend, self._captioner = None, ("", None)
+
+    def _open(self, captioner: str) -> tuple["Backend", "Captioner | None"]:
+        import comfy.model_management as management
+
+        if self._backend is not None and captioner not in ("", self._captioner[0]):
+            self.unload()
+        if self._backend is None:
+            self._read(captioner)
+        backend, describing = self._backend, self._captioner[1] if captioner else None
+        management.load_models_gpu([self._patcher], force_full_load=True)
+        assert backend is not None
+        return backend, describing
+
+    def _read(self, captioner: str) -> None:
         import comfy.model_management as management
 
         from hardprompts import load_backend
+        from hardprompts.inversion import load_captioner
 
-        if self._backend is None:
-            if self._device.type != "cpu":
-                management.free_memory(self._size, self._device)
-            self._backend = load_backend(self.name, device=self._device, dtype=self._dtype)
-            self._patcher = self._patched(self._backend)
-            self._size = self._patcher.model_size()
-        backend = self._backend
-        management.load_models_gpu([self._patcher], force_full_load=True)
-        return backend
+        if self._device.type != "cpu":
+            management.free_memory(self._size, self._device)
+        place: dict[str, Any] = {"device": self._device, "dtype": self._dtype}
+        backend = load_backend(self.name, **place)
+        describing = load_captioner(captioner, **place) if captioner else None
+        self._backend, self._captioner = backend, (captioner, describing)
+        self._patcher = self._patched(networks(backend.text_encoder, backend.image_encoder, describing))
+        self._size = self._patcher.model_size()
 
-    def _patched(self, backend: "Backend") -> Any:
+    def _patched(self, parts: torch.nn.ModuleList) -> Any:
         from comfy.model_patcher import ModelPatcher
         from comfy.patcher_extension import CallbacksMP
 
-        patcher = ModelPatcher(networks(backend), load_device=self._device, offload_device=torch.device("cpu"))
+        patcher = ModelPatcher(parts, load_device=self._device, offload_device=torch.device("cpu"))
         own = weakref.ref(self)  # the patcher must not keep the model alive
 
         def detached(patcher: Any, unpatch_all: bool) -> None:
             # The patcher and its empty list stay: ComfyUI, which is about to forget them, must not find them gone.
             model = own()
             if model is not None and model._patcher is patcher:
-                model._backend = None
+                model._forget()
             del patcher.model[:]
 
         patcher.add_callback(CallbacksMP.ON_DETACH, detached)
         return patcher
 
 
-def networks(backend: "Backend") -> torch.nn.ModuleList:
-    """The networks of a model, each once."""
+def networks(*owners: Any) -> torch.nn.ModuleList:
+    """The networks of encoders and captioners, each once; there may be None among these."""
     found: dict[int, torch.nn.Module] = {}
-    for tower in (backend.text_encoder, backend.image_encoder):
-        for part in vars(tower).values() if tower is not None else ():
+    for owner in owners:
+        for part in getattr(owner, "__dict__", {}).values():
             if isinstance(part, torch.nn.Module):
                 found[id(part)] = part
     return torch.nn.ModuleList(found.values())

@@ -7,7 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from .bridge import inside, to_images
+from .graph_inputs import MASK
 from .models import PromptModel
+from .notices import notices_of, warnings_shown
 from .schema import shown
 from .values import CATEGORY, HardPromptType, PromptModelType, escaped, prompt_outputs, prompt_values
 
@@ -38,6 +40,7 @@ class CombinePrompts(io.ComfyNode):
                 ),
             ],
             outputs=prompt_outputs(is_list=False),
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -47,7 +50,7 @@ class CombinePrompts(io.ComfyNode):
         """The joined prompt."""
         from hardprompts.applications import concatenate
 
-        with prompt_model.opened() as backend:
+        with warnings_shown(cls.hidden.unique_id), prompt_model.opened() as backend:
             images = None if image is None else to_images(image)
             joined = concatenate([first, second], backend, separator=separator, images=images)
         return io.NodeOutput(*(value[0] for value in prompt_values([joined])))
@@ -70,11 +73,10 @@ class ScorePrompts(io.ComfyNode):
                 ),
                 io.String.Input("text", multiline=True, tooltip="The raw prompt: no backslashes before parentheses."),
                 io.Image.Input("image", tooltip="One image or a batch."),
-                io.Mask.Input(
-                    "mask", optional=True, tooltip="Only the area inside the mask counts; the rest becomes white."
-                ),
+                io.Mask.Input("mask", optional=True, tooltip=MASK),
             ],
             outputs=[io.Float.Output("score", "score", tooltip="From -1 to 1; higher is a better match.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -82,7 +84,7 @@ class ScorePrompts(io.ComfyNode):
         """The similarity."""
         from hardprompts import PromptInverter
 
-        with prompt_model.opened() as backend:
+        with warnings_shown(cls.hidden.unique_id), prompt_model.opened() as backend:
             return io.NodeOutput(PromptInverter(backend).score(text, to_images(image, mask)))
 
 
@@ -141,6 +143,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "unit": prompt.score_unit,
         "model": model_label(prompt.model),
         "method": prompt.method,
+        "notices": notices_of([prompt]),
         "candidates": [{"text": other.text, "score": other.score} for other in others[:candidates]],
     }
 

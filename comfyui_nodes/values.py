@@ -1,5 +1,6 @@
 """The kinds of values that the nodes hand to each other, and how prompts become text for ComfyUI."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -49,8 +50,8 @@ def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], li
     return [escaped(p) for p in prompts], [p.filled for p in prompts], [p.score for p in prompts], prompts
 
 
-def report(prompts: "list[HardPrompt]") -> str:
-    """Prompts with scores, settings and other candidates as text, one paragraph each."""
+def report(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
+    """Prompts with scores, settings and other candidates as text, one paragraph each; then the notices."""
     from hardprompts.hub.machine import model_label
 
     paragraphs = []
@@ -64,4 +65,9 @@ def report(prompts: "list[HardPrompt]") -> str:
         others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
         lines += [f"  {candidate.score:.4f}  {candidate.text}" for candidate in others[:4]]
         paragraphs.append("\n".join(lines))
-    return "\n\n".join(paragraphs)
+    return "\n\n".join([*paragraphs, *(["\n".join(notices)] if notices else [])])
+
+
+def summary(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
+    """What a node shows when it is done: its prompts with their scores, and the notices."""
+    return "\n".join([*(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), *notices])

@@ -10,6 +10,7 @@ from .defaults import SEED, WEIGHTS, given, sdk_default
 from .graph import graph_predictor
 from .graph_inputs import MASK, batch_size_input, model_inputs, noises_input, size_inputs
 from .invert import MAX_SEED
+from .notices import deadline_input, notices_of, warnings_kept
 from .schema import seed_control, shown
 from .values import CATEGORY, HardPromptType, escaped
 
@@ -20,7 +21,7 @@ class WeightWords(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["prompt weights", "attention", "emphasis", "weighted prompt"],
-        advanced=["lowest", "highest", "num_noises", "batch_size"],
+        advanced=["lowest", "highest", "num_noises", "batch_size", "deadline"],
     )
     def define_schema(cls) -> io.Schema:
         low, high = sdk_default(WEIGHTS, "limits") or (0.5, 1.5)
@@ -54,12 +55,13 @@ class WeightWords(io.ComfyNode):
                 noises_input(WEIGHTS, "How many noises the weights are tried with. More are more reliable, but take "
                     "longer."),
                 batch_size_input(WEIGHTS),
+                deadline_input(),
             ],
             outputs=[
                 io.String.Output("prompt", "prompt", tooltip="For CLIP Text Encode: the words with their weights."),
                 io.Float.Output("plain", "plain", tooltip="The figure without weights; the report names its unit."),
                 io.Float.Output("gain", "gain", tooltip="What the weights add to it, on noises that they were not "
-                    "fitted to. 0 or less: they are of no use."),
+                    "fitted to, if the deadline left room for these. 0 or less: they are of no use."),
                 HardPromptType.Output("hard_prompt", "hard prompt", tooltip="The prompt with its weights, for Show, "
                     "Save and Push."),
                 io.String.Output("report", "report", tooltip="Weights, figures and settings, as text."),
@@ -86,6 +88,7 @@ class WeightWords(io.ComfyNode):
         highest: float | None = None,
         num_noises: int | None = None,
         batch_size: int | None = None,
+        deadline: float | None = None,
     ) -> io.NodeOutput:
         """The prompt with weights.
 
@@ -101,7 +104,7 @@ class WeightWords(io.ComfyNode):
             raise ValueError("text is empty; write the prompt whose words should get weights, or connect it")
         low, high = sdk_default(WEIGHTS, "limits")
         progress = Progress(cls.hidden.unique_id)
-        with gradients_through_graph():
+        with warnings_kept() as warned, gradients_through_graph():
             predictor = graph_predictor(model, clip, vae, width, height)
             ids = tuple(predictor.vocabulary.encode(text.strip()))
             plain = HardPrompt(
@@ -118,17 +121,18 @@ class WeightWords(io.ComfyNode):
                 seed=seed,
                 limits=(low if lowest is None else lowest, high if highest is None else highest),
                 callback=lambda step, best: progress.show(step, max_steps, f"{best:.4f}"),
-                **given(num_noises=num_noises, batch_size=batch_size),
+                **given(num_noises=num_noises, batch_size=batch_size, deadline=deadline or None),
             )
         weights = found.weights
-        before, after = weights.held_out
+        before, after = weights.held_out or (weights.plain, weights.weighted)
         # What Show Prompt calls its score.
         found = dataclasses.replace(found, score=after, score_unit=weights.unit)
         lines = [
             escaped(found),
-            f"{weights.unit}: {before:.4f} without weights, {after:.4f} with them, on noises that they were not fitted "
-            "to",
+            f"{weights.unit}: {before:.4f} without weights, {after:.4f} with them, on noises that they were "
+            f"{'' if weights.held_out is None else 'not '}fitted to",
             f"model {predictor.name}, seed {seed}, stopped by {found.provenance['weights']['stop_reason']}",
         ]
-        show_text("\n".join(lines[:2]), cls.hidden.unique_id)
-        return io.NodeOutput(escaped(found), before, weights.gain, found, "\n".join(lines))
+        notices = notices_of([found], warned)
+        show_text("\n".join([*lines[:2], *notices]), cls.hidden.unique_id)
+        return io.NodeOutput(escaped(found), before, weights.gain, found, "\n".join([*lines, *notices]))

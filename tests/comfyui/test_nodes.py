@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
 from toy_denoiser import predictor
 
-from hardprompts import FileFormatError, ImageError, PluginError, hookimpl, search_methods
+from hardprompts import FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import HardPrompt, WordWeights, escape
 
@@ -113,7 +114,7 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         assert schema.search_aliases, schema.node_id
         assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
         folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
-    assert folded["HardPromptsImageToPrompt"] == ["restarts", "text_weight", "keep_loaded"]
+    assert folded["HardPromptsImageToPrompt"] == ["restarts", "text_weight", "keep_loaded", "captioner", "deadline"]
     # Every one of a decorator names an input that there is.
     source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
     named = [name for names in re.findall(r"advanced=\[([^]]*)\]", source) for name in re.findall(r'"(\w+)"', names)]
@@ -322,7 +323,8 @@ def test_transparency_and_what_a_mask_leaves_out_become_white(world: World) -> N
 def test_gray_single_and_out_of_range_images_are_read(world: World) -> None:
     to_images = module("bridge").to_images
     assert to_images(torch.full((1, 3, 2, 1), 0.5))[0].getpixel((0, 0)) == (128, 128, 128)
-    assert to_images(torch.full((3, 2, 3), 1.5))[0].getpixel((0, 0)) == (255, 255, 255)
+    with pytest.warns(UserWarning, match=r"from 1\.5 to 1\.5 is clipped"):
+        assert to_images(torch.full((3, 2, 3), 1.5))[0].getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (1, 0, 4, 3), (1, 4, 4, 2), (4, 4)])
@@ -331,7 +333,7 @@ def test_what_does_not_hold_an_image_is_refused(world: World, shape: tuple[int, 
         module("bridge").to_images(torch.zeros(shape))
 
 
-def test_images_that_other_nodes_made_wrong_are_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_other_nodes_made_wrong_are_named(world: World, recwarn: pytest.WarningsRecorder) -> None:
     to_images = module("bridge").to_images
     batch = torch.full((4, 4, 4, 3), 0.5)
     batch[2, 0, 0, 0] = torch.nan
@@ -344,9 +346,9 @@ def test_images_that_other_nodes_made_wrong_are_named(world: World, caplog: pyte
         to_images(torch.full((1, 4, 4, 3), 200, dtype=torch.uint8))
     with pytest.raises(ImageError, match="values up to 255.*divide by 255"):
         to_images(torch.full((1, 4, 4, 3), 255.0))
-    assert not caplog.records
-    to_images(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
-    assert "clips an IMAGE with values from -1 to 1" in caplog.text
+    assert not recwarn
+    with pytest.warns(UserWarning, match="an IMAGE with values from -1 to 1 is clipped"):
+        to_images(torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3))
 
 
 def test_a_batch_with_alpha_is_laid_over_white(world: World) -> None:
@@ -510,6 +512,153 @@ def test_an_interrupt_goes_through_within_one_step_and_unloads_if_asked(world: W
             prompt_model=model, image=fox, keep_loaded=False, **{**SEARCH, "max_steps": 1000}
         )
     assert len(world.progress) == 2 and not model.is_open
+
+
+class FakeCaptioner:
+    """Says the same of every image, with a network of its own."""
+
+    def __init__(self, caption: str, seen: list[int]) -> None:
+        self.caption, self.seen, self.network = caption, seen, torch.nn.Linear(3, 3)
+
+    def __call__(self, images: Any) -> list[str]:
+        self.seen.append(len(images))
+        return [self.caption for _ in images]
+
+
+@pytest.fixture
+def captioning() -> Iterator[list[int]]:
+    """A plugin whose captioners say their own names; how many images each call saw."""
+    seen: list[int] = []
+    plugin = SimpleNamespace(
+        captioners=hookimpl(lambda: {"says": lambda name, *, device, dtype: FakeCaptioner(name, seen)})
+    )
+    register(plugin, "says")
+    yield seen
+    unregister("says")
+
+
+def test_a_search_begins_with_what_a_captioner_says(world: World, fox: torch.Tensor, captioning: list[int]) -> None:
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    once = {**SEARCH, "max_steps": 1, "method": "refine", "restarts": 1, "image": fox}
+    with model.opened():
+        plain = world.loaded[0].model.model_size()
+    said = node.execute(prompt_model=model, captioner=" says:castle rocket owl ", **once).args[3][0]
+    assert captioning == [1]
+    # One step changes one token of the caption.
+    assert len({"castle", "rocket", "owl"} & set(said.text.split())) >= 2, said.text
+    # To ComfyUI they are one thing, which stays open for whoever comes next.
+    (loaded,) = world.loaded
+    assert loaded.model.model_size() == plain + 4 * (3 * 3 + 3)
+    node.execute(prompt_model=model, image=fox, **SEARCH)
+    assert world.loaded == [loaded] and captioning == [1]
+    node.execute(prompt_model=model, captioner="says:owl", **once)
+    assert captioning == [1, 1] and len(world.loaded) == 1 and world.loaded != [loaded]
+    world.loaded[0].model_unload()
+    assert not model.is_open
+
+
+def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(
+    world: World, fox: torch.Tensor, captioning: list[int]
+) -> None:
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    with pytest.raises(ValueError, match="is a path; .*a captioner by the name of its folder"):
+        node.execute(prompt_model=model, image=fox, captioner="transformers:/etc", **SEARCH)
+    with pytest.raises(UnknownName, match="unknown captioner scheme 'nobody'"):
+        node.execute(prompt_model=model, image=fox, captioner="nobody:owl", **SEARCH)
+    assert not model.is_open and not world.loaded
+    with pytest.raises(ImageError, match="a captioner needs images"):
+        features = {"image_embeds": torch.randn(1, 192)}
+        node.execute(prompt_model=model, clip_vision_output=features, captioner="says:owl", **SEARCH)
+    folder = world.folder / "models" / "prompt_models" / "blip"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    assert module("models").captioner_name(" blip ") == f"transformers:{folder}"
+
+
+# --- what is said besides the result ------------------------------------------------------
+
+
+def test_what_there_was_no_time_for_is_named_in_the_node_and_the_report(world: World, fox: torch.Tensor) -> None:
+    node = module("invert").ImageToPrompt
+    hurried = {**SEARCH, "max_steps": 100_000, "deadline": 1e-6, "method": "refine"}
+    output = node.execute(prompt_model=emoji_model(), image=torch.cat([fox, fox]), **hurried)
+    prompts, report = output.args[3], output.args[4]
+    assert len(prompts) == 2 and all("contributions" in str(prompt.left_out) for prompt in prompts)
+    (told,) = (line for line in report.splitlines() if line.startswith("no room within the limits: "))
+    assert all(what in told for prompt in prompts for what in prompt.left_out)
+    assert world.texts[-1][0].splitlines()[-1] == told
+    shown = module("prompts").ShowPrompt.execute(prompts[0], 0).ui["hardprompts"][0]
+    assert shown["notices"] == [f"no room within the limits: {'; '.join(prompts[0].left_out)}"]
+    whole = node.execute(prompt_model=emoji_model(), image=fox, **SEARCH, deadline=0.0)
+    assert "no room" not in whole.args[4] and "no room" not in world.texts[-1][0]
+    assert module("prompts").ShowPrompt.execute(whole.args[3][0], 0).ui["hardprompts"][0]["notices"] == []
+
+
+def test_every_node_that_searches_has_a_deadline_and_tells_what_it_left_out(
+    world: World, denoiser: Any, fox: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_seed = [one for one in all_nodes() if any(port.id == "seed" for port in one.define_schema().inputs)]
+    for one in with_a_seed:
+        (port,) = (port for port in one.define_schema().inputs if port.id == "deadline")
+        assert port.options["default"] == 0 and port.options["optional"] and port.advanced, one
+    for name in ("diffusion", "weights"):
+        monkeypatch.setattr(module(name), "graph_predictor", lambda *_: denoiser)
+    encoder = denoiser
+    monkeypatch.setattr(module("embeddings"), "graph_text_encoder", lambda _: encoder)
+    monkeypatch.setattr(module("embeddings"), "read_embedding", lambda *_: SimpleNamespace(notes=()))
+    monkeypatch.setattr(module("embeddings"), "joined", lambda *_: encoder.vocabulary.table[100:103].clone())
+    limited = {**SEARCH, "max_steps": 1000, "deadline": 1e-6}
+    plain = {key: value for key, value in limited.items() if key not in ("mode", "method")}
+    size = {"width": 64, "height": 64, "num_noises": 2}
+    runs = {
+        "ImageToPrompt": {"prompt_model": emoji_model(), "image": fox, **limited},
+        "ImageToPromptDiffusion": {
+            "model": None, "clip": None, "vae": None, "image": fox, **limited, "method": "pez", "noises_per_step": 1,
+            "restarts": 1, **size,
+        },
+        "DistillPrompt": {"prompt_model": emoji_model(), "text": "a big fox on violet, flat, a fox", **plain},
+        "EmbeddingToPrompt": {"embedding": "x", "clip": None, **plain},
+        "WeightWords": {
+            "model": None, "clip": None, "vae": None, "text": "fox neon", "image": fox, "max_steps": 20, "seed": 0,
+            "deadline": 1e-6, **size,
+        },
+    }  # fmt: skip
+    assert {one.__name__ for one in with_a_seed} == set(runs)
+    for one in with_a_seed:
+        output = one.execute(**runs[one.__name__])
+        names = [port.id for port in one.define_schema().outputs]
+        found = output.args[names.index("hard_prompt")]
+        prompts = found if isinstance(found, list) else [found]
+        (told,) = module("notices").notices_of(prompts)
+        assert told in output.args[names.index("report")], one
+        assert told in world.texts[-1][0], one
+
+
+def test_what_users_are_warned_of_is_shown_once(world: World, fox: torch.Tensor) -> None:
+    words, model = " ".join(["fox violet castle"] * 30), emoji_model()
+    with pytest.warns(UserWarning, match="reads the first 30 tokens"):
+        module("prompts").ScorePrompts.execute(model, words, fox)
+    assert len(world.texts) == 1 and "reads the first 30 tokens" in world.texts[0][0]
+    with pytest.warns(UserWarning, match="clipped"):
+        report = module("invert").ImageToPrompt.execute(prompt_model=model, image=fox * 1.5, **SEARCH).args[4]
+    assert report.count("is clipped to [0, 1]") == world.texts[-1][0].count("is clipped to [0, 1]") == 1
+
+
+def test_warnings_are_kept_though_another_pack_switched_them_off(world: World) -> None:
+    with warnings.catch_warnings(record=True) as logged:
+        warnings.simplefilter("ignore")
+        with module("notices").warnings_kept() as kept:
+            for name in (
+                "/x/custom_nodes/hardprompts.comfyui_nodes.invert",
+                "hardprompts.encoders",
+                "hardprompts_photo",
+            ):
+                for _ in range(2):
+                    warnings.warn_explicit(f"of  {name}", UserWarning, "file.py", 3, module=name)
+            warnings.warn_explicit("of others", UserWarning, "file.py", 3, module="torch")
+            warnings.warn_explicit("for developers", DeprecationWarning, "file.py", 3, module="hardprompts.x")
+    assert [one.partition(" ")[0] for one in kept] == ["of"] * 3 and "of hardprompts.encoders" in kept
+    assert len(logged) >= 3, "the log has them, too"
 
 
 # --- prompts ------------------------------------------------------------------------------

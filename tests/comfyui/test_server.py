@@ -340,6 +340,37 @@ def test_an_embedding_becomes_words_by_the_graphs_clip(server: Server) -> None:
     assert "faithfulness" in run.outputs["report"]["text"][0]
 
 
+def test_what_a_deadline_left_out_is_told_in_the_graph(server: Server) -> None:
+    hurried = image_to_prompt(FOX, seed=41, max_steps=100_000, method="refine", deadline=0.001)
+    hurried["report"] = node("PreviewAny", source=["search", 4])
+    run = ok(server.run(hurried))
+    (notice,) = run.outputs["show"]["hardprompts"][0]["notices"]
+    assert notice.startswith("no room within the limits: ")
+    assert notice in run.texts()[-1] and notice in run.outputs["report"]["text"][0]
+    assert ok(server.run(image_to_prompt(FOX, seed=42))).outputs["show"]["hardprompts"][0]["notices"] == []
+
+
+def test_what_users_are_warned_of_is_shown_in_the_node(server: Server) -> None:
+    long = {
+        "model": model(), "image": node("LoadImage", image=FOX),
+        "score": node("HardPromptsScore", prompt_model=["model", 0], text="fox violet castle " * 30, image=["image", 0]),
+        "show": node("PreviewAny", source=["score", 0]),
+    }  # fmt: skip
+    (told,) = ok(server.run(long)).texts()
+    assert "reads the first 30 tokens" in told
+
+
+def test_a_captioner_of_the_models_folder_is_where_a_search_begins(server: Server, base: Path) -> None:
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(ROOT / "tests" / "plugins" / "transformers"))
+    from test_captions import build, saved
+
+    saved(base / "models" / "prompt_models" / "tiny-blip", *build("blip"))
+    ok(server.run(image_to_prompt(FOX, seed=51, captioner="tiny-blip")))
+    assert "is a path" in said(server.run(image_to_prompt(FOX, captioner=f"transformers:{base}/models")))
+    assert "unknown captioner scheme 'blip'" in said(server.run(image_to_prompt(FOX, captioner="blip")))
+
+
 def test_folders_in_folders_are_captioned_and_a_stopped_run_goes_on(server: Server, base: Path) -> None:
     folder = base / "input" / "many"
     for name, place in ((FOX, folder), (ROCKET, folder / "machines")):

@@ -37,6 +37,7 @@ function drawPrompt(prompt) {
   box.append(line);
   if (prompt.weighted) box.append(element("div", "font-family:monospace;font-size:12px", prompt.weighted));
   box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", score));
+  for (const notice of prompt.notices) box.append(element("div", "opacity:.75;font-size:11px", notice));
   for (const other of prompt.candidates) {
     box.append(element("div", "font-family:monospace;font-size:11px", `${other.score.toFixed(3)}  ${other.text}`));
   }
