@@ -126,6 +126,11 @@ class SeparateTexts(Protocol):
         ...
 
 
+def own_texts(predictor: object) -> dict[str, str]:
+    """What some text encoders of a denoiser read whatever the prompt is, by their kind; nothing of other things."""
+    return dict(predictor.texts) if isinstance(predictor, SeparateTexts) else {}
+
+
 @runtime_checkable
 class NoisePredictor(ConditioningEncoder, Protocol):
     """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.

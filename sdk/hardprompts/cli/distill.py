@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,8 +27,10 @@ from hardprompts.cli.options import (
     Steps,
     Templates,
     TextModel,
+    Texts,
     Threads,
     given,
+    texts_of,
     torch_dtype,
 )
 from hardprompts.cli.screen import clear_errors, fail, say, soft_prompt_at, stdout_kept
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
 _SUFFIXES = (".safetensors", ".pt", ".bin", ".png", ".webp")
 
 #: Parameters of the command that are not options of the search.
-_OF_THE_COMMAND = ("what", "model", "name", "rename", "method", "device", "threads", "dtype", "as_json", "save")
+_OF_THE_COMMAND = (
+    "what", "model", "name", "rename", "method", "texts", "device", "threads", "dtype", "as_json", "save",
+)  # fmt: skip
 
 
 def distill(
@@ -65,6 +69,7 @@ def distill(
     deadline: Deadline = None,
     seed: Seed = None,
     banned: Banned = None,
+    texts: Texts = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -81,7 +86,7 @@ def distill(
         with stdout_kept():
             original = _original(what, name, rename or ())
             screen.use_threads(threads, device)
-            distiller = _open(model, method, device, dtype)
+            distiller = _open(model, method, device, dtype, **texts_of(texts))
             if deadline is None:
                 screen.read_words(distiller.search, distiller.backend)
             with screen.LiveSearch() as live:
@@ -111,13 +116,21 @@ def _original(what: str, name: str, rename: Sequence[str]) -> "str | SoftPrompt"
     return soft_prompt_at(path, name, rename)
 
 
-def _open(model: str | None, method: str | None, device: str | None, dtype: str | None) -> "PromptDistiller":
-    """The distiller; without a model's name that of the SDK, with a line about what it is good for."""
-    from hardprompts.distillation.distiller import PromptDistiller
+def _open(
+    model: str | None, method: str | None, device: str | None, dtype: str | None, **own: Any
+) -> "PromptDistiller":
+    """The distiller; without a model's name that of the SDK, with a line about what it is good for.
 
-    named = given({"backend": model, "method": method, "device": device, "dtype": torch_dtype(dtype)})
+    Args:
+        own: options of the model's scheme.
+    """
+    from hardprompts.distillation.distiller import PromptDistiller
+    from hardprompts.encoders import load_backend
+
+    place: dict[str, Any] = {"device": device, "dtype": torch_dtype(dtype)}
     with screen.opening(model or "the embedded model"):
-        distiller = PromptDistiller(**named)
+        backend = load_backend(model or "emoji", **place, **own) if own else model
+        distiller = PromptDistiller(**given({"backend": backend, "method": method, **place}))
     if model is None and distiller.backend.note:
         say(" ".join(distiller.backend.note.split()), "dim")
     return distiller

@@ -27,6 +27,7 @@ from hardprompts.cli.options import (
     Seed,
     Steps,
     Template,
+    Texts,
     Threads,
     Tokens,
     Unlike,
@@ -34,6 +35,7 @@ from hardprompts.cli.options import (
     Words,
     flag,
     given,
+    texts_of,
     torch_dtype,
 )
 from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
@@ -52,6 +54,7 @@ _OF_THE_COMMAND = (
     "bank",
     "prior",
     "captioner",
+    "texts",
     "device",
     "threads",
     "dtype",
@@ -81,6 +84,7 @@ def invert(
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
+    texts: Texts = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -107,9 +111,8 @@ def invert(
         search = search_of(method, bank)
         with stdout_kept():
             screen.use_threads(threads, device)
-            inverter = open_inverter(
-                model, search, given({"prior": prior, "captioner": captioner, **options}), device, dtype
-            )
+            of_search = given({"prior": prior, "captioner": captioner, **options})
+            inverter = open_inverter(model, search, of_search, device, dtype, **texts_of(texts))
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
         if as_json:
@@ -178,8 +181,11 @@ def search_of(method: str | None, bank: Path | None) -> "str | Search | None":
     raise ValueError(f"--bank is for --method phrase-bank, its variants and pez+bank, not for {method}")
 
 
-def open_model(model: str | None, device: str | None, dtype: str | None) -> "Backend":
+def open_model(model: str | None, device: str | None, dtype: str | None, **own: Any) -> "Backend":
     """The model; without a name that of `default_model`, with a line about what it is good for.
+
+    Args:
+        own: options of its scheme.
 
     Raises:
         UnknownName, BackendError: see `load_backend`.
@@ -188,7 +194,7 @@ def open_model(model: str | None, device: str | None, dtype: str | None) -> "Bac
 
     name = default_model() if model is None else model
     with screen.opening(name):
-        backend = load_backend(name, device=device, dtype=torch_dtype(dtype))
+        backend = load_backend(name, device=device, dtype=torch_dtype(dtype), **own)
     if model is None:
         screen.show_note(name, backend.note)
     return backend
@@ -200,8 +206,12 @@ def open_inverter(
     options: dict[str, Any],
     device: str | None,
     dtype: str | None,
+    **own: Any,
 ) -> "PromptInverter | DenoisingInverter":
     """What inverts with a model: its image tower or, of a model that only generates images, its denoiser.
+
+    Args:
+        own: options of the model's scheme.
 
     Raises:
         ValueError: an option does not apply to a denoiser.
@@ -209,7 +219,7 @@ def open_inverter(
     """
     from hardprompts.inversion.inverter import PromptInverter
 
-    backend = open_model(model, device, dtype)
+    backend = open_model(model, device, dtype, **own)
     method: dict[str, Any] = {} if search is None else {"method": search}
     if backend.image_encoder is not None or backend.noise_predictor is None:
         inverter = PromptInverter(

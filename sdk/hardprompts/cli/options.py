@@ -6,7 +6,7 @@ default: what is not given is left out of the call, so that the defaults of the 
 
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,6 +46,12 @@ OtherModel = Annotated[
 ImageModel = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="SCHEME:NAME", help="The text-to-image model, as in diffusers:NAME."),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND=TEXT", help="What text encoders of a kind read instead of the prompt, as in t5='a long text'."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps (default: the best available).")]
 Threads = Annotated[
@@ -188,6 +194,21 @@ def given(parameters: Mapping[str, Any], but: Collection[str] = ()) -> dict[str,
         but: parameters that are not options of the call.
     """
     return {name: value for name, value in parameters.items() if name not in but and value not in (None, [])}
+
+
+def texts_of(pairs: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """`--texts` as options of a model, for `load_backend`; none where it was not given.
+
+    Raises:
+        ValueError: one has no "=", or no kind before it.
+    """
+    texts = {}
+    for pair in pairs or ():
+        kind, sign, text = pair.partition("=")
+        if not sign or not kind.strip():
+            raise ValueError(f"texts must be KIND=TEXT, as t5='a long text', got {pair!r}")
+        texts[kind.strip()] = text
+    return {"texts": texts} if texts else {}
 
 
 def torch_dtype(name: str | None) -> "torch.dtype | None":

@@ -183,6 +183,8 @@ def show_prompt(prompt: "HardPrompt") -> None:
         f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )
+    for kind, text in prompt.provenance.get("texts", {}).items():
+        say(f"{kind} reads: {text}", "dim")
     if prompt.left_out:
         say(f"no room within the limits: {'; '.join(map(printable, prompt.left_out))}", "yellow")
 

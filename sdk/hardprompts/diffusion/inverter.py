@@ -1,7 +1,7 @@
 """DenoisingInverter: images, or a text, become a prompt under which a diffusion model does the same."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from hardprompts.diffusion.features import denoiser_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
 from hardprompts.diffusion.reading import check_template, whole_conditioning
-from hardprompts.encoders import Backend, NoisePredictor, SeparateTexts, load_backend
+from hardprompts.encoders import Backend, NoisePredictor, load_backend, own_texts
 from hardprompts.errors import SearchError, VocabularyError
 from hardprompts.images import ImageInput, image_weights, load_images
 from hardprompts.noise import Conditioning
@@ -312,18 +312,13 @@ class DenoisingInverter:
                 "noises_per_step": options.noises_per_step,
                 "crop": list(options.crop),
                 "restarts": options.starts,
-                **({"texts": dict(own)} if (own := _own_texts(self.predictor)) else {}),
+                **({"texts": own} if (own := own_texts(self.predictor)) else {}),
             },
         )
 
 
 def _chosen(door: str, **options: Any) -> DenoisingOptions:
     return DenoisingOptions.of(door, **options).seeded()
-
-
-def _own_texts(predictor: NoisePredictor) -> Mapping[str, str]:
-    """What some text encoders read whatever the prompt is."""
-    return predictor.texts if isinstance(predictor, SeparateTexts) else {}
 
 
 def _text_scores(objective: NoisePrediction, conditioning: Conditioning) -> list[float]:

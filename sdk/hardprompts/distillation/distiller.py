@@ -35,7 +35,7 @@ from hardprompts.distillation.starts import (
     select_words,
     starts,
 )
-from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, opened_backend, several
+from hardprompts.encoders import Backend, ConditioningEncoder, join_backends, opened_backend, own_texts, several
 from hardprompts.errors import SearchError
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.pez_refine import PEZRefine
@@ -341,6 +341,7 @@ class PromptDistiller:
                 "templates": [one.text for one in options.slots],
                 "restarts": options.starts,
                 **({} if original.markup is None else {"markup": original.markup.to_dict()}),
+                **({"texts": own} if (own := own_texts(self.backend.noise_predictor)) else {}),
             },
             kind=DistilledPrompt,
             score_unit=matches.score_unit,

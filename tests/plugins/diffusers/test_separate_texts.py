@@ -1,9 +1,11 @@
 """A text of its own for CLIP and for T5: what is searched is what the pipeline computes when it is given both."""
 
+import json
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
@@ -11,6 +13,7 @@ pytest.importorskip("accelerate")
 import diffusers_families as families  # noqa: E402
 
 from hardprompts import DenoisingInverter, load_backend  # noqa: E402
+from hardprompts.cli import app  # noqa: E402
 from hardprompts.methods import Refine  # noqa: E402
 from hardprompts_diffusers import enable_prompt_inversion, noise_predictor  # noqa: E402
 
@@ -177,3 +180,19 @@ def test_one_text_is_given_to_all_encoders_where_nobody_says_more() -> None:
     text = found.prompts[0]
     assert found.separate_prompts == [{"clip": text}] and found.arguments == [{"prompt": text, "prompt_2": text}]
     assert "texts" not in found.hard_prompts[0].provenance
+
+
+@pytest.mark.filterwarnings("ignore::hardprompts.hub.machine.MachineNotice")
+def test_the_command_line_gives_t5_a_text(tmp_path: Any) -> None:
+    picture = tmp_path / "picture.png"
+    families.OTHER.save(picture)
+    own = ["--model", f"diffusers:{families.saved('sd3', tmp_path)}", "--device", "cpu", "--seed", "0"]
+    short = ["--tokens", "2", "--steps", "1", "--restarts", "1", "--json"]
+    for command in (["invert", str(picture), "--method", "pez"], ["distill", "red house"]):
+        run = CliRunner().invoke(app, [*command, *own, *short, "--texts", f"t5={LONG}"])
+        assert run.exit_code == 0, run.output
+        assert json.loads(run.stdout)["provenance"]["texts"] == {"t5": LONG}
+    run = CliRunner().invoke(app, ["distill", "red house", *own, "--texts", "t5"])
+    assert run.exit_code == 2 and "--texts must be KIND=TEXT, as t5='a long text', got 't5'" in run.stderr
+    run = CliRunner().invoke(app, ["distill", "red house", "--model", "emoji", "--texts", "t5=x"])
+    assert run.exit_code == 2 and "models of 'emoji' have no option texts" in run.stderr
