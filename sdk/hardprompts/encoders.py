@@ -504,7 +504,7 @@ def load_backend(
     keep_to_quota()
     precision = checked_dtype(dtype, chosen)
     with torch.inference_mode(False):  # through weights that are made in it no gradients could flow later
-        opened = opening(rest, device=chosen, dtype=precision, **options)
+        opened: Backend = opening(rest, device=chosen, dtype=precision, **options)
     return opened.reopened_by(_unpickled, name, str(chosen), dtype, options)
 
 
