@@ -17,7 +17,8 @@ from torch import Tensor
 from hardprompts.encoders import Backend, TextEncoder, normalize
 from hardprompts.errors import BackendError, MissingExtra, brief
 from hardprompts.hub.reasons import loading_cause
-from hardprompts_photo import weights
+from hardprompts.methods.word_table import WordTable
+from hardprompts_photo import weights, words
 from hardprompts_photo.bridge import Bridge
 from hardprompts_photo.bridge import read as read_bridge
 from hardprompts_photo.image_tower import EfficientNetLite, on_plain_ground
@@ -67,6 +68,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
     )  # fmt: skip
     if not text.checked:
         check_sentences(backend, text.folder)
+    WordTable.of(backend.text_encoder).supply(words.read)
     tower = PhotoEncoder(EfficientNetLite(network, SIZES[size]), bridge, backend.text_encoder)
     return dataclasses.replace(backend, image_encoder=tower)
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import safetensors
@@ -21,6 +21,9 @@ from hardprompts.encoders import TextEncoder, normalize
 
 #: Ids of one token, or of a word of several tokens.
 Word = tuple[int, ...]
+
+#: Words, and the unit features of each by itself, (words, features).
+Known = tuple[Sequence[Word], Tensor]
 
 #: Words that are read at once.
 BATCH = 512
@@ -40,7 +43,8 @@ class WordTable:
 
     Reading tens of thousands of words takes seconds to a minute on a CPU, so it is done once for each model: the
     table is kept in memory as long as the encoder is, and, where it took more than a few seconds, in a file of the
-    user's cache folder (see `cache_folder`), named by the model's own embeddings and features.
+    user's cache folder (see `cache_folder`), named by the model's own embeddings and features. A model may come with
+    a table of its own (`supply`), so that its first search on a machine is as fast as any.
 
     Args:
         encoder: the text tower.
@@ -51,7 +55,8 @@ class WordTable:
         self._encoder = weakref.ref(encoder)
         self._rows: dict[Word, int] = {}
         self._features: Tensor | None = None
-        self._read_file = False
+        # Where features are looked up before words are read, each once and only if words are missing until then.
+        self._sources: list[Callable[[], Known | None]] = [self._kept]
 
     @classmethod
     def of(cls, encoder: TextEncoder) -> "WordTable":
@@ -60,6 +65,14 @@ class WordTable:
         if table is None:
             table = _TABLES[encoder] = cls(encoder)
         return table
+
+    def supply(self, known: Callable[[], Known]) -> None:
+        """Gives the table what the model came with, which is asked for where words are first wanted.
+
+        It goes before a file of the cache, so that searches find the same on all machines. It is believed if the model
+        says nearly the same of a few of the words.
+        """
+        self._sources.insert(0, known)
 
     def features(
         self, words: Sequence[Word], *, seconds: float | None = None, progress: bool = True
@@ -73,8 +86,8 @@ class WordTable:
             progress: shows a bar on a terminal while words are read.
         """
         missing = [word for word in dict.fromkeys(words) if word not in self._rows]
-        if missing and not self._read_file:
-            self._load()
+        while missing and self._sources:
+            self._take(self._sources.pop(0)())
             missing = [word for word in missing if word not in self._rows]
         if missing:
             self._read(missing, seconds, progress)
@@ -149,17 +162,18 @@ class WordTable:
         content.update(vocabulary.table[:: max(1, len(vocabulary) // 997)].float().cpu().numpy().tobytes())
         return cache_folder() / "words" / f"{content.hexdigest()[:32]}.safetensors"
 
-    @torch.no_grad()
-    def _load(self) -> None:
-        """Takes in what an earlier run has kept, if the model still says the same of a few of its words."""
-        self._read_file = True
-        path = self._path()
+    def _kept(self) -> Known | None:
+        """What an earlier run has kept."""
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                words = [tuple(word) for word in json.loads(file.metadata()["words"])]
-                features = file.get_tensor("features")
+            with safetensors.safe_open(self._path(), "pt") as file:
+                return [tuple(word) for word in json.loads(file.metadata()["words"])], file.get_tensor("features")
         except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError):
-            return
+            return None
+
+    @torch.no_grad()
+    def _take(self, known: Known | None) -> None:
+        """Takes in features of words that are new, if the model still says the same of a few of them."""
+        words, features = known or ((), torch.empty(0, 0))
         vocabulary, device = self._tower.vocabulary, self._tower.vocabulary.table.device
         if not words or features.ndim != 2 or len(features) != len(words):
             return
@@ -170,7 +184,9 @@ class WordTable:
             own = normalize(self._tower.encode(vocabulary.embed(ids)))[0]
             if own.shape != features[place].shape or float((own.cpu() - features[place].float()).norm()) > 0.05:
                 return
-        self._add(words, features.to(device))
+        new = [place for place, word in enumerate(words) if word not in self._rows]
+        if new:
+            self._add([words[place] for place in new], features[new].to(device))
 
     def _save(self) -> None:
         assert self._features is not None

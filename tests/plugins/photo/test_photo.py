@@ -17,9 +17,11 @@ import hardprompts_photo
 from hardprompts import load_backend
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, MissingExtra
+from hardprompts.methods.word_table import WordTable
 from hardprompts.testing import check_backend
-from hardprompts_photo import backend, bridge, image_tower, weights
+from hardprompts_photo import backend, bridge, image_tower, weights, words
 from hardprompts_photo.recipe import class_words
+from hardprompts_photo.recipe.read_words import default_words
 from hardprompts_photo.recipe.train_bridge import ridge
 
 CPU = torch.device("cpu")
@@ -118,6 +120,45 @@ def test_a_photograph_is_familiar_and_plain_color_is_not(photo: Backend) -> None
 
 
 @needs_extra
+def test_the_words_of_a_search_need_not_be_read(photo: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = default_words(photo)
+    read, features = words.read()
+    assert read == own, "the words of a search have changed: python -m hardprompts_photo.recipe.read_words"
+    vocabulary = photo.text_encoder.vocabulary
+    for place in range(0, len(own), len(own) // 48):
+        found = photo.encode_texts([vocabulary.decode(own[place])])[0]
+        assert float((found - features[place].float()).norm()) < 0.03, vocabulary.decode(own[place])
+    monkeypatch.setattr(WordTable, "_read", lambda *_: pytest.fail("words were read"))
+    assert torch.equal(WordTable.of(photo.text_encoder).features(own, progress=False), features.float())
+
+
+def test_words_are_written_as_they_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    features = torch.nn.functional.normalize(torch.randn(40, 384, generator=torch.Generator().manual_seed(0)), dim=1)
+    own = [(i,) for i in range(39)] + [(3, 4, 5)]
+    monkeypatch.setattr(words, "FILE", tmp_path / "words.safetensors")
+    words.FILE.write_bytes(words.written(own, features))
+    read, found = words.read()
+    assert read == own and float((found.float() - features).norm(dim=1).max()) < 0.025
+    assert words.FILE.stat().st_size < 0.8 * features.numel()
+    with pytest.raises(ValueError, match="at most 127"):
+        words.written(own, features * 9)
+
+
+def test_words_that_are_damaged_or_of_another_tower_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = words.FILE.read_bytes()
+    monkeypatch.setattr(words, "FILE", tmp_path / "words.safetensors")
+    for content in (whole[:9000], whole[:-9000] + bytes(9000), b"nonsense"):
+        words.FILE.write_bytes(content)
+        with pytest.raises(BackendError, match=r"cannot read .*words\.safetensors"):
+            words.read()
+    words.FILE.write_bytes(whole)
+    monkeypatch.setattr(weights, "TEXT", dataclasses.replace(weights.TEXT, sha256="0" * 64))
+    with pytest.raises(BackendError, match="was made with the text tower of sha256 53aa"):
+        words.read()
+
+
 def test_half_precision_agrees(photo: Backend) -> None:
     picture = [Image.open(CAT).convert("RGB")]
     half = load_backend("photo", device="cpu", dtype=torch.bfloat16)

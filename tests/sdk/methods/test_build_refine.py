@@ -182,6 +182,25 @@ def test_words_are_read_once_for_each_encoder(monkeypatch: pytest.MonkeyPatch) -
     assert sum(read) == len(all_words())
 
 
+def test_what_a_model_came_with_goes_before_a_file_and_before_reading(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = toy_backend().text_encoder
+    own, asked = all_words(), []
+    true = WordTable(BACKEND.text_encoder).features(own, progress=False)
+    nearly = torch.nn.functional.normalize(true + 0.001, dim=1)
+    table = WordTable(encoder)
+    table.supply(lambda: asked.append(1) or (own[:-5], nearly[:-5]))
+    assert not asked
+    found = table.features(own, progress=False)
+    table.features(own, progress=False)
+    assert torch.allclose(found[:-5], nearly[:-5], atol=1e-3) and torch.allclose(found[-5:], true[-5:], atol=2e-3)
+    assert len(asked) == 1
+    other = WordTable(encoder)
+    other.supply(lambda: (own, true.flip(0)))
+    assert torch.allclose(other.features(own, progress=False), true, atol=2e-3), "features of other words were believed"
+
+
 @pytest.fixture
 def slow_reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(word_table, "WORTH_KEEPING", -1.0)
