@@ -129,6 +129,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
     """What web/js/show_prompt.js draws of a prompt, as JSON values."""
     from hardprompts import PromptTemplate
     from hardprompts.hub.machine import model_label
+    from hardprompts.prompts import ranking_note
 
     template, pieces = PromptTemplate(prompt.template), prompt.pieces()
     others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
@@ -145,6 +146,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "method": prompt.method,
         "notices": notices_of([prompt]),
         "candidates": [{"text": other.text, "score": other.score} for other in others[:candidates]],
+        "ranking": ranking_note(prompt) if others[:candidates] else "",
     }
 
 

@@ -29,13 +29,15 @@ class Calls:
     ) -> Iterator[Values]:
         """The prompts of images, one for each or one for all, under "prompts", with the fields of `prompt.json`.
 
+        What their user is to know stands under "notices".
+
         Options are those of `PromptInverter.invert`. Until they are found: "doing", and "best", the texts so far.
         """
         job: Job[image.Found] = Job()
         with _as_gradio_says(images or ()):
             finding = image.find(self.models, job, images, together, model, checked_options(options or {}))
             found = yield from _told(finding, lambda live: {"doing": live.doing, "best": live.texts})
-            yield {"prompts": [_values(prompt) for prompt in found.prompts]}
+            yield {"prompts": [_values(prompt) for prompt in found.prompts], "notices": job.notices}
 
     def shorten(self, text: str, model: str, options: Mapping[str, Any] | None) -> Iterator[Values]:
         """The short prompt of a long one, with the fields of `prompt.json`; faithfulness stands in its provenance.

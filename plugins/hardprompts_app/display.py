@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.prompts import HardPrompt, PromptTemplate, ranking_note
 from hardprompts.search.protocol import StopReason
 
 #: The colors of the lines of a curve, readable on black and white.
@@ -58,6 +58,12 @@ def contributions_html(prompt: HardPrompt) -> str:
     return f'<table class="hp-words"><caption>{caption}</caption>{"".join(rows)}</table>'
 
 
+def ranking_html(prompt: HardPrompt) -> str:
+    """What the candidates are ranked by, where the numbers beside them do not show it."""
+    note = ranking_note(prompt)
+    return f'<div class="hp-hint">{html.escape(note)}</div>' if note else ""
+
+
 def curve_svg(lines: Sequence[Sequence[tuple[float, float]]], until: float) -> str:
     """The best score against seconds, a line for each search; "" before there is anything."""
     points = [point for line in lines for point in line]
@@ -97,6 +103,15 @@ def status_html(text: str, busy: bool = False) -> str:
 def error_html(text: str) -> str:
     """What went wrong, in one line."""
     return f'<div class="hp-status hp-error" role="alert">{html.escape(text)}</div>'
+
+
+def notices_html(prompts: Sequence[HardPrompt], notices: Sequence[str] = ()) -> str:
+    """What found no room within the limits of a search, and what else its user is to know; "" if there is nothing."""
+    left = dict.fromkeys(each for prompt in prompts for each in prompt.left_out)
+    lines = [f"no room within the limits: {'; '.join(left)}"] if left else []
+    lines += dict.fromkeys(notices)
+    said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f'<ul class="hp-list hp-notices" role="note">{said}</ul>' if said else ""
 
 
 def list_html(lines: Sequence[str], title: str = "") -> str:

@@ -37,7 +37,7 @@ def caption(
 
     def work() -> BatchReport:
         source = folder_source(path, recursive)
-        backend = models.open(model)
+        backend = models.with_images(model)
         job.step("searching")
         return invert_many(
             source, path, backend, format="txt", batch_size=BATCH.get(backend.device.type, BATCH_ELSEWHERE),

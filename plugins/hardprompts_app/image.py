@@ -83,13 +83,20 @@ def checked(paths: Sequence[str] | None) -> Sequence[str]:
 
 
 def find(
-    models: Models, job: Job[Found], paths: Sequence[str] | None, together: bool, model: str, options: Mapping[str, Any]
+    models: Models,
+    job: Job[Found],
+    paths: Sequence[str] | None,
+    together: bool,
+    model: str,
+    options: Mapping[str, Any],
+    captioner: str = "",
 ) -> Generator[Live, None, Found]:
     """Searches the prompts of images and yields the best so far.
 
     Args:
         together: one prompt for what all images share, instead of one for each.
         options: of `PromptInverter.invert`.
+        captioner: the name of an image-to-text model, whose captions the search also starts from; "" for none.
 
     Raises: what `PromptInverter.invert` raises; Stopped.
     """
@@ -98,8 +105,10 @@ def find(
 
     def work() -> Found:
         pictures = load_images(images)
-        backend.append(models.open(model))
-        inverter = PromptInverter(backend[0])
+        backend.append(models.with_images(model))
+        if captioner.strip():
+            job.step("opening the captioner")
+        inverter = PromptInverter(backend[0], captioner=models.captioner(captioner))
         job.step(f"reading the words of {backend[0].name}, once for each model")
         read_words(inverter.search, backend[0])
         job.step("looking at the image" if len(images) == 1 else "looking at the images")
@@ -110,6 +119,8 @@ def find(
         else:
             prompts = inverter.invert_each(pictures, batch_size=len(pictures), **called)
             targets = list(features.split(1))
+        if backend[0].note:
+            job.notices.append(" ".join(backend[0].note.split()))
         names = tuple(Path(path).name for path in images)
         return Found(model, names, tuple(prompts), tuple(targets), dict(options))
 

@@ -1,6 +1,6 @@
 """The page's parts, and what they do when they are touched. It imports Gradio: import it when the page is opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hardprompts.images import IMAGE_SUFFIXES
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import api, display, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
-from hardprompts_app.work import Job, Jobs, Models, checked_options, one_line, phrases
+from hardprompts_app.work import Job, Jobs, Models, checked_options, installed_captioners, one_line, phrases
 
 #: Searches wait for one another; scores of edited prompts do not wait for searches.
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
@@ -85,8 +85,7 @@ class _Tab:
     def __init__(self, models: Models, jobs: Jobs) -> None:
         self.models, self.jobs = models, jobs
 
-    def model(self, **options: Any) -> gr.Dropdown:
-        known = self.models.names
+    def model(self, known: Sequence[str], **options: Any) -> gr.Dropdown:
         return gr.Dropdown(
             known, value=known[0], allow_custom_value=self.models.private, label="Model",
             info="from the list, or any name that `hardprompts models` explains" if self.models.private else None,
@@ -152,28 +151,37 @@ class _ImageTab(_Tab):
                 self.together = gr.Radio(
                     ["One prompt each", "One prompt for all"], value="One prompt each", label="Several images"
                 )
-                self.name = self.model()
+                self.name = self.model(models.image_models)
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
                     self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: drawn")
+                    self.captioner = gr.Dropdown(
+                        ["", *(installed_captioners() if models.private else ())], value="", visible=models.private,
+                        allow_custom_value=models.private, label="Captioner",
+                        info="an image-to-text model whose captions the search also starts from; empty: none",
+                    )  # fmt: skip
             with gr.Column():
                 self.buttons("Find the prompt")
                 self.best, self.curve, self.found = gr.HTML(), gr.HTML(), gr.State()
                 with gr.Column(visible=False) as self.after:
                     self.pick = gr.Dropdown(label="Image", visible=False, type="index")
                     self.candidates = gr.Radio(label="Candidates", elem_classes="hp-candidates")
+                    self.ranking = gr.HTML()
                     self.text = gr.Textbox("", label="Edit it; its score follows", lines=2)
                     self.edited, self.contributions = gr.HTML(), gr.HTML()
                     self.texts = self.copies()
         self._events()
 
     def _events(self) -> None:
-        choices = [self.after, self.pick, self.candidates, self.text]
+        choices = [self.after, self.pick, self.candidates, self.ranking, self.text]
         shown = [self.edited, self.contributions, *self.texts]
-        inputs = [self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed]
+        inputs = [
+            self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
+            self.captioner,
+        ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
             self.run, inputs, [self.status, self.best, self.curve, self.found], [self.best, self.curve, self.found]
@@ -196,7 +204,7 @@ class _ImageTab(_Tab):
 
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
-        seconds: float | None, seed: float | None, request: gr.Request,
+        seconds: float | None, seed: float | None, captioner: str | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
@@ -205,7 +213,9 @@ class _ImageTab(_Tab):
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
                 "seed": None if seed is None else int(seed),
             })  # fmt: skip
-            finding = image.find(self.models, job, files, together != "One prompt each", model, options)
+            finding = image.find(
+                self.models, job, files, together != "One prompt each", model, options, captioner or ""
+            )
             found = yield from self._watched(finding, job)
             until = max(prompt.provenance["seconds"] for prompt in found.prompts)
             lines = [[(point.seconds, point.score) for point in prompt.history] for prompt in found.prompts]
@@ -213,7 +223,8 @@ class _ImageTab(_Tab):
                 display.prompt_html(prompt, label if len(found.prompts) > 1 else "")
                 for prompt, label in zip(found.prompts, found.labels, strict=True)
             )
-            yield status_html(display.ended(found.prompts[0])), best, display.curve_svg(lines, until), found
+            said = status_html(display.ended(found.prompts[0])) + display.notices_html(found.prompts, job.notices)
+            yield said, best, display.curve_svg(lines, until), found
         if problems:
             yield error_html(problems[0]), "", "", None
 
@@ -230,15 +241,15 @@ class _ImageTab(_Tab):
     def choices(self, found: image.Found | None) -> tuple[Any, ...]:
         """What can be chosen of what was found."""
         if found is None:
-            return gr.update(visible=False), gr.update(), gr.update(), ""
+            return gr.update(visible=False), gr.update(), gr.update(), "", ""
         pick = gr.update(choices=found.labels, value=found.labels[0], visible=len(found.prompts) > 1)
         return gr.update(visible=True), pick, *self.picked(found, 0)
 
-    def picked(self, found: image.Found, index: int | None) -> tuple[Any, str]:
-        """The candidates of one prompt, and the best of them to edit."""
+    def picked(self, found: image.Found, index: int | None) -> tuple[Any, str, str]:
+        """The candidates of one prompt, what they are ranked by, and the best of them to edit."""
         prompt = found.prompts[index or 0]
         choices = [(f"{one.score:.3f}  {one.text}", one.text) for one in prompt.candidates]
-        return gr.update(choices=choices, value=prompt.text), prompt.text
+        return gr.update(choices=choices, value=prompt.text), display.ranking_html(prompt), prompt.text
 
     def follow(self, found: image.Found | None, index: int | None, text: str) -> tuple[str, ...]:
         """The edited prompt with its score, what its words contribute, and how it is copied."""
@@ -303,7 +314,7 @@ class _ShortenTab(_Tab):
                 self.text = gr.Textbox(
                     "", label="A long prompt", lines=6, info="with the markup of A1111 or ComfyUI, too"
                 )
-                self.name = self.model()
+                self.name = self.model(models.names)
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens, at most")
                 with gr.Accordion("Bans, time, seed", open=False):
                     self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
@@ -337,8 +348,9 @@ class _ShortenTab(_Tab):
                     prompt: DistilledPrompt = end.value
                     break
                 yield status_html(doing, busy=True), *nothing
+            said = status_html(display.ended(prompt)) + display.notices_html([prompt], job.notices)
             yield (
-                status_html(display.ended(prompt)), display.prompt_html(prompt), told_html(prompt),
+                said, display.prompt_html(prompt), told_html(prompt),
                 display.contributions_html(prompt), *display.for_uis(prompt),
             )  # fmt: skip
         if problems:
@@ -370,7 +382,7 @@ class _FolderTab(_Tab):
                 )  # fmt: skip
                 self.recursive = gr.Checkbox(False, label="Its subfolders too")
                 self.overwrite = gr.Checkbox(False, label="Replace captions that exist")
-                self.name = self.model()
+                self.name = self.model(models.image_models)
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
                 self.seconds = gr.Number(SECONDS, label="Seconds at most for each image", minimum=0)
             with gr.Column():

@@ -1,9 +1,11 @@
 """What the tabs share: open models, and searches in threads that can be watched and stopped."""
 
 import contextlib
+import json
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,7 +16,8 @@ from hardprompts.batch import BatchProgress
 from hardprompts.cli.lists import model_names
 from hardprompts.devices import checked_device
 from hardprompts.encoders import PREFERRED_MODELS, Backend, backends, default_model, is_installed, shared_backend
-from hardprompts.errors import HardPromptsError, UnknownName
+from hardprompts.errors import BackendError, HardPromptsError, UnknownName
+from hardprompts.inversion.captioning import Captioner, load_captioner
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import Search, SearchProgress
@@ -69,6 +72,7 @@ class Models:
             raise UnknownName("model scheme", scheme, backends())
         checked_device(device)
         self.device, self.dtype, self.private = device, dtype, private
+        self._captioner: tuple[str, Captioner] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -77,6 +81,46 @@ class Models:
         if not self.private:
             known = [name for name in PREFERRED_MODELS if is_installed(name)]
         return list(dict.fromkeys((self.default, *known)))
+
+    @property
+    def image_models(self) -> list[str]:
+        """Those of `names` that can compare images with text: not the denoisers, see `with_images`."""
+        return [name for name in self.names if not name.startswith("diffusers:")]
+
+    def with_images(self, name: str) -> Backend:
+        """The model of a name, which must compare images with text.
+
+        Raises:
+            BackendError: it has no image tower; and as `open`.
+        """
+        backend = self.open(name)
+        if backend.image_encoder is None:
+            why = (
+                "its denoiser would have to be asked thousands of times, which takes minutes on a graphics card and "
+                "hours without one, so the page leaves that to a terminal: hardprompts invert IMAGE --model "
+                f"{backend.name}"
+                if backend.noise_predictor is not None
+                else "it knows texts alone"
+            )
+            raise BackendError(
+                f"{backend.name} has no image tower to compare a picture with text; {why}. Choose another model here, "
+                f"such as {self.image_models[0]}"
+            )
+        return backend
+
+    def captioner(self, name: str) -> Captioner | None:
+        """The image-to-text model of a name, of which the last one stays open; None for an empty name.
+
+        Raises:
+            UnknownName, BackendError: see `load_captioner`; or the page is public.
+        """
+        if not (name := name.strip()):
+            return None
+        if not self.private:
+            raise BackendError(f"a page that others reach opens no captioner, and was asked for {name}; leave it empty")
+        if self._captioner is None or self._captioner[0] != name:
+            self._captioner = name, load_captioner(name, device=self.device, dtype=self.dtype)
+        return self._captioner[1]
 
     def open(self, name: str) -> Backend:
         """The model of a name, which stays open for the next call; the default for an empty name.
@@ -110,6 +154,7 @@ class Job(Generic[Result]):
         progress: the last that the search said.
         curve: (seconds, score of the best) for each improvement, for each of the search's tasks.
         doing: what goes on before the search begins.
+        notices: what the user is to know of a work that has ended: what it was warned of, and of its model.
     """
 
     def __init__(self) -> None:
@@ -117,6 +162,7 @@ class Job(Generic[Result]):
         self.batch: list[BatchProgress] = []
         self.curve: list[list[tuple[float, float]]] = []
         self.doing = "waiting for its turn"
+        self.notices: list[str] = []
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -163,7 +209,7 @@ class Job(Generic[Result]):
         failed: list[BaseException] = []
 
         def do() -> None:
-            with _DEVICE:
+            with _DEVICE, _noticed(self.notices):
                 try:
                     self.step("opening the model")
                     found.append(work())
@@ -181,6 +227,20 @@ class Job(Generic[Result]):
         if failed:
             raise failed[0]
         return found[0]
+
+
+@contextlib.contextmanager
+def _noticed(notices: list[str]) -> Iterator[None]:
+    """Adds what users are warned of meanwhile, each kind once, as the command line says it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    told: dict[str, str] = {}
+    for one in caught:
+        if issubclass(one.category, UserWarning | RuntimeWarning):
+            text = " ".join(str(one.message).split())
+            told.setdefault(text if one.category in (UserWarning, RuntimeWarning) else one.category.__qualname__, text)
+    notices.extend(told.values())
 
 
 class Jobs:
@@ -218,6 +278,27 @@ def checked_options(options: Mapping[str, Any], known: Sequence[str] = OPTIONS) 
     """
     check_names("the page", options, known)
     return {name: value for name, value in options.items() if value not in (None, "", [])}
+
+
+def installed_captioners() -> list[str]:
+    """The names of the image-to-text models in the Hub's cache of this machine, which are opened without a download."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    from hardprompts_transformers.captions import UNASKED
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = []
+    for repository in repositories:
+        files = {file.file_name: file.file_path for revision in repository.revisions for file in revision.files}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kind = json.loads(Path(files["config.json"]).read_text(encoding="utf-8"))["model_type"]
+            if repository.repo_type == "model" and kind in UNASKED and "preprocessor_config.json" in files:
+                found.append(f"transformers:{repository.repo_id}")
+    return sorted(found)
 
 
 def phrases(text: str) -> list[str]:

@@ -173,7 +173,8 @@ class HardPrompt(HubMixin):
         template: text with one "{}" in which the prompt was scored.
         tokens: the text of each token.
         attributions: for each token, the score that is lost when it is removed; none where that was not measured.
-        candidates: the best prompts found, best first, without duplicates; this one is the first.
+        candidates: the best prompts found, without duplicates, as the search ranks them; this one is the first. Their
+            scores are of their texts, and may have another order: see `ranking_note`.
         history: best score against steps, seconds and evaluations.
         evaluations: forward and backward passes of one prompt each, in the whole call that found it.
         left_out: what the limits of that call left no room for, in words: "contributions of tokens: 0 of 8".
@@ -452,6 +453,17 @@ def unique(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(best.values())
 
 
+def ranking_note(prompt: HardPrompt) -> str:
+    """What candidates are ranked by, where the scores shown beside them have another order; else ""."""
+    scores = [candidate.score for candidate in prompt.candidates]
+    if scores == sorted(scores, reverse=True):
+        return ""
+    views = prompt.provenance.get("views", 1)
+    seen = f"{views} views of each image, with " if isinstance(views, int) and views > 1 else ""
+    beside = f"the {prompt.score_unit} with each image as it is" if seen else f"the {prompt.score_unit} of each text"
+    return f"ranked by {seen}length and all else that was asked for; the numbers are {beside}"
+
+
 def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     facts: list[tuple[str, object]] = [
         ("model", shown_model(prompt.model)),
@@ -480,7 +492,8 @@ def _card_section(repo_id: str, prompt: HardPrompt) -> str:
         parts.append("With the characters that weight words made literal:\n\n" + facts_list(escapes))
     if len(prompt.candidates) > 1:
         best = "\n".join(f"1. {code_span(c.text)} ({c.score:.4f})" for c in prompt.candidates[:5])
-        parts.append(f"The best that the search found:\n\n{best}")
+        note = f" ({told})" if (told := ranking_note(prompt)) else ""
+        parts.append(f"The best that the search found{note}:\n\n{best}")
     parts.append(
         python_block(
             "from hardprompts import HardPrompt",

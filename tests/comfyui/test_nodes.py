@@ -26,7 +26,7 @@ from toy_denoiser import predictor
 
 from hardprompts import FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
 from hardprompts.plugins import register, unregister
-from hardprompts.prompts import HardPrompt, WordWeights, escape
+from hardprompts.prompts import Candidate, HardPrompt, WordWeights, escape
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ROOT / "comfyui_nodes"
@@ -671,6 +671,15 @@ def test_show_prompt_gives_the_browser_data_and_no_markup(world: World) -> None:
     assert output.args == (r"a photo of red \(tiger\)", "a photo of red (tiger)")
     shown = json.loads(json.dumps(output.ui["hardprompts"]))[0]
     assert (shown["before"], shown["tokens"], shown["after"]) == ("a photo of ", ["red", "(tiger)"], "")
+
+
+def test_nodes_say_what_candidates_are_ranked_by_where_their_numbers_do_not(world: World) -> None:
+    found = (Candidate("red (tiger)", (1, 2), 0.5), Candidate("tiger", (2,), 0.6))
+    prompt = dataclasses.replace(PROMPT, candidates=found)
+    for shown in (module("prompts").display(prompt, 4)["ranking"], module("values").report([prompt])):
+        assert "ranked by length and all else that was asked for" in shown
+    assert not module("prompts").display(prompt, 0)["ranking"]
+    assert "ranked by" not in module("values").report([dataclasses.replace(prompt, candidates=found[::-1])])
 
 
 def test_prompts_are_saved_numbered_and_loaded(world: World) -> None:

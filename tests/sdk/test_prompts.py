@@ -15,7 +15,7 @@ from hardprompts import Candidate, FileFormatError, HardPrompt, PromptTemplate, 
 from hardprompts import prompts as module
 from hardprompts.atomic import write_text_atomically
 from hardprompts.hub.names import PROMPT_FILE
-from hardprompts.prompts import HistoryPoint, TradeOff, escape, unique
+from hardprompts.prompts import HistoryPoint, TradeOff, escape, ranking_note, unique
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -256,6 +256,17 @@ def test_a_prompt_is_hashable_whatever_its_provenance() -> None:
     other = HardPrompt("red house", (1, 2), 0.5, provenance={"seconds": 2.0})
     assert {one, same, other} == {one, other} and len({one, same, other}) == 2
     assert hash(one) != hash(HardPrompt("old boat", (1, 2), 0.5))
+
+
+def test_what_candidates_are_ranked_by_is_said_where_their_numbers_have_another_order() -> None:
+    assert ranking_note(PROMPT) == ""
+    swapped = dataclasses.replace(PROMPT, candidates=PROMPT.candidates[::-1])
+    seen = dataclasses.replace(swapped, provenance={"views": 8})
+    assert ranking_note(seen) == (
+        "ranked by 8 views of each image, with length and all else that was asked for; the numbers are the cosine "
+        "similarity with each image as it is"
+    )
+    assert "the cosine similarity of each text" in ranking_note(swapped) and "views" not in ranking_note(swapped)
 
 
 def test_the_trade_offs_are_stored_and_read_back() -> None:

@@ -41,6 +41,7 @@ function drawPrompt(prompt) {
   for (const other of prompt.candidates) {
     box.append(element("div", "font-family:monospace;font-size:11px", `${other.score.toFixed(3)}  ${other.text}`));
   }
+  if (prompt.ranking) box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", prompt.ranking));
   return box;
 }
 

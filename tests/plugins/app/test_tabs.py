@@ -1,6 +1,7 @@
 """What the tabs do, without a browser and without Gradio."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hardprompts.errors import FileFormatError, ImageError
+from hardprompts.errors import BackendError, FileFormatError, ImageError
 from hardprompts.search.protocol import SearchProgress
 from hardprompts.testing import toy_backend
 from hardprompts_app import embedding, folder, image, shorten
@@ -105,6 +106,62 @@ def test_no_image_and_a_damaged_one_are_said(models: Models, tmp_path: Path) -> 
         image.thumbnails([str(broken)])
     with pytest.raises(ImageError, match="at once"):
         image.checked(["a.png"] * 65)
+
+
+def test_the_user_is_told_of_warnings_of_the_model_and_of_what_had_no_room(
+    models: Models, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hardprompts.inversion.inverter import PromptInverter
+    from hardprompts_app.display import notices_html
+
+    whole = PromptInverter.invert
+
+    def warned(self: Any, *args: Any, **options: Any) -> Any:
+        for _ in range(2):
+            warnings.warn("the picture is <black>", UserWarning, stacklevel=1)
+            warnings.warn("for developers", DeprecationWarning, stacklevel=1)
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(PromptInverter, "invert", warned)
+    monkeypatch.setattr(models, "open", lambda name: dataclasses.replace(toy_backend(), note="it knows toys"))
+    for _ in range(2):
+        job = Job[Any]()
+        _, found = seen_and_found(image.find(models, job, pictures[:1], False, "", {**FAST, "max_evaluations": 40}))
+        assert job.notices == ["it knows toys", "the picture is <black>"]
+    shown = notices_html(found.prompts, job.notices)
+    assert found.prompts[0].left_out and "no room within the limits: " in shown
+    assert "&lt;black&gt;" in shown and "it knows toys" in shown
+    assert not notices_html([dataclasses.replace(found.prompts[0], left_out=())])
+
+
+def test_a_captioners_words_are_started_from(
+    models: Models, pictures: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    seen: list[int] = []
+
+    def captioner(name: str, **_: Any) -> Any:
+        opened.append(name)
+        return lambda images: seen.append(len(images)) or ["red house near river" for _ in images]
+
+    monkeypatch.setattr("hardprompts_app.work.load_captioner", captioner)
+    for _ in range(2):
+        job = Job[Any]()
+        seen_and_found(image.find(models, job, pictures[:1], False, "", FAST, "toy:words"))
+    assert opened == ["toy:words"] and seen == [1, 1]
+    with pytest.raises(BackendError, match="opens no captioner"):
+        Models("toy", private=False).captioner("toy:words")
+
+
+def test_a_model_without_an_image_tower_is_refused_with_the_reason(models: Models, pictures: list[str]) -> None:
+    from toy_denoiser import predictor
+
+    texts = dataclasses.replace(toy_backend(), image_encoder=None)
+    denoiser = dataclasses.replace(texts, noise_predictor=predictor())
+    for backend, why in ((texts, "it knows texts alone"), (denoiser, "asked thousands of times")):
+        models.open = lambda name, backend=backend: backend  # type: ignore[method-assign,misc]
+        with pytest.raises(BackendError, match=why):
+            seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST))
 
 
 def test_a_long_prompt_becomes_a_short_one(models: Models) -> None:

@@ -1,14 +1,16 @@
 """Searches in threads, which can be watched and stopped."""
 
+import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from hardprompts.errors import UnknownName
 from hardprompts.prompts import Candidate
 from hardprompts.search.protocol import SearchProgress
-from hardprompts_app.work import Job, Jobs, Models, Stopped, checked_options, one_line, phrases
+from hardprompts_app.work import Job, Jobs, Models, Stopped, checked_options, installed_captioners, one_line, phrases
 
 
 def progress(seconds: float, *scores: float) -> SearchProgress:
@@ -111,6 +113,27 @@ def test_names_that_stand_for_folders_are_not_offered() -> None:
     names = Models("emoji").names
     assert names[0] == "emoji" and "open_clip:ViT-L-14/openai" in names
     assert not [name for name in names if ":/" in name or "org/name" in name]
+
+
+def test_captioners_that_are_on_this_machine_are_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert installed_captioners() == []
+    for name, kind in (("org/sees", "blip"), ("org/reads", "bert"), ("org/broken", None)):
+        folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+        (snapshot / "config.json").write_text("{" if kind is None else json.dumps({"model_type": kind}))
+        (snapshot / "preprocessor_config.json").write_text("{}")
+    assert installed_captioners() == ["transformers:org/sees"]
+
+
+def test_denoisers_are_not_offered_for_images() -> None:
+    assert Models("diffusers:x/y").names[0] == "diffusers:x/y"
+    assert not [name for name in Models("diffusers:x/y").image_models if name.startswith("diffusers:")]
 
 
 def test_options_are_those_of_a_search_without_files() -> None:
