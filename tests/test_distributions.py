@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from programs import program
 
 import hardprompts
 
@@ -83,9 +84,29 @@ def test_the_version_comes_from_one_place(wheel: Path) -> None:
     assert hardprompts.__version__ not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_the_readme_is_complete_where_it_is_published(wheel: Path) -> None:
+def test_the_readme_is_complete_where_it_is_published_and_its_links_lead_somewhere(wheel: Path) -> None:
     text = str(metadata(wheel).get_payload())
-    assert text.strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+    urls = dict(each.split(", ") for each in metadata(wheel).get_all("Project-URL", []))
+    whole = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.strip() == program(ROOT / "hatch_build.py").published(whole, urls.get("Source")).strip()
+    assert metadata(wheel)["Description-Content-Type"] == "text/markdown"
+    links = re.findall(r"\]\(([^)\s]*)\)", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+    assert text.count("```") == whole.count("```") and len(text) > 0.8 * len(whole)
+
+
+def test_links_of_the_readme_lead_to_the_repository_where_it_has_an_address() -> None:
+    published = program(ROOT / "hatch_build.py").published
+    page = (
+        "![a\npicture](docs/a.png) [words](docs/a.md#part) [far](https://b.c) [here](#top)\n```python\nx[0](y)\n```\n"
+    )
+    at = "https://host/owner/name"
+    assert published(page, f"{at}/") == page.replace("docs/a.png", f"{at}/raw/HEAD/docs/a.png").replace(
+        "docs/a.md#part", f"{at}/blob/HEAD/docs/a.md#part"
+    )
+    assert published(page, None) == page.replace("![a\npicture](docs/a.png)", "").replace(
+        "[words](docs/a.md#part)", "words"
+    )
 
 
 def test_the_larger_models_are_whole_and_licensed(larger_models: Path) -> None:

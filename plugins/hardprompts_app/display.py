@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from hardprompts.prompts import HardPrompt, PromptTemplate, ranking_note
+from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.search.protocol import StopReason
 
 #: The colors of the lines of a curve, readable on black and white.
 COLORS = ("#0e7490", "#b45309", "#7c3aed", "#15803d", "#be123c", "#4d7c0f", "#1d4ed8", "#a21caf")
-WIDTH, HEIGHT = 560, 150
+WIDTH, HEIGHT = 400, 130
 SIDE = 96
 
 
@@ -56,12 +56,6 @@ def contributions_html(prompt: HardPrompt) -> str:
         )
     caption = "What each word contributes: the score that is lost without it"
     return f'<table class="hp-words"><caption>{caption}</caption>{"".join(rows)}</table>'
-
-
-def ranking_html(prompt: HardPrompt) -> str:
-    """What the candidates are ranked by, where the numbers beside them do not show it."""
-    note = ranking_note(prompt)
-    return f'<div class="hp-hint">{html.escape(note)}</div>' if note else ""
 
 
 def curve_svg(lines: Sequence[Sequence[tuple[float, float]]], until: float) -> str:

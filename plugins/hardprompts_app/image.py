@@ -15,7 +15,7 @@ from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.results import leave_one_out
 from hardprompts_app.display import thumbnail
-from hardprompts_app.work import Job, Models, read_words
+from hardprompts_app.work import Job, Models, on_the_page, read_words
 
 #: Pictures of one call.
 MOST_IMAGES = 64
@@ -120,7 +120,7 @@ def find(
             prompts = inverter.invert_each(pictures, batch_size=len(pictures), **called)
             targets = list(features.split(1))
         if backend[0].note:
-            job.notices.append(" ".join(backend[0].note.split()))
+            job.notices.append(on_the_page(backend[0].note))
         names = tuple(Path(path).name for path in images)
         return Found(model, names, tuple(prompts), tuple(targets), dict(options))
 

@@ -10,10 +10,11 @@ from hardprompts.batch import BatchReport
 from hardprompts.distillation.audits import DECODING_SECONDS
 from hardprompts.distillation.faithfulness import DistilledPrompt
 from hardprompts.images import IMAGE_SUFFIXES
+from hardprompts.prompts import ranking_note
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import api, display, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
-from hardprompts_app.work import Job, Jobs, Models, checked_options, installed_captioners, one_line, phrases
+from hardprompts_app.work import Job, Jobs, Models, checked_options, installed_captioners, one_line, phrases, seed_of
 
 #: Searches wait for one another; scores of edited prompts do not wait for searches.
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
@@ -34,7 +35,9 @@ _MONO = ["ui-monospace", "Menlo", "Consolas", "monospace"]
 
 #: How it looks: fonts of the machine itself, since others would come from Google's servers.
 LOOKS: dict[str, Any] = {
-    "theme": gr.themes.Default(primary_hue="cyan", font=_SANS, font_mono=_MONO),
+    "theme": gr.themes.Default(primary_hue="cyan", font=_SANS, font_mono=_MONO).set(
+        block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+    ),
     "css": Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
 }
 
@@ -157,7 +160,7 @@ class _ImageTab(_Tab):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
                     self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
-                    self.seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: drawn")
+                    self.seed = gr.Textbox("", label="Seed", info="a whole number; empty: drawn")
                     self.captioner = gr.Dropdown(
                         ["", *(installed_captioners() if models.private else ())], value="", visible=models.private,
                         allow_custom_value=models.private, label="Captioner",
@@ -169,14 +172,13 @@ class _ImageTab(_Tab):
                 with gr.Column(visible=False) as self.after:
                     self.pick = gr.Dropdown(label="Image", visible=False, type="index")
                     self.candidates = gr.Radio(label="Candidates", elem_classes="hp-candidates")
-                    self.ranking = gr.HTML()
                     self.text = gr.Textbox("", label="Edit it; its score follows", lines=2)
                     self.edited, self.contributions = gr.HTML(), gr.HTML()
                     self.texts = self.copies()
         self._events()
 
     def _events(self) -> None:
-        choices = [self.after, self.pick, self.candidates, self.ranking, self.text]
+        choices = [self.after, self.pick, self.candidates, self.text]
         shown = [self.edited, self.contributions, *self.texts]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
@@ -204,14 +206,14 @@ class _ImageTab(_Tab):
 
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
-        seconds: float | None, seed: float | None, captioner: str | None, request: gr.Request,
+        seconds: float | None, seed: str, captioner: str | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
         with one_line(files or ()) as problems:
             options = checked_options({
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
-                "seed": None if seed is None else int(seed),
+                "seed": seed_of(seed),
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or ""
@@ -241,15 +243,15 @@ class _ImageTab(_Tab):
     def choices(self, found: image.Found | None) -> tuple[Any, ...]:
         """What can be chosen of what was found."""
         if found is None:
-            return gr.update(visible=False), gr.update(), gr.update(), "", ""
+            return gr.update(visible=False), gr.update(), gr.update(), ""
         pick = gr.update(choices=found.labels, value=found.labels[0], visible=len(found.prompts) > 1)
         return gr.update(visible=True), pick, *self.picked(found, 0)
 
-    def picked(self, found: image.Found, index: int | None) -> tuple[Any, str, str]:
-        """The candidates of one prompt, what they are ranked by, and the best of them to edit."""
+    def picked(self, found: image.Found, index: int | None) -> tuple[Any, str]:
+        """The candidates of one prompt, with what they are ranked by, and the best of them to edit."""
         prompt = found.prompts[index or 0]
         choices = [(f"{one.score:.3f}  {one.text}", one.text) for one in prompt.candidates]
-        return gr.update(choices=choices, value=prompt.text), display.ranking_html(prompt), prompt.text
+        return gr.update(choices=choices, value=prompt.text, info=ranking_note(prompt)), prompt.text
 
     def follow(self, found: image.Found | None, index: int | None, text: str) -> tuple[str, ...]:
         """The edited prompt with its score, what its words contribute, and how it is copied."""
@@ -319,17 +321,21 @@ class _ShortenTab(_Tab):
                 with gr.Accordion("Bans, time, seed", open=False):
                     self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
-                    self.seed = gr.Number(None, label="Seed", precision=0, minimum=0, info="empty: drawn")
+                    self.seed = gr.Textbox("", label="Seed", info="a whole number; empty: drawn")
             with gr.Column():
                 self.buttons("Shorten it")
-                self.best, self.told, self.contributions = gr.HTML(), gr.HTML(), gr.HTML()
+                self.best, self.told, self.contributions = (
+                    gr.HTML(),
+                    gr.HTML(),
+                    gr.HTML(),
+                )
                 self.texts = self.copies()
         shown = [self.best, self.told, self.contributions, *self.texts]
         inputs = [self.text, self.name, self.length, self.banned, self.seconds, self.seed]
         self.wire(self.run, inputs, [self.status, *shown], shown)
 
     def run(
-        self, text: str, model: str, length: float, banned: str, seconds: float | None, seed: float | None,
+        self, text: str, model: str, length: float, banned: str, seconds: float | None, seed: str,
         request: gr.Request,
     ) -> Iterator[tuple[str, ...]]:  # fmt: skip
         """The best so far, and at last the short prompt with its faithfulness and what is lost."""
@@ -338,7 +344,7 @@ class _ShortenTab(_Tab):
         with one_line() as problems:
             options = checked_options({
                 "num_tokens": int(length), "banned": phrases(banned), "deadline": seconds,
-                "seed": None if seed is None else int(seed),
+                "seed": seed_of(seed),
             })  # fmt: skip
             shortening = shorten.shorten(self.models, job, text, model, options)
             while True:

@@ -238,9 +238,14 @@ def _noticed(notices: list[str]) -> Iterator[None]:
     told: dict[str, str] = {}
     for one in caught:
         if issubclass(one.category, UserWarning | RuntimeWarning):
-            text = " ".join(str(one.message).split())
+            text = on_the_page(str(one.message))
             told.setdefault(text if one.category in (UserWarning, RuntimeWarning) else one.category.__qualname__, text)
     notices.extend(told.values())
+
+
+def on_the_page(text: str) -> str:
+    """A notice in one line, without the flag of a terminal: a model is chosen from the list here."""
+    return " ".join(text.replace("--model ", "").split())
 
 
 class Jobs:
@@ -304,6 +309,19 @@ def installed_captioners() -> list[str]:
 def phrases(text: str) -> list[str]:
     """What is separated by commas or lines."""
     return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
+
+
+def seed_of(text: str) -> int | None:
+    """The seed that was typed; None where nothing was.
+
+    Raises:
+        ValueError: it is not a whole number.
+    """
+    if not (typed := text.strip()):
+        return None
+    if not typed.isdecimal():
+        raise ValueError(f"the seed must be a whole number, 0 or more, or empty, and is {typed!r}")
+    return int(typed)
 
 
 def reason(error: BaseException, paths: Iterator[str] | Sequence[str] = ()) -> str:

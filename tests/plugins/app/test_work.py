@@ -10,7 +10,18 @@ import pytest
 from hardprompts.errors import UnknownName
 from hardprompts.prompts import Candidate
 from hardprompts.search.protocol import SearchProgress
-from hardprompts_app.work import Job, Jobs, Models, Stopped, checked_options, installed_captioners, one_line, phrases
+from hardprompts_app.work import (
+    Job,
+    Jobs,
+    Models,
+    Stopped,
+    checked_options,
+    installed_captioners,
+    on_the_page,
+    one_line,
+    phrases,
+    seed_of,
+)
 
 
 def progress(seconds: float, *scores: float) -> SearchProgress:
@@ -145,6 +156,17 @@ def test_options_are_those_of_a_search_without_files() -> None:
 
 def test_phrases_are_separated_by_commas_and_lines() -> None:
     assert phrases(" a cat,dog\n\n, owl ") == ["a cat", "dog", "owl"]
+
+
+def test_a_seed_is_typed_or_drawn() -> None:
+    assert (seed_of(" 7 "), seed_of("0"), seed_of("")) == (7, 0, None)
+    for wrong in ("x", "-1", "1.5"):
+        with pytest.raises(ValueError, match="whole number"):
+            seed_of(wrong)
+
+
+def test_notices_have_no_flags_of_a_terminal() -> None:
+    assert on_the_page("for photos pass\n another, e.g. --model a:b") == "for photos pass another, e.g. a:b"
 
 
 def test_errors_are_one_line_with_the_names_of_files() -> None:
