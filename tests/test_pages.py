@@ -28,6 +28,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 #: The pages with what people start from; each of their blocks is run.
 GUIDES = ("image.md", "embedding.md", "long_prompt.md", "labeled_texts.md", "folder.md", "diffusers.md")
+#: Other pages whose every block is run.
+RUN = ("photo.md",)
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -44,7 +46,7 @@ def assert_printed(found: str, shown: str) -> None:
         assert float(one) == pytest.approx(float(other), abs=0.02)
 
 
-@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("name", (*GUIDES, *RUN))
 def test_what_a_guide_shows_is_what_happens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for plugin in ("hardprompts_emoji", "hardprompts_photo"):
         shutil.copytree(ROOT / "plugins" / plugin / "examples", tmp_path / "plugins" / plugin / "examples")
