@@ -35,6 +35,9 @@ OPTIONS = (
     "initial_prompt", "vocabulary",
 )  # fmt: skip
 
+#: What config.json calls models that say what an image shows without being asked.
+CAPTIONING = ("blip", "blip-2", "git", "vision-encoder-decoder")
+
 #: What a user can mend; anything else is a defect and keeps its traceback.
 MENDABLE = (HardPromptsError, ValueError, TypeError, OSError)
 
@@ -287,13 +290,11 @@ def checked_options(options: Mapping[str, Any], known: Sequence[str] = OPTIONS) 
 
 def installed_captioners() -> list[str]:
     """The names of the image-to-text models in the Hub's cache of this machine, which are opened without a download."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    from hardprompts_transformers.captions import UNASKED
-
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     found = []
@@ -301,7 +302,7 @@ def installed_captioners() -> list[str]:
         files = {file.file_name: file.file_path for revision in repository.revisions for file in revision.files}
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kind = json.loads(Path(files["config.json"]).read_text(encoding="utf-8"))["model_type"]
-            if repository.repo_type == "model" and kind in UNASKED and "preprocessor_config.json" in files:
+            if repository.repo_type == "model" and kind in CAPTIONING and "preprocessor_config.json" in files:
                 found.append(f"transformers:{repository.repo_id}")
     return sorted(found)
 
