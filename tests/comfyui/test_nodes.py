@@ -468,7 +468,8 @@ def test_image_to_prompt_names_what_is_in_the_picture(world: World, fox: torch.T
     assert "fox" in raw[0] and prompts == [escape(raw[0], "comfyui")]
     assert scores[0] == values[0].score > 0.8
     assert raw[0] in report and "cosine similarity" in report
-    assert world.progress[0][0] == 1 and world.progress[-1] == (12, 12)
+    # On a busy machine the button is looked at before the first step, too, as step 0.
+    assert next(step for step, _ in world.progress if step) == 1 and world.progress[-1] == (12, 12)
     assert world.texts[-1][1] == "7" and raw[0] in world.texts[-1][0]
 
 
