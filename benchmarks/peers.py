@@ -273,10 +273,8 @@ class ReferenceAdapter:
     """
 
     def __init__(self, backend: Backend) -> None:
-        model = transformers.CLIPModel.from_pretrained(
-            model_path("emoji-clip"), dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()  # fmt: skip
-        self.model = model.requires_grad_(False)
+        model = transformers.CLIPModel.from_pretrained(model_path("emoji-clip"), attn_implementation="sdpa")
+        self.model = model.float().eval().requires_grad_(False)
         self.tower = model.text_model
         self.context = self.tower.config.max_position_embeddings
         self.tokenizer = ReferenceTokenizer(backend)

@@ -45,6 +45,20 @@ class ToyPlugin:
 
 
 @pytest.fixture
+def float64_clip() -> Iterator[None]:
+    """CLIP of transformers runs in float64, under every release.
+
+    Older ones fill a mask of the default dtype with the smallest number of the model's dtype, which float32 does not hold.
+    """
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
 def toy_plugin() -> Iterator[str]:
     """The name of a registered model of a hundred words, "toy"; unregistered after the test."""
     from hardprompts import plugins

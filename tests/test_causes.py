@@ -6,7 +6,9 @@ import errno
 import io
 import json
 import os
+import pathlib
 import shutil
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import safetensors.torch
 import torch
 from huggingface_hub import errors
 from PIL import Image
+from tiny_tokenizers import OLDER
 
 import hardprompts_emoji
 from hardprompts import HardPrompt, PromptInverter, load_backend
@@ -196,6 +199,8 @@ def test_files_name_what_the_system_says(
 
     monkeypatch.setattr(builtins, "open", fail)
     monkeypatch.setattr(io, "open", fail)
+    if sys.version_info < (3, 11):  # where pathlib keeps its own reference to it
+        monkeypatch.setattr(pathlib._NormalAccessor, "open", staticmethod(fail))  # type: ignore[attr-defined]
     with pytest.raises((HardPromptsError, OSError), match=SYSTEM[number]) as caught:
         read(file)
     assert name in str(caught.value)
@@ -263,7 +268,8 @@ def test_a_broken_field_is_named(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["hidden_size"] = "wide"
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(HardPromptsError, match="hidden_size"):
+    # Before transformers 5 no config is checked, and torch is the first to see it.
+    with pytest.raises(HardPromptsError, match="ints,but got str" if OLDER else "hidden_size"):
         load_backend(f"transformers:{folder}", device="cpu")
 
 

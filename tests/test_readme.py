@@ -30,11 +30,15 @@ def blocks(*languages: str) -> list[str]:
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[list[str]]:
-    """The `hardprompts ...` commands of the README, as arguments."""
+def commands() -> list[str]:
+    """The `hardprompts ...` commands of the README, in blocks and in sentences."""
     lines = "\n".join(blocks("console", "bash", "sh", "shell")).replace("\\\n", " ").splitlines()
-    found = (shlex.split(line.removeprefix("$ "), comments=True) for line in lines)
-    return [words[1:] for words in found if words[:1] == ["hardprompts"]]
+    named = re.findall(r"`(hardprompts \w[^`]*)`", README.read_text(encoding="utf-8")) if README.exists() else []
+    return [line for line in (*(line.removeprefix("$ ") for line in lines), *named) if line.startswith("hardprompts ")]
+
+
+def test_the_readme_names_commands() -> None:
+    assert len(commands()) >= 3
 
 
 def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
@@ -58,8 +62,9 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_commands_and_options_exist(words: list[str]) -> None:
+@pytest.mark.parametrize("line", commands())
+def test_commands_and_options_exist(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
     group = typer.main.get_command(app)
     known = group.commands[words[0]]  # type: ignore[attr-defined]
     options = {option for parameter in known.params for option in parameter.opts}

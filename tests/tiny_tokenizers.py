@@ -1,13 +1,11 @@
 """Tokenizers and image processors of transformers' own classes, made in memory under every release of it."""
 
-import functools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -37,18 +35,6 @@ def tokenizer_of(kind: str, vocab: Any, merges: Sequence[tuple[str, str]] | None
 def image_processor_of(kind: str, **options: Any) -> Any:
     """An image processor that resizes by Pillow."""
     return getattr(transformers, f"{kind}ImageProcessor" + ("" if OLDER else "Pil"))(**options)
-
-
-@functools.cache
-def float64_runs() -> bool:
-    """False where CLIP fills its mask, which is float32, with the smallest number of float64: in older releases."""
-    config = transformers.CLIPTextConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_attention_heads=1)
-    try:
-        transformers.CLIPTextModel(config).double()(torch.tensor([[1, 2]]))
-    except RuntimeError as error:
-        assert "without overflow" in str(error)
-        return False
-    return True
 
 
 def _files(folder: Path, vocab: dict[str, int], merges: Sequence[tuple[str, str]] | None) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import os
 import tempfile
 import threading
@@ -92,14 +93,19 @@ def launch(models: Models, place: Place, *, browser: bool = False) -> Any:
         max_file_size=MOST_BYTES,
         app_kwargs={"middleware": _own_names_only()} if place.is_private else {},
         footer_links=["api"],
-        run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
+        **_no_history(page),
         **LOOKS,
     )
     return page
+
+
+def _no_history(page: Any) -> dict[str, bool]:
+    """What keeps Gradio from keeping a history of inputs and results; before 6.24 it has none, and no name for it."""
+    return {"run_history": False} if "run_history" in inspect.signature(page.launch).parameters else {}
 
 
 def serve(models: Models, place: Place, browser: bool = True) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import CLIPModel, CLIPTokenizer
 
 import hardprompts_emoji
 from hardprompts_emoji.recipe.curriculum import normalize
+from hardprompts_emoji.recipe.train_clip import image_features, text_features
 from hardprompts_emoji.scenes import (
     BACKGROUNDS,
     HELD_OUT_SEED,
@@ -39,15 +39,14 @@ class Judge:
     """A model with its tokenizer; gives unit features of texts and scenes."""
 
     def __init__(self, folder: Path) -> None:
-        self.model = CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        self.model = CLIPModel.from_pretrained(folder, attn_implementation="eager").float().eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return (n, width) features."""
         batch = self.tokenizer(list(texts), padding=True, return_tensors="pt")
-        features = [self.model.get_text_features(input_ids=ids).pooler_output for ids in batch.input_ids.split(256)]
-        return functional.normalize(torch.cat(features), dim=1)
+        return torch.cat([text_features(self.model, ids) for ids in batch.input_ids.split(256)])
 
     @torch.no_grad()
     def scenes(self, scenes: Sequence[Scene]) -> Tensor:
@@ -56,8 +55,8 @@ class Judge:
         for start in range(0, len(scenes), 200):
             generator = torch.Generator().manual_seed(start)
             pictures = normalize(render_batch(scenes[start : start + 200], generator))
-            features.append(self.model.get_image_features(pixel_values=pictures).pooler_output)
-        return functional.normalize(torch.cat(features), dim=1)
+            features.append(image_features(self.model, pictures))
+        return torch.cat(features)
 
 
 def one_object_scenes(count: int, style: str, first_seed: int) -> list[Scene]:

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
-from torch.nn import functional
 
 import hardprompts_emoji
 from hardprompts_emoji.recipe.curriculum import normalize
 from hardprompts_emoji.recipe.evaluate_clip import Judge
 from hardprompts_emoji.recipe.export_sd import GUIDANCE_SCALE, STEPS, draw
 from hardprompts_emoji.recipe.sd_models import NAME
+from hardprompts_emoji.recipe.train_clip import image_features
 from hardprompts_emoji.scenes import (
     BACKGROUNDS,
     COMMON_OBJECTS,
@@ -46,8 +46,7 @@ class PictureJudge(Judge):
     @torch.no_grad()
     def pictures(self, pictures: Tensor) -> Tensor:
         """Return (n, width) features of (n, 3, 64, 64) pictures in [0, 1]."""
-        batches = [self.model.get_image_features(pixel_values=normalize(p)).pooler_output for p in pictures.split(200)]
-        return functional.normalize(torch.cat(batches), dim=1)
+        return torch.cat([image_features(self.model, normalize(batch)) for batch in pictures.split(200)])
 
 
 def first_of_candidates(pictures: Tensor, captions: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def main() -> None:
     if (folder / "clip.pt").exists():
         parser.error(f"{folder / 'clip.pt'} exists already; training goes on from there")
     trainer = Trainer(sizes, None, folder / "clip.pt", run)
-    exported = CLIPModel.from_pretrained(hardprompts_emoji.path(arguments.model), dtype=torch.float32)
+    exported = CLIPModel.from_pretrained(hardprompts_emoji.path(arguments.model)).float()
     trainer.model.load_state_dict(exported.state_dict())
     weights, features = known_features(trainer.model, trainer.meanings, run)
     print(f"mean cosine of the fitted meanings: {fit(trainer.attributes, weights, features):.4f}", flush=True)

@@ -12,7 +12,6 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 import diffusers_families as families  # noqa: E402
-from tiny_tokenizers import float64_runs  # noqa: E402
 
 from hardprompts import BackendError, TemplateError  # noqa: E402
 from hardprompts_diffusers import enable_prompt_inversion, noise_predictor  # noqa: E402
@@ -208,12 +207,12 @@ CHANGED: dict[str, tuple[str, Callable[[Any], None]]] = {
 
 
 @pytest.mark.parametrize("kind", CHANGED)
-def test_what_changes_the_text_encoder_is_computed(kind: str) -> None:
-    if kind != "another dtype" and not float64_runs():
-        pytest.skip("this transformers does not run CLIP in float64")
+def test_what_changes_the_text_encoder_is_computed(kind: str, request: pytest.FixtureRequest) -> None:
     family, change = CHANGED[kind]
     pipe, plain = fresh(family), fresh(family)
     change(pipe)
+    if kind != "another dtype":
+        request.getfixturevalue("float64_clip")
     for one in (pipe, plain):
         for module in modules_of(one).values():
             module.eval().requires_grad_(False)

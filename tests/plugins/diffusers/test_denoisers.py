@@ -15,7 +15,6 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
 import diffusers_families as families  # noqa: E402
-from tiny_tokenizers import float64_runs  # noqa: E402
 
 from hardprompts import BackendError, backends, load_backend  # noqa: E402
 from hardprompts.testing import check_backend  # noqa: E402
@@ -39,9 +38,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
     ("family", "prediction"),
     [("sd", "epsilon"), ("sd2", "v_prediction"), ("sdxl", "epsilon"), ("sd3", "flow_prediction")],
 )
+@pytest.mark.usefixtures("float64_clip")
 def test_gradient_against_finite_differences(family: str, prediction: str) -> None:
-    if not float64_runs():
-        pytest.skip("this transformers does not run CLIP in float64")
     predictor = families.predictor_of(families.built(family, torch.float64), family)
     assert predictor.schedule.prediction == prediction
     judged = families.judged_by(predictor, items=3)

@@ -105,6 +105,7 @@ def test_the_denoiser_is_given_what_the_pipelines_own_call_gives_it(
 
 
 @pytest.mark.parametrize(("family", "kind", "searched"), CASES)
+@pytest.mark.usefixtures("float64_clip")
 def test_gradients_are_those_of_the_text_that_is_searched(family: str, kind: str, searched: tuple[str, ...]) -> None:
     _, predictor = split(family, kind, torch.float64)
     judged, ids = families.judged_by(predictor, items=3), families.some_ids(predictor)

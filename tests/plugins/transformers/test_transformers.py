@@ -15,7 +15,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_tokenizers import OLDER, float64_runs, tokenizer_of
+from tiny_tokenizers import OLDER, tokenizer_of
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from hardprompts.encoders import Backend, normalize
@@ -271,9 +271,8 @@ def test_short_context_equals_full(folders: Callable[[str], Path], kind: str) ->
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2-left-masked"])
 @pytest.mark.parametrize("tokens", [1, 5, "all"])
+@pytest.mark.usefixtures("float64_clip")
 def test_gradient_against_finite_differences(folders: Callable[[str], Path], kind: str, tokens: int | str) -> None:
-    if kind == "clip" and not float64_runs():
-        pytest.skip("this transformers does not run CLIP in float64")
     backend = known(folders(kind), torch.float64)
     encoder, generator = backend.text_encoder, torch.Generator().manual_seed(2)
     length = encoder.max_tokens if tokens == "all" else int(tokens)
