@@ -2,10 +2,11 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
+from torch import Tensor
 
 from hardprompts.errors import BackendError, SearchError
 
@@ -117,6 +118,54 @@ def _try(device: torch.device, dtype: torch.dtype) -> None:
             f"the device {str(device)!r} cannot calculate in {dtype}: {reason}; this torch sees "
             f"{', '.join(available_devices())}"
         ) from error
+
+
+# --- between the host and a device --------------------------------------------------------
+
+
+def to_host(*tensors: Tensor) -> list[Tensor]:
+    """The tensors on the CPU, brought there together: the host waits for a device at each copy, and so only once.
+
+    Args:
+        tensors: all of one device; those of the CPU are given back as they are.
+    """
+    if not tensors or tensors[0].device.type == "cpu":
+        return list(tensors)
+    return _unpacked(_packed([tensor.detach() for tensor in tensors]).cpu(), tensors)
+
+
+def to_device(device: torch.device, *tensors: Tensor) -> list[Tensor]:
+    """Tensors of the CPU on a device, in one copy that neither of the two waits for."""
+    if not tensors or device.type == "cpu":
+        return list(tensors)
+    packed = _packed(tensors)
+    # Only out of pinned memory does CUDA copy while the host goes on.
+    packed = packed.pin_memory() if device.type == "cuda" else packed
+    return _unpacked(packed.to(device, non_blocking=True), tensors)
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until a device has done what it was given, where time is measured."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _packed(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of all tensors, those with the widest numbers first, so that each begins where its numbers may."""
+    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in sorted(tensors, key=_narrowness)]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _unpacked(packed: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    sizes = [tensor.numel() * tensor.element_size() for tensor in sorted(tensors, key=_narrowness)]
+    parts = iter(packed.split(sizes))
+    order = sorted(range(len(tensors)), key=lambda place: _narrowness(tensors[place]))
+    found = {place: next(parts).view(tensors[place].dtype).reshape(tensors[place].shape) for place in order}
+    return [found[place] for place in range(len(tensors))]
+
+
+def _narrowness(tensor: Tensor) -> int:
+    return -tensor.element_size()
 
 
 def _numbered(device: torch.device) -> str:

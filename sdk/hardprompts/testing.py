@@ -138,14 +138,16 @@ class ToyLanguageModel:
     max_tokens = 64
 
     @classmethod
-    def create(cls, kind: LanguageModelKind = "causal", *, width: int = 24, seed: int = 0) -> "ToyLanguageModel":
+    def create(
+        cls, kind: LanguageModelKind = "causal", *, width: int = 24, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> "ToyLanguageModel":
         """A toy of one kind; the same seed gives the same weights."""
         draw = torch.Generator().manual_seed(seed)
         tokenizer = WordTokenizer()
         size = len(tokenizer.tokens)
 
         def weights(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=draw)
+            return torch.randn(*shape, generator=draw).to(device)
 
         vocabulary = Vocabulary.create(weights(size, width), tokenizer, [size - 1])
         position = weights(cls.max_tokens, width) * 0.5
@@ -170,7 +172,7 @@ class ToyLanguageModel:
     ) -> Float[Tensor, "rows places dim"]:
         """One layer of attention over the tokens that are not padding."""
         if self.kind == "seq2seq":
-            start = torch.full((len(embeddings), 1), len(self.vocabulary) - 1)
+            start = torch.full((len(embeddings), 1), len(self.vocabulary) - 1, device=embeddings.device)
             written = start if decoder_ids is None else torch.cat([start, decoder_ids], dim=1)
             length = written.shape[1]
             embeddings = torch.cat([embeddings, self.vocabulary.embed(written)], dim=1)
@@ -180,7 +182,7 @@ class ToyLanguageModel:
         attention = (inputs @ self.query) @ inputs.transpose(1, 2) / inputs.shape[-1]
         seen = mask.unsqueeze(1).expand_as(attention)
         if self.kind != "masked":
-            seen = seen & torch.ones(attention.shape[1:], dtype=torch.bool).tril()
+            seen = seen & torch.ones_like(seen[0]).tril()
         # A finite bound, so that a row that sees nothing, as padding at the front does, stays a number.
         mixed = attention.masked_fill(~seen, -1e9).softmax(dim=-1) @ inputs
         states = torch.tanh(mixed @ self.value + inputs)
@@ -191,11 +193,13 @@ class ToyLanguageModel:
         return states @ self.vocabulary.table.T
 
 
-def toy_language_model(kind: LanguageModelKind = "causal", *, seed: int = 0) -> Backend:
+def toy_language_model(
+    kind: LanguageModelKind = "causal", *, seed: int = 0, device: torch.device | str = "cpu"
+) -> Backend:
     """A language model of a hundred words that needs no file and answers at once."""
-    model = ToyLanguageModel.create(kind, seed=seed)
-    toy = Backend.of_language_model(model, device=torch.device("cpu"), dtype=torch.float32)
-    return toy.reopened_by(functools.partial(toy_language_model, kind, seed=seed))
+    model = ToyLanguageModel.create(kind, seed=seed, device=device)
+    toy = Backend.of_language_model(model, device=torch.device(device), dtype=torch.float32)
+    return toy.reopened_by(functools.partial(toy_language_model, kind, seed=seed, device=device))
 
 
 def check_backend(backend: Backend, texts: Sequence[str] = ("a red house near the river", "old boat")) -> None:
@@ -294,20 +298,27 @@ def check_inversions(
                 assert found == expected, f"{text!r} in {template!r} is encoded to {found}, not to {expected}"
 
 
-def check_search(search: Search, *, max_steps: int = 150, planted: str = "red house near river") -> None:
+def check_search(
+    search: Search,
+    *,
+    max_steps: int = 150,
+    planted: str = "red house near river",
+    device: torch.device | str = "cpu",
+) -> None:
     """Checks that a method keeps its contract, and that it searches: it must beat random prompts.
 
     Args:
         max_steps: steps that it may take.
         planted: words of `WORDS` that it should come near to.
+        device: where it searches; on a GPU a tensor that a method makes on the CPU is an error.
 
     Raises:
         AssertionError: with what is wrong.
     """
-    backend = toy_backend()
+    backend = toy_backend(device=device)
     vocabulary = backend.vocabulary
     target = backend.encode_texts([planted])[:, None]
-    objective = FeatureSimilarity(backend.text_encoder, target, torch.ones(1, 1))
+    objective = FeatureSimilarity(backend.text_encoder, target, torch.ones(1, 1, device=target.device))
     initial = vocabulary.sample((32, 4), torch.Generator().manual_seed(1))
     found = run_search(search, objective, objective, vocabulary, initial, max_steps=max_steps, seed=0)[0]
     again = run_search(search, objective, objective, vocabulary, initial, max_steps=max_steps, seed=0)[0]
@@ -315,11 +326,12 @@ def check_search(search: Search, *, max_steps: int = 150, planted: str = "red ho
 
     for candidate in found.candidates:
         assert vocabulary.survives_round_trip(candidate.token_ids), f"{candidate.text!r} fails the round trip"
-        own = float(objective.score(torch.tensor([candidate.token_ids]), torch.zeros(1, dtype=torch.long)))
+        ids = torch.tensor([candidate.token_ids], device=target.device)
+        own = float(objective.score(ids, torch.zeros_like(ids[:, 0])))
         assert abs(own - candidate.score) < 1e-4, f"the score of {candidate.text!r} is {own}, not {candidate.score}"
 
     draws = vocabulary.sample((found.evaluations, 4), torch.Generator().manual_seed(2))
-    random_best = float(objective.score(draws, torch.zeros(len(draws), dtype=torch.long)).max())
+    random_best = float(objective.score(draws, torch.zeros_like(draws[:, 0])).max())
     assert found.best.score > random_best, (
         f"found {found.best.score:.3f}, but as many random prompts as it spent evaluations reach {random_best:.3f}"
     )

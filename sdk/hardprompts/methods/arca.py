@@ -52,7 +52,7 @@ class ARCA:
     ) -> Iterator[Candidates]:
         """Proposes the candidates of one place of every restart, from the first to the last and again."""
         ids = filled(initial_ids, vocabulary, generator).clone()
-        best = objective.score(ids).nan_to_num(nan=-torch.inf)
+        best = objective.score(ids, lengths=ids.shape[1]).nan_to_num(nan=-torch.inf)
         numbers = torch.arange(len(ids), device=ids.device)
         exact, unchanged = self.exact(vocabulary), 0
         while not (exact and unchanged >= ids.shape[1]):
@@ -65,7 +65,7 @@ class ARCA:
                 tried = ids.repeat_interleave(tokens.shape[1], dim=0)
                 tried[:, slot] = tokens.reshape(-1)
                 rows = numbers.repeat_interleave(tokens.shape[1])
-                scores = objective.score(tried, rows)
+                scores = objective.score(tried, rows, lengths=ids.shape[1])
                 yield Candidates(tried, scores, rows)
                 top, place = scores.nan_to_num(nan=-torch.inf).reshape(len(ids), -1).max(dim=1)
                 better = top > best + 1e-7

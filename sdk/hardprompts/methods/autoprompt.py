@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.search.bound import BoundObjective
+from hardprompts.search.draws import Draws
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Vocabulary
@@ -47,17 +48,23 @@ class AutoPrompt:
     ) -> Iterator[Candidates]:
         """Proposes the candidates at one random place of every restart, without end."""
         ids = filled(initial_ids, vocabulary, generator).clone()
-        best = objective.score(ids)
+        best = objective.score(ids, lengths=ids.shape[1])
         count = min(self.candidates, len(vocabulary.allowed_ids))
         numbers = torch.arange(len(ids), device=ids.device)
+        tokens_of_each, rows_of_each = ids.shape[1], (len(ids),)
+        draws = Draws(
+            lambda: (torch.randint(tokens_of_each, rows_of_each, generator=generator),),
+            ids.device,
+            objective.look_every,
+        )
         while True:
-            slots = torch.randint(ids.shape[1], (len(ids),), generator=generator).to(ids.device)
+            (slots,) = draws.next()
             _, grad = objective.value_and_grad(vocabulary.embed(ids))
             tokens = vocabulary.steepest(vocabulary.slopes(grad[numbers, slots]), count)  # (rows, count)
             tried = ids.repeat_interleave(count, dim=0)
             tried[torch.arange(len(tried), device=ids.device), slots.repeat_interleave(count)] = tokens.reshape(-1)
             rows = numbers.repeat_interleave(count)
-            scores = objective.score(tried, rows)
+            scores = objective.score(tried, rows, lengths=ids.shape[1])
             yield Candidates(tried, scores, rows)
             # What is not a number never wins.
             top, place = scores.nan_to_num(nan=-torch.inf).reshape(len(ids), count).max(dim=1)

@@ -73,7 +73,7 @@ class BeamSearch:
             )
             owners = torch.tensor([row for row, _ in longer], device=device)
             prompts = pack([ids for _, ids in longer], device)
-            scores = objective.score(prompts, owners)
+            scores = objective.score(prompts, owners, lengths=[len(ids) for _, ids in longer])
             yield Candidates(prompts, scores, owners)
             beams = self._kept(objective, longer, scores.nan_to_num(nan=-torch.inf).tolist(), limit)
             if not beams:

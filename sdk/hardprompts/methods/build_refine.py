@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.devices import to_device, to_host
 from hardprompts.encoders import TextEncoder
 from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.word_table import Word, WordTable
@@ -122,11 +123,14 @@ class BuildRefine:
             walks[row] = around.walk([tuple(prompt) for prompt in given if prompt])
             asked[row] = next(walks[row])
         while asked:
-            rows = torch.tensor([row for row, prompts in asked.items() for _ in prompts], device=initial_ids.device)
-            ids = pack([sum(prompt, ()) for prompts in asked.values() for prompt in prompts], initial_ids.device)
-            features, scores = objective.features(ids, rows) if objective.scores_features else (None, None)
+            tokens = [sum(prompt, ()) for prompts in asked.values() for prompt in prompts]
+            owners = torch.tensor([row for row, prompts in asked.items() for _ in prompts])
+            (ids, rows), lengths = to_device(initial_ids.device, pack(tokens), owners), list(map(len, tokens))
+            features, scores = None, None
+            if objective.scores_features:
+                features, scores = objective.features(ids, rows, lengths=lengths)
             if scores is None:
-                scores = objective.score(ids, rows)
+                scores = objective.score(ids, rows, lengths=lengths)
             yield Candidates(ids, scores, rows)
             first, told = 0, scores.tolist()
             for row, prompts in list(asked.items()):
@@ -232,6 +236,7 @@ class _Neighborhood:
         self.method, self.objective = method, objective
         self.max_tokens, self.generator = max_tokens, generator
         self.target = objective.targets[row].float()
+        self.target_length = float(self.target.norm())
         self.words = words.likeliest(self.target, method.pool)
         self.fits = self.words.features @ self.target  # (words,)
         self.tried: set[Prompt] = set()
@@ -264,7 +269,8 @@ class _Neighborhood:
         """True if the prompt has the features of the target itself, as the text that a target was taken from has."""
         if not self.objective.scores_features:
             return False
-        return float(state.features @ self.target) > (1 - LEAST_DISTANCE) * float(self.target.norm())
+        tokens = sum(map(len, state.prompt))
+        return state.score + self.objective.score_per_token * tokens > (1 - LEAST_DISTANCE) * self.target_length
 
     def _chosen(self, prompt: Prompt) -> set[int]:
         """Places of two or three words, drawn at random; of one, where there are but two."""
@@ -377,7 +383,8 @@ class _Neighborhood:
         values, columns = predicted.topk(min(predicted.shape[1], few + known), dim=1)
         room = self.max_tokens - sum(map(len, prompt))
         found: list[tuple[float, Prompt]] = []
-        for place, (own, likely) in enumerate(zip(columns.tolist(), values.tolist(), strict=True)):
+        likely_words, predictions = (told.tolist() for told in to_host(columns, values))
+        for place, (own, likely) in enumerate(zip(likely_words, predictions, strict=True)):
             words = ((value, self.words.words[column]) for column, value in zip(own, likely, strict=True))
             changed = (
                 (value, (*prompt[:place], word, *prompt[place + 1 :]))
@@ -401,12 +408,15 @@ class _Neighborhood:
 
     def _corrected(self, state: _State, predicted: Tensor) -> Float[Tensor, "places words"]:
         """The predictions with what was learned of their errors; -inf for words that the prompt has already."""
-        weights = torch.linalg.solve(self._gram, self._errors)
+        weights = torch.linalg.solve_ex(self._gram, self._errors)[
+            0
+        ]  # of full rank: nothing to be checked and waited for
         words, width = self.words, self.words.width
         old = words.of(state.prompt)[:, :width] @ weights
         found: Tensor = predicted + words.features[:, :width] @ weights - old[:, None]
-        found[:, [words.places[word] for word in state.prompt if word in words.places]] = -torch.inf
-        return found
+        known = [words.places[word] for word in state.prompt if word in words.places]
+        (columns,) = to_device(found.device, torch.tensor(known, dtype=torch.long))
+        return found.index_fill_(1, columns, -torch.inf)
 
     def _learn(self, state: _State, predicted: Tensor, answers: _Answers) -> None:
         """Takes in by how much the gains of exchanges were other than predicted."""
@@ -422,8 +432,9 @@ class _Neighborhood:
         if not new:
             return
         here = self.words.of(state.prompt)
-        exchanged = (self.words.features[new] - here[old])[:, : self.words.width]
-        expected = predicted[old, new] - state.features @ self.target
-        errors = torch.tensor(gains, device=expected.device) - expected
+        added, left, gained = to_device(here.device, torch.tensor(new), torch.tensor(old), torch.tensor(gains))
+        exchanged = (self.words.features[added] - here[left])[:, : self.words.width]
+        expected = predicted[left, added] - state.features @ self.target
+        errors = gained - expected
         self._gram += exchanged.T @ exchanged
         self._errors += exchanged.T @ errors

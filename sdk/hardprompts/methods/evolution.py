@@ -92,7 +92,7 @@ class Evolution:
                 return
             rows = torch.tensor([tasks.index(task) for task, _ in children], device=device)
             bred = pack([child for _, child in children], device)
-            scores = objective.score(bred, rows)
+            scores = objective.score(bred, rows, lengths=[len(child) for _, child in children])
             for (task, child), score in zip(children, scores.tolist(), strict=True):
                 pools[task][child] = score
             # Before the candidates are proposed, since who chooses is to see the last generation too.

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 
 from hardprompts.search.bound import BoundObjective
+from hardprompts.search.draws import Draws
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
@@ -59,13 +60,15 @@ class FluentPrompt:
         ids = filled(initial_ids, vocabulary, generator)
         table = vocabulary.allowed_table
         length, element = float(table.norm(dim=1).mean()), float(table.square().mean().sqrt())
+        shape = (*ids.shape, table.shape[1])
+        draws = Draws(lambda: (torch.randn(shape, generator=generator),), ids.device, objective.look_every)
         number = 0
         while True:
+            (noise,) = draws.next()
             hard = vocabulary.embed(ids).float()
             evaluation, grad = objective.value_and_grad(vocabulary.embed(ids))
             yield Candidates(ids, evaluation.score)
             step = grad.float()
-            noise = torch.randn(hard.shape, generator=generator).to(hard.device)
             if self.relative:
                 step = step * length / step.norm(dim=2).mean(dim=1).clamp_min(1e-30)[:, None, None]
                 noise = noise * element

@@ -11,6 +11,7 @@ from torch import Tensor
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
+from hardprompts.search.seeds import generator_on
 from hardprompts.vocabulary import MAX_TABLE_ENTRIES, Vocabulary
 
 
@@ -31,7 +32,8 @@ class GBDA:
     https://github.com/facebookresearch/text-adversarial-attack, `whitebox_attack.py` (learning rate 0.3, 10
     samples, temperature 1, all as here). Deviations: prompts are drawn at every step, and not only at the end; the
     initial distribution is stated as a probability, since the code's logit of 15 means another one for every
-    size of vocabulary, and is flatter; similarity and fluency are parts of the objective, if of anything.
+    size of vocabulary, and is flatter; similarity and fluency are parts of the objective, if of anything. The noise,
+    a number for each token and place, is drawn where the logits are, so that a GPU finds others than the CPU does.
     """
 
     learning_rate: float = 0.3
@@ -57,6 +59,7 @@ class GBDA:
     ) -> Iterator[Candidates]:
         """Proposes draws from every restart's distribution, without end."""
         ids = filled(initial_ids, vocabulary, generator)
+        noise = generator_on(ids.device, generator)
         logits = self._initial(ids, vocabulary)  # (rows, tokens, allowed)
         optimizer = torch.optim.Adam([logits], lr=self.learning_rate)
         # As many samples at once as the rows of the vocabulary's own products.
@@ -67,12 +70,12 @@ class GBDA:
             for start in range(0, self.samples, at_once):
                 count = min(at_once, self.samples - start)
                 numbers = torch.arange(len(ids), device=ids.device).repeat(count)
-                added, prompts = self._sampled(logits, count, numbers, objective, vocabulary, generator)
+                added, prompts = self._sampled(logits, count, numbers, objective, vocabulary, noise)
                 slope += added / self.samples
                 drawn.append(prompts)
                 rows.append(numbers)
             found, owners = torch.cat(drawn), torch.cat(rows)
-            yield Candidates(found, objective.score(found, owners), owners)
+            yield Candidates(found, objective.score(found, owners, lengths=ids.shape[1]), owners)
             logits.grad = slope
             optimizer.step()
 
@@ -86,7 +89,7 @@ class GBDA:
         generator: torch.Generator,
     ) -> tuple[Float[Tensor, "rows tokens allowed"], Int[Tensor, "samples tokens"]]:
         """The sum of the gradients of `count` soft samples of each row, and the prompts that the same noise draws."""
-        uniform = torch.rand((count, *logits.shape), generator=generator).clamp_(1e-20, 1 - 1e-7).to(logits.device)
+        uniform = torch.rand((count, *logits.shape), generator=generator, device=logits.device).clamp_(1e-20, 1 - 1e-7)
         noisy = (logits - (-uniform.log()).log()).flatten(0, 1)  # (samples, tokens, allowed)
         shares = (noisy / self.temperature).softmax(dim=2)
         mixed = shares @ vocabulary.allowed_table

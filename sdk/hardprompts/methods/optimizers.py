@@ -20,7 +20,7 @@ def adamw(soft: Float[Tensor, "..."], learning_rate: float, weight_decay: float)
 
     Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2.
     """
-    fused = soft.device.type in ("cpu", "cuda")  # of MPS only since torch 2.5
+    fused = soft.device.type != "mps"  # there only since torch 2.5
     optimizer = torch.optim.AdamW([soft], lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
     def step(grad: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hardprompts.methods.optimizers import Adafactor, adamw
 from hardprompts.search.bound import BoundObjective
+from hardprompts.search.draws import Draws
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import filled
 from hardprompts.vocabulary import Metric, Vocabulary
@@ -65,12 +66,12 @@ class PEZ:
         ids = filled(initial_ids, vocabulary, generator)
         soft = vocabulary.embed(ids).float().clone()  # (rows, tokens, dim)
         step = self._optimizer(soft)
+        draws = Draws(lambda: (self._places_left(ids.shape[1], generator),), ids.device, objective.look_every)
         while True:
             ids = vocabulary.nearest(soft, self.metric)
             hard = vocabulary.embed(ids)
             if self.token_dropout and ids.shape[1] > self.token_dropout:
-                order = torch.randperm(ids.shape[1], generator=generator)[self.token_dropout :]
-                kept = order.sort().values.to(ids.device)
+                (kept,) = draws.next()
                 _, grad = objective.value_and_grad(hard[:, kept])
                 grad = torch.zeros_like(soft).index_copy_(1, kept, grad.float())
                 scores = None
@@ -79,6 +80,10 @@ class PEZ:
                 scores = evaluation.score
             step(grad.float())
             yield Candidates(ids, scores)
+
+    def _places_left(self, tokens: int, generator: torch.Generator) -> Int[Tensor, " left"]:
+        """The places of a step's prompts, in order, without those left out."""
+        return torch.randperm(tokens, generator=generator)[self.token_dropout :].sort().values
 
     def _optimizer(self, soft: Tensor) -> Callable[[Tensor], None]:
         """What applies a gradient to the soft prompt, in place."""

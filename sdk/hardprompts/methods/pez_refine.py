@@ -64,7 +64,9 @@ class PEZRefine:
         best_ids = initial_ids.clone()
         best_scores = objective.score(initial_ids)
         for candidates in islice(self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps):
-            scores = objective.score(candidates.ids) if candidates.scores is None else candidates.scores
+            scores = candidates.scores
+            if scores is None:
+                scores = objective.score(candidates.ids, lengths=candidates.ids.shape[1])
             better = scores > best_scores
             best_ids = torch.where(better.unsqueeze(1), candidates.ids, best_ids)
             best_scores = torch.where(better, scores, best_scores)

@@ -197,7 +197,7 @@ class PhraseBank:
                     part = usable[start : start + CHUNK]
                     rows = torch.full((len(part),), row, device=device)
                     prompts = pack(part, device)
-                    scores = objective.score(prompts, rows)
+                    scores = objective.score(prompts, rows, lengths=list(map(len, part)))
                     known[number, start : start + len(part)] = scores.nan_to_num(nan=-torch.inf).float().cpu()
                     yield Candidates(prompts, scores, rows)
         separator = tuple(vocabulary.encode(self.separator)) if self.separator else ()
@@ -293,7 +293,7 @@ class _Chain:
             return [], None
         rows = torch.full((len(prompts),), self.row, device=self.device)
         ids = pack(prompts, self.device)
-        scores = self.objective.score(ids, rows)
+        scores = self.objective.score(ids, rows, lengths=list(map(len, prompts)))
         order = scores.nan_to_num(nan=-torch.inf).argsort(descending=True).tolist()
         best = next((i for i in order if self.objective.admissible(prompts[i], self.limit) == prompts[i]), None)
         return [Candidates(ids, scores, rows)], None if best is None else (prompts[best], float(scores[best]))

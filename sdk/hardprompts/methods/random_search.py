@@ -47,7 +47,7 @@ class RandomSearch:
         """Proposes random prompts for every restart, without end."""
         ids = filled(initial_ids, vocabulary, generator).clone()
         count, length = ids.shape
-        best = objective.score(ids)
+        best = objective.score(ids, lengths=ids.shape[1])
         numbers = torch.arange(count, device=ids.device)
         rows = numbers.repeat_interleave(self.population)
         while True:
@@ -55,7 +55,7 @@ class RandomSearch:
             order = torch.rand(drawn.shape, generator=generator).argsort(dim=1).to(ids.device)
             changed = order < (length if self.mutations is None else self.mutations)
             tried = torch.where(changed, drawn, ids[rows])
-            scores = objective.score(tried, rows)
+            scores = objective.score(tried, rows, lengths=length)
             yield Candidates(tried, scores, rows)
             top, place = scores.nan_to_num(nan=-torch.inf).reshape(count, -1).max(dim=1)
             better = top > best

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.devices import to_device, to_host
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
 from hardprompts.search.rows import Ids, pack, unpack
@@ -68,7 +69,6 @@ class Refine:
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
         """Proposes the moves at one place of every unfinished restart, until all are done."""
-        device = initial_ids.device
         limit = self.max_tokens or initial_ids.shape[1]
         restarts = [
             _Restart(ids, score, self._places(ids, limit, generator))
@@ -76,13 +76,13 @@ class Refine:
         ]
         while active := self._active(restarts, limit, generator):
             moves = self._moves(objective, vocabulary, restarts, active, limit)
-            if not moves:
+            if moves is None:
                 continue
-            ids = pack([ids for _, ids in moves], device)
-            rows = torch.tensor([row for row, _ in moves], device=device)
-            scores = objective.score(ids, rows)
-            yield Candidates(ids, scores, rows)
-            for row, (prompt, score) in self._winners(objective, restarts, moves, scores.tolist(), limit).items():
+            scores = objective.score(moves.ids, moves.rows, lengths=moves.lengths)
+            yield Candidates(moves.ids, scores, moves.rows)
+            ids, rows, told = to_host(moves.ids, moves.rows, scores)
+            proposed = list(zip(rows.tolist(), unpack(ids), strict=True))
+            for row, (prompt, score) in self._winners(objective, restarts, proposed, told.tolist(), limit).items():
                 restarts[row] = _Restart(prompt, score, self._places(prompt, limit, generator))
 
     def _active(self, restarts: Sequence[_Restart], limit: int, generator: torch.Generator) -> list[int]:
@@ -104,8 +104,9 @@ class Refine:
         winners: dict[int, tuple[Ids, float]] = {}
         tried: collections.Counter[int] = collections.Counter()
         for score, (row, proposal) in sorted(zip(scores, moves, strict=True), key=lambda entry: -entry[0]):
-            # Not better, or NaN: only what truly improves is worth the check of its text.
-            if row in winners or not score > restarts[row].score + 1e-6:
+            # Not better, or NaN: only what truly improves is worth the check of its text. In half precision the
+            # prompt itself, among others, may seem to.
+            if row in winners or not score > restarts[row].score + 1e-6 or proposal == restarts[row].ids:
                 continue
             prompt = objective.admissible(proposal, limit)
             if prompt is not None and prompt != proposal and tried[row] < RESPELLED:
@@ -131,43 +132,109 @@ class Refine:
         restarts: Sequence[_Restart],
         active: Sequence[int],
         limit: int,
-    ) -> list[tuple[int, Ids]]:
-        """(restart, prompt) for every move at the next place of each active restart."""
-        proposals: dict[tuple[int, Ids], None] = {}
-        probes: list[tuple[int, Ids, int]] = []  # restart, prompt, the slot whose tokens are exchanged
+    ) -> "_Moves | None":
+        """Every move at the next place of each active restart; None, if there are none."""
+        shorter: list[tuple[int, Ids]] = []
+        probes: list[_Probe] = []
         for row in active:
             ids, place = restarts[row].ids, restarts[row].places.pop()
             if self.swap and place < len(ids):
-                probes.append((row, ids, place))
+                probes.append(_Probe(row, ids, place))
             if self.insert and len(ids) < limit:
                 # Where a token would come in, a copy of its neighbor stands while the gradient is taken.
                 neighbor = ids[min(place, len(ids) - 1)]
-                probes.append((row, (*ids[:place], neighbor, *ids[place:]), place))
+                probes.append(_Probe(row, (*ids[:place], neighbor, *ids[place:]), place))
             if self.delete and place < len(ids) > 1 and not restarts[row].wide:
-                proposals[row, (*ids[:place], *ids[place + 1 :])] = None
+                shorter.append((row, (*ids[:place], *ids[place + 1 :])))
         few = min(self.first_candidates, self.candidates_per_slot)
-        for (row, ids, slot), tokens in zip(probes, self._tokens(objective, vocabulary, probes), strict=True):
-            for token in tokens[few:] if restarts[row].wide else tokens[:few]:
-                proposals[row, (*ids[:slot], token, *ids[slot + 1 :])] = None
-        return [move for move in proposals if move[1] != restarts[move[0]].ids]
+        count = min(self.candidates_per_slot, len(vocabulary.allowed_ids))
+        columns = [range(few, count) if restarts[probe.row].wide else range(min(few, count)) for probe in probes]
+        device = objective.groups.device
+        if device.type != "cpu":
+            return _moves_on_device(device, shorter, probes, columns, self._tokens(objective, vocabulary, probes))
+        proposals = dict.fromkeys(shorter)
+        tokens = [found for part in self._tokens(objective, vocabulary, probes) for found in part.tolist()]
+        of_probe = dict(zip(_by_length(probes), tokens, strict=True))
+        for place, (probe, own) in enumerate(zip(probes, columns, strict=True)):
+            for column in own:
+                proposals[probe.row, probe.with_token(of_probe[place][column])] = None
+        moves = [(row, ids) for row, ids in proposals if ids != restarts[row].ids]
+        return _Moves.of(moves) if moves else None
 
     def _tokens(
-        self, objective: BoundObjective, vocabulary: Vocabulary, probes: Sequence[tuple[int, Ids, int]]
-    ) -> list[list[int]]:
-        """For each probe the tokens of steepest descent in its slot."""
+        self, objective: BoundObjective, vocabulary: Vocabulary, probes: "Sequence[_Probe]"
+    ) -> list[Int[Tensor, "probes tokens"]]:
+        """The tokens of steepest descent in the slot of each probe: the shortest prompts together, then the next."""
         count = min(self.candidates_per_slot, len(vocabulary.allowed_ids))
         if count == len(vocabulary.allowed_ids) <= self.first_candidates:
-            return [vocabulary.allowed_ids.tolist()] * len(probes)
-        device = vocabulary.table.device
-        found: list[list[int]] = [[] for _ in probes]
-        for length in sorted({len(ids) for _, ids, _ in probes}):
-            chosen = [index for index, probe in enumerate(probes) if len(probe[1]) == length]
-            ids = torch.tensor([probes[index][1] for index in chosen], device=device)
-            rows = torch.tensor([probes[index][0] for index in chosen], device=device)
+            return [vocabulary.allowed_ids.expand(len(probes), -1)] if probes else []
+        found = []
+        for length in sorted({len(probe.ids) for probe in probes}):
+            same = [probe for probe in probes if len(probe.ids) == length]
+            ids, rows, slots = to_device(
+                objective.groups.device,
+                torch.tensor([probe.ids for probe in same]),
+                torch.tensor([probe.row for probe in same]),
+                torch.tensor([probe.slot for probe in same]),
+            )
             _, grad = objective.value_and_grad(vocabulary.embed(ids), rows)
-            slots = torch.tensor([probes[index][2] for index in chosen], device=device)
-            at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(chosen), device=device), slots]
-            best = vocabulary.steepest(vocabulary.slopes(at_slot), count)
-            for index, tokens in zip(chosen, best.tolist(), strict=True):
-                found[index] = tokens
+            at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(same), device=grad.device), slots]
+            found.append(vocabulary.steepest(vocabulary.slopes(at_slot), count))
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Probe:
+    """A prompt of a restart, and the slot whose token is exchanged."""
+
+    row: int
+    ids: Ids
+    slot: int
+
+    def with_token(self, token: int) -> Ids:
+        return (*self.ids[: self.slot], token, *self.ids[self.slot + 1 :])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moves:
+    """Prompts that are tried, the restart of each, and its tokens."""
+
+    ids: Int[Tensor, "moves tokens"]
+    rows: Int[Tensor, " moves"]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, moves: Sequence[tuple[int, Ids]]) -> "_Moves":
+        return cls(
+            pack([ids for _, ids in moves]), torch.tensor([row for row, _ in moves]), [len(ids) for _, ids in moves]
+        )
+
+
+def _by_length(probes: Sequence[_Probe]) -> list[int]:
+    """The places of the probes in the order in which they are asked for tokens."""
+    return sorted(range(len(probes)), key=lambda place: len(probes[place].ids))
+
+
+def _moves_on_device(
+    device: torch.device,
+    shorter: Sequence[tuple[int, Ids]],
+    probes: Sequence[_Probe],
+    columns: Sequence[range],
+    tokens: Sequence[Int[Tensor, "probes tokens"]],
+) -> _Moves | None:
+    """The moves put together where the tokens are, so that the host need not see these first.
+
+    The token that a slot has already is among them.
+    """
+    order = {place: number for number, place in enumerate(_by_length(probes))}
+    exchanged = [(place, column) for place, own in enumerate(columns) for column in own]
+    moves = [*shorter, *((probes[place].row, probes[place].ids) for place, _ in exchanged)]
+    if not moves:
+        return None
+    found = _Moves.of(moves)
+    read = torch.tensor([(order[place], column) for place, column in exchanged], dtype=torch.long).reshape(-1, 2)
+    written = torch.tensor([(len(shorter) + i, probes[place].slot) for i, (place, _) in enumerate(exchanged)])
+    ids, rows, read, written = to_device(device, found.ids, found.rows, read, written.long().reshape(-1, 2))
+    if exchanged:
+        ids[written[:, 0], written[:, 1]] = torch.cat(list(tokens))[read[:, 0], read[:, 1]]
+    return _Moves(ids, rows, found.lengths)

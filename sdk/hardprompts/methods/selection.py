@@ -58,8 +58,9 @@ class Selection:
             if not choices:
                 return
             rows = pack(list(choices), device)
-            scores = objective.score(rows, torch.zeros(len(rows), dtype=torch.long, device=device))
-            yield Candidates(rows, scores, torch.zeros(len(rows), dtype=torch.long, device=device))
+            first = torch.zeros(len(rows), dtype=torch.long, device=device)
+            scores = objective.score(rows, first, lengths=list(map(len, choices)))
+            yield Candidates(rows, scores, first)
             # What the tokenizer would read otherwise is not built upon.
             order = sorted(zip(scores.tolist(), choices.items(), strict=True), key=lambda entry: -entry[0])
             step = next(

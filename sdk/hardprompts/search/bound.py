@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.allowance import BATCH_TIME, FIRST_BATCH, Allowance, clock
-from hardprompts.devices import check_gradients, is_out_of_memory, release
+from hardprompts.devices import check_gradients, is_out_of_memory, release, to_device, wait_for
 from hardprompts.encoders import TextEncoder
 from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic, TraceableObjective
 from hardprompts.prompts import PromptTemplate
@@ -39,7 +39,12 @@ class _Spent:
 class BoundObjective:
     """What a method may call: the run's objective and score. Passes are counted, and batches are split to fit memory.
 
-    `rows` tells which restart each sequence belongs to; None: sequence i belongs to restart i.
+    `rows` tells which restart each sequence belongs to; None: sequence i belongs to restart i. `lengths` are the
+    tokens of each sequence, or of all of them, for a method that knows them: a GPU then need not be asked for them.
+
+    Attributes:
+        look_every: steps after which the run looks at the scores, and a method at what it wants to see of a GPU; 1 on
+            the CPU, where a look costs nothing.
     """
 
     def __init__(
@@ -51,10 +56,12 @@ class BoundObjective:
         groups: Int[Tensor, " rows"],
         score_per_token: float = 0.0,
         compile: bool = False,
+        look_every: int = 1,
     ) -> None:
         self.groups = groups
         self.compile = compile and isinstance(objective, TraceableObjective)
         self.score_per_token = score_per_token
+        self.look_every = 1 if groups.device.type == "cpu" else look_every
         self._objective = objective
         self._score = score
         self._vocabulary = vocabulary
@@ -135,6 +142,7 @@ class BoundObjective:
         ids: Int[Tensor, "batch tokens"],
         rows: Int[Tensor, " batch"] | None = None,
         *,
+        lengths: int | Sequence[int] | None = None,
         timed: bool = True,
     ) -> Float[Tensor, " batch"]:
         """The run's score of each sequence, less what its tokens cost; rows may end in NO_TOKEN.
@@ -146,19 +154,11 @@ class BoundObjective:
         """
         groups = self._groups_of(rows)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
-        lengths = (ids != NO_TOKEN).sum(dim=1)
-        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
-        for length in lengths[:count].unique().tolist():
-            if length == 0:
-                continue
-            for chosen in self._in_time((lengths[:count] == length).nonzero().squeeze(1), timed):
-                (scores[chosen],) = self._in_parts(
-                    lambda part, part_groups: (self._score.score(part, part_groups),),
-                    ids[chosen, :length],
-                    groups[chosen],
-                )
-        self._spent.allowance.spend(int((lengths[:count] == 0).sum()))
-        return scores - self.score_per_token * lengths
+        for length, chosen in self._of_lengths(ids, lengths, timed):
+            (scores[chosen],) = self._in_parts(
+                lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
+            )
+        return self._less_tokens(scores, ids)
 
     # --- where the score is a similarity of features ------------------------------------------
 
@@ -179,7 +179,11 @@ class BoundObjective:
         return self._follows_score and isinstance(self._objective, FeatureObjective)
 
     def features(
-        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"] | None = None
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        rows: Int[Tensor, " batch"] | None = None,
+        *,
+        lengths: int | Sequence[int] | None = None,
     ) -> tuple[Float[Tensor, "batch features"], Float[Tensor, " batch"]]:
         """The unit features of each sequence, and its similarity with its target less what its tokens cost.
 
@@ -187,22 +191,44 @@ class BoundObjective:
         from the last row on, or no time, have features of 0 and -inf.
         """
         assert isinstance(self._objective, FeatureObjective)
-        whole, groups, lengths = self._objective, self._groups_of(rows), (ids != NO_TOKEN).sum(dim=1)
+        whole, groups = self._objective, self._groups_of(rows)
         found = torch.zeros(len(ids), whole.mean_targets.shape[1], device=ids.device)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
-        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
 
         @torch.no_grad()
         def part(ids: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
             features = whole.features(self._vocabulary.embed(ids))
             return features, (features * whole.mean_targets[groups]).sum(dim=1)
 
-        for length in lengths[:count].unique().tolist():
-            for chosen in self._in_time((lengths[:count] == length).nonzero().squeeze(1)):
-                found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
-        return found, scores - self.score_per_token * lengths
+        for length, chosen in self._of_lengths(ids, lengths):
+            found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
+        return found, self._less_tokens(scores, ids)
 
-    def _in_time(self, places: Int[Tensor, " rows"], timed: bool = True) -> Iterator[Int[Tensor, " part"]]:
+    def _less_tokens(
+        self, scores: Float[Tensor, " batch"], ids: Int[Tensor, "batch tokens"]
+    ) -> Float[Tensor, " batch"]:
+        return scores - self.score_per_token * (ids != NO_TOKEN).sum(dim=1) if self.score_per_token else scores
+
+    def _of_lengths(
+        self, ids: Int[Tensor, "batch tokens"], lengths: int | Sequence[int] | None, timed: bool = True
+    ) -> Iterator[tuple[int, slice | Tensor]]:
+        """Which sequences to score one after the other, all of one length, as long as there are passes and time for it.
+
+        Their passes are counted.
+        """
+        if lengths is None:
+            lengths = (ids != NO_TOKEN).sum(dim=1).tolist()
+        each = [lengths] * len(ids) if isinstance(lengths, int) else lengths
+        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+        for length in sorted(set(each[:count])):
+            if length == 0:
+                continue
+            same = range(count) if len(set(each[:count])) == 1 else [i for i in range(count) if each[i] == length]
+            for part in self._in_time(same, ids.device, timed):
+                yield length, _places(part, ids.device)
+        self._spent.allowance.spend(each[:count].count(0))
+
+    def _in_time(self, places: Sequence[int], device: torch.device, timed: bool) -> Iterator[Sequence[int]]:
         """The places in parts that are scored one after the other, as long as there is time; their passes are counted.
 
         Without a deadline, all of them.
@@ -214,9 +240,10 @@ class BoundObjective:
             return
         begun, done = clock(), 0
         first = max(FIRST_BATCH, int(BATCH_TIME * spent.allowance.seconds_left * spent.pace))
-        for part in spent.allowance.batches(places.tolist(), len(places), first=first):
-            yield torch.tensor(part, device=places.device)
+        for part in spent.allowance.batches(places, len(places), first=first):
+            yield part
             done += len(part)
+            wait_for(device)
             spent.pace = done / max(clock() - begun, 1e-9)
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
@@ -241,3 +268,11 @@ class BoundObjective:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _places(chosen: Sequence[int], device: torch.device) -> slice | Tensor:
+    """An index for some rows: of rows that follow each other, one that reads them where they are."""
+    if isinstance(chosen, range):
+        return slice(chosen.start, chosen.stop)
+    (found,) = to_device(device, torch.tensor(chosen))
+    return found

@@ -15,13 +15,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from hardprompts.allowance import Allowance, clock
+from hardprompts.devices import to_host
 from hardprompts.errors import NonFiniteError, SearchError, warn_user
 from hardprompts.objectives import Objective, Score, TraceableObjective
 from hardprompts.prompts import HistoryPoint, PromptTemplate
 from hardprompts.search.bound import BoundObjective, _BudgetSpent
 from hardprompts.search.leaderboard import Leaderboard
 from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
-from hardprompts.search.rows import NO_TOKEN, Ids, pack, unpack
+from hardprompts.search.rows import Ids, pack, unpack
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
@@ -90,7 +91,10 @@ def run_search(
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
     if compile and not isinstance(objective, TraceableObjective):
         warn_user(f"compile=True does nothing here: a {type(objective).__name__} is not one fixed function")
-    bound = BoundObjective(objective, score, vocabulary, template, groups.to(device), score_per_token, compile)
+    report_every = report_every or (1 if device.type == "cpu" else 10)
+    bound = BoundObjective(
+        objective, score, vocabulary, template, groups.to(device), score_per_token, compile, report_every
+    )
     boards = [
         Leaderboard(vocabulary, template, top_k, score_per_token, initial_ids.shape[1])
         for _ in range(int(groups.max()) + 1)
@@ -99,7 +103,7 @@ def run_search(
     try:
         run.start(initial_ids, allowance)
         proposals = search.steps(bound, vocabulary, initial_ids, Stream.SEARCH.generator(seed))
-        stop_reason = run.follow(proposals, report_every or (1 if device.type == "cpu" else 10))
+        stop_reason = run.follow(proposals, report_every)
     except KeyboardInterrupt:
         stop_reason = StopReason.INTERRUPTED
         if not all(board.scores for board in boards):
@@ -139,6 +143,15 @@ class Limits:
             if limits[name] is not None and value >= limits[name]:
                 return StopReason(name)
         return None
+
+
+@dataclasses.dataclass
+class _Told:
+    """Candidates as the host knows them."""
+
+    ids: list[Ids]
+    scores: list[float]
+    rows: list[int]
 
 
 class _Run:
@@ -217,8 +230,7 @@ class _Run:
             self.pending.append((self.step, candidates))
             if len(self.pending) < report_every:
                 continue
-            self.look()
-            if candidates.scores is not None and bool(candidates.scores.isnan().all()):
+            if self.look():
                 return StopReason.NON_FINITE
             if self.callback is not None and self.callback(self.progress()):
                 return StopReason.CANCELLED
@@ -228,38 +240,57 @@ class _Run:
         best = tuple(board.best() for board in self.boards)
         return SearchProgress(self.step, self.limits.max_steps, self.seconds, self.bound.evaluations, best)
 
-    def look(self) -> None:
-        """Offers the pending candidates to the leaderboards of their tasks."""
-        for at_step, candidates in self.pending:
-            respelled = self._take(candidates, at_step)
+    def look(self) -> bool:
+        """Offers the pending candidates to the leaderboards of their tasks; whether the last had only NaN as scores."""
+        proposed, is_nan = self._on_host([candidates for _, candidates in self.pending]), False
+        for (at_step, candidates), told in zip(self.pending, proposed, strict=True):
+            is_nan = candidates.scores is not None and all(map(math.isnan, told.scores))
+            respelled = self._take(told, at_step)
             if respelled is not None:
-                self._take(respelled, at_step)
+                for own in self._on_host([respelled]):
+                    self._take(own, at_step)
         self.pending.clear()
+        return is_nan
 
-    def _take(self, candidates: Candidates, at_step: int) -> Candidates | None:
+    def _on_host(self, proposed: Sequence[Candidates]) -> "list[_Told]":
+        """Candidates with their scores, all brought to the host together, but for scores that are only made now."""
+        parts = [(one.ids, one.scores, one.rows) for one in proposed]
+        arrived = iter(to_host(*(part for own in parts for part in own if part is not None)))
+        told = []
+        for one in proposed:
+            ids = unpack(next(arrived))
+            scores = None if one.scores is None else next(arrived).tolist()
+            told.append(_Told(ids, scores or [], list(range(len(ids))) if one.rows is None else next(arrived).tolist()))
+        # Proposed within the deadline: its scores are due.
+        due = [(one, own) for one, own in zip(proposed, told, strict=True) if one.scores is None]
+        made = [
+            self.bound.score(one.ids, one.rows, lengths=[len(ids) for ids in own.ids], timed=False) for one, own in due
+        ]
+        for (_, own), found in zip(due, to_host(*made), strict=True):
+            own.scores = found.tolist()
+        return told
+
+    def _take(self, told: "_Told", at_step: int) -> Candidates | None:
         """Offers candidates; returns those that are read back as other tokens, which have other scores."""
-        rows = list(range(len(candidates.ids))) if candidates.rows is None else candidates.rows.tolist()
-        scores = candidates.scores
-        if scores is None:  # proposed within the deadline: its scores are due
-            scores = self.bound.score(candidates.ids, candidates.rows, timed=False)
-        ids, found = candidates.ids.tolist(), scores.tolist()
+        found = told.scores
         finite = [i for i, value in enumerate(found) if math.isfinite(value)]
         self.met_finite = self.met_finite or bool(finite)
         others: dict[tuple[int, ...], int] = {}
         for index in sorted(finite, key=lambda i: -found[i]):
-            task = self.tasks[rows[index]]
-            prompt, board = tuple(i for i in ids[index] if i != NO_TOKEN), self.boards[task]
+            row, prompt = told.rows[index], told.ids[index]
+            task = self.tasks[row]
+            board = self.boards[task]
             before = board.best_score
             other = board.offer(prompt, found[index])
             if other is not None:
-                others.setdefault(other, rows[index])
+                others.setdefault(other, row)
             if board.best_score > before:
                 self.last_gain = at_step
                 plain = board.plain(prompt, found[index])
                 self.histories[task].append(HistoryPoint(at_step, self.seconds, self.bound.evaluations, plain))
         if not others:
             return None
-        device = candidates.ids.device
+        device = self.bound.groups.device
         return Candidates(pack(list(others), device), rows=torch.tensor(list(others.values()), device=device))
 
     def check(self) -> None:

@@ -40,6 +40,16 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed((number & _LOW) ^ _mixed(number >> 32))
 
 
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator of a device that begins with a number of `generator`; on the CPU, that one itself.
+
+    For numbers that are too many to be brought along (see `Draws`). They differ from those of the CPU.
+    """
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**32, (), generator=generator)))
+
+
 def checked_seed(seed: Any, name: str = "seed") -> int:
     """A seed as a plain number: whole numbers of numpy are taken too.
 
