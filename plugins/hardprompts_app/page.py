@@ -190,7 +190,8 @@ class _ImageTab(_Tab):
         )
         ran.then(self.choices, self.found, choices, show_progress="hidden", **SCORES, **OWN)
         self.pick.input(self.picked, [self.found, self.pick], choices[2:], show_progress="hidden", **SCORES, **OWN)
-        self.candidates.input(lambda text: text, self.candidates, self.text, show_progress="hidden", queue=False, **OWN)
+        # In the browser: an answer of the server could come after the user has begun to type.
+        self.candidates.input(None, self.candidates, self.text, js="(text) => text", show_progress="hidden", **OWN)
         self.text.change(
             self.follow, [self.found, self.pick, self.text], shown, show_progress="hidden", trigger_mode="always_last",
             **SCORES, **OWN,

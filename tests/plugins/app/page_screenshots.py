@@ -114,6 +114,8 @@ def shots(browser: Any, url: str, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "dark", page
     page = opened(browser, url, viewport={"width": 360, "height": 740})
     find(page, owl)
+    page.locator(".hp-status").first.evaluate("(line) => line.scrollIntoView()")
+    page.wait_for_timeout(300)
     yield "phone", page
 
     broken = folder / "broken.jpg"

@@ -16,8 +16,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 240.0
 
-#: The page on a port, with an uploads' folder below TMPDIR; the arguments are those of the command.
-START = "from hardprompts_app.command import app; import typer; typer.run(app)"
+#: The page on a port, with an uploads' folder below TMPDIR; the arguments are those of the command. Ctrl-C ends it, also
+#: where the tests run in the background and their processes would not hear of it.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from hardprompts_app.command import app; import typer; typer.run(app)"
+)
 
 
 def free_port() -> int:
