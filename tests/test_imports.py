@@ -20,9 +20,13 @@ ORDER = tuple(set(names) for _, names in architecture.FLOORS)
 MODEL_LIBRARIES = {"transformers", "diffusers", "open_clip", "timm", "accelerate", "peft", "gradio"}
 PLUGINS = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
 NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", *PLUGINS}
-#: The embedded models are folders of transformers models, and the text side of `photo` is such a folder.
+#: The embedded models are folders of transformers models, and the text side of `photo` is such a folder; the recipe of
+#: the embedded decoder is the training of decoders.
 WEIGHTS = {"hardprompts_emoji_models"}  # files alone, and the folder where they are
-BUILT_ON_TRANSFORMERS = {"hardprompts_emoji", "hardprompts_photo"}
+BUILT_ON = {
+    "hardprompts_emoji": {"hardprompts_transformers", "hardprompts_decoder"},
+    "hardprompts_photo": {"hardprompts_transformers"},
+}
 
 
 def imported(path: Path, relative: bool = False) -> Iterator[str]:
@@ -93,9 +97,7 @@ def test_plugins_do_not_import_each_other() -> None:
     packages = [path.parent for path in (ROOT / "plugins").glob("*/__init__.py") if path.parent.name not in WEIGHTS]
     assert packages
     for package in packages:
-        others = {other.name for other in packages} - {package.name}
-        if package.name in BUILT_ON_TRANSFORMERS:
-            others.remove("hardprompts_transformers")
+        others = {other.name for other in packages} - {package.name} - BUILT_ON.get(package.name, set())
         for path in package.rglob("*.py"):
             assert not {module.partition(".")[0] for module in imported(path)} & others, path
 

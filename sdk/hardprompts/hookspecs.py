@@ -30,6 +30,14 @@ def captioners() -> Mapping[str, Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def proposers() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Ways to open what writes whole texts for features, by scheme: {"decoder": open_proposer}.
+
+    Each is a `hardprompts.inversion.OpenProposer`.
+    """
+
+
+@hookspec
 def search_methods() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Search methods, by the name that people select them with: {"pez": PEZ}.
 

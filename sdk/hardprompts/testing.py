@@ -1,8 +1,8 @@
 """A conformance suite for plugins, and a small model to try things on.
 
-Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_search` with a method of
-yours, and `check_format` with a format of yours; each raises AssertionError with a sentence about what is wrong, and
-returns None when all is well.
+Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_proposer` with a proposer,
+`check_search` with a method of yours, and `check_format` with a format of yours; each raises AssertionError with a
+sentence about what is wrong, and returns None when all is well.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from hardprompts.encoders import Backend, LanguageModelKind, normalize
 from hardprompts.errors import FileFormatError
 from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.inversion.proposals import Proposer, proposed_texts
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
@@ -374,6 +375,33 @@ def check_captioner(captioner: Captioner, images: Sequence[Image.Image] = ()) ->
     assert captions_of(captioner, tried) == captions, "the same images gave other captions the second time"
     alone = captions_of(captioner, tried[:1])
     assert alone == captions[:1], f"an image is {captions[0]!r} among others, and {alone[0]!r} alone"
+
+
+def check_proposer(proposer: Proposer, backend: Backend, texts: Sequence[str] = ("a red house", "old boat")) -> None:
+    """Checks that a proposer gives texts for each of several targets, the same of the same generator.
+
+    Args:
+        texts: whose features it is asked to write texts for; it must have something to say of one of them.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    features = backend.encode_texts(list(texts))
+
+    def proposed(count: int) -> list[list[str]]:
+        given = features.clone()
+        try:
+            found = proposed_texts(proposer, given, count, 8, torch.Generator().manual_seed(0))
+        except ValueError as error:
+            raise AssertionError(str(error)) from error
+        assert torch.equal(given, features), "it changed the features that it was given"
+        return found
+
+    many = proposed(4)
+    assert any(many), f"it proposed nothing for {', '.join(map(repr, texts))}"
+    torch.rand(7)  # of torch's own generator, which a proposer is not to draw from
+    assert proposed(4) == many, "the same generator gave other texts the second time; draw from `generator` alone"
+    assert all(len(own) <= 1 for own in proposed(1)), "it proposed more texts than it was asked for"
 
 
 #: Soft prompts of the kinds that are shared: text encoders and their widths.

@@ -41,7 +41,10 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def command_of(entry_point: importlib.metadata.EntryPoint) -> Any:
-    """The function of an entry point as a command; of one that cannot be imported, a command that says why."""
+    """The function or the Typer app of an entry point as a command.
+
+    Of one that cannot be imported it is a command that says why.
+    """
     own = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     try:
         function = entry_point.load()
@@ -52,6 +55,8 @@ def command_of(entry_point: importlib.metadata.EntryPoint) -> Any:
         )
         own.command(entry_point.name, help="Cannot be imported: call it to see why.")(_failing(reason))
     else:
+        if isinstance(function, typer.Typer):  # several commands under one name
+            return typer.main.get_command(function)
         own.command(entry_point.name)(function)
     return typer.main.get_command(own)
 

@@ -2,6 +2,7 @@
 from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
 from .inverter import PromptInverter
 from .options import InversionArguments, InversionOptions
+from .proposals import OpenProposer, Proposer, load_proposer, proposers
 from .readability import (
     LanguageModelLikelihood,
     ReadableScore,
@@ -18,13 +19,17 @@ __all__ = [
     "InversionOptions",
     "LanguageModelLikelihood",
     "OpenCaptioner",
+    "OpenProposer",
     "PromptInverter",
+    "Proposer",
     "ReadableScore",
     "TextLikelihood",
     "captioners",
     "fluency",
     "load_captioner",
+    "load_proposer",
     "open_likelihood",
     "pareto_front",
+    "proposers",
     "real_words",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,23 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
-from hardprompts.encoders import Backend, join_backends, opened_backend, several
+from hardprompts.encoders import Backend, join_backends, normalize, opened_backend, several
 from hardprompts.errors import ImageError, quoted, warn_user
 from hardprompts.images import ImageInput
 from hardprompts.inversion.captioning import Captioner, captions_of, opened_captioner
 from hardprompts.inversion.lengths import best_by_length
 from hardprompts.inversion.options import InversionArguments, InversionOptions
+from hardprompts.inversion.proposals import (
+    Beginning,
+    ProposerInput,
+    Starts,
+    ask,
+    begin_with,
+    names_of,
+    opened_proposers,
+    usable_ids,
+    warn_of_unusable,
+)
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score
 from hardprompts.inversion.required import RequiredWords
 from hardprompts.inversion.targets import Target, similarity_with, spread_of, targets_of
@@ -30,7 +42,7 @@ from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of, rescored
 from hardprompts.search.rows import NO_TOKEN, random_starts
-from hardprompts.search.seeds import drawn_seed
+from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
@@ -57,6 +69,9 @@ class PromptInverter:
         captioner: the name of an image-to-text model for `load_captioner`, such as
             "transformers:Salesforce/blip-image-captioning-base", or any function from RGB images to a caption each.
             Half of the restarts begin with the caption. Of several images that share a prompt, the first is captioned.
+        proposers: what writes whole texts for the images, such as "decoder:FOLDER", "auto" for what comes with the
+            model, any object with the method of `Proposer`, or several of these. What they write is scored exactly;
+            half of the restarts begin with the best, and the default method goes on from it.
 
     Raises:
         UnknownName, BackendError: see `load_backend` and `load_captioner`; or the prior is not a causal language model.
@@ -73,6 +88,7 @@ class PromptInverter:
         judge: "str | Backend | None" = None,
         prior: "str | Backend | TextLikelihood | None" = None,
         captioner: str | Captioner | None = None,
+        proposers: "ProposerInput | None" = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
             return opened_backend(model, device=device, dtype=dtype)
@@ -81,6 +97,8 @@ class PromptInverter:
         self.judge = None if judge is None else opened(judge)
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
+        self.proposers = opened_proposers(proposers, self.backend)
+        self._proposers_used = {"proposers": names_of(proposers)} if self.proposers else {}
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
 
@@ -155,7 +173,16 @@ class PromptInverter:
             raise ValueError(
                 f"prior_weight = {chosen.prior_weight} is of no use without a prior; give PromptInverter(prior=...)"
             )
+        if chosen.fast and not self._asks(chosen):
+            raise ValueError(
+                "fast=True returns what proposers write, and there are none here; give PromptInverter(proposers=...), "
+                "no initial_prompt and no method that looks for what fits least"
+            )
         return chosen.seeded()
+
+    def _asks(self, options: InversionOptions) -> bool:
+        """Whether the proposers are asked: what they write is not what fits least, nor begins with a given text."""
+        return bool(self.proposers) and options.initial_prompt is None and not self._opposed
 
     # --- the search -----------------------------------------------------------------------
 
@@ -164,22 +191,25 @@ class PromptInverter:
         slot, seed = PromptTemplate(options.template), drawn_seed(options.seed)
         models = [self.backend] if self.judge is None else [self.backend, self.judge]
         captioned = self.captioner is not None and options.caption is None and options.initial_prompt is None
-        look = functools.partial(ViewFeatures.of, models=models, views=options.views, seed=seed, picture=captioned)
+        look = functools.partial(ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=captioned)
         unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
         time = allowance.share(LOOKING_SHARE)
         seen = [look(task, allowance=time.share(len(tasks) - number)) for number, task in enumerate(tasks)]
         captions = self._captions(seen, allowance) if captioned else [options.caption] * len(tasks)
         whole_phrases = isinstance(self.search, TaskPreparation)
-        words = chosen_words(self.backend.vocabulary, options, captions, whole_phrases=whole_phrases)
-        required = RequiredWords.create(options.required, words, slot)
         targets = targets_of(models, seen, unlike, options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
+        texts = self._texts(aims[0], options, seed, allowance)
+        known = [*captions, *itertools.chain.from_iterable(texts)]
+        words = chosen_words(self.backend.vocabulary, options, known, whole_phrases=whole_phrases)
+        required = RequiredWords.create(options.required, words, slot)
         objective = similarity_with(self.backend, aims[0], required.template)
         num_tokens = required.free_tokens(options.num_tokens)
         check_length(num_tokens, objective.free_tokens(), required.template, self.backend.name)
         check_template(self.backend.text_encoder, slot, self.backend.name)
         initial = random_starts(words, len(tasks) * options.starts, num_tokens, seed, options.initial_prompt)
         _begin_with(captions, initial, words, options.starts)
+        starts = Starts(initial, options.starts)
         cost = self._token_cost(options)
         needed = cost or options.penalties or options.repetition_penalty or self.prior is not None
         spread = spread_of(objective, words, num_tokens, seed, allowance) if needed else 0.0
@@ -189,19 +219,30 @@ class PromptInverter:
             score = JudgedSimilarity(self.judge, self.backend, means, required.template)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
         searching = allowance.keeping(len(tasks) * (options.top_k + num_tokens))
-        results = options.run(
-            self._prepared(objective, captions, allowance),
-            objective,
-            readable_score(score, words, required.template, self.prior, options, spread),
-            words,
-            initial,
-            groups=torch.arange(len(tasks), device=initial.device).repeat_interleave(options.starts),
+        run = functools.partial(
+            options.run,
+            objective=objective,
+            score=readable_score(score, words, required.template, self.prior, options, spread),
+            vocabulary=words,
             template=required.template,
             score_per_token=cost * spread,
-            top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
-            description=self.method,
-            allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
+        begun = Beginning(self._prepared(objective, captions, allowance), starts.ids, starts.groups)
+        if self._asks(options):
+            rating = functools.partial(run, allowance=searching if options.fast else searching.share(LOOKING_SHARE))
+            proposals = usable_ids(texts, words, required.template, num_tokens)
+            warn_of_unusable(texts, proposals)
+            begun = begin_with(proposals, starts, begun.search, rating, behind=any(captions))
+        results: Sequence[SearchResult] = begun.results
+        if not options.fast:
+            results = run(
+                begun.search,
+                initial_ids=begun.ids,
+                groups=begun.groups,
+                top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
+                description=self.method,
+                allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
+            )
         prompts = []
         for task, (result, target, aim) in enumerate(zip(results, targets[0], aims[0], strict=True)):
             alone = similarity_with(self.backend, [aim], required.template)
@@ -231,6 +272,16 @@ class PromptInverter:
             captions += captions_of(self.captioner, part)
         allowance.leave_out("captions", len(captions), len(pictures))
         return captions + [None] * (len(pictures) - len(captions))
+
+    def _texts(
+        self, targets: Sequence[Target], options: InversionOptions, seed: int, allowance: Allowance
+    ) -> list[list[str]]:
+        """What the proposers write for each task."""
+        if not self._asks(options):
+            return [[] for _ in targets]
+        features = normalize(torch.stack([target.mean for target in targets]))
+        generator = Stream.PROPOSALS.generator(seed)
+        return ask(self.proposers, features, options.proposals, options.num_tokens, generator, allowance)
 
     def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None], allowance: Allowance) -> Search:
         if not isinstance(self.search, TaskPreparation):
@@ -268,11 +319,13 @@ class PromptInverter:
             vocabulary=vocabulary,
             template=slot,
             model=self.backend.name,
-            method=self.method,
+            method="proposals" if options.fast else self.method,
             method_settings=self.method_settings,
             allowance=allowance,
-            scores_of=lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
-            settings={"views": options.views, "restarts": options.starts},
+            scores_of=None
+            if options.fast
+            else lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
+            settings={"views": options.looks, "restarts": options.starts, **self._proposers_used},
             pareto=pareto,
         )
 

@@ -26,6 +26,8 @@ class InversionArguments(SearchArguments, total=False):
     prior_weight: float
     caption: str | None
     pareto: bool
+    proposals: int
+    fast: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,9 @@ class InversionOptions(SearchOptions):
             default: what the captioner says, if there is one.
         pareto: the prompt's `candidates` are then the best trade-offs: no other is better in similarity, length and,
             with a prior, fluency at once; most similar first behind the best; its `pareto` has the numbers.
+        proposals: texts that each proposer is asked for, for each prompt.
+        fast: return the best of what the proposers wrote, as it is: nothing is searched, each image is seen in one
+            view, and the contributions of tokens are not measured.
 
     Raises:
         ValueError: a number out of range, a text where a list belongs, two options that exclude each other, or the
@@ -70,7 +75,7 @@ class InversionOptions(SearchOptions):
     #: What a token must add for images, as a share of the spread of the similarity of random prompts.
     TOKEN_COST: ClassVar[float] = 0.15
 
-    COUNTS: ClassVar[tuple[str, ...]] = ("num_tokens", "views", *SearchOptions.COUNTS)
+    COUNTS: ClassVar[tuple[str, ...]] = ("num_tokens", "views", "proposals", *SearchOptions.COUNTS)
     AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", "prior_weight", *SearchOptions.AMOUNTS)
 
     NEEDS: ClassVar[Mapping[str, str]] = {"text_weight": "text", "unlike_weight": "unlike"}
@@ -93,6 +98,8 @@ class InversionOptions(SearchOptions):
     prior_weight: float = 0.1
     caption: str | None = None
     pareto: bool = False
+    proposals: int = 32
+    fast: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +112,14 @@ class InversionOptions(SearchOptions):
             raise ValueError(f"penalties must be finite, got {dict(self.penalties)}, {self.repetition_penalty}")
         if self.initial_prompt is not None and self.caption is not None:
             raise ValueError("give an initial_prompt, which all restarts begin with, or a caption, not both")
+        if self.fast and (self.pareto or self.shortest is not None):
+            raise ValueError("pareto and shortest search among lengths, and fast searches nothing; leave one out")
         if not 0 <= self.text_weight <= 1:
             raise ValueError(f"text_weight must be in [0, 1], got {self.text_weight}")
         if self.shortest is not None and not 0 < self.shortest <= 1:
             raise ValueError(f"shortest must be in (0, 1], got {self.shortest}")
+
+    @property
+    def looks(self) -> int:
+        """How many views of each image are looked at."""
+        return 1 if self.fast else self.views

@@ -65,6 +65,7 @@ class BuildRefine:
         patience: prompts tried around one before it counts as the best around it.
         rounds: rebuilt prompts in a row that are no better, after which the method is done.
         pool: words that are considered at all, those nearest to the target by themselves.
+        continues: begin with the best of the starts, which somebody wrote for the target, instead of with one word.
         exchange_scale: how much of a word's own features is seen in those of a prompt, to begin with.
         otherwise: the method where there are no features.
 
@@ -79,6 +80,7 @@ class BuildRefine:
     rounds: int = 6
     pool: int = 8192
     exchange_scale: float = 0.5
+    continues: bool = False
     otherwise: PEZRefine = PEZRefine()
 
     def __post_init__(self) -> None:
@@ -249,10 +251,12 @@ class _Neighborhood:
 
     def walk(self, given: list[Prompt]) -> Walk:
         """From the best of a word and of the prompts that are given, to the best around it, again and again."""
-        best = yield from self._build(_State((), -torch.inf, torch.zeros_like(self.target)))
-        if given:
-            answers = yield list(dict.fromkeys(given))
-            best = self._better(answers, best) or best
+        best = _State((), -torch.inf, torch.zeros_like(self.target))
+        if given and self.method.continues:
+            best = self._better((yield list(dict.fromkeys(given))), best) or best
+        best = yield from self._build(best)
+        if given and not self.method.continues:
+            best = self._better((yield list(dict.fromkeys(given))), best) or best
         best = yield from self._refine(best, self.method.patience)
         failed = 0
         while failed < self.method.rounds and len(best.prompt) > 1 and not self._is_perfect(best):

@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     SHOTS = 0x5407
     HELD_OUT_NOISES = 0x4E015E
     HELD_OUT_PICTURES = 0x0DD
+    PROPOSALS = 0x9209
 
     def generator(self, seed: int) -> torch.Generator:
         """The generator of this stream, on the CPU. Raises as `checked_seed`."""

@@ -1,0 +1,216 @@
+"""A decoder with all that belongs to it, and its folder: `decoder.safetensors`, `decoder.json` and a card."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hardprompts.atomic import json_text, write_files_atomically
+from hardprompts.causes.standins import read_json, stand_in_at
+from hardprompts.encoders import Backend, normalize
+from hardprompts.errors import BackendError, FileFormatError, brief
+from hardprompts_decoder.network import DecoderShape, FeatureDecoder
+
+WEIGHTS, SETTINGS, CARD = "decoder.safetensors", "decoder.json", "README.md"
+
+#: What `decoder.json` says of its own kind.
+FORMAT = "hardprompts-decoder-1"
+
+#: Texts whose features tell one text tower from another, and tokens of each.
+PROBES, PROBE_TOKENS = 8, 3
+
+#: By how much these features may differ, which unit features of another precision do.
+TOLERANCE = 2e-2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TowerMark:
+    """What a text tower is known by, whatever the device, the precision and the library that it is opened with.
+
+    Attributes:
+        tokens: SHA-256 of the texts of all its tokens.
+        features: of a few texts.
+    """
+
+    tokens: str
+    features: Float[Tensor, "probes features"]
+
+    @classmethod
+    def of(cls, backend: Backend) -> "TowerMark":
+        """The mark of a model's text tower."""
+        vocabulary = backend.vocabulary
+        texts = vocabulary.token_texts(range(len(vocabulary.table)))
+        digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+        allowed = vocabulary.allowed_ids.tolist()
+        places = [len(allowed) * place // (PROBES * PROBE_TOKENS) for place in range(PROBES * PROBE_TOKENS)]
+        rows = [[allowed[place] for place in places[start::PROBES]] for start in range(PROBES)]
+        features = backend.encode_texts([vocabulary.decode(row) for row in rows])
+        return cls(digest, features.float().cpu())
+
+    def difference(self, other: "TowerMark") -> str:
+        """What is different between two text towers, in words; "" if they are the same."""
+        if self.features.shape != other.features.shape:
+            return f"features of {other.features.shape[1]} numbers, not {self.features.shape[1]}"
+        if self.tokens != other.tokens:
+            return "other tokens"
+        if not torch.allclose(self.features, other.features, atol=TOLERANCE, rtol=0):
+            return "other features for the same texts"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoder:
+    """A trained network, and what is needed to write texts with it for one model.
+
+    Attributes:
+        tokens: (tokens,) the model's ids of what the network writes, in its order.
+        lengths: (max_tokens + 1,) how many of the training texts had each number of tokens.
+        shift: what is taken from features of images, by which they differ from those of texts on the whole.
+        mark: of the text tower that it was trained with.
+        model: that model's name.
+        facts: of its training, for the card; JSON values.
+    """
+
+    network: FeatureDecoder
+    tokens: Int[Tensor, " tokens"]
+    lengths: Int[Tensor, " counts"]
+    shift: Float[Tensor, " features"]
+    mark: TowerMark
+    model: str
+    facts: Mapping[str, Any]
+
+    def write(
+        self, features: Float[Tensor, "texts features"], count: int, max_tokens: int, generator: torch.Generator
+    ) -> list[list[tuple[int, ...]]]:
+        """For each row of unit features the ids, in the model's vocabulary, of `count` texts.
+
+        The lengths are drawn as often as they were met in training, up to `max_tokens`. The first text is the
+        likeliest of the commonest of them; others are drawn, from bold to careful.
+        """
+        lengths = self._lengths(len(features), count, max_tokens, generator)
+        temperatures = torch.linspace(0, 1, count).expand(len(features), -1) if count > 1 else torch.zeros_like(lengths)
+        device = self.network.bias.device
+        inputs = normalize(features.to(device).float() - self.shift.to(device))
+        written = self.network.write(inputs, lengths.to(device), temperatures.float().to(device), generator)
+        ids = self.tokens.tolist()
+        return [[tuple(ids[token] for token in row) for row in rows] for rows in written]
+
+    def _lengths(
+        self, texts: int, count: int, max_tokens: int, generator: torch.Generator
+    ) -> Int[Tensor, "texts count"]:
+        limit = max(1, min(max_tokens, self.network.shape.max_tokens))
+        weights = self.lengths[: limit + 1].float()
+        weights[0] = 0
+        if not weights.any():  # no text was so short
+            return torch.full((texts, count), limit)
+        found = torch.multinomial(weights.expand(texts, -1), count, replacement=True, generator=generator)
+        found[:, 0] = int(weights.argmax())
+        return found
+
+    def save(self, folder: Path) -> Path:
+        """Writes the folder; of a folder that is there, only these three files."""
+        weights = {f"network.{name}": value.half() for name, value in self.network.state_dict().items()}
+        weights |= {
+            "tokens": self.tokens.int(), "lengths": self.lengths.int(), "shift": self.shift.half(),
+            "mark": self.mark.features.half(),
+        }  # fmt: skip
+        settings = {
+            "format": FORMAT,
+            "model": self.model,
+            "tokens_sha256": self.mark.tokens,
+            "shape": dataclasses.asdict(self.network.shape),
+            "facts": dict(self.facts),
+        }
+        contents = {
+            folder / WEIGHTS: safetensors.torch.save({k: v.cpu().contiguous() for k, v in weights.items()}),
+            folder / SETTINGS: json_text(settings).encode(),
+            folder / CARD: card(self.model, self.facts).encode(),
+        }
+        write_files_atomically(contents)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> "Decoder":
+        """The decoder of a folder.
+
+        Raises:
+            BackendError: there is no such folder, or it holds no decoder.
+            FileFormatError: its files are damaged.
+        """
+        place = Path(folder)
+        for name in (SETTINGS, WEIGHTS):
+            if not (place / name).is_file():
+                raise BackendError(
+                    f"{place} holds no decoder: it has no {name}; give a folder that `hardprompts decoder train` wrote"
+                )
+        settings = _settings(place / SETTINGS)
+        try:
+            weights = safetensors.torch.load_file(place / WEIGHTS)
+            shape = DecoderShape(**settings["shape"])
+            network = FeatureDecoder(shape)
+            prefix = "network."
+            own = {
+                name.removeprefix(prefix): value.float() for name, value in weights.items() if name.startswith(prefix)
+            }
+            network.load_state_dict(own)
+            rest = [weights[name] for name in ("tokens", "lengths", "shift", "mark")]
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            what = stand_in_at(place / WEIGHTS) or brief(error)
+            raise FileFormatError(
+                f"the decoder in {place} is damaged: {what}; train it again, or get it again"
+            ) from error
+        tokens, lengths, shift, mark = rest
+        network.to(device).eval().requires_grad_(False)
+        return cls(
+            network, tokens.long(), lengths.long(), shift.float(),
+            TowerMark(str(settings["tokens_sha256"]), mark.float()), str(settings["model"]), settings.get("facts", {}),
+        )  # fmt: skip
+
+    def check(self, backend: Backend, place: object) -> None:
+        """Raises unless this decoder was trained with the text tower of a model.
+
+        Raises:
+            BackendError: it was not; the message says what is different.
+        """
+        found = self.mark.difference(TowerMark.of(backend))
+        if found:
+            raise BackendError(
+                f"the decoder in {place} was trained for {self.model}, and {backend.name} has {found}; train one for "
+                f"it: hardprompts decoder train --model {backend.name} --texts FILE --save FOLDER"
+            )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = read_json(path)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(
+            f"{path} is damaged: {stand_in_at(path) or brief(error)}; get the decoder again"
+        ) from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise FileFormatError(f"{path} does not describe a decoder of the format {FORMAT}; train it again")
+    return settings
+
+
+def card(model: str, facts: Mapping[str, Any]) -> str:
+    """The README.md of a decoder."""
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in facts.items())
+    return (
+        "---\nlibrary_name: hardprompts\ntags: [hardprompts, decoder]\n---\n\n"
+        f"# Decoder for `{model}`\n\n"
+        f"Writes texts whose features in `{model}` are like given ones, of an image say. It was trained on texts\n"
+        "alone, with that model's own text tower, and is refused for any other. A search scores what it writes, and\n"
+        "returns nothing that it has not scored.\n\n"
+        "```python\nfrom hardprompts import PromptInverter\n\n"
+        f'PromptInverter("{model}", proposers=["decoder:FOLDER"])\n```\n\n'
+        f"| training | |\n|---|---|\n{rows}\n"
+    )

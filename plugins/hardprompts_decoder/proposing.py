@@ -1,0 +1,57 @@
+"""Decoders as proposers: what a search begins with."""
+
+import dataclasses
+import os
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts.encoders import Backend
+from hardprompts.errors import BackendError, NonFiniteError
+from hardprompts.vocabulary import Vocabulary
+from hardprompts_decoder.files import Decoder
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DecoderProposer:
+    """Proposes what a decoder writes for features.
+
+    Attributes:
+        vocabulary: of the model that it was trained for.
+    """
+
+    decoder: Decoder
+    vocabulary: Vocabulary
+
+    def propose(
+        self, features: Float[Tensor, "targets features"], count: int, max_tokens: int, generator: torch.Generator
+    ) -> list[list[str]]:
+        """For each row of unit features, `count` texts of at most `max_tokens` tokens.
+
+        Raises:
+            NonFiniteError: features are NaN or infinite.
+        """
+        if not features.isfinite().all():
+            raise NonFiniteError("features that a decoder is to write texts for are NaN or infinite; check the images")
+        written = self.decoder.write(features, count, max_tokens, generator)
+        return [[self.vocabulary.decode(ids) for ids in rows] for rows in written]
+
+
+def open_proposer(name: str, *, backend: Backend) -> DecoderProposer | None:
+    """The decoder of a folder as a proposer for a model; None without a name, since no model comes with one here.
+
+    Raises:
+        BackendError: there is no decoder in the folder, or it was trained for another model.
+        FileFormatError: its files are damaged.
+    """
+    return opened(name, backend) if name else None
+
+
+def opened(folder: str | os.PathLike[str], backend: Backend) -> DecoderProposer:
+    """The decoder of a folder as a proposer. Raises as `open_proposer`."""
+    if backend.language_model is not None:
+        raise BackendError(f"{backend.name} is a language model, which has no features that a decoder could read")
+    decoder = Decoder.load(folder, backend.device)
+    decoder.check(backend, folder)
+    return DecoderProposer(decoder, backend.vocabulary)

@@ -1,0 +1,56 @@
+"""Train the decoder of emoji-clip: ``python -m hardprompts_emoji.recipe.train_decoder --output FOLDER``.
+
+Texts about training scenes (``decoder_texts``) are all that it learns from; pictures of a few training scenes, without
+their texts, tell how far pictures are from texts. A run that is interrupted goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from hardprompts.encoders import load_backend
+from hardprompts_decoder.training import TrainingOptions, train
+from hardprompts_emoji import scenes
+from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED, texts
+
+PICTURES_FROM = FIRST_SEED + 100_000_000
+"""First seed of the scenes whose pictures tell the gap."""
+
+
+def main() -> None:
+    """Train from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    backend = load_backend("emoji")
+    drawn = [scenes.sample_scene(PICTURES_FROM + i) for i in range(arguments.pictures)]
+    pictures = backend.encode_images([scenes.render(scene, seed=i) for i, scene in enumerate(drawn)])
+    began = reported = time.monotonic()
+
+    def report(what: str, done: int, total: int, loss: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > 20 or done == total:
+            reported = time.monotonic()
+            print(f"{what}: {done} of {total}, loss {loss:.3f}, {reported - began:.0f} s", flush=True)
+
+    options = TrainingOptions(
+        steps=arguments.steps, batch_size=arguments.batch_size, width=160, heads=5, learning_rate=3e-3,
+        seed=arguments.seed,
+    )  # fmt: skip
+    train(
+        backend, list(texts(arguments.texts)), arguments.output, options, pictures=pictures.to(torch.float32),
+        progress=report,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
