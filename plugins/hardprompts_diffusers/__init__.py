@@ -20,11 +20,13 @@ from hardprompts.hookspecs import hookimpl
 #: which plugin managers walk through.
 _LAZY = {
     "MemoryEstimate": "memory",
+    "MemoryPlan": "memory",
     "PromptInversionMixin": "mixin",
     "PromptInversionOutput": "mixin",
     "enable_prompt_inversion": "mixin",
     "estimate_memory": "memory",
     "noise_predictor": "predictors",
+    "plan_memory": "memory",
 }
 
 

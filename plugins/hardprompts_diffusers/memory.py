@@ -1,7 +1,8 @@
 """How much memory an inversion through a pipeline's denoiser will need."""
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
 
 from hardprompts.errors import BackendError
 from hardprompts.noise import Conditioning
@@ -54,8 +56,8 @@ def estimate_memory(
     """An estimate of the peak memory of `invert_prompt(match="diffusion")`, without running the denoiser.
 
     The denoiser's pass is traced with tensors that have shapes and no data, and what autograd would
-    keep for the backward pass is added up. With gradient checkpointing, the share of one block
-    of all is added, which is computed again in the backward pass. Not counted are the allocator's
+    keep for the backward pass is added up. With gradient checkpointing, what the largest block
+    keeps is added, which is computed again in the backward pass. Not counted are the allocator's
     waste, workspaces of kernels, the VAE and the text encoders' own activations, which are smaller
     for all families here. Where the attention kernel keeps less than it says, the estimate is high.
 
@@ -75,11 +77,12 @@ def estimate_memory(
             latents = predictor.encode_images([Image.new("RGB", (64, 64))])
         rows = torch.zeros(batch_size, dtype=torch.long)
         args, kwargs = _inputs(predictor, denoiser_of(pipe), latents[rows.to(latents.device)], told.rows(rows))
-        kept = _kept(pipe, args, kwargs)
+        kept = sum(_kept(pipe, args, kwargs, []).values())
         if gradient_checkpointing:
-            blocks = sum(1 for part in denoiser_of(pipe).modules() if getattr(part, "gradient_checkpointing", False))
+            blocks = [part for part in denoiser_of(pipe).modules() if getattr(part, "gradient_checkpointing", False)]
             denoiser_of(pipe).disable_gradient_checkpointing()
-            kept += _kept(pipe, args, kwargs) // max(1, blocks)
+            by_block = _kept(pipe, args, kwargs, blocks)
+            kept += max(size for number, size in by_block.items() if number is not None)
         sizes = {name: _bytes(module.parameters()) for name, module in modules_of(pipe).items()}
         offloaded = model_offloaded(pipe)
         encoders = sum(sizes[f"text_encoder{suffix}"] for suffix in text_encoders(pipe))
@@ -87,6 +90,67 @@ def estimate_memory(
         resident = sum(size for name, size in sizes.items() if name not in offloaded)
         weights = resident + (max(encoders, denoiser) if offloaded else 0)
         return MemoryEstimate(weights, kept, 2 * table.numel() * table.element_size())
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+    """How an inversion fits into a memory.
+
+    Attributes:
+        batch_size: rows through the denoiser at once.
+        gradient_checkpointing: whether the denoiser keeps little and computes the rest again.
+        estimate: of it.
+    """
+
+    batch_size: int
+    gradient_checkpointing: bool
+    estimate: MemoryEstimate
+
+
+#: Share of a card that torch, its kernels and what else runs on it take before anything is loaded.
+RESERVED = 0.1
+
+
+def plan_memory(pipe: Any, vram: int | str, **options: Any) -> MemoryPlan:
+    """The fastest way of `invert_prompt(match="diffusion")` that fits into a memory.
+
+    Args:
+        vram: bytes, or a text such as "8GB", which means what cards are sold as: 8 times 2**30. A tenth of it is left
+            for torch itself and what else runs on the card.
+        options: `height`, `width` and others; see `estimate_memory`.
+
+    Raises:
+        ValueError: no size.
+        BackendError: nothing fits; the message has the least that is needed, and what would lower it. See
+            `estimate_memory` too.
+    """
+    size = _bytes_of(vram)
+    room = int((1 - RESERVED) * size)
+    # What autograd keeps grows evenly with the batch, so two passes tell all the others.
+    least: MemoryEstimate | None = None
+    for leaner in (False, True):
+        if leaner and not getattr(denoiser_of(pipe), "_supports_gradient_checkpointing", False):
+            continue
+        one, two = (estimate_memory(pipe, batch_size=rows, gradient_checkpointing=leaner, **options) for rows in (1, 2))
+        each = two.activations - one.activations
+        least = one if least is None or one.total < least.total else least
+        for batch_size in (8, 4, 2, 1):
+            estimate = dataclasses.replace(one, activations=one.activations + (batch_size - 1) * each)
+            if estimate.total <= room:
+                return MemoryPlan(batch_size, leaner, estimate)
+    assert least is not None
+    advice = "" if model_offloaded(pipe) else "; pipe.enable_model_cpu_offload() keeps only the denoiser on the card"
+    raise BackendError(
+        f"an inversion through this denoiser needs about {least}, and of {_size(size)} {_size(room)} can be used"
+        f'{advice}; half precision halves the weights, and match="clip" does without the denoiser'
+    )
+
+
+def _bytes_of(size: int | str) -> int:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b?|b?)\s*", str(size), re.IGNORECASE)
+    if isinstance(size, bool) or found is None or float(found[1]) == 0:
+        raise ValueError(f'vram must be a size such as "8GB", or bytes, got {size!r}')
+    return int(float(found[1]) * 2 ** {"": 0, "b": 0, "k": 10, "m": 20, "g": 30}[found[2][:1].lower()])
 
 
 class _Reached(Exception):
@@ -112,11 +176,15 @@ def _inputs(predictor: Any, denoiser: nn.Module, latents: Tensor, told: Conditio
     return found[0]
 
 
-def _kept(pipe: Any, args: Any, kwargs: Any) -> int:
-    """The bytes that autograd keeps of a pass through the denoiser, without the weights."""
+def _kept(pipe: Any, args: Any, kwargs: Any, blocks: Sequence[nn.Module]) -> dict[int | None, int]:
+    """The bytes that autograd keeps of a pass through the denoiser, without the weights.
+
+    Of each block by its number, if it keeps any, and under None of all that is in none of them.
+    """
     denoiser = denoiser_of(pipe)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    sizes: dict[int, tuple[Any, int]] = {}
+    sizes: dict[int, tuple[Any, int | None]] = {}
+    within: list[int] = []
 
     def fake(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -131,8 +199,17 @@ def _kept(pipe: Any, args: Any, kwargs: Any) -> int:
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
         if storage._cdata not in own:
-            sizes[storage._cdata] = (storage, storage.nbytes())  # held, so that no other gets its address
+            # It is held, so that no other gets its address.
+            sizes.setdefault(storage._cdata, (storage, within[-1] if within else None))
         return value
+
+    def leave(*_: Any) -> None:
+        within.pop()
+
+    hooks: list[RemovableHandle] = []
+    for number, block in enumerate(blocks):
+        hooks.append(block.register_forward_pre_hook(lambda _block, _args, number=number: within.append(number)))
+        hooks.append(block.register_forward_hook(leave))
 
     try:
         with (
@@ -146,8 +223,14 @@ def _kept(pipe: Any, args: Any, kwargs: Any) -> int:
         raise BackendError(
             f"{type(denoiser).__name__} cannot be traced without data, so its memory cannot be estimated: {error}"
         ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     del output
-    return sum(size for _, size in sizes.values())
+    found: dict[int | None, int] = {None: 0}
+    for storage, block_number in sizes.values():
+        found[block_number] = found.get(block_number, 0) + storage.nbytes()
+    return found
 
 
 def _bytes(parameters: Iterator[nn.Parameter]) -> int:

@@ -25,6 +25,7 @@ from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed
 from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import added_tokens, preserved, prompt_argument, text_kinds
 from hardprompts_diffusers.dual_encoders import dual_encoder
+from hardprompts_diffusers.memory import plan_memory
 from hardprompts_diffusers.predictors import noise_predictor
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         tokenizer: str | None = None,
         texts: Mapping[str, str] | None = None,
         gradient_checkpointing: bool = False,
+        vram: int | str | None = None,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
@@ -145,6 +147,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 of T5. Errors and scores are those of the pipeline with all of its texts.
             gradient_checkpointing (`bool`, *optional*, defaults to `False`):
                 Whether to save memory in the denoiser at the price of another forward pass.
+            vram (`int` or `str`, *optional*):
+                The memory of the card in bytes, or as `"8GB"`: chooses `batch_size` and `gradient_checkpointing` by
+                [`hardprompts_diffusers.plan_memory`], and raises an error in advance if nothing fits.
             pipeline_kwargs (`dict`, *optional*):
                 Further arguments of the pipeline's call, such as `max_sequence_length`, for the denoiser.
             generator (`torch.Generator`, *optional*):
@@ -177,8 +182,10 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         if match == "clip":
             _refuse(
                 match, height=height, width=width, tokenizer=tokenizer, texts=texts, pipeline_kwargs=pipeline_kwargs,
-                gradient_checkpointing=gradient_checkpointing or None,
+                gradient_checkpointing=gradient_checkpointing or None, vram=vram,
             )  # fmt: skip
+        if vram is not None and (gradient_checkpointing or "batch_size" in options):
+            raise ValueError("`vram` chooses `batch_size` and `gradient_checkpointing`; leave it, or these, out")
         if match == "diffusion":
             _refuse(match, clip_backend=clip_backend)
         if match == "clip+diffusion":
@@ -194,10 +201,15 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             if match == "clip":
                 inverter = PromptInverter(dual_encoder(self, clip_backend), **chosen)
                 return _output(self, [inverter.invert(task, **similar) for task in tasks], return_dict)
+            kind: dict[str, Any] = {
+                "height": height, "width": width, "tokenizer": tokenizer, "options": pipeline_kwargs, "texts": texts
+            }  # fmt: skip
+            if vram is not None:
+                plan = plan_memory(self, vram, **kind)
+                gradient_checkpointing = plan.gradient_checkpointing
+                judged["batch_size"] = plan.batch_size
             with preserved(self, gradient_checkpointing=gradient_checkpointing):
-                predictor = noise_predictor(
-                    self, height=height, width=width, tokenizer=tokenizer, options=pipeline_kwargs, texts=texts
-                )
+                predictor = noise_predictor(self, **kind)
                 if match == "diffusion":
                     found = DenoisingInverter(predictor, **chosen).invert_each(tasks, **judged)
                     return _output(self, found, return_dict, texts)

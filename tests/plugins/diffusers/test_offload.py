@@ -1,6 +1,9 @@
 """Offloaded weights, half precision, and how much memory it takes."""
 
+import math
+
 import pytest
+import simulated_device
 import torch
 
 diffusers = pytest.importorskip("diffusers")
@@ -9,11 +12,17 @@ pytest.importorskip("accelerate")
 import diffusers_families as families  # noqa: E402
 
 from hardprompts import BackendError, NonFiniteError  # noqa: E402
+from hardprompts.diffusion import NoiseBank, NoisePrediction  # noqa: E402
+from hardprompts.noise import NoiseWindow  # noqa: E402
+from hardprompts.search.graphs import gradient_of  # noqa: E402
 from hardprompts_diffusers import (  # noqa: E402
     enable_prompt_inversion,
     estimate_memory,
+    noise_predictor,
+    plan_memory,
 )
 from hardprompts_diffusers.components import modules_of, preserved  # noqa: E402
+from hardprompts_diffusers.memory import RESERVED  # noqa: E402
 
 # diffusers warns of its own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -129,6 +138,61 @@ def test_the_memory_estimate_counts_what_autograd_keeps() -> None:
     pipe.enable_model_cpu_offload(device="cpu")
     unet = sum(p.numel() * 4 for p in pipe.unet.parameters())
     assert estimate_memory(pipe, batch_size=2).weights == unet
+
+
+def test_a_plan_takes_what_fits_and_says_what_is_needed() -> None:
+    pipe = families.built("sd")
+
+    def needed(batch_size: int, leaner: bool = False) -> int:
+        return estimate_memory(pipe, batch_size=batch_size, gradient_checkpointing=leaner).total
+
+    def planned(total: float) -> tuple[int, bool]:
+        plan = plan_memory(pipe, math.ceil(total / (1 - RESERVED)) + 1)
+        assert plan.estimate.total == pytest.approx(needed(plan.batch_size, plan.gradient_checkpointing), rel=0.01)
+        return plan.batch_size, plan.gradient_checkpointing
+
+    assert planned(1e12) == (8, False)
+    assert planned(1.01 * needed(2)) == (2, False)
+    assert planned(0.99 * needed(1))[1] and planned(1.01 * needed(1, leaner=True)) == (1, True)
+    with pytest.raises(BackendError, match="needs about .* and of 10 KiB 9 KiB can be used; pipe.enable_model_cpu"):
+        plan_memory(pipe, "10KB")
+    assert plan_memory(pipe, "8GB") == plan_memory(pipe, 8 * 2**30)
+    for size in ("eight", "", 0, True, "-1GB"):
+        with pytest.raises(ValueError, match="vram must be a size"):
+            plan_memory(pipe, size)
+
+
+def test_an_inversion_within_a_memory_is_that_with_the_plan() -> None:
+    pipe = enable_prompt_inversion(families.built("sd"))
+    plan = plan_memory(pipe, "8GB")
+    within, plain = (
+        families.invert(pipe, generator=torch.Generator().manual_seed(0), **options)
+        for options in ({"vram": "8GB"}, {"batch_size": plan.batch_size})
+    )
+    assert within.prompts == plain.prompts
+    with pytest.raises(BackendError, match="needs about"):
+        families.invert(pipe, vram="10KB")
+    with pytest.raises(ValueError, match="leave it, or these, out"):
+        families.invert(pipe, vram="8GB", gradient_checkpointing=True)
+    with pytest.raises(ValueError, match="`vram` is of no use"):
+        pipe.invert_prompt(families.IMAGE, match="clip", vram="8GB")
+
+
+@pytest.mark.skipif(not simulated_device.available, reason="this torch has no device types of its Python backend")
+@pytest.mark.parametrize("leaner", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_the_memory_estimate_is_what_a_device_hands_out(family: str, leaner: bool) -> None:
+    pipe = families.build(family)
+    estimate = estimate_memory(pipe, batch_size=4, gradient_checkpointing=leaner)
+    with simulated_device.simulated() as device, preserved(pipe.to(device), gradient_checkpointing=leaner):
+        predictor = noise_predictor(pipe)
+        bank = NoiseBank.draw(predictor, [[(families.IMAGE, 1.0)]], items=4, window=NoiseWindow(), seed=0)
+        objective = NoisePrediction(predictor, bank, batch_size=4)
+        embeddings = predictor.vocabulary.embed(families.some_ids(predictor)[:1].to(device))
+        groups = torch.zeros(1, dtype=torch.long, device=device)
+        with simulated_device.counting() as counts:
+            gradient_of(objective, embeddings, groups)
+    assert estimate.activations == pytest.approx(counts.peak, rel=0.15)
 
 
 @pytest.mark.parametrize("family", ["flux", pytest.param("sd3", marks=pytest.mark.slow)])
