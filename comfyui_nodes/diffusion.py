@@ -40,7 +40,8 @@ class ImageToPromptDiffusion(io.ComfyNode):
                 *search_inputs(DENOISING, "How many steps the search takes. Each step runs the model forward and "
                                "back for every noise (see noises_per_step) of every restart.",
                                max_steps=MAX_STEPS_OF_GRAPH),
-                method_input(FOR_DENOISERS, "How to search. ph2p is the method of the PH2P paper."),
+                method_input(FOR_DENOISERS, "How to search. ph2p+refine explores and then improves the best "
+                             "prompt; ph2p is the method of the PH2P paper."),
                 *size_inputs(),
                 noises_input(DENOISING, "How many noises each prompt is tested with. More are more reliable, but take "
                              "longer."),

@@ -10,7 +10,7 @@ LOG = logging.getLogger(__name__)
 #: For images and texts, the default first; also what is offered where the SDK cannot be asked.
 FOR_FEATURES = ("build+refine", "pez+refine", "pez", "refine", "beam", "phrase-bank", "evolution")
 #: For a denoiser, likewise.
-FOR_DENOISERS = ("ph2p", "ph2p-code", "ph2p-lbfgs", "pez+refine", "pez", "evolution")
+FOR_DENOISERS = ("ph2p+refine", "ph2p", "ph2p-code", "ph2p-lbfgs", "pez+refine", "pez", "evolution")
 
 
 def method_input(first: Sequence[str], tooltip: str, optional: bool = False) -> io.Input:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.encoders import Backend
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_diffusers.components import (
@@ -20,6 +21,7 @@ from hardprompts_diffusers.components import (
     watched_once,
     working,
 )
+from hardprompts_diffusers.dual_encoders import own_dual_encoder
 from hardprompts_diffusers.embeddings import soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
@@ -63,6 +65,10 @@ class UNetPredictor:
         vocabulary = Vocabulary.joint(parts)
         room = min(tokenizer.model_max_length - len(tokenizer("")["input_ids"]) for tokenizer, _ in encoders.values())
         return cls(pipe, name, vocabulary, room, schedule, *size)
+
+    def dual_encoder(self) -> Backend | None:
+        """The dual encoder that the text encoders come from; None where none is known. Raises as `own_dual_encoder`."""
+        return own_dual_encoder(self.pipe)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "images ..."]:
         """The clean latents of RGB images, which are scaled and cropped to height x width."""

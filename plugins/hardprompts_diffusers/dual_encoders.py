@@ -46,6 +46,19 @@ def dual_encoder_names(pipe: Any) -> list[str]:
     return found
 
 
+def own_dual_encoder(pipe: Any) -> Backend | None:
+    """The dual encoder that a pipeline's text encoders come from; None where none is known by its shape.
+
+    Raises:
+        BackendError: it cannot be opened, or turns out to have another tokenizer.
+    """
+    try:
+        names = dual_encoder_names(pipe)
+    except BackendError:
+        return None
+    return dual_encoder(pipe, None) if names else None
+
+
 def dual_encoder(pipe: Any, chosen: "str | Backend | list[str | Backend] | None") -> Backend:
     """The dual encoder to search with: those chosen, else those that belong to the pipeline, as one.
 

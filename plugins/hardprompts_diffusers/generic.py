@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts.causes.failures import cause_of
+from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, HardPromptsError, brief
 from hardprompts.noise import Conditioning, NoiseSchedule
 from hardprompts.towers import tokenizer_of
@@ -31,6 +32,7 @@ from hardprompts_diffusers.components import (
     watched_once,
     working,
 )
+from hardprompts_diffusers.dual_encoders import own_dual_encoder
 from hardprompts_diffusers.embeddings import embedding_modules, soft_tokens, vocabulary_of
 from hardprompts_diffusers.latents import clean_latents, image_size
 from hardprompts_diffusers.schedules import schedule_of
@@ -151,6 +153,10 @@ class PipelinePredictor:
         vocabulary = Vocabulary.joint(parts)
         known = dataclasses.replace(probing, vocabulary=vocabulary)
         return dataclasses.replace(known, max_tokens=known._room())
+
+    def dual_encoder(self) -> Backend | None:
+        """The dual encoder that the text encoders come from; None where none is known. Raises as `own_dual_encoder`."""
+        return own_dual_encoder(self.pipe)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "images ..."]:
         """The clean latents of RGB images, which are scaled and cropped to height x width."""

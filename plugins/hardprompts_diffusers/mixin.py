@@ -14,14 +14,14 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
-from hardprompts.diffusion import DenoisingArguments, DenoisingInverter, DenoisingOptions
+from hardprompts.diffusion import OWN, DenoisingArguments, DenoisingInverter, DenoisingOptions
 from hardprompts.distillation import PromptDistiller
 from hardprompts.encoders import Backend
 from hardprompts.errors import TemplateError
 from hardprompts.inversion import InversionArguments, InversionOptions, PromptInverter
-from hardprompts.methods import Refine
+from hardprompts.methods import PH2PRefine
 from hardprompts.prompts import HardPrompt, unique
-from hardprompts.search import Search, SearchOptions, SearchProgress, drawn_seed, generator_of
+from hardprompts.search import Search, SearchOptions, SearchProgress, about, drawn_seed, generator_of
 from hardprompts.softprompts import SoftPrompt
 from hardprompts_diffusers.components import added_tokens, preserved, prompt_argument, text_kinds
 from hardprompts_diffusers.dual_encoders import dual_encoder
@@ -37,8 +37,8 @@ else:
 MATCHES = ("clip", "diffusion", "clip+diffusion")
 
 #: Prompts of the CLIP search that the denoiser judges, for "clip+diffusion", and the search that betters the best of
-#: them: from a good start on, and with few candidates, each of which costs a pass for every noise.
-RERANKED, POLISH = 16, Refine(candidates_per_slot=8)
+#: them, whose candidates race.
+RERANKED, POLISH = 16, PH2PRefine().refine
 
 #: Options of a search that pipelines have a way of their own for.
 INSTEAD = {
@@ -98,6 +98,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         *,
         method: str | Search | None = None,
         clip_backend: "str | Backend | list[str | Backend] | None" = None,
+        clip_starts: bool = True,
         height: int | None = None,
         width: int | None = None,
         tokenizer: str | None = None,
@@ -121,8 +122,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             match (`str`, *optional*, defaults to `"clip"`):
                 `"clip"` searches for the text that is most similar to the image, in the eyes of the CLIP model that the
                 pipeline's text encoder comes from, which is loaded for it. `"diffusion"` searches for the text under
-                which the pipeline itself denoises the image best. `"clip+diffusion"` searches with CLIP, has the
-                pipeline judge the best candidates, and refines the winner. Tokens that were added to the pipeline
+                which the pipeline itself denoises the image best; by default it starts from what that CLIP finds, where
+                it is known. `"clip+diffusion"` searches with CLIP and all of its options, has the pipeline judge the
+                best candidates, and refines the winner. Tokens that were added to the pipeline
                 (textual inversions) are known to the pipeline alone: they may stand in the template of `"diffusion"`,
                 and no prompt of CLIP's spells one.
             num_tokens (`int`, *optional*):
@@ -134,9 +136,11 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 Defaults to that of [`hardprompts.PromptInverter`] with CLIP and that of
                 [`hardprompts.DenoisingInverter`] with the denoiser. With `"clip+diffusion"` it is the denoiser's.
             clip_backend (`str`, `Backend` or a list, *optional*):
-                The model for `match="clip"`, as for `hardprompts.load_backend`. Defaults to the dual encoder(s) of the
+                The CLIP, as for `hardprompts.load_backend`. Defaults to the dual encoder(s) of the
                 pipeline's text encoder(s): ViT-L/14 for Stable Diffusion 1.x, ViT-H/14 for 2.x, ViT-L/14 and
                 ViT-bigG/14 together for SDXL.
+            clip_starts (`bool`, *optional*, defaults to `True`):
+                Whether `"diffusion"` starts from what a CLIP finds. `False` loads no CLIP.
             height, width (`int`, *optional*):
                 The size in pixels that images are scaled and cropped to for the denoiser. Defaults to the pipeline's.
             tokenizer (`str`, *optional*):
@@ -186,8 +190,10 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             )  # fmt: skip
         if vram is not None and (gradient_checkpointing or "batch_size" in options):
             raise ValueError("`vram` chooses `batch_size` and `gradient_checkpointing`; leave it, or these, out")
-        if match == "diffusion":
-            _refuse(match, clip_backend=clip_backend)
+        if match != "diffusion":
+            _refuse(match, clip_starts=None if clip_starts else False)
+        elif not clip_starts and clip_backend is not None:
+            raise ValueError("`clip_backend` is of no use with clip_starts=False; leave one of them out")
         if match == "clip+diffusion":
             _refuse(match, initial_prompts=judged.get("initial_prompts"))
         steps = InversionOptions(**similar).steps if match == "clip" else DenoisingOptions(**judged).steps
@@ -211,7 +217,9 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
             with preserved(self, gradient_checkpointing=gradient_checkpointing):
                 predictor = noise_predictor(self, **kind)
                 if match == "diffusion":
-                    found = DenoisingInverter(predictor, **chosen).invert_each(tasks, **judged)
+                    clip = OWN if clip_backend is None else dual_encoder(self, clip_backend)
+                    inverting = DenoisingInverter(predictor, clip=clip if clip_starts else None, **chosen)
+                    found = inverting.invert_each(tasks, **judged)
                     return _output(self, found, return_dict, texts)
                 first = PromptInverter(dual_encoder(self, clip_backend))
                 second = DenoisingInverter(predictor, method or POLISH)
@@ -352,6 +360,10 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 best = [candidate for candidate in progress.best if candidate is not None]
                 if best:
                     bar.set_postfix_str(f"{best[0].score:.3f} {best[0].text}", refresh=False)
+                if progress.expected_seconds is not None:
+                    bar.set_description(about(progress.expected_seconds), refresh=False)
+                if progress.step == 0:  # something is measured before the first step
+                    return bool(self._interrupt)
                 bar.total = progress.max_steps  # None where the method itself decides when it is done
                 bar.update()
                 if callback is not None:

@@ -132,6 +132,19 @@ def own_texts(predictor: object) -> dict[str, str]:
 
 
 @runtime_checkable
+class DualEncoderSource(Protocol):
+    """What a denoiser offers if it knows the dual encoder that its text encoders come from. Optional."""
+
+    def dual_encoder(self) -> "Backend | None":
+        """The dual encoder that its text encoders come from; None where none is known.
+
+        Raises:
+            BackendError: it is known, and cannot be opened.
+        """
+        ...
+
+
+@runtime_checkable
 class NoisePredictor(ConditioningEncoder, Protocol):
     """A frozen denoiser with its text encoders, driven from token embeddings; gradients flow to the embeddings only.
 

@@ -112,6 +112,26 @@ class Score(Protocol):
         ...
 
 
+@runtime_checkable
+class ItemizedScore(Protocol):
+    """What a score offers if it is a sum over items (noises, say), each of which says something by itself. Optional.
+
+    Prompts that are compared on some of the items first need not all be judged on all of them.
+
+    Attributes:
+        items: how many there are.
+    """
+
+    @property
+    def items(self) -> int: ...
+
+    def item_scores(
+        self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"], items: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "batch chosen"]:
+        """What each of these items adds to the scores of prompts; over all items that is the score."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureSimilarity:
     """Cosine similarity of the prompt's text features with target features: Objective and Score at once.

@@ -240,9 +240,12 @@ class LiveSearch:
         if progress is None:
             self._spinner.update(text=Text(f"{self.title}starting", "dim"))
             return Group(self._spinner)
+        from hardprompts.search.progress import about
+
+        expected = "" if progress.expected_seconds is None else f" of {about(progress.expected_seconds)}"
         steps = f"{progress.step}" if progress.max_steps is None else f"{progress.step}/{progress.max_steps}"
         self._spinner.update(
-            text=Text(f"{self.title}step {steps}, {progress.seconds:.1f} s; Ctrl-C keeps the best", "dim")
+            text=Text(f"{self.title}step {steps}, {progress.seconds:.1f} s{expected}; Ctrl-C keeps the best", "dim")
         )
         best = [Text(f"{found.score:.3f}  {printable(found.text)}") for found in progress.best if found is not None]
         return Group(self._spinner, *best)

@@ -4,8 +4,10 @@ from .inverter import DenoisingInverter
 from .noise_prediction import NoiseBank, NoisePrediction
 from .options import DenoisingArguments, DenoisingOptions
 from .sampling import own_latents
+from .starts import OWN
 
 __all__ = [
+    "OWN",
     "ConditioningFeatures",
     "DenoisingArguments",
     "DenoisingInverter",

@@ -5,36 +5,47 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
+from hardprompts.diffusion.expectation import expected_seconds
 from hardprompts.diffusion.features import denoiser_of
 from hardprompts.diffusion.noise_prediction import NoiseBank, NoisePrediction
 from hardprompts.diffusion.options import DenoisingArguments, DenoisingOptions
 from hardprompts.diffusion.reading import check_template, whole_conditioning
+from hardprompts.diffusion.starts import (
+    FOREIGN,
+    OWN,
+    SHARE,
+    TOKEN_COST,
+    begun,
+    own_clip,
+    rows_of,
+    similar_texts,
+    token_cost,
+)
 from hardprompts.encoders import Backend, NoisePredictor, load_backend, own_texts
-from hardprompts.errors import SearchError, VocabularyError
+from hardprompts.errors import SearchError, warn_user
 from hardprompts.images import ImageInput, image_weights, load_images
+from hardprompts.methods.ph2p import PH2P
+from hardprompts.methods.ph2p_refine import PH2PRefine
 from hardprompts.noise import Conditioning
 from hardprompts.objectives import check_length
 from hardprompts.prompts import SLOT, Candidate, HardPrompt, PromptTemplate, unique
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import method_name, method_settings, search_method
 from hardprompts.search.results import hard_prompt_of
-from hardprompts.search.rows import pack, random_starts
-from hardprompts.search.seeds import Stream, drawn_seed, generator_of
+from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.vocabulary import Vocabulary
 
-#: The method that was published for denoisers.
-DEFAULT_METHOD = "ph2p"
+#: The method of denoisers: the published one explores, and what it met is refined.
+DEFAULT_METHOD = "ph2p+refine"
 
-#: Random prompts whose scores tell the spread; few, since each costs a pass through the denoiser for every noise.
-RANDOM_PROMPTS = 4
+#: Of what is left of a call, one part in so many may go into the bank of noised images.
+DRAWING_SHARE = 3
 
-#: Of what is left of a call, one part in so many may go into the bank of noised images, and one into that.
-DRAWING_SHARE, SPREAD_SHARE = 3, 4
+#: Steps without a better prompt after which PH2P, which has no end of its own, is ended where no limit is given.
+PATIENCE = 40
 
 
 class DenoisingInverter:
@@ -48,20 +59,30 @@ class DenoisingInverter:
         model: a `NoisePredictor`, a backend that has one, or its name for `load_backend`.
         method: a name from `hardprompts.search_methods()`, or a method with its own hyperparameters;
             default: `DEFAULT_METHOD` of this module.
+        clip: the dual encoder, open or by name, with which that method finds prompts to start from, since a pass
+            through it costs a small part of one through a denoiser; those that it finds race by the denoising error.
+            "own": the one that the model's text encoders come from, where it is known (`DualEncoderSource`); one that
+            cannot be opened costs a warning. None: the method explores by the denoising error alone.
 
     Raises:
-        BackendError: the backend makes no images.
+        BackendError: the backend makes no images, or no dual encoder sees them; see `load_backend`.
         UnknownName: no such backend or method.
 
-    Source: PH2P, arXiv 2312.12416.
+    Source: PH2P, arXiv 2312.12416. That its search begins where a CLIP's ends is this project's.
     """
 
-    def __init__(self, model: NoisePredictor | Backend | str, method: str | Search = DEFAULT_METHOD) -> None:
+    def __init__(
+        self,
+        model: NoisePredictor | Backend | str,
+        method: str | Search = DEFAULT_METHOD,
+        clip: "str | Backend | None" = OWN,
+    ) -> None:
         # The backend rather than its denoiser: a pickle opens it again.
         self._model = load_backend(model) if isinstance(model, str) else model
         denoiser_of(self._model)  # refuses what has none
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
+        self._clip = load_backend(clip) if isinstance(clip, str) and clip != OWN else clip
 
     @property
     def predictor(self) -> NoisePredictor:
@@ -185,8 +206,22 @@ class DenoisingInverter:
 
     def _inverted(self, tasks: Sequence[Any], options: DenoisingOptions) -> list[HardPrompt]:
         allowance = options.allowance()
+        found = self._similar(tasks, options, allowance)
         bank = self._bank(tasks, options, allowance)
-        return self._search(NoisePrediction(self.predictor, bank), options, allowance)
+        return self._search(NoisePrediction(self.predictor, bank), options, allowance, found=found)
+
+    def _similar(
+        self, tasks: Sequence[Any], options: DenoisingOptions, allowance: Allowance
+    ) -> Sequence[Sequence[str]]:
+        """For each task what the dual encoder finds similar; nothing where starts are given, or no encoder is known."""
+        given = options.initial_prompts or options.initial_prompt or isinstance(options.vocabulary, Vocabulary)
+        if not isinstance(self.search, PH2PRefine) or given:
+            return ()
+        if self._clip == OWN:
+            self._clip = own_clip(self.predictor)
+        if not isinstance(self._clip, Backend):
+            return ()
+        return similar_texts(self._clip, tasks, options, allowance.share(SHARE))
 
     def _bank(self, tasks: Sequence[Any], options: DenoisingOptions, allowance: Allowance) -> NoiseBank:
         """The noised images, in a third of the time at most."""
@@ -213,6 +248,7 @@ class DenoisingInverter:
         options: DenoisingOptions,
         allowance: Allowance,
         unit: str = NoisePrediction.unit,
+        found: Sequence[Sequence[str]] = (),
     ) -> list[HardPrompt]:
         template, seed = PromptTemplate(options.template), drawn_seed(options.seed)
         score = dataclasses.replace(judged, template=template, batch_size=options.batch_size)
@@ -225,12 +261,20 @@ class DenoisingInverter:
             check_template(self.predictor, template)
         words = self.predictor.vocabulary.narrowed(options.vocabulary, options.banned)
         tasks = len(score.bank.weights)
-        initial = self._initial_ids(words, options, tasks, seed)
+        rows = [rows_of(texts, words, template, options.num_tokens) for texts in found]
+        if rows and not all(rows):
+            warn_user(FOREIGN.format(clip=getattr(self._clip, "name", self._clip), model=self.predictor.name))
+        search, initial = begun(self.search, rows, words, options, seed, tasks)
         groups = torch.arange(tasks).repeat_interleave(len(initial) // tasks)
         allowance.spend(tasks)  # the empty prompt, which scores are relative to
-        cost = self._token_cost(score, words, options, seed, allowance)
+        if isinstance(search, PH2PRefine) and options.token_cost is None:
+            options = dataclasses.replace(options, token_cost=TOKEN_COST)
+        cost = token_cost(score, words, options, seed, allowance)
+        if isinstance(search, PH2P) and options.is_endless:
+            options = dataclasses.replace(options, max_steps=options.steps, patience=PATIENCE)
+        expected = expected_seconds(search, score, options, tasks, allowance)
         results = options.run(
-            self.search,
+            search,
             objective,
             score,
             words,
@@ -240,81 +284,13 @@ class DenoisingInverter:
             score_per_token=cost,
             description=self.method,
             allowance=allowance.keeping(tasks * options.num_tokens),
+            expected_seconds=expected,
         )
         prompts = [
-            self._prompt(result, task, score, options, unit, allowance.share(tasks - task))
+            _prompt(self, result, task, score, options, unit, allowance.share(tasks - task))
             for task, result in enumerate(results)
         ]
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
-
-    @staticmethod
-    def _token_cost(
-        score: NoisePrediction, vocabulary: Vocabulary, options: DenoisingOptions, seed: int, allowance: Allowance
-    ) -> float:
-        """The option's share of the spread, in score; the spread is measured only where the share is not 0."""
-        if not options.token_cost:
-            return 0.0
-        tasks = len(score.bank.weights)
-        if not allowance.share(SPREAD_SHARE).affords(tasks * RANDOM_PROMPTS):
-            allowance.leave_out("random prompts that the cost of tokens is measured by", 0, RANDOM_PROMPTS)
-            return 0.0
-        allowance.spend(tasks * RANDOM_PROMPTS)
-        drawn = vocabulary.sample((RANDOM_PROMPTS, options.num_tokens), generator_of(seed))
-        groups = torch.arange(tasks, device=drawn.device).repeat_interleave(RANDOM_PROMPTS)
-        scores = score.score(drawn.repeat(tasks, 1), groups).reshape(tasks, RANDOM_PROMPTS)
-        return options.token_cost * float(scores.std(dim=1).mean())
-
-    def _initial_ids(
-        self, vocabulary: Vocabulary, options: DenoisingOptions, tasks: int, seed: int
-    ) -> Int[Tensor, "rows tokens"]:
-        if options.initial_prompts:
-            rows = [vocabulary.encode(text) for text in options.initial_prompts]
-            if not all(0 < len(row) <= options.num_tokens for row in rows):
-                raise VocabularyError(
-                    f"initial_prompts have {', '.join(str(len(row)) for row in rows)} tokens; each needs 1 to "
-                    f"num_tokens = {options.num_tokens}"
-                )
-            return pack(rows).repeat(tasks, 1)
-        return random_starts(vocabulary, tasks * options.starts, options.num_tokens, seed, options.initial_prompt)
-
-    def _prompt(
-        self,
-        result: SearchResult,
-        task: int,
-        score: NoisePrediction,
-        options: DenoisingOptions,
-        unit: str,
-        allowance: Allowance,
-    ) -> HardPrompt:
-        vocabulary = self.predictor.vocabulary
-        allowance.insist(lambda: score.check_text(result.best.text))
-
-        def scores_of(without: Sequence[tuple[int, ...]]) -> list[float]:
-            rows = torch.tensor(list(without), dtype=torch.long, device=vocabulary.table.device)
-            scores: list[float] = score.score(rows, torch.full((len(rows),), task, device=rows.device)).tolist()
-            return scores
-
-        return hard_prompt_of(
-            result,
-            result.candidates,
-            vocabulary=vocabulary,
-            template=score.template,
-            model=self.predictor.name,
-            method=self.method,
-            method_settings=self.method_settings,
-            allowance=allowance,
-            score_unit=unit,
-            scores_of=scores_of,
-            rows_at_once=1,
-            settings={
-                "noise_window": [options.window.low, options.window.high],
-                "num_noises": len(score.bank) // score.bank.pairs,
-                "noises_per_step": options.noises_per_step,
-                "crop": list(options.crop),
-                "restarts": options.starts,
-                **({"texts": own} if (own := own_texts(self.predictor)) else {}),
-            },
-        )
 
 
 def _chosen(door: str, **options: Any) -> DenoisingOptions:
@@ -325,3 +301,43 @@ def _text_scores(objective: NoisePrediction, conditioning: Conditioning) -> list
     groups = torch.zeros(len(conditioning), dtype=torch.long, device=objective.bank.noisy.device)
     scores: list[float] = objective.scores_of(conditioning, groups).tolist()
     return scores
+
+
+def _prompt(
+    inverter: DenoisingInverter,
+    result: SearchResult,
+    task: int,
+    score: NoisePrediction,
+    options: DenoisingOptions,
+    unit: str,
+    allowance: Allowance,
+) -> HardPrompt:
+    vocabulary = inverter.predictor.vocabulary
+    allowance.insist(lambda: score.check_text(result.best.text))
+
+    def scores_of(without: Sequence[tuple[int, ...]]) -> list[float]:
+        rows = torch.tensor(list(without), dtype=torch.long, device=vocabulary.table.device)
+        scores: list[float] = score.score(rows, torch.full((len(rows),), task, device=rows.device)).tolist()
+        return scores
+
+    return hard_prompt_of(
+        result,
+        result.candidates,
+        vocabulary=vocabulary,
+        template=score.template,
+        model=inverter.predictor.name,
+        method=inverter.method,
+        method_settings=inverter.method_settings,
+        allowance=allowance,
+        score_unit=unit,
+        scores_of=scores_of,
+        rows_at_once=1,
+        settings={
+            "noise_window": [options.window.low, options.window.high],
+            "num_noises": len(score.bank) // score.bank.pairs,
+            "noises_per_step": options.noises_per_step,
+            "crop": list(options.crop),
+            "restarts": options.starts,
+            **({"texts": own} if (own := own_texts(inverter.predictor)) else {}),
+        },
+    )

@@ -182,6 +182,25 @@ class NoisePrediction:
         embeddings = self.predictor.vocabulary.embed(ids)
         return self._relative(self.losses(embeddings, groups), groups)
 
+    @property
+    def items(self) -> int:
+        """The noises of the bank, each of which is an item that prompts can be compared on."""
+        return len(self.bank) // self.bank.pairs
+
+    def item_scores(
+        self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"], items: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "batch chosen"]:
+        """What each of these noises adds to the scores of prompts: all prompts are judged on the same ones."""
+        places = torch.cat([items.cpu() + piece * self.items for piece in range(self.bank.pairs)])
+        with torch.no_grad():
+            conditioning = self._condition(self.predictor.vocabulary.embed(ids))
+            errors = self._errors(conditioning, groups, self._rows(len(groups), places))
+        errors, weights = errors.to(groups.device), self.bank.weights[groups.to(self.bank.weights.device)]
+        empty, fitted = self._empty_errors, self._empty[1]
+        gains = (empty[groups] - errors) * weights.to(errors)
+        parts = gains[:, places.to(gains.device)].reshape(len(gains), self.bank.pairs, len(items)).sum(dim=1)
+        return parts / fitted[groups].unsqueeze(1)
+
     def held(self) -> "NoisePrediction":
         """The same with one draw of items for the loss of all its calls."""
         drawn = self._draw() if self.drawn is None else None
@@ -226,12 +245,8 @@ class NoisePrediction:
         return dataclasses.replace(self, bank=dataclasses.replace(self.bank, target=torch.stack(targets)))
 
     @functools.cached_property
-    def _empty(self) -> tuple[Tensor, Tensor]:
-        """The empty prompt's loss for each task, and the part of it on what the prompt should fit.
-
-        Raises:
-            NonFiniteError: it is NaN or infinite.
-        """
+    def _empty_errors(self) -> Float[Tensor, "tasks items"]:
+        """The error of the empty prompt on each item of the bank."""
         tasks = len(self.bank.weights)
         table = self.predictor.vocabulary.table
         nothing = table.new_zeros(1, 0, table.shape[1])
@@ -240,7 +255,16 @@ class NoisePrediction:
             empty = self.predictor.condition(nothing) if own is None else own.condition_whole("")
             conditioning = empty.rows(torch.zeros(tasks, dtype=torch.long))
             # Item by item, since the score's unit is the error on what the prompt should fit alone.
-            errors = self._errors(conditioning, torch.arange(tasks, device=table.device), self._rows(tasks, None))
+            return self._errors(conditioning, torch.arange(tasks, device=table.device), self._rows(tasks, None))
+
+    @functools.cached_property
+    def _empty(self) -> tuple[Tensor, Tensor]:
+        """The empty prompt's loss for each task, and the part of it on what the prompt should fit.
+
+        Raises:
+            NonFiniteError: it is NaN or infinite.
+        """
+        errors = self._empty_errors
         total, fitted = (errors * self.bank.weights).sum(dim=1), (errors * self.bank.weights.clamp_min(0)).sum(dim=1)
         if not bool(total.isfinite().all()):
             raise NonFiniteError(_non_finite("the denoising error of the empty prompt", self.predictor))

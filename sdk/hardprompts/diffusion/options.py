@@ -27,7 +27,8 @@ class DenoisingArguments(SearchArguments, total=False):
 class DenoisingOptions(SearchOptions):
     """What `DenoisingInverter` takes beside the images, and beside what every search takes.
 
-    The default of `token_cost` is 0: a spread would cost further passes through the denoiser.
+    The default of `token_cost` is 0, since the spread costs further passes through the denoiser, and 0.15 with the
+    default method, which may make prompts longer: a few words more always denoise a little better.
 
     Attributes:
         num_tokens: tokens of the prompt, 1 or more; methods with insert and delete moves return as many or fewer.

@@ -18,7 +18,9 @@ from hardprompts.methods.pez import PEZ
 from hardprompts.methods.pez_bank import PEZBank
 from hardprompts.methods.pez_refine import PEZRefine
 from hardprompts.methods.ph2p import PH2P
+from hardprompts.methods.ph2p_refine import PH2PRefine
 from hardprompts.methods.phrase_bank import PhraseBank
+from hardprompts.methods.racing import Race
 from hardprompts.methods.random_search import RandomSearch
 from hardprompts.methods.refine import Refine
 from hardprompts.methods.soft import PromptTuning
@@ -39,9 +41,11 @@ __all__ = [
     "FluentPrompt",
     "PEZBank",
     "PEZRefine",
+    "PH2PRefine",
     "PhraseBank",
     "PhraseTable",
     "PromptTuning",
+    "Race",
     "RandomSearch",
     "Refine",
     "default_bank",
@@ -62,6 +66,7 @@ def search_methods() -> Mapping[str, Callable[[], Search]]:
         "build+refine": BuildRefine,
         "pez+refine": PEZRefine,
         "evolution": Evolution,
+        "ph2p+refine": PH2PRefine,
         "ph2p": PH2P,
         "ph2p-code": PH2P.code,
         "ph2p-lbfgs": PH2P.lbfgs,

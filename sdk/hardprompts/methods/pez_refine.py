@@ -60,7 +60,7 @@ class PEZRefine:
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
         """Proposes PEZ's projections, then the refinement's moves."""
-        budget = _Budget.of(objective)
+        budget = Budget.of(objective)
         best_ids = initial_ids.clone()
         best_scores = objective.score(initial_ids)
         for candidates in islice(self.explore.steps(objective, vocabulary, initial_ids, generator), self.explore_steps):
@@ -74,7 +74,7 @@ class PEZRefine:
             if budget.spent(objective) >= self.explore_share:
                 break
         count = self._affordable(budget.passes_left(objective), initial_ids.shape[1], len(objective.groups.unique()))
-        rows = self._best_rows(best_ids, best_scores, objective.groups, count)
+        rows = best_rows(best_ids, best_scores, objective.groups, count)
         for candidates in self.refine.steps(objective.of_rows(rows), vocabulary, best_ids[rows], generator):
             assert candidates.rows is not None
             yield Candidates(candidates.ids, candidates.scores, rows[candidates.rows])
@@ -88,21 +88,9 @@ class PEZRefine:
         one = tokens * (2 * (2 + first) + self.refine.candidates_per_slot - first)
         return max(1, min(self.refined, int(passes / (one * tasks))))
 
-    def _best_rows(self, ids: Tensor, scores: Tensor, groups: Tensor, count: int) -> Tensor:
-        """The best `count` rows of each task, without two of the same prompt."""
-        chosen: list[int] = []
-        seen: dict[int, set[tuple[int, ...]]] = {}
-        order = sorted(range(len(ids)), key=scores.tolist().__getitem__, reverse=True)
-        for row, group, prompt in ((r, int(groups[r]), tuple(ids[r].tolist())) for r in order):
-            met = seen.setdefault(group, set())
-            if len(met) < count and prompt not in met:
-                met.add(prompt)
-                chosen.append(row)
-        return torch.tensor(chosen, device=ids.device)
-
 
 @dataclasses.dataclass(frozen=True)
-class _Budget:
+class Budget:
     """What a run might spend when the method began: passes, and seconds (None: without a limit)."""
 
     evaluations: int
@@ -110,7 +98,7 @@ class _Budget:
     seconds: float | None
 
     @classmethod
-    def of(cls, objective: BoundObjective) -> "_Budget":
+    def of(cls, objective: BoundObjective) -> "Budget":
         """What is left now."""
         return cls(objective.evaluations, objective.remaining, objective.seconds_left)
 
@@ -127,3 +115,16 @@ class _Budget:
             return left
         pace = (objective.evaluations - self.evaluations) / max(self.seconds - objective.seconds_left, 1e-9)
         return min(left, pace * objective.seconds_left)
+
+
+def best_rows(ids: Tensor, scores: Tensor, groups: Tensor, count: int) -> Tensor:
+    """The best `count` rows of each task, without two of the same prompt."""
+    chosen: list[int] = []
+    seen: dict[int, set[tuple[int, ...]]] = {}
+    order = sorted(range(len(ids)), key=scores.tolist().__getitem__, reverse=True)
+    for row, group, prompt in ((r, int(groups[r]), tuple(ids[r].tolist())) for r in order):
+        met = seen.setdefault(group, set())
+        if len(met) < count and prompt not in met:
+            met.add(prompt)
+            chosen.append(row)
+    return torch.tensor(chosen, device=ids.device)

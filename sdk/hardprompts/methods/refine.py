@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.devices import to_device, to_host
+from hardprompts.methods.racing import Race
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates
-from hardprompts.search.rows import Ids, pack, unpack
+from hardprompts.search.rows import NO_TOKEN, Ids, pack, unpack
 from hardprompts.vocabulary import Vocabulary
 
 #: Moves of a restart in one step whose text is read back as other tokens and is therefore scored again.
@@ -20,12 +21,17 @@ RESPELLED = 4
 
 @dataclasses.dataclass
 class _Restart:
-    """One prompt on its way to a local optimum, the places still to be tried, and whether with all candidates."""
+    """One prompt on its way to a local optimum, the places still to be tried, and whether with all candidates.
+
+    Where moves race, `parts` is what each item adds to its score, and `gradient` the last one at these tokens.
+    """
 
     ids: Ids
     score: float
     places: list[int]
     wide: bool = False
+    parts: Float[Tensor, " items"] | None = None
+    gradient: Float[Tensor, "tokens dim"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Refine:
         swap, insert, delete: the moves that are made; without the last two the length stays.
         max_tokens: the length up to which tokens are inserted; None: the initial length.
         first_candidates: tokens tried in each place as long as such a change still improves the prompt.
+        race: how moves are judged where the score is a sum over items, such as the noises of a denoiser; None: each on
+            all of them. One gradient then serves all places of a prompt.
 
     Source: the swap is that of greedy coordinate gradient (GCG, arXiv 2307.15043, algorithm 1),
     place by place instead of at random ones; insert and delete as in FLRT (arXiv 2407.17447).
@@ -55,6 +63,7 @@ class Refine:
     delete: bool = True
     max_tokens: int | None = None
     first_candidates: int = 16
+    race: Race | None = None
 
     def __post_init__(self) -> None:
         for name in ("candidates_per_slot", "first_candidates"):
@@ -70,20 +79,44 @@ class Refine:
     ) -> Iterator[Candidates]:
         """Proposes the moves at one place of every unfinished restart, until all are done."""
         limit = self.max_tokens or initial_ids.shape[1]
+        scores, parts = self._judged(objective, initial_ids, None, None)
         restarts = [
-            _Restart(ids, score, self._places(ids, limit, generator))
-            for ids, score in zip(unpack(initial_ids), objective.score(initial_ids).tolist(), strict=True)
+            _Restart(ids, score, self._places(ids, limit, generator), parts=own)
+            for ids, score, own in zip(unpack(initial_ids), scores.tolist(), parts, strict=True)
         ]
         while active := self._active(restarts, limit, generator):
             moves = self._moves(objective, vocabulary, restarts, active, limit)
             if moves is None:
                 continue
-            scores = objective.score(moves.ids, moves.rows, lengths=moves.lengths)
+            scores, parts = self._judged(objective, moves.ids, moves.rows, moves.lengths, restarts, generator)
             yield Candidates(moves.ids, scores, moves.rows)
             ids, rows, told = to_host(moves.ids, moves.rows, scores)
             proposed = list(zip(rows.tolist(), unpack(ids), strict=True))
-            for row, (prompt, score) in self._winners(objective, restarts, proposed, told.tolist(), limit).items():
-                restarts[row] = _Restart(prompt, score, self._places(prompt, limit, generator))
+            winners = self._winners(objective, restarts, proposed, told.tolist(), parts, limit)
+            for row, (prompt, score, own) in winners.items():
+                restarts[row] = _Restart(prompt, score, self._places(prompt, limit, generator), parts=own)
+
+    def _judged(
+        self,
+        objective: BoundObjective,
+        ids: Int[Tensor, "batch tokens"],
+        rows: Int[Tensor, " batch"] | None,
+        lengths: list[int] | None,
+        restarts: Sequence[_Restart] = (),
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, " batch"], Sequence[Float[Tensor, " items"] | None]]:
+        """The scores of prompts, and what each item adds to them; -inf where a race with the restarts was lost."""
+        if self.race is None or objective.items is None:
+            return objective.score(ids, rows, lengths=lengths), [None] * len(ids)
+        every = torch.arange(len(ids), device=ids.device) if rows is None else rows
+        if generator is None:
+            parts = objective.item_scores(ids, every, torch.arange(objective.items, device=ids.device))
+        else:
+            known = torch.stack([one.parts for one in restarts if one.parts is not None])  # where moves race, all have
+            tokens = torch.tensor([len(one.ids) for one in restarts], device=ids.device)
+            parts = self.race.judged(objective, ids, every, generator, (known, tokens))
+        scores = parts.sum(dim=1).nan_to_num(nan=-torch.inf)
+        return scores - objective.score_per_token * (ids != NO_TOKEN).sum(dim=1), list(parts)
 
     def _active(self, restarts: Sequence[_Restart], limit: int, generator: torch.Generator) -> list[int]:
         """The restarts with places to try; those that are through with few candidates go on with all."""
@@ -98,12 +131,13 @@ class Refine:
         restarts: Sequence[_Restart],
         moves: Sequence[tuple[int, Ids]],
         scores: Sequence[float],
+        parts: Sequence[Float[Tensor, " items"] | None],
         limit: int,
-    ) -> dict[int, tuple[Ids, float]]:
-        """For each restart that a move improves, the best such prompt and its score."""
-        winners: dict[int, tuple[Ids, float]] = {}
+    ) -> dict[int, tuple[Ids, float, Float[Tensor, " items"] | None]]:
+        """For each restart that a move improves, the best such prompt, its score, and what the items add to it."""
+        winners: dict[int, tuple[Ids, float, Float[Tensor, " items"] | None]] = {}
         tried: collections.Counter[int] = collections.Counter()
-        for score, (row, proposal) in sorted(zip(scores, moves, strict=True), key=lambda entry: -entry[0]):
+        for score, own, (row, proposal) in sorted(zip(scores, parts, moves, strict=True), key=lambda entry: -entry[0]):
             # Not better, or NaN: only what truly improves is worth the check of its text. In half precision the
             # prompt itself, among others, may seem to.
             if row in winners or not score > restarts[row].score + 1e-6 or proposal == restarts[row].ids:
@@ -112,12 +146,12 @@ class Refine:
             if prompt is not None and prompt != proposal and tried[row] < RESPELLED:
                 tried[row] += 1
                 device = objective.groups.device
-                own = objective.score(pack([prompt], device), torch.tensor([row], device=device))
-                score = float(own)  # noqa: PLW2901
+                spelled = self._judged(objective, pack([prompt], device), torch.tensor([row], device=device), None)
+                score, own = float(spelled[0]), spelled[1][0]  # noqa: PLW2901
             elif prompt != proposal:
                 continue
             if prompt is not None and score > restarts[row].score + 1e-6:
-                winners[row] = (prompt, score)
+                winners[row] = (prompt, score, own)
         return winners
 
     def _places(self, ids: Ids, limit: int, generator: torch.Generator) -> list[int]:
@@ -151,9 +185,10 @@ class Refine:
         columns = [range(few, count) if restarts[probe.row].wide else range(min(few, count)) for probe in probes]
         device = objective.groups.device
         if device.type != "cpu":
-            return _moves_on_device(device, shorter, probes, columns, self._tokens(objective, vocabulary, probes))
+            tokens_there = self._tokens(objective, vocabulary, probes, restarts)
+            return _moves_on_device(device, shorter, probes, columns, tokens_there)
         proposals = dict.fromkeys(shorter)
-        tokens = [found for part in self._tokens(objective, vocabulary, probes) for found in part.tolist()]
+        tokens = [found for part in self._tokens(objective, vocabulary, probes, restarts) for found in part.tolist()]
         of_probe = dict(zip(_by_length(probes), tokens, strict=True))
         for place, (probe, own) in enumerate(zip(probes, columns, strict=True)):
             for column in own:
@@ -162,7 +197,11 @@ class Refine:
         return _Moves.of(moves) if moves else None
 
     def _tokens(
-        self, objective: BoundObjective, vocabulary: Vocabulary, probes: "Sequence[_Probe]"
+        self,
+        objective: BoundObjective,
+        vocabulary: Vocabulary,
+        probes: "Sequence[_Probe]",
+        restarts: Sequence[_Restart],
     ) -> list[Int[Tensor, "probes tokens"]]:
         """The tokens of steepest descent in the slot of each probe: the shortest prompts together, then the next."""
         count = min(self.candidates_per_slot, len(vocabulary.allowed_ids))
@@ -177,7 +216,10 @@ class Refine:
                 torch.tensor([probe.row for probe in same]),
                 torch.tensor([probe.slot for probe in same]),
             )
-            _, grad = objective.value_and_grad(vocabulary.embed(ids), rows)
+            if self.race is None:
+                _, grad = objective.value_and_grad(vocabulary.embed(ids), rows)
+            else:
+                grad = _kept_gradients(objective, vocabulary, same, ids, rows, restarts)
             at_slot: Float[Tensor, "probes dim"] = grad[torch.arange(len(same), device=grad.device), slots]
             found.append(vocabulary.steepest(vocabulary.slopes(at_slot), count))
         return found
@@ -193,6 +235,28 @@ class _Probe:
 
     def with_token(self, token: int) -> Ids:
         return (*self.ids[: self.slot], token, *self.ids[self.slot + 1 :])
+
+
+def _kept_gradients(
+    objective: BoundObjective,
+    vocabulary: Vocabulary,
+    probes: Sequence[_Probe],
+    ids: Int[Tensor, "probes tokens"],
+    rows: Int[Tensor, " probes"],
+    restarts: Sequence[_Restart],
+) -> Float[Tensor, "probes tokens dim"]:
+    """The gradient at each probe; that at the tokens of a restart itself is taken once."""
+    own = [probe.ids == restarts[probe.row].ids for probe in probes]
+    known = [restarts[probe.row].gradient if mine else None for probe, mine in zip(probes, own, strict=True)]
+    new = [place for place, gradient in enumerate(known) if gradient is None]
+    if new:
+        (chosen,) = to_device(ids.device, torch.tensor(new))
+        _, fresh = objective.value_and_grad(vocabulary.embed(ids[chosen]), rows[chosen])
+        for place, gradient in zip(new, fresh, strict=True):
+            known[place] = gradient
+            if own[place]:
+                restarts[probes[place].row].gradient = gradient
+    return torch.stack([gradient for gradient in known if gradient is not None])
 
 
 @dataclasses.dataclass(frozen=True)

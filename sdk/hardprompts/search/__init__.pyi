@@ -3,7 +3,7 @@ from .bound import BoundObjective
 from .loop import run_search
 from .markup import Markup, PlainPrompt, read_markup
 from .options import SearchArguments, SearchOptions
-from .progress import on_bar
+from .progress import about, on_bar
 from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
 from .results import hard_prompt_of, leave_one_out, provenance_of
@@ -26,6 +26,7 @@ __all__ = [
     "SearchResult",
     "StopReason",
     "Stream",
+    "about",
     "drawn_seed",
     "filled",
     "generator_of",

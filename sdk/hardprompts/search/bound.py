@@ -12,7 +12,15 @@ from torch import Tensor
 from hardprompts.allowance import BATCH_TIME, FIRST_BATCH, Allowance, clock
 from hardprompts.devices import check_gradients, is_out_of_memory, release, to_device, wait_for
 from hardprompts.encoders import TextEncoder
-from hardprompts.objectives import Evaluation, FeatureObjective, Objective, Score, Stochastic, TraceableObjective
+from hardprompts.objectives import (
+    Evaluation,
+    FeatureObjective,
+    ItemizedScore,
+    Objective,
+    Score,
+    Stochastic,
+    TraceableObjective,
+)
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.graphs import Gradient, compiled_gradient, gradient_of
 from hardprompts.search.leaderboard import admissible
@@ -28,12 +36,14 @@ class _BudgetSpent(Exception):
 class _Spent:
     """What the run may spend, how many prompts memory holds at once (None: any), and how many are scored in a second.
 
-    The last is known where there is a deadline, after something was scored.
+    The last is known where there is a deadline, after something was scored. `part` is the part of a pass that was made
+    and not counted yet.
     """
 
     allowance: Allowance
     batch_limit: int | None = None
     pace: float = 0.0
+    part: float = 0.0
 
 
 class BoundObjective:
@@ -160,6 +170,32 @@ class BoundObjective:
             )
         return self._less_tokens(scores, ids)
 
+    # --- where the score is a sum over items --------------------------------------------------
+
+    @property
+    def items(self) -> int | None:
+        """The items that the score is a sum over; None where it is not."""
+        return self._score.items if isinstance(self._score, ItemizedScore) else None
+
+    def item_scores(
+        self, ids: Int[Tensor, "batch tokens"], rows: Int[Tensor, " batch"], items: Int[Tensor, " chosen"]
+    ) -> Float[Tensor, "batch chosen"]:
+        """What each of these items adds to the score of each sequence, without the cost of its tokens.
+
+        A pass counts by its share of the items. Rows may end in NO_TOKEN. A row of no tokens gets -inf, and so do
+        those for which no passes are left, from the last row on, or no time.
+        """
+        whole, groups = self._score, self._groups_of(rows)
+        assert isinstance(whole, ItemizedScore)
+        found = torch.full((len(ids), len(items)), -torch.inf, device=ids.device)
+        for length, chosen in self._of_lengths(ids, None, share=len(items) / whole.items):
+            (found[chosen],) = self._in_parts(
+                lambda part, part_groups: (whole.item_scores(part, part_groups, items).to(found),),
+                ids[chosen, :length],
+                groups[chosen],
+            )
+        return found
+
     # --- where the score is a similarity of features ------------------------------------------
 
     @property
@@ -210,7 +246,11 @@ class BoundObjective:
         return scores - self.score_per_token * (ids != NO_TOKEN).sum(dim=1) if self.score_per_token else scores
 
     def _of_lengths(
-        self, ids: Int[Tensor, "batch tokens"], lengths: int | Sequence[int] | None, timed: bool = True
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        lengths: int | Sequence[int] | None,
+        timed: bool = True,
+        share: float = 1.0,
     ) -> Iterator[tuple[int, slice | Tensor]]:
         """Which sequences to score one after the other, all of one length, as long as there are passes and time for it.
 
@@ -219,32 +259,42 @@ class BoundObjective:
         if lengths is None:
             lengths = (ids != NO_TOKEN).sum(dim=1).tolist()
         each = [lengths] * len(ids) if isinstance(lengths, int) else lengths
-        count = len(ids) if self.remaining is None else min(len(ids), self.remaining)
+        count = len(ids) if self.remaining is None else min(len(ids), int(self.remaining / share))
         for length in sorted(set(each[:count])):
             if length == 0:
                 continue
             same = range(count) if len(set(each[:count])) == 1 else [i for i in range(count) if each[i] == length]
-            for part in self._in_time(same, ids.device, timed):
+            for part in self._in_time(same, ids.device, timed, share):
                 yield length, _places(part, ids.device)
-        self._spent.allowance.spend(each[:count].count(0))
+        self._count(share * each[:count].count(0))
 
-    def _in_time(self, places: Sequence[int], device: torch.device, timed: bool) -> Iterator[Sequence[int]]:
+    def _in_time(
+        self, places: Sequence[int], device: torch.device, timed: bool, share: float
+    ) -> Iterator[Sequence[int]]:
         """The places in parts that are scored one after the other, as long as there is time; their passes are counted.
 
-        Without a deadline, all of them.
+        Without a deadline, all of them. Each place takes `share` of a pass.
         """
         spent = self._spent
         if not timed or spent.allowance.seconds_left is None:
-            spent.allowance.spend(len(places))
+            self._count(len(places) * share)
             yield places
             return
         begun, done = clock(), 0
-        first = max(FIRST_BATCH, int(BATCH_TIME * spent.allowance.seconds_left * spent.pace))
-        for part in spent.allowance.batches(places, len(places), first=first):
+        first = max(FIRST_BATCH, int(BATCH_TIME * spent.allowance.seconds_left * spent.pace / share))
+        for part in spent.allowance.batches(places, len(places), passes=0, first=first):
+            self._count(len(part) * share)
             yield part
             done += len(part)
             wait_for(device)
-            spent.pace = done / max(clock() - begun, 1e-9)
+            spent.pace = done * share / max(clock() - begun, 1e-9)
+
+    def _count(self, passes: float) -> None:
+        """Counts whole passes, and keeps what is left over for the next time."""
+        self._spent.part += passes
+        whole = int(self._spent.part + 1e-9)
+        self._spent.part -= whole
+        self._spent.allowance.spend(whole)
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]

@@ -20,7 +20,7 @@ from hardprompts.objectives import Objective, Score
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.markup import read_markup
-from hardprompts.search.progress import on_bar
+from hardprompts.search.progress import about, on_bar
 from hardprompts.search.protocol import BY_CALLER, Callback, Search, SearchProgress, SearchResult
 from hardprompts.search.seeds import checked_seed, drawn_seed
 from hardprompts.vocabulary import Vocabulary
@@ -165,10 +165,15 @@ class SearchOptions:
         return self.DEFAULT_RESTARTS if self.restarts is None else self.restarts
 
     @property
+    def is_endless(self) -> bool:
+        """Whether no limit is given at all."""
+        limits = (self.max_steps, self.max_evaluations, self.deadline, self.patience)
+        return all(limit is None for limit in limits)
+
+    @property
     def steps(self) -> int | None:
         """The limit of steps, with the front door's default where there is no limit at all."""
-        limits = (self.max_steps, self.max_evaluations, self.deadline, self.patience)
-        return self.DEFAULT_MAX_STEPS if all(limit is None for limit in limits) else self.max_steps
+        return self.DEFAULT_MAX_STEPS if self.is_endless else self.max_steps
 
     def seeded(self: Options) -> Options:
         """The same with a seed, which is drawn if there is none."""
@@ -201,6 +206,7 @@ class SearchOptions:
         top_k: int | None = None,
         description: str = "",
         allowance: Allowance | None = None,
+        expected_seconds: float | None = None,
     ) -> list[SearchResult]:
         """`run_search` within these limits, with a progress bar.
 
@@ -209,16 +215,23 @@ class SearchOptions:
             description: what the bar says, the method's name say.
             allowance: what the search may spend, of which its passes are taken; default: that of a call that begins
                 now. After the caller has ended the call nothing but the starts is looked at.
+            expected_seconds: that the search will take, where that is known; the bar and the callback get it first.
 
         The others, the results and the errors are those of `run_search`.
         """
         own = self.allowance() if allowance is None else allowance
 
         def follow(progress: SearchProgress) -> bool | None:
-            self._watch(own, progress)
-            return None if self.callback is None else self.callback(progress)
+            told = dataclasses.replace(progress, expected_seconds=expected_seconds)
+            self._watch(own, told)
+            return None if self.callback is None else self.callback(told)
 
+        if expected_seconds is not None:
+            description = f"{description}, {about(expected_seconds)}"
         with tqdm(disable=None if self.progress else True, desc=description, unit="step", leave=False) as bar:
+            # Before the first step, which may take long.
+            if expected_seconds is not None and follow(SearchProgress(0, self.steps, 0.0, 0, (None,))):
+                own.stop("cancelled", grace=0.0)
             results = run_search(
                 search,
                 objective,

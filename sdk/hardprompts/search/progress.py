@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+def about(seconds: float) -> str:
+    """So many seconds, roughly, as people say it: "about 40 s", "about 12 min"."""
+    if seconds >= 120:
+        return f"about {round(seconds / 60)} min"
+    return f"about {max(1, round(seconds)) if seconds < 10 else 5 * round(seconds / 5)} s"
+
+
 def on_bar(callback: Callback | None, bar: "tqdm[Any]") -> Callback:
     """A callback that shows the best so far on a progress bar, then calls `callback`, which may stop the run."""
 

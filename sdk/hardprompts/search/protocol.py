@@ -55,6 +55,7 @@ class SearchProgress:
         step: steps done.
         max_steps: steps that it may take, or None.
         best: the best prompt so far of each task; None before any was admissible.
+        expected_seconds: that the search will take in all, where that was measured before; else None.
     """
 
     step: int
@@ -62,6 +63,7 @@ class SearchProgress:
     seconds: float
     evaluations: int
     best: tuple[Candidate | None, ...]
+    expected_seconds: float | None = None
 
 
 #: Called after every step, and now and then while something is measured before or behind the search, with the progress

@@ -15,11 +15,10 @@ import diffusers_families as families  # noqa: E402
 
 from hardprompts import BackendError  # noqa: E402
 from hardprompts.methods import PEZ, Refine  # noqa: E402
-from hardprompts_diffusers import (  # noqa: E402
-    enable_prompt_inversion,
-)
+from hardprompts_diffusers import dual_encoders, enable_prompt_inversion, noise_predictor  # noqa: E402
 from hardprompts_diffusers.components import preserved  # noqa: E402
 from hardprompts_diffusers.dual_encoders import dual_encoder_names  # noqa: E402
+from hardprompts_emoji import path  # noqa: E402
 
 # diffusers warns of its own deprecations.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -129,6 +128,32 @@ def test_clip_and_clip_with_diffusion(sd: Any) -> None:
     assert prompt.provenance["clip_model"] == "emoji:emoji-clip" and prompt.score_unit.startswith("share of")
     assert prompt.candidates[0].score == prompt.score
     assert [c.score for c in prompt.candidates] == sorted((c.score for c in prompt.candidates), reverse=True)
+
+
+def test_the_denoiser_starts_from_what_a_clip_finds_where_one_is_given_or_known(
+    sd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is known of a text encoder of this shape.
+    assert noise_predictor(sd).dual_encoder() is None
+    options = {"num_tokens": 3, "num_noises": 2, "noises_per_step": None, "max_steps": 3}
+    seeds = [torch.Generator().manual_seed(0) for _ in range(3)]
+    alone = sd.invert_prompt(families.OTHER, "diffusion", clip_starts=False, generator=seeds[0], **options)
+    # The tiny model's tokens are others than the CLIP's.
+    with pytest.warns(UserWarning, match="none of the texts that emoji:emoji-clip finds similar"):
+        other = sd.invert_prompt(families.OTHER, "diffusion", clip_backend="emoji", generator=seeds[1], **options)
+    monkeypatch.setitem(dual_encoders.KNOWN_WIDTHS, sd.text_encoder.config.hidden_size, "emoji")
+    with pytest.warns(UserWarning, match="has the shape of this pipeline's text encoder but another tokenizer"):
+        known = sd.invert_prompt(families.OTHER, "diffusion", generator=seeds[2], **options)
+    assert alone.prompts == other.prompts == known.prompts and alone.hard_prompts[0].method == "ph2p+refine"
+    pipe = diffusers.DiffusionPipeline.from_pretrained(path("emoji-sd"))
+    clip = noise_predictor(pipe).dual_encoder()
+    assert clip is not None and clip.name == "emoji:emoji-clip"
+    for refused, match in (
+        ({"clip_starts": False}, "clip"),
+        ({"clip_backend": "emoji", "clip_starts": False}, "diffusion"),
+    ):
+        with pytest.raises(ValueError, match="of no use"):
+            sd.invert_prompt(families.OTHER, match, **refused)
 
 
 def test_the_dual_encoder_is_told_by_the_text_encoders() -> None:

@@ -6,11 +6,14 @@ import pytest
 from toy_denoiser import TOY, predictor
 
 from hardprompts import BackendError, SearchError, TemplateError, allowance
+from hardprompts.diffusion import expectation
 from hardprompts.diffusion.inverter import DenoisingInverter
+from hardprompts.encoders import Backend
 from hardprompts.methods import PEZRefine, Refine
 from hardprompts.noise import NoiseWindow
 from hardprompts.search import bound, loop
 from hardprompts.search import options as options_module
+from hardprompts.search.progress import about
 from hardprompts.testing import toy_backend
 
 QUICK = {"num_noises": 4, "noises_per_step": 2, "window": NoiseWindow(0.3, 0.9), "seed": 0}
@@ -154,3 +157,108 @@ def test_limits_and_interrupts_hold_for_all_that_an_inversion_does(monkeypatch: 
     kept = inverter.invert(pictures[:1], num_tokens=3, max_steps=2, **QUICK)
     assert kept.text == whole.text and kept.attributions == () and kept.stop_reason == "interrupted"
     assert kept.left_out == ("contributions of tokens: 2 of 3",)
+
+
+# --- the default: from what a CLIP finds --------------------------------------------------
+
+
+class FromToyClip(type(predictor())):  # type: ignore[misc]
+    """The toy denoiser, which says that its text encoder is the toy backend's."""
+
+    asked = 0
+
+    def dual_encoder(self) -> Backend | None:
+        self.asked += 1
+        return toy_backend()
+
+
+def from_toy_clip() -> FromToyClip:
+    return FromToyClip(predictor().schedule)
+
+
+def test_the_default_starts_from_what_a_clip_finds() -> None:
+    denoiser = from_toy_clip()
+    inverter = DenoisingInverter(denoiser)
+    seen: list[Any] = []
+    options = {"num_tokens": 2, **QUICK}
+    prompt = inverter.invert(TOY.picture("red house"), callback=seen.append, **options)
+    assert set(prompt.text.split()) == {"red", "house"} and prompt.method == "ph2p+refine" and denoiser.asked == 1
+    inverter.invert(TOY.picture("red house"), **options)
+    assert denoiser.asked == 1  # it stays open
+    # The denoiser looked at few prompts, and the CLIP's passes count.
+    alone = DenoisingInverter(from_toy_clip(), clip=None).invert(TOY.picture("red house"), **options)
+    assert prompt.evaluations > 32 and alone.method == "ph2p+refine"
+    # Where starts are given, nothing else is asked for them, and other methods start as they say.
+    for method, more in (("ph2p+refine", {"initial_prompt": "snow"}), ("ph2p", {"max_steps": 2})):
+        other = from_toy_clip()
+        DenoisingInverter(other, method).invert(TOY.picture("red house"), **{**options, **more})
+        assert other.asked == 0
+
+
+def test_each_task_starts_from_its_own_texts_whatever_clip_is_given() -> None:
+    inverter = DenoisingInverter(predictor(), clip=toy_backend())
+    pictures = [TOY.picture("red house"), TOY.picture("old boat")]
+    found = inverter.invert_each(pictures, num_tokens=3, unlike=TOY.picture("snow"), **QUICK)
+    assert [
+        set(one.text.split()) >= words for one, words in zip(found, ({"red", "house"}, {"old", "boat"}), strict=True)
+    ]
+    banned = inverter.invert(pictures[0], num_tokens=2, banned=["red"], template="a {} here", **QUICK)
+    assert "house" in banned.text and "red" not in banned.text
+
+
+def test_a_clip_that_cannot_be_opened_costs_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any) -> Backend:
+        raise BackendError("no network")
+
+    monkeypatch.setattr(FromToyClip, "dual_encoder", refused)
+    with pytest.warns(UserWarning, match="explores by the denoising error alone.*no network"):
+        prompt = DenoisingInverter(from_toy_clip()).invert(TOY.picture("red house"), num_tokens=2, **QUICK)
+    assert prompt.score > 0
+
+
+def test_the_budget_covers_what_a_clip_spends() -> None:
+    denoiser = from_toy_clip()
+    prompt = DenoisingInverter(denoiser).invert(TOY.picture("red house"), num_tokens=3, max_evaluations=60, **QUICK)
+    assert prompt.evaluations <= 62 and prompt.text
+    assert sum(denoiser.rows) < 60 * 4  # of four noises each
+
+
+def test_ph2p_ends_where_it_stands_still_and_goes_on_where_a_limit_is_given() -> None:
+    inverter, picture = DenoisingInverter(predictor(), "ph2p"), TOY.picture("red house")
+    options = {"num_tokens": 2, "restarts": 1, **QUICK}
+    found = inverter.invert(picture, **options)
+    assert found.stop_reason == "patience" and found.history[-1].step <= 160
+    whole = inverter.invert(picture, max_steps=found.history[-1].step + 60, **options)
+    assert whole.stop_reason == "max_steps" and whole.history[: len(found.history)][-1].step == found.history[-1].step
+
+
+def test_the_seconds_are_told_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, told = [0.0], []
+    denoiser = predictor()
+    predict = type(denoiser).predict
+
+    def slowly(self: Any, noisy: Any, *arguments: Any) -> Any:
+        seconds[0] += 0.5 * len(noisy)
+        return predict(self, noisy, *arguments)
+
+    monkeypatch.setattr(type(denoiser), "predict", slowly)
+    for module in (allowance, bound, loop, expectation):
+        monkeypatch.setattr(module, "clock", lambda: seconds[0])
+    inverter = DenoisingInverter(denoiser, "ph2p")
+    options = {"num_tokens": 2, "restarts": 2, "callback": told.append, **QUICK}
+    inverter.invert(TOY.picture("red house"), max_steps=10, **options)
+    # Ten steps of two restarts: a gradient of two noises, which counts two and a half times, and a score of four.
+    assert told[0].step == 0 and told[0].expected_seconds == pytest.approx(10 * 2 * (2.5 * 2 + 4) * 0.5)
+    assert told[-1].step == 10 and told[-1].expected_seconds == told[0].expected_seconds
+    spent = seconds[0]
+    assert 0.7 * spent < told[0].expected_seconds < 1.3 * spent
+    told.clear()
+    inverter.invert(TOY.picture("red house"), deadline=100.0, **options)
+    assert 90 < told[0].expected_seconds <= 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "about 1 s"), (7.4, "about 7 s"), (42, "about 40 s"), (700, "about 12 min")]
+)
+def test_seconds_in_words(seconds: float, text: str) -> None:
+    assert about(seconds) == text

@@ -293,3 +293,19 @@ def test_run_search_finds_the_planted_prompt() -> None:
     )
     assert [set(result.best.text.split()) for result in results] == [{"red", "house"}, {"old", "boat"}]
     assert results[0].best.score == pytest.approx(1, abs=1e-3) or "house red" in results[0].best.text
+
+
+def test_items_add_up_to_the_score() -> None:
+    ids, both = ids_of("red house", "snow cat"), zeros(2)
+    unlike = TOY.picture("snow")
+    plain = objective()
+    away = dataclasses.replace(
+        plain,
+        bank=NoiseBank.draw(plain.predictor, [[(TOY.picture("red house"), 1.0)]], unlike=[unlike], items=plain.items),
+    )
+    for judged in (plain, away):
+        parts = judged.item_scores(ids, both, torch.arange(judged.items))
+        assert parts.shape == (2, judged.items) and judged.items == len(judged.bank) // judged.bank.pairs
+        torch.testing.assert_close(parts.sum(dim=1), judged.score(ids, both), atol=1e-5, rtol=1e-5)
+        some = torch.tensor([2, 0])
+        torch.testing.assert_close(judged.item_scores(ids, both, some), parts[:, some])
