@@ -45,6 +45,33 @@ class _Spent:
     pace: float = 0.0
     part: float = 0.0
 
+    def in_time(
+        self, places: Sequence[int], device: torch.device, timed: bool, share: float
+    ) -> Iterator[Sequence[int]]:
+        """The places in parts that are scored one after the other, as long as there is time; their passes are counted.
+
+        Without a deadline, all of them. Each place takes `share` of a pass.
+        """
+        if not timed or self.allowance.seconds_left is None:
+            self.count(len(places) * share)
+            yield places
+            return
+        begun, done = clock(), 0
+        first = max(FIRST_BATCH, int(BATCH_TIME * self.allowance.seconds_left * self.pace / share))
+        for part in self.allowance.batches(places, len(places), passes=0, first=first):
+            self.count(len(part) * share)
+            yield part
+            done += len(part)
+            wait_for(device)
+            self.pace = done * share / max(clock() - begun, 1e-9)
+
+    def count(self, passes: float) -> None:
+        """Counts whole passes, and keeps what is left over for the next time."""
+        self.part += passes
+        whole = int(self.part + 1e-9)
+        self.part -= whole
+        self.allowance.spend(whole)
+
 
 class BoundObjective:
     """What a method may call: the run's objective and score. Passes are counted, and batches are split to fit memory.
@@ -264,37 +291,9 @@ class BoundObjective:
             if length == 0:
                 continue
             same = range(count) if len(set(each[:count])) == 1 else [i for i in range(count) if each[i] == length]
-            for part in self._in_time(same, ids.device, timed, share):
+            for part in self._spent.in_time(same, ids.device, timed, share):
                 yield length, _places(part, ids.device)
-        self._count(share * each[:count].count(0))
-
-    def _in_time(
-        self, places: Sequence[int], device: torch.device, timed: bool, share: float
-    ) -> Iterator[Sequence[int]]:
-        """The places in parts that are scored one after the other, as long as there is time; their passes are counted.
-
-        Without a deadline, all of them. Each place takes `share` of a pass.
-        """
-        spent = self._spent
-        if not timed or spent.allowance.seconds_left is None:
-            self._count(len(places) * share)
-            yield places
-            return
-        begun, done = clock(), 0
-        first = max(FIRST_BATCH, int(BATCH_TIME * spent.allowance.seconds_left * spent.pace / share))
-        for part in spent.allowance.batches(places, len(places), passes=0, first=first):
-            self._count(len(part) * share)
-            yield part
-            done += len(part)
-            wait_for(device)
-            spent.pace = done * share / max(clock() - begun, 1e-9)
-
-    def _count(self, passes: float) -> None:
-        """Counts whole passes, and keeps what is left over for the next time."""
-        self._spent.part += passes
-        whole = int(self._spent.part + 1e-9)
-        self._spent.part -= whole
-        self._spent.allowance.spend(whole)
+        self._spent.count(share * each[:count].count(0))
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]

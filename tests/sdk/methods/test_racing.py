@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import simulated_device
 import torch
 
 from hardprompts import run_search
@@ -29,7 +30,7 @@ class Noisy(FeatureSimilarity):
 
     def item_scores(self, ids, groups, items):
         self.asked.append((len(ids), len(items)))
-        noise = torch.randn(ITEMS, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(ITEMS, generator=torch.Generator().manual_seed(0)).to(ids.device)
         shares = self.score(ids, groups)[:, None] * (1 + 0.1 * noise) + 5 * noise - (0.1 * noise + 5 * noise).mean()
         return (shares / ITEMS)[:, items]
 
@@ -161,6 +162,18 @@ def test_what_an_exploration_met_races_before_the_best_is_refined() -> None:
     assert found.best.text == "red house near river" or found.best.score > 0.95
     # None of them was scored whole before: three, with the start, began the race.
     assert score.asked[0][1] < ITEMS
+
+
+@pytest.mark.skipif(not simulated_device.available, reason="this torch has no device types of its Python backend")
+def test_races_run_where_the_model_is() -> None:
+    with simulated_device.simulated() as device:
+        backend = toy_backend(device=device)
+        targets = backend.encode_texts(["red house near river"])[:, None]
+        score = Noisy(backend.text_encoder, targets, torch.ones(1, 1, device=device))
+        start = VOCABULARY.sample((2, 4), torch.Generator().manual_seed(0))
+        search = PH2PRefine(refine=Refine(race=Race()))
+        (found,) = run_search(search, score, score, backend.vocabulary, start, seed=0)
+        assert found.best.score > 0.9 and found.stop_reason == "converged" and score.asked
 
 
 def test_where_nothing_is_a_sum_it_is_ph2p_and_exact_refinement() -> None:
