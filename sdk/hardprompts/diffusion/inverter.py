@@ -217,11 +217,11 @@ class DenoisingInverter:
         given = options.initial_prompts or options.initial_prompt or isinstance(options.vocabulary, Vocabulary)
         if not isinstance(self.search, PH2PRefine) or given:
             return ()
-        if self._clip == OWN:
-            self._clip = own_clip(self.predictor)
-        if not isinstance(self._clip, Backend):
-            return ()
-        return similar_texts(self._clip, tasks, options, allowance.share(SHARE))
+        # One that was opened here is given up before the denoiser needs the memory.
+        clip = (
+            self._clip if isinstance(self._clip, Backend) else own_clip(self.predictor) if self._clip == OWN else None
+        )
+        return () if clip is None else similar_texts(clip, tasks, options, allowance.share(SHARE))
 
     def _bank(self, tasks: Sequence[Any], options: DenoisingOptions, allowance: Allowance) -> NoiseBank:
         """The noised images, in a third of the time at most."""
@@ -263,7 +263,7 @@ class DenoisingInverter:
         tasks = len(score.bank.weights)
         rows = [rows_of(texts, words, template, options.num_tokens) for texts in found]
         if rows and not all(rows):
-            warn_user(FOREIGN.format(clip=getattr(self._clip, "name", self._clip), model=self.predictor.name))
+            warn_user(FOREIGN.format(clip=getattr(self._clip, "name", "the CLIP"), model=self.predictor.name))
         search, initial = begun(self.search, rows, words, options, seed, tasks)
         groups = torch.arange(tasks).repeat_interleave(len(initial) // tasks)
         allowance.spend(tasks)  # the empty prompt, which scores are relative to
