@@ -343,7 +343,8 @@ def _attend(
     """`scaled_dot_product_attention`: one kernel forward and one back, as cards have them, where shapes allow it."""
     parts = (query, key, value)
     fusable = all(part.ndim == 4 for part in parts) and len({(*part.shape[:2], part.shape[3]) for part in parts}) == 1
-    if not fusable or enable_gqa or (attn_mask is not None and attn_mask.ndim not in (2, 4)):
+    masked = attn_mask is not None
+    if not fusable or enable_gqa or (masked and (attn_mask.ndim not in (2, 4) or attn_mask.requires_grad)):
         plain: Tensor = aten._scaled_dot_product_attention_math(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )[0]

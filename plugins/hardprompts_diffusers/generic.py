@@ -19,7 +19,7 @@ from hardprompts.causes.failures import cause_of
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, HardPromptsError, brief
 from hardprompts.noise import Conditioning, NoiseSchedule
-from hardprompts.towers import tokenizer_of
+from hardprompts.towers import matrix_dtype, tokenizer_of
 from hardprompts.vocabulary import Vocabulary
 from hardprompts_diffusers.components import (
     bare,
@@ -326,7 +326,9 @@ class PipelinePredictor:
             self.pipe.__dict__["scheduler"] = _probe(self.pipe.scheduler, timestep, step)
             self.pipe.__dict__["encode_prompt"] = lambda *args, **kwargs: told
             with contextlib.suppress(_Predicted):
-                self._call(self.pipe, prompt=[""] * len(noisy), latents=noisy.to(device), **self._arguments)
+                # Some pipelines take latents as they come, others bring them to their own dtype.
+                latents = noisy.to(device, matrix_dtype(network, noisy.dtype))
+                self._call(self.pipe, prompt=[""] * len(noisy), latents=latents, **self._arguments)
         if len(found) != 1:
             raise BackendError(f"{type(self.pipe).__name__} gives its scheduler no prediction; use match='clip'")
         predicted, sample = (self._as_given(value, noisy) for value in found[0])

@@ -85,7 +85,7 @@ def test_sequential_and_group_offload_are_refused_with_what_to_do() -> None:
         families.invert(pipe)
 
 
-@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("family", ["sd", "flux", "pixart", "lumina2"])
 def test_bfloat16_weights_follow_the_float32_gradient(family: str) -> None:
     found = []
     for dtype in (torch.float32, torch.bfloat16):
