@@ -5,10 +5,12 @@
 Every search gets the same processor seconds for each target, whatever it spends them on: opening a CLIP and searching
 with it count too. Prompts are judged by the pictures that they make, by a model that none follows. It writes
 benchmarks/results/denoising.json, and the section `denoising` of docs/results.md. Runs that are there already, in
-benchmarks/results/denoising.jsonl, are not made again; `--only NAME` makes those of one search alone and no table.
+benchmarks/results/denoising.jsonl, are not made again; `--only NAME` makes those of one search alone and no table, and
+`--no-runs` a table of those that are there.
 """
 
 import argparse
+import contextlib
 import functools
 import sys
 import time
@@ -55,6 +57,9 @@ def by_clip(setting: Setting, target: int, seed: int, seconds: float) -> HardPro
     return inverter.invert(targets(setting)[0][target], seed=seed, deadline=seconds, progress=False)
 
 
+#: The figures of each search: for each target those of its seeds.
+Runs = dict[str, dict[int, list[dict[str, Any]]]]
+
 #: What is compared, PH2P first: the differences are from it.
 SEARCHES: dict[str, Callable[..., HardPrompt]] = {
     "ph2p": functools.partial(by_denoiser, method="ph2p"),
@@ -86,55 +91,59 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of the processor, for each target and search")
     parser.add_argument("--only", choices=list(SEARCHES), help="one search alone, without a table")
+    parser.add_argument("--no-runs", action="store_true", help="a table of the runs that are there")
     arguments = parser.parse_args()
     setting = Setting(targets=arguments.targets)
-    cells = Cells("denoising", describe=lambda figures: f"{figures['similarity']:.3f} {figures['prompt']}")
-    names = [arguments.only] if arguments.only else list(SEARCHES)
-    open_models(setting)
-    by_processor_time()
-    found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in names}
+    cells = Cells("denoising", arguments.no_runs, lambda figures: f"{figures['similarity']:.3f} {figures['prompt']}")
+    if not arguments.no_runs:
+        open_models(setting)
+        by_processor_time()
+    found: Runs = {}
     for target in range(arguments.first, arguments.targets):
-        for name in names:
-            runs = [
-                cells.get(
-                    {"search": name, "target": target, "seed": seed, "seconds": arguments.seconds},
-                    functools.partial(measured, setting, name, target, seed, arguments.seconds),
-                )
-                for seed in range(arguments.seeds)
-            ]
-            found[name].append(runs)
+        for name in [arguments.only] if arguments.only else SEARCHES:
+            with contextlib.suppress(LookupError):  # a run that is not there, with --no-runs
+                found.setdefault(name, {})[target] = [
+                    cells.get(
+                        {"search": name, "target": target, "seed": seed, "seconds": arguments.seconds},
+                        functools.partial(measured, setting, name, target, seed, arguments.seconds),
+                    )
+                    for seed in range(arguments.seeds)
+                ]
     if arguments.only is None:
         report(found, arguments)
 
 
-def report(found: dict[str, list[list[dict[str, Any]]]], arguments: argparse.Namespace) -> Path:
-    """Writes the table, and the figures."""
+def report(found: Runs, arguments: argparse.Namespace) -> Path:
+    """Writes the table, and the figures; a search is compared with PH2P on the targets that both have."""
 
-    def of(name: str, what: str) -> Measurement:
-        return Measurement.of_runs(name, [[run[what] for run in runs] for runs in found[name]])
+    def of(name: str, what: str, targets: list[int]) -> Measurement:
+        return Measurement.of_runs(name, [[run[what] for run in found[name][target]] for target in targets])
 
-    base = of(BASE, "similarity")
-    lines, results = [["search", "image similarity", "over PH2P, paired", "own score", "tokens", "seconds"]], {}
+    lines = [["search", "targets", "image similarity", "over PH2P, paired", "own score", "tokens", "seconds"]]
+    results = {}
     for name, of_targets in found.items():
-        similarity, score = of(name, "similarity"), of(name, "score")
-        means = [of(name, what).interval().mean for what in ("tokens", "seconds")]
+        both = sorted(of_targets.keys() & found[BASE].keys())
+        similarity, base, score = of(name, "similarity", both), of(BASE, "similarity", both), of(name, "score", both)
+        over = "" if name == BASE else similarity.row(base)[2]
+        means = [of(name, what, both).interval().mean for what in ("tokens", "seconds")]
         # A CLIP's score is another one.
         own = "" if name == "CLIP alone" else str(score.interval())
-        lines.append([*similarity.row(base)[:3], own, f"{means[0]:.1f}", f"{means[1]:.1f}"])
+        lines.append([name, f"{len(both)}", similarity.row()[1], over, own, f"{means[0]:.1f}", f"{means[1]:.1f}"])
         results[name] = {
+            "targets": both,
             "similarity": interval_of(similarity.interval()),
             "over_ph2p": interval_of(similarity.minus(base)),
             "score": interval_of(score.interval()),
             "tokens": means[0],
             "seconds": means[1],
-            "prompts": [runs[0]["prompt"] for runs in of_targets],
+            "prompts": [of_targets[target][0]["prompt"] for target in both],
         }
     text = f"""```console
 {command()}
 ```
 
-{len(base.values)} scenes, seeds: {arguments.seeds}, prompts of at most 8 tokens, {arguments.seconds:.0f} seconds of one
-core for each search and target, {BATCH_SIZE} rows at once; one picture of each prompt by `emoji-sd`, the same noise
+Scenes of the embedded world, seeds: {arguments.seeds}, prompts of at most 8 tokens, {arguments.seconds:.0f} seconds of
+one core for each search and target, {BATCH_SIZE} rows at once; one picture of each prompt by `emoji-sd`, the same noise
 for all searches, judged by `emoji-clip-reference`.
 
 {markdown_table(lines)}
