@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from common import DOCS, Cells, save, write_section
 from comparison import Measurement
-from generation import Setting, command, draw, open_models, picture_seeds, targets
+from generation import Setting, draw, open_models, picture_seeds, targets
 from round_trip import interval_of
 
 import hardprompts.allowance
@@ -139,7 +139,7 @@ def report(found: Runs, arguments: argparse.Namespace) -> Path:
             "prompts": [of_targets[target][0]["prompt"] for target in both],
         }
     text = f"""```console
-{command()}
+python benchmarks/denoising.py --targets {arguments.targets} --seeds {arguments.seeds} --seconds {arguments.seconds:g}
 ```
 
 Scenes of the embedded world, seeds: {arguments.seeds}, prompts of at most 8 tokens, {arguments.seconds:.0f} seconds of
