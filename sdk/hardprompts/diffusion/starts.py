@@ -177,6 +177,9 @@ def begun(
         rows: what was found for each task.
     """
     if not rows or not all(rows):
+        if isinstance(search, PH2PRefine) and options.max_steps is not None:
+            # What it met is judged when it has explored: of few steps some must be left for that.
+            search = dataclasses.replace(search, explore_steps=min(search.explore_steps, options.max_steps // 2))
         return search, initial_ids(vocabulary, options, tasks, seed)
     assert isinstance(search, PH2PRefine)
     given = GivenPrompts(tuple(map(tuple, rows)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hardprompts.methods.pez import PEZ
 from hardprompts.methods.refine import Refine
 from hardprompts.search.bound import BoundObjective
-from hardprompts.search.protocol import Candidates
+from hardprompts.search.protocol import Candidates, Search
 from hardprompts.vocabulary import Vocabulary
 
 
@@ -32,7 +32,7 @@ class PEZRefine:
     Source: `PEZ` and `Refine`; the combination is this project's.
     """
 
-    explore: PEZ = PEZ()
+    explore: Search = PEZ()
     explore_steps: int = 50
     refine: Refine = Refine()
     refined: int = 4

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from hardprompts.methods.pez_refine import Budget, best_rows
+from hardprompts.methods.pez_refine import Budget, PEZRefine, best_rows
 from hardprompts.methods.ph2p import PH2P
 from hardprompts.methods.racing import Race
 from hardprompts.methods.refine import Refine
@@ -60,6 +60,10 @@ class PH2PRefine:
         generator: torch.Generator,
     ) -> Iterator[Candidates]:
         """Proposes PH2P's projections, without scores where they are to race, then those who won, then the moves."""
+        if objective.items is None:
+            whole_scores = PEZRefine(self.explore, self.explore_steps, self.refine, self.refined, self.explore_share)
+            yield from whole_scores.steps(objective, vocabulary, initial_ids, generator)
+            return
         budget = Budget.of(objective)
         every = torch.arange(len(initial_ids), device=initial_ids.device)
         met = [(initial_ids, every)]
@@ -84,8 +88,6 @@ class PH2PRefine:
 
     def _scores(self, objective: BoundObjective, ids: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
         """The scores of those who finish the race of their task, -inf for the others."""
-        if objective.items is None:
-            return objective.score(ids, rows)
         # Those of one task race with each other, from whatever restart they come.
         groups = objective.groups
         first = torch.stack([(groups == group).nonzero()[0, 0] for group in groups[rows]])

@@ -262,3 +262,9 @@ def test_the_seconds_are_told_before_the_first_step(monkeypatch: pytest.MonkeyPa
 )
 def test_seconds_in_words(seconds: float, text: str) -> None:
     assert about(seconds) == text
+
+
+def test_of_few_steps_some_are_left_to_judge_what_the_exploration_met() -> None:
+    inverter = DenoisingInverter(predictor(), clip=None)
+    found = inverter.invert(TOY.picture("red house"), num_tokens=2, max_steps=8, **QUICK)
+    assert found.history[-1].step > 4 and found.score > found.history[0].score
