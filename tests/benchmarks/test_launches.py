@@ -36,7 +36,9 @@ def opened() -> Iterator[tuple[Any, Any]]:
         yield launches, load_backend("emoji", device=device)
 
 
-@pytest.mark.parametrize("name", LAUNCHES)
+@pytest.mark.parametrize(
+    "name", [name if name in ("pez", "gcg") else pytest.param(name, marks=pytest.mark.slow) for name in LAUNCHES]
+)
 def test_a_step_launches_no_more_and_waits_for_nothing(name: str, opened: tuple[Any, Any]) -> None:
     launches, backend = opened
     search = PromptTuning() if name == "soft" else search_methods()[name]()

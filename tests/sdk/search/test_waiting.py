@@ -136,7 +136,7 @@ def test_what_waits_is_seen(device: torch.device) -> None:
 
 
 def test_methods_find_the_same_as_on_the_cpu(device: torch.device) -> None:
-    for search in (PEZ(), GCG(), MAC(), Refine(), FluentPrompt(), PEZ(token_dropout=1), AutoPrompt()):
+    for search in (PEZ(), GCG(), Refine(), FluentPrompt(), PEZ(token_dropout=1), AutoPrompt()):
         found = []
         for where in ("cpu", device):
             backend = toy_backend(device=where)
