@@ -365,7 +365,7 @@ def test_the_prompt_of_a_language_model_is_inspected_by_what_it_makes_the_model_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hardprompts_emoji.path("emoji-lm")
-    monkeypatch.setattr("hardprompts.distillation.audits.DECODING_SECONDS", 1.0)
+    monkeypatch.setattr("hardprompts.distillation.audits.DECODING_SECONDS", 5.0)
     backend = load_backend("emoji:emoji-lm")
     words = backend.vocabulary.embed(torch.tensor(backend.vocabulary.encode("category class kind")))
     SoftPrompt({"lm": words + 0.01}, name="kinds").save(tmp_path / "adapter", format="peft")
