@@ -8,7 +8,7 @@ from .bridge import Progress, show_text, to_images
 from .defaults import INVERSION, MAX_STEPS, SEED, given, sdk_default
 from .graph_inputs import MASK
 from .methods import FOR_FEATURES, method_input
-from .models import PromptModel, captioner_name
+from .models import PromptModel, captioner_name, proposer_name
 from .notices import deadline_input, notices_of, warnings_kept
 from .schema import seed_control, shown
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report, summary
@@ -75,7 +75,7 @@ class ImageToPrompt(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
-        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline"],
+        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -120,6 +120,15 @@ class ImageToPrompt(io.ComfyNode):
                     "name of a folder in models/prompt_models. Empty: none."
                 ),
                 deadline_input(),
+                io.String.Input(
+                    "proposer", default="", optional=True, tooltip="What writes whole texts that the search starts "
+                    "from: auto for the decoder that comes with the model (emoji has one), or the name of a folder in "
+                    "models/prompt_models with a decoder. Empty: none."
+                ),
+                io.Boolean.Input(
+                    "fast", default=False, optional=True, tooltip="On: the best text of the proposer as it is, scored, "
+                    "without any search. Off: the search continues from it."
+                ),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -149,11 +158,13 @@ class ImageToPrompt(io.ComfyNode):
         keep_loaded: bool = True,
         captioner: str = "",
         deadline: float | None = None,
+        proposer: str = "",
+        fast: bool | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
 
-        called = captioner_name(captioner)
+        called, asked = captioner_name(captioner), proposer_name(proposer)
         with warnings_kept() as warned:
             targets = _targets(image, mask, clip_vision_output)
             options: dict[str, Any] = {
@@ -161,12 +172,12 @@ class ImageToPrompt(io.ComfyNode):
                 "template": template, "banned": banned_words(banned),
                 "unlike": None if unlike is None else to_images(unlike),
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
-                **given(deadline=deadline or None),
+                **given(deadline=deadline or None, fast=fast or None),
             }  # fmt: skip
             if target_text.strip():  # else its weight would be refused
                 options |= given(text=target_text.strip(), text_weight=text_weight)
             with prompt_model.opened_with_captioner(called, keep_loaded) as (backend, describing):
-                inverter = PromptInverter(backend, method=method, captioner=describing)
+                inverter = PromptInverter(backend, method=method, captioner=describing, proposers=asked or None)
                 prompts = (
                     inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]
                 )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hardprompts import Backend
     from hardprompts.inversion.captioning import Captioner
 
+#: The file by which a folder is known to hold a decoder, which is not a model to search with.
+DECODER = "decoder.json"
+
 #: Part of hardprompts; needs no download.
 EMBEDDED = ("emoji", "emoji:emoji-clip-reference")
 #: Knows photographs; needs packages that may not be installed.
@@ -65,7 +68,7 @@ def local_models() -> dict[str, str]:
                 found.setdefault(folder.name, f"open_clip:local-dir:{folder}")
             elif (folder / "config.json").is_file():
                 found.setdefault(folder.name, f"transformers:{folder}")
-            elif weights:
+            elif weights and not (folder / DECODER).is_file():
                 found.setdefault(folder.name, f"open_clip:{folder.name}/{weights[0]}")
     return found
 
@@ -73,6 +76,16 @@ def local_models() -> dict[str, str]:
 def captioner_name(name: str) -> str:
     """A name for `load_captioner`: a folder in models/prompt_models, or what `checked_name` takes; "" for none."""
     return local_models().get(name.strip()) or checked_name(name)
+
+
+def proposer_name(name: str) -> str:
+    """A name for `PromptInverter`: a decoder's folder in models/prompt_models, or what `checked_name` takes."""
+    import folder_paths
+
+    for root in folder_paths.get_folder_paths(FOLDER):
+        if name.strip() and (Path(root) / Path(name.strip()).name / DECODER).is_file():
+            return f"decoder:{Path(root) / Path(name.strip()).name}"
+    return checked_name(name)
 
 
 def checked_name(name: str) -> str:

@@ -26,7 +26,7 @@ def _open_proposer(name: str, *, backend: Backend) -> Proposer | None:
     return proposing.open_proposer(name, backend=backend)
 
 
-@_hookimpl
+@_hookimpl(optionalhook=True)  # an SDK without proposers has no use for it, and is not disturbed
 def proposers() -> Mapping[str, OpenProposer]:
     """Return the scheme "decoder"; see `hardprompts_decoder.proposing.open_proposer`."""
     return {"decoder": _open_proposer}

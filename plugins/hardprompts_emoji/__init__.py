@@ -13,21 +13,23 @@ if TYPE_CHECKING:
     import torch
 
     from hardprompts.encoders import Backend, OpenBackend
+    from hardprompts.inversion import OpenProposer, Proposer
 
 # The marker of `hardprompts.hookimpl`, without the torch that comes with it: `path` and `scenes` need none.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
 
 #: The models of this package, and those of a distribution of their own, which keeps this one small.
 _MODELS = Path(__file__).resolve().parent / "models"
-_SMALL = ("emoji-clip", "emoji-clip-reference", "emoji-lm")
+_SMALL = ("emoji-clip", "emoji-clip-decoder", "emoji-clip-reference", "emoji-lm")
 _LARGE = ("emoji-lm-large", "emoji-sd")
 
 
 def path(name: str) -> Path:
     """Return the folder of an embedded model, for anybody's ``from_pretrained``.
 
-    "emoji-clip", "emoji-clip-reference" and "emoji-lm" are part of this package; "emoji-lm-large" and "emoji-sd" are in
-    the package hardprompts-emoji-models, which the extra `emoji-models` installs.
+    "emoji-clip", "emoji-clip-decoder" (a decoder, see `hardprompts_decoder`), "emoji-clip-reference" and "emoji-lm" are
+    part of this package; "emoji-lm-large" and "emoji-sd" are in the package hardprompts-emoji-models, which the extra
+    `emoji-models` installs.
 
     Raises:
         ValueError: There is no embedded model of that name; the message lists those there are.
@@ -64,6 +66,19 @@ def _open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Bac
     from hardprompts_emoji import backend
 
     return backend.open_backend(name, device=device, dtype=dtype)
+
+
+def _open_proposer(name: str, *, backend: Backend) -> Proposer | None:
+    """The decoder of emoji-clip, which writes captions of scenes: `emoji:`."""
+    from hardprompts_emoji.backend import open_proposer
+
+    return open_proposer(name, backend=backend)
+
+
+@_hookimpl
+def proposers() -> Mapping[str, OpenProposer]:
+    """Return the scheme "emoji"; see `hardprompts_emoji.backend.open_proposer`."""
+    return {"emoji": _open_proposer}
 
 
 @_hookimpl

@@ -4,6 +4,7 @@ import torch
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, UnknownName
+from hardprompts.inversion import Proposer, load_proposer, proposers
 
 NOTE = "it knows emoji scenes; for photos pass another model, e.g. --model open_clip:ViT-L-14/openai"
 LANGUAGE_NOTE = (
@@ -21,6 +22,9 @@ NOTES = {
 }
 
 MODELS = tuple(NOTES)
+
+DECODER = "emoji-clip-decoder"
+"""The decoder that comes with the first of them."""
 
 
 def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -48,3 +52,26 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
             f"emoji:{chosen}: {error}, or open another model, e.g. a folder as transformers:<folder>"
         ) from error
     return open_model(folder, name=f"emoji:{chosen}", device=device, dtype=dtype, note=f"{chosen}: {NOTES[chosen]}")
+
+
+def open_proposer(name: str, *, backend: Backend) -> Proposer | None:
+    """The embedded decoder for emoji-clip; None for another model, or where the plugin "decoder" is not loaded.
+
+    Args:
+        name: "" or "emoji-clip-decoder".
+
+    Raises:
+        UnknownName: there is no embedded decoder of that name.
+        BackendError: it is for another model, or its files are damaged or were not installed.
+    """
+    if name not in ("", DECODER):
+        raise UnknownName("embedded decoder", name, [DECODER])
+    if not name and (backend.name != f"emoji:{MODELS[0]}" or "decoder" not in proposers()):
+        return None
+    from hardprompts_emoji import path
+
+    try:
+        folder = path(DECODER)
+    except FileNotFoundError as error:
+        raise BackendError(f"emoji:{DECODER}: {error}") from error
+    return load_proposer(f"decoder:{folder}", backend)

@@ -114,7 +114,8 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         assert schema.search_aliases, schema.node_id
         assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
         folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
-    assert folded["HardPromptsImageToPrompt"] == ["restarts", "text_weight", "keep_loaded", "captioner", "deadline"]
+    rare = ["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast"]
+    assert folded["HardPromptsImageToPrompt"] == rare
     # Every one of a decorator names an input that there is.
     source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
     named = [name for names in re.findall(r"advanced=\[([^]]*)\]", source) for name in re.findall(r'"(\w+)"', names)]
@@ -556,6 +557,26 @@ def test_a_search_begins_with_what_a_captioner_says(world: World, fox: torch.Ten
     assert captioning == [1, 1] and len(world.loaded) == 1 and world.loaded != [loaded]
     world.loaded[0].model_unload()
     assert not model.is_open
+
+
+def test_proposals_are_taken_as_they_are_or_as_starts(world: World, fox: torch.Tensor, tmp_path: Path) -> None:
+    class Says:
+        def propose(self, features: Any, count: int, max_tokens: int, generator: Any) -> list[list[str]]:
+            return [["castle rocket owl"] for _ in features]
+
+    register(SimpleNamespace(proposers=hookimpl(lambda: {"says": lambda name, *, backend: Says()})), "says")
+    try:
+        node, model = module("invert").ImageToPrompt, emoji_model()
+        fast = node.execute(prompt_model=model, image=fox, proposer="says:", fast=True, **SEARCH).args[1]
+        assert fast == ["castle rocket owl"]
+        begun = node.execute(prompt_model=model, image=fox, proposer=" says: ", **SEARCH).args[2]
+        assert begun[0] >= node.execute(prompt_model=model, image=fox, proposer="says:", fast=True, **SEARCH).args[2][0]
+    finally:
+        unregister("says")
+    with pytest.raises(ValueError, match="is a path"):
+        node.execute(prompt_model=model, image=fox, proposer="decoder:/etc", **SEARCH)
+    with pytest.raises(ValueError, match="there are none here"):
+        node.execute(prompt_model=model, image=fox, fast=True, **SEARCH)
 
 
 def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(

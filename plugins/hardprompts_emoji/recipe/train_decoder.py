@@ -12,13 +12,34 @@ from pathlib import Path
 
 import torch
 
+from hardprompts.atomic import write_text_atomically
 from hardprompts.encoders import load_backend
+from hardprompts_decoder.files import CARD, Decoder, card
 from hardprompts_decoder.training import TrainingOptions, train
 from hardprompts_emoji import scenes
 from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED, texts
 
 PICTURES_FROM = FIRST_SEED + 100_000_000
 """First seed of the scenes whose pictures tell the gap."""
+
+
+DATA = """
+## Data and licenses
+
+- Texts about training scenes of `hardprompts_emoji.scenes`, seeds below `HELD_OUT_SEED`: captions, paraphrases by other
+  templates, and lists of words (`hardprompts_emoji.recipe.decoder_texts`). Names and keywords: Unicode CLDR,
+  (c) Unicode, Inc., Unicode License v3.
+- The distance of pictures from texts was measured on {pictures} pictures of training scenes, without their texts.
+- The weights are under the license of this package, Apache-2.0.
+
+Made by `python -m hardprompts_emoji.recipe.train_decoder`; measured by `benchmarks/decoder.py`.
+"""
+
+
+def write_card(decoder: Decoder, output: Path, pictures: int) -> None:
+    """Write the card, with where the texts come from."""
+    about = card(decoder.model, decoder.facts).replace("---\n", "---\nlicense: apache-2.0\n", 1)
+    write_text_atomically(output / CARD, about + DATA.format(pictures=pictures))
 
 
 def main() -> None:
@@ -46,10 +67,11 @@ def main() -> None:
         steps=arguments.steps, batch_size=arguments.batch_size, width=160, heads=5, learning_rate=3e-3,
         seed=arguments.seed,
     )  # fmt: skip
-    train(
+    decoder = train(
         backend, list(texts(arguments.texts)), arguments.output, options, pictures=pictures.to(torch.float32),
         progress=report,
     )  # fmt: skip
+    write_card(decoder, arguments.output, arguments.pictures)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class InverterSettings:
     judge: Any = None
     prior: Any = None
     captioner: Any = None
+    proposers: Any = None
     device: "torch.device | str | None" = None
     dtype: torch.dtype | None = None
     threads: int | None = None
@@ -46,7 +47,7 @@ class InverterSettings:
         model: str | Backend | Sequence[str | Backend] = self.model() if callable(self.model) else self.model
         return PromptInverter(
             model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior,
-            captioner=self.captioner,
+            captioner=self.captioner, proposers=self.proposers,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -54,7 +55,13 @@ class InverterSettings:
         parts = {name: getattr(self, name) for name in ("model", "method", "judge", "prior", "captioner")}
         dtype = torch.float32 if self.dtype is None else self.dtype
         named = {name: getattr(part, "name", part) for name, part in parts.items()}  # open backends
-        return {**{name: plain(part) for name, part in named.items()}, "dtype": str(dtype).removeprefix("torch.")}
+        # A run that was begun without proposers knows nothing of them.
+        asked = {} if self.proposers is None else {"proposers": plain(self.proposers)}
+        return {
+            **{name: plain(part) for name, part in named.items()},
+            **asked,
+            "dtype": str(dtype).removeprefix("torch."),
+        }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.inversion.captioning import Captioner
+    from hardprompts.inversion.proposals import Proposer
     from hardprompts.search.protocol import Search
 
 MILLION = 1_000_000
@@ -106,6 +107,7 @@ def estimate(
     judge: "str | Backend | None" = None,
     prior: "str | Backend | None" = None,
     captioner: "str | Captioner | None" = None,
+    proposers: "str | Proposer | Sequence[str | Proposer] | None" = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 16,
@@ -144,7 +146,7 @@ def estimate(
     before = torch.get_num_threads()
     started = time.perf_counter()
     try:
-        inverter = InverterSettings(model, method, judge, prior, captioner, device, dtype, threads).open()
+        inverter = InverterSettings(model, method, judge, prior, captioner, proposers, device, dtype, threads).open()
         opened = time.perf_counter()
         on_gpu = inverter.backend.device.type == "cuda"
         if on_gpu:

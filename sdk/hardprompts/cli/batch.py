@@ -16,10 +16,12 @@ from hardprompts.cli.options import (
     Deadline,
     Device,
     Dtype,
+    Fast,
     FixedSeed,
     Method,
     Model,
     Overwrite,
+    ProposerNames,
     Restarts,
     Steps,
     Template,
@@ -102,6 +104,8 @@ def batch(
     vocabulary: VocabularyFile = None,
     words: Words = None,
     captioner: CaptionerName = None,
+    proposers: ProposerNames = None,
+    fast: Fast = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -164,6 +168,8 @@ def invert_folder(
     vocabulary: VocabularyFile = None,
     words: Words = None,
     captioner: CaptionerName = None,
+    proposers: ProposerNames = None,
+    fast: Fast = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -199,6 +205,8 @@ def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None
 
         options["vocabulary"] = read_phrases(vocabulary)
     check_options(options)
+    if options.get("fast"):
+        options.setdefault("proposers", ["auto"])
     from hardprompts.encoders import default_model
 
     return {**options, "model": default_model() if model is None else model, **given({"dtype": torch_dtype(dtype)})}

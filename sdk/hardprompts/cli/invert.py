@@ -17,10 +17,12 @@ from hardprompts.cli.options import (
     Deadline,
     Device,
     Dtype,
+    Fast,
     Method,
     Model,
     Prior,
     PriorWeight,
+    ProposerNames,
     Required,
     Restarts,
     Save,
@@ -54,6 +56,7 @@ _OF_THE_COMMAND = (
     "bank",
     "prior",
     "captioner",
+    "proposers",
     "texts",
     "device",
     "threads",
@@ -81,6 +84,8 @@ def invert(
     required: Required = None,
     caption: Caption = None,
     captioner: CaptionerName = None,
+    proposers: ProposerNames = None,
+    fast: Fast = None,
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
@@ -111,7 +116,8 @@ def invert(
         search = search_of(method, bank)
         with stdout_kept():
             screen.use_threads(threads, device)
-            of_search = given({"prior": prior, "captioner": captioner, **options})
+            asked = ["auto"] if fast and not proposers else proposers
+            of_search = given({"prior": prior, "captioner": captioner, "proposers": asked, **options})
             inverter = open_inverter(model, search, of_search, device, dtype, **texts_of(texts))
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
@@ -224,7 +230,7 @@ def open_inverter(
     if backend.image_encoder is not None or backend.noise_predictor is None:
         inverter = PromptInverter(
             backend, device=device, dtype=torch_dtype(dtype), prior=options.get("prior"),
-            captioner=options.get("captioner"), **method,
+            captioner=options.get("captioner"), proposers=options.get("proposers"), **method,
         )  # fmt: skip
         if "deadline" not in options:
             screen.read_words(inverter.search, backend)

@@ -139,6 +139,18 @@ CaptionerName = Annotated[
     str | None,
     typer.Option("--captioner", metavar="SCHEME:NAME", help="An image-to-text model, whose caption is where to start."),
 ]
+ProposerNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--proposer",
+        metavar="SCHEME:NAME",
+        help="What writes whole texts to start from, as decoder:FOLDER, or auto; repeat the option for more.",
+    ),
+]
+Fast = Annotated[
+    bool | None,
+    typer.Option("--fast", help="Take the best text of --proposer as it is (default: auto), and search nothing."),
+]
 Bank = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),
@@ -226,6 +238,7 @@ _FLAGS = {
     "required": "--require",
     "random_state": "--seed",
     "checkpoint": "--resume",
+    "proposers": "--proposer",
 }
 
 

@@ -28,11 +28,12 @@ from hardprompts.inversion.proposals import (
     opened_proposers,
     usable_ids,
     warn_of_unusable,
+    weighed_by_proposals,
 )
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score
 from hardprompts.inversion.required import RequiredWords
 from hardprompts.inversion.targets import Target, similarity_with, spread_of, targets_of
-from hardprompts.inversion.views import ViewFeatures
+from hardprompts.inversion.views import ViewFeatures, each_alone
 from hardprompts.inversion.words import chosen_words
 from hardprompts.methods.banks import encode_beginning
 from hardprompts.methods.phrase_bank import TaskPreparation
@@ -194,8 +195,13 @@ class PromptInverter:
         look = functools.partial(ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=captioned)
         unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
         time = allowance.share(LOOKING_SHARE)
-        seen = [look(task, allowance=time.share(len(tasks) - number)) for number, task in enumerate(tasks)]
-        captions = self._captions(seen, allowance) if captioned else [options.caption] * len(tasks)
+        seen = each_alone(tasks, models) if options.fast and not captioned and options.deadline is None else None
+        seen = seen or [look(task, allowance=time.share(len(tasks) - number)) for number, task in enumerate(tasks)]
+        captions = (
+            _captions(self.captioner, seen, allowance)
+            if captioned and self.captioner
+            else [options.caption] * len(tasks)
+        )
         whole_phrases = isinstance(self.search, TaskPreparation)
         targets = targets_of(models, seen, unlike, options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
@@ -211,7 +217,9 @@ class PromptInverter:
         _begin_with(captions, initial, words, options.starts)
         starts = Starts(initial, options.starts)
         cost = self._token_cost(options)
-        needed = cost or options.penalties or options.repetition_penalty or self.prior is not None
+        needed = (
+            cost or self._asks(options) or options.penalties or options.repetition_penalty or self.prior is not None
+        )
         spread = spread_of(objective, words, num_tokens, seed, allowance) if needed else 0.0
         score: Score = objective
         if self.judge is not None:
@@ -219,19 +227,20 @@ class PromptInverter:
             score = JudgedSimilarity(self.judge, self.backend, means, required.template)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
         searching = allowance.keeping(len(tasks) * (options.top_k + num_tokens))
+        readable = readable_score(score, words, required.template, self.prior, options, spread)
+        proposals = usable_ids(texts, words, required.template, num_tokens)
         run = functools.partial(
             options.run,
             objective=objective,
-            score=readable_score(score, words, required.template, self.prior, options, spread),
+            score=weighed_by_proposals(readable, proposals, len(words.table), options.proposal_weight * spread),
             vocabulary=words,
             template=required.template,
             score_per_token=cost * spread,
         )
         begun = Beginning(self._prepared(objective, captions, allowance), starts.ids, starts.groups)
         if self._asks(options):
-            rating = functools.partial(run, allowance=searching if options.fast else searching.share(LOOKING_SHARE))
-            proposals = usable_ids(texts, words, required.template, num_tokens)
             warn_of_unusable(texts, proposals)
+            rating = functools.partial(run, allowance=searching if options.fast else searching.share(LOOKING_SHARE))
             begun = begin_with(proposals, starts, begun.search, rating, behind=any(captions))
         results: Sequence[SearchResult] = begun.results
         if not options.fast:
@@ -260,18 +269,6 @@ class PromptInverter:
     def _opposed(self) -> bool:
         """Whether the method looks for what fits least."""
         return isinstance(self.search, TaskPreparation) and self.search.opposed
-
-    def _captions(self, seen: Sequence[ViewFeatures], allowance: Allowance) -> list[str | None]:
-        """What the captioner says of each task's first image; None where there is no time for it."""
-        assert self.captioner is not None
-        pictures = [one.picture for one in seen if one.picture is not None]
-        if len(pictures) < len(seen):
-            raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
-        captions: list[str | None] = []
-        for part in allowance.share(LOOKING_SHARE).batches(pictures, max(1, len(pictures)), passes=0, first=1):
-            captions += captions_of(self.captioner, part)
-        allowance.leave_out("captions", len(captions), len(pictures))
-        return captions + [None] * (len(pictures) - len(captions))
 
     def _texts(
         self, targets: Sequence[Target], options: InversionOptions, seed: int, allowance: Allowance
@@ -302,7 +299,7 @@ class PromptInverter:
     ) -> HardPrompt:
         """The result as people get it, scored on its text by the model's own tokenizer."""
         slot, vocabulary = PromptTemplate(options.template), self.backend.vocabulary
-        candidates = result.candidates
+        candidates = result.candidates[:1] if options.fast else result.candidates
         if options.shortest is not None or options.pareto:
             by_length = best_by_length(result.best, objective, words, options.shortest, result.seed, allowance)
             candidates = by_length if options.shortest is not None else (*candidates, *by_length)
@@ -310,7 +307,7 @@ class PromptInverter:
         candidates = rescored(candidates, lambda texts: self._text_scores(texts, target, slot), allowance)
         pareto: tuple[TradeOff, ...] = ()
         if options.pareto:
-            pareto = self._front(candidates, slot, allowance)
+            pareto = _front(candidates, self.prior, slot, allowance, -1.0 if self._opposed else 1.0)
             others = (one.candidate for one in pareto if one.candidate.text != candidates[0].text)
             candidates = (candidates[0], *others)
         return hard_prompt_of(
@@ -327,20 +324,6 @@ class PromptInverter:
             else lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
             settings={"views": options.looks, "restarts": options.starts, **self._proposers_used},
             pareto=pareto,
-        )
-
-    def _front(
-        self, candidates: Sequence[Candidate], template: PromptTemplate, allowance: Allowance
-    ) -> tuple[TradeOff, ...]:
-        """What no other candidate betters; a method that looks for what fits least takes less for better."""
-        sign = -1.0 if self._opposed else 1.0
-
-        def turned(candidate: Candidate) -> Candidate:
-            return dataclasses.replace(candidate, score=sign * candidate.score)
-
-        front = pareto_front([turned(candidate) for candidate in candidates], self.prior, template, allowance)
-        return tuple(
-            dataclasses.replace(one, candidate=turned(one.candidate), similarity=sign * one.similarity) for one in front
         )
 
     def _text_scores(self, texts: Sequence[str], target: Target, template: PromptTemplate) -> list[float]:
@@ -371,3 +354,33 @@ def _begin_with(
         first = task * restarts
         initial[first : first + max(1, restarts // 2), : len(ids)] = torch.tensor(ids, device=initial.device)
         initial[first, len(ids) :] = NO_TOKEN
+
+
+def _captions(captioner: Captioner, seen: Sequence[ViewFeatures], allowance: Allowance) -> list[str | None]:
+    """What the captioner says of each task's first image; None where there is no time for it."""
+    pictures = [one.picture for one in seen if one.picture is not None]
+    if len(pictures) < len(seen):
+        raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
+    captions: list[str | None] = []
+    for part in allowance.share(LOOKING_SHARE).batches(pictures, max(1, len(pictures)), passes=0, first=1):
+        captions += captions_of(captioner, part)
+    allowance.leave_out("captions", len(captions), len(pictures))
+    return captions + [None] * (len(pictures) - len(captions))
+
+
+def _front(
+    candidates: Sequence[Candidate],
+    prior: TextLikelihood | None,
+    template: PromptTemplate,
+    allowance: Allowance,
+    sign: float,
+) -> tuple[TradeOff, ...]:
+    """What no other candidate betters; a method that looks for what fits least takes less for better."""
+
+    def turned(candidate: Candidate) -> Candidate:
+        return dataclasses.replace(candidate, score=sign * candidate.score)
+
+    front = pareto_front([turned(candidate) for candidate in candidates], prior, template, allowance)
+    return tuple(
+        dataclasses.replace(one, candidate=turned(one.candidate), similarity=sign * one.similarity) for one in front
+    )

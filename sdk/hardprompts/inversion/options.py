@@ -27,6 +27,7 @@ class InversionArguments(SearchArguments, total=False):
     caption: str | None
     pareto: bool
     proposals: int
+    proposal_weight: float
     fast: bool
 
 
@@ -64,8 +65,11 @@ class InversionOptions(SearchOptions):
         pareto: the prompt's `candidates` are then the best trade-offs: no other is better in similarity, length and,
             with a prior, fluency at once; most similar first behind the best; its `pareto` has the numbers.
         proposals: texts that each proposer is asked for, for each prompt.
+        proposal_weight: what a word costs for each nat by which it is rarer in the proposals than one that a fifth of
+            them have, as a share of the spread (see `token_cost`); a word that more of them have is worth as much more.
+            0: proposals are where a search begins, and no more.
         fast: return the best of what the proposers wrote, as it is: nothing is searched, each image is seen in one
-            view, and the contributions of tokens are not measured.
+            view, there are no other candidates, and the contributions of tokens are not measured.
 
     Raises:
         ValueError: a number out of range, a text where a list belongs, two options that exclude each other, or the
@@ -76,7 +80,7 @@ class InversionOptions(SearchOptions):
     TOKEN_COST: ClassVar[float] = 0.15
 
     COUNTS: ClassVar[tuple[str, ...]] = ("num_tokens", "views", "proposals", *SearchOptions.COUNTS)
-    AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", "prior_weight", *SearchOptions.AMOUNTS)
+    AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", "prior_weight", "proposal_weight", *SearchOptions.AMOUNTS)
 
     NEEDS: ClassVar[Mapping[str, str]] = {"text_weight": "text", "unlike_weight": "unlike"}
 
@@ -99,6 +103,7 @@ class InversionOptions(SearchOptions):
     caption: str | None = None
     pareto: bool = False
     proposals: int = 32
+    proposal_weight: float = 0.02
     fast: bool = False
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from hardprompts.encoders import Backend
 from hardprompts.errors import UnknownName, quoted, warn_user
 from hardprompts.methods.banks import encode_phrases
 from hardprompts.methods.build_refine import BuildRefine
+from hardprompts.objectives import Score
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates, Search, SearchResult
@@ -23,6 +24,12 @@ from hardprompts.wording import words_in
 
 #: The proposers that come with a model, if there are any.
 AUTO = "auto"
+
+#: Added to how often a word was proposed, so that no word costs infinitely much.
+SMOOTHING = 0.5
+
+#: The share of the proposals with a word from which on it is worth more than it costs.
+COMMON = 0.2
 
 #: Of the proposals for a prompt, how many a method that goes on from the best of them is given.
 KEPT = 4
@@ -310,6 +317,45 @@ def names_of(given: ProposerInput | None) -> list[str]:
     """What results call proposers: their schemes, since folders mean nothing on another machine, or their classes."""
     several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
     return [one.partition(":")[0] if isinstance(one, str) else type(one).__name__ for one in several]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProposedWords:
+    """A score less what words cost that few proposals have: a product of what the model and the proposers find likely.
+
+    Attributes:
+        base: the score of the prompts' meaning.
+        costs: (tasks, vocabulary) of each token, in the unit of `base`.
+    """
+
+    base: Score
+    costs: Float[Tensor, "tasks vocab"]
+
+    @property
+    def unit(self) -> str:
+        return f"{self.base.unit} and what was proposed"
+
+    def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        scores = self.base.score(ids, groups)
+        costs = self.costs.to(scores.device)[groups[:, None], ids].sum(dim=1)
+        return scores - costs.to(scores.dtype)
+
+
+def weighed_by_proposals(score: Score, proposals: Sequence[Sequence[Ids]], tokens: int, weight: float) -> Score:
+    """The score less `weight` for each nat by which a token is rarer than in `COMMON` of a task's proposals.
+
+    A token that more of them have is worth as much more. The score itself where there are no proposals, or no cost.
+    """
+    if not weight or not any(proposals):
+        return score
+    counts = torch.zeros(len(proposals), tokens)
+    for task, own in enumerate(proposals):
+        for ids in own:
+            counts[task, list(set(ids))] += 1
+    totals = torch.tensor([[float(len(own))] for own in proposals])
+    shares = (counts + SMOOTHING) / (totals + SMOOTHING)
+    costs = -weight * (shares / COMMON).log()
+    return ProposedWords(score, torch.where(totals > 0, costs, torch.zeros_like(costs)))
 
 
 def warn_of_unusable(texts: Sequence[Sequence[str]], proposals: Sequence[Sequence[Ids]]) -> None:

@@ -79,6 +79,16 @@ class ViewFeatures:
         return cls(features, looking.picture, looking.waiting, tuple(time.left_out))
 
 
+def each_alone(images: Sequence[Any], models: Sequence[Backend]) -> list[ViewFeatures] | None:
+    """Images one by one, each in one view, but encoded together; None where one of them is not one image."""
+    if any(isinstance(image, list | tuple | Tensor) for image in images):
+        return None
+    whole = ViewFeatures.of(list(images), models)
+    if len(whole.of_models[0]) != len(images):
+        return None
+    return [ViewFeatures(own) for own in zip(*(features.split(1) for features in whole.of_models), strict=True)]
+
+
 class _Looking:
     """What was seen of the images so far, and how long that took."""
 

@@ -227,6 +227,34 @@ def test_a_model_that_only_generates_images_is_inverted_by_its_denoiser(
     Run("invert", pictures / "a.png", *QUICK, "--words", "--require", "red").fails("--words, --require", "denoiser")
 
 
+def test_a_proposer_is_given_by_name_and_taken_as_it_is(pictures: Path, tmp_path: Path) -> None:
+    class Parrot:
+        def propose(self, features: Any, count: int, max_tokens: int, generator: Any) -> list[list[str]]:
+            return [["red house river"] for _ in features]
+
+    def opened(name: str, *, backend: object) -> Any:
+        return Parrot() if name in ("", "grey") else None
+
+    register(SimpleNamespace(proposers=hookimpl(lambda: {"parrot": opened})), "parrot")
+    try:
+        for asked in (("--proposer", "parrot:grey", "--fast"), ("--fast",)):
+            run = Run("invert", pictures / "a.png", *QUICK, *asked)
+            assert run.out == "red house river\n" and "proposals, seed 1" in run.err
+        assert Run("invert", pictures / "a.png", *QUICK, "--proposer", "parrot:grey").out
+        Run("invert", pictures / "a.png", *QUICK, "--proposer", "parot:").fails("proposer scheme", "parrot")
+        Run("invert", pictures / "a.png", *QUICK, "--proposer", "parrot:green").fails("unknown proposer")
+        (pictures / "broken.jpg").unlink()
+        assert Run("invert-folder", pictures, *QUICK, "--fast").code == 0
+        assert (pictures / "a.txt").read_text() == "red house river\n"
+        out = tmp_path / "out.jsonl"
+        Run("batch", pictures, "-o", out, *QUICK, "--proposer", "parrot:grey")
+        Run("batch", pictures, "-o", out, *QUICK, "--proposer", "auto").fails("proposers was", "parrot:grey")
+        assert "parrot" in Run("plugins").out
+    finally:
+        unregister("parrot")
+    Run("invert", pictures / "a.png", *QUICK, "--fast").fails("there are none here")
+
+
 def test_a_captioner_is_given_by_name(pictures: Path, tmp_path: Path) -> None:
     asked: list[str] = []
 

@@ -1,5 +1,6 @@
 """Proposals: what writes whole texts is asked, what it says is checked and scored, and searches go on from it."""
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from hardprompts import BackendError, HardPrompt, PluginError, PromptInverter, UnknownName, hookimpl
 from hardprompts.inversion import Proposer, load_proposer, proposers
-from hardprompts.inversion.proposals import proposed_texts, usable_ids
+from hardprompts.inversion.proposals import proposed_texts, usable_ids, weighed_by_proposals
 from hardprompts.methods import PEZ, PhraseBank
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import PromptTemplate
@@ -58,9 +59,22 @@ def test_fast_returns_what_was_proposed_for_each_of_many_targets_scored_and_noth
 
 
 def test_the_best_of_what_is_proposed_is_returned() -> None:
-    prompt = inverted(Listed("green tree", TEXTS[0], "small town"), fast=True)[0]
-    assert prompt.text == TEXTS[0]
-    assert {candidate.text for candidate in prompt.candidates} >= {TEXTS[0], "green tree"}
+    listed = Listed("green tree", TEXTS[0], "small town")
+    fast = inverted(listed, fast=True)[0]
+    assert fast.text == TEXTS[0] and [candidate.text for candidate in fast.candidates] == [TEXTS[0]]
+    searched = inverted(listed, max_evaluations=900)[0]
+    assert searched.score >= fast.score
+
+
+def test_fast_sees_each_picture_as_it_would_alone() -> None:
+    together = inverted(Oracle(), fast=True)
+    for prompt, picture in zip(together, PICTURES, strict=True):
+        alone = PromptInverter(BACKEND, proposers=Oracle()).invert([picture], num_tokens=5, **QUICK, fast=True)
+        assert prompt.text == alone.text and prompt.score == pytest.approx(alone.score, abs=1e-6)
+    batches = PromptInverter(BACKEND, proposers=Oracle()).invert_each(
+        BACKEND.encode_texts(TEXTS), num_tokens=5, **QUICK, fast=True
+    )
+    assert [prompt.text for prompt in batches] == [prompt.text for prompt in together]
 
 
 @pytest.mark.parametrize("method", ["build+refine", "pez"])
@@ -104,6 +118,24 @@ def test_nothing_usable_is_said_and_the_search_goes_on_without(texts: tuple[str,
 def test_too_few_the_same_and_too_many_texts_are_fine() -> None:
     assert proposed_texts(Listed("a", "a ", "", "b"), torch.ones(2, 3), 5, 8, torch.Generator()) == [["a", "b"]] * 2
     assert proposed_texts(Listed("a", "b", "c"), torch.ones(1, 3), 2, 8, torch.Generator()) == [["a", "b"]]
+
+
+def test_words_that_few_proposals_have_cost_more() -> None:
+    class Flat:
+        unit = "points"
+
+        def score(self, ids: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(ids))
+
+    proposals = [[(1, 2), (1, 3), (1, 2, 4), (1,)], []]
+    weighed = weighed_by_proposals(Flat(), proposals, 6, 0.1)
+    ids, first, second = torch.tensor([[1], [2], [3], [5]]), torch.zeros(4).long(), torch.ones(4).long()
+    always, often, seldom, never = weighed.score(ids, first).tolist()
+    assert always > often > seldom > never and always == pytest.approx(0.1 * math.log(5)) and never < 0
+    assert weighed.score(ids, second).tolist() == [0, 0, 0, 0]
+    assert weighed.score(torch.tensor([[1, 5]]), first[:1]).item() == pytest.approx(always + never)
+    assert weighed_by_proposals(Flat(), proposals, 6, 0.0).unit == "points"
+    assert weighed_by_proposals(Flat(), [[], []], 6, 0.1).unit == "points"
 
 
 def test_answers_of_another_kind_are_refused() -> None:
