@@ -22,6 +22,10 @@ MET_OFTEN = 16
 #: Seconds that a call must have left for a graph to be compiled.
 COMPILE_SECONDS = 300.0
 
+#: Elements of all weights up to which a CPU compiles. What torch's compiler lays out for MKL is slower than what towers
+#: lay out for oneDNN, by a half on AMD's processors: it is overhead that it saves, which a large tower has little of.
+MOST_ON_CPU = 8_000_000
+
 #: How far losses, and gradients as a share of their norm, may lie from those of the model's own passes.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
 HALF_TOLERANCE = 5e-2
@@ -98,6 +102,10 @@ def _compiled(
         with _quiet(), plain_products(), torch.no_grad():
             # Both directions are in the trace, so that torch's own compiler need not follow Python, nor autograd.
             trace = make_fx(lambda *inputs: tuple(gradient_of(evaluate, *inputs)))(embeddings, *arguments)
+        if embeddings.device.type == "cpu" and _elements(trace) > MOST_ON_CPU:
+            _warn("a tower of this size is no faster for it on a CPU")
+            return None
+        with _quiet(), torch.no_grad():
             graph = torch.compile(trace, fullgraph=True, dynamic=False, **_mode(embeddings.device))
             found = Gradient(*_kept(graph, embeddings.device)(embeddings, *arguments))
     except RuntimeError as error:  # of tracing, of torch's compiler, of the compiler that it calls
@@ -109,6 +117,15 @@ def _compiled(
         _warn("the compiled pass gives other gradients than the model's own")
         return None
     return _kept(graph, embeddings.device)
+
+
+def _elements(trace: torch.fx.GraphModule) -> int:
+    """Of the weights in a trace."""
+    held = [value for value in vars(trace).values() if isinstance(value, Tensor)]
+    weights = {
+        value.untyped_storage().data_ptr(): value.numel() for value in (*held, *trace.buffers(), *trace.parameters())
+    }
+    return sum(weights.values())
 
 
 def _mode(device: torch.device) -> dict[str, Any]:

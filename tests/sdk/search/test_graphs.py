@@ -109,6 +109,16 @@ def test_without_a_compiler_one_line_and_the_same_search(monkeypatch: pytest.Mon
     assert searched(backend, compile=True) == found  # not tried, and not warned of, again
 
 
+def test_a_large_tower_is_not_compiled_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, traces: list[torch.fx.GraphModule]
+) -> None:
+    backend = toy_backend()
+    monkeypatch.setattr(graphs, "MOST_ON_CPU", 10)
+    with pytest.warns(RuntimeWarning, match="a tower of this size is no faster"):
+        assert searched(backend, compile=True) == searched(backend)
+    assert not traces
+
+
 def test_a_graph_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         return lambda *args: [None if each is None else 2 * each for each in graph(*args)]
