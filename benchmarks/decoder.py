@@ -25,6 +25,7 @@ from common import (
 )
 
 from hardprompts import HardPrompt, PromptInverter, load_backend
+from hardprompts.inversion import fluency, open_likelihood
 
 #: First seed of the scenes that decide which settings ship, and of those that are reported.
 CHOOSING, REPORTING = 1_900_000_000, 1_950_000_000
@@ -82,12 +83,17 @@ def figures(cells: Cells, count: int, first_seed: int, ways: Sequence[str]) -> d
     return found
 
 
+def nats_per_word(texts: Sequence[str]) -> float:
+    """How surprising a language model that proposed nothing finds the words of texts, on average."""
+    return -float(fluency(texts, open_likelihood("emoji:emoji-lm")).mean())
+
+
 def table(found: Mapping[str, Any], ways: Sequence[str]) -> str:
     """The figures as a table in Markdown."""
     lines = [
         "| | object named, of one | both named, of two | judge's similarity | judge: at least the caption "
-        "| less than the default at 2,000 passes, by the judge | ms a picture | tokens |",
-        "|---|---|---|---|---|---|---|---|",
+        "| more than the default at 2,000 passes, by the judge | processor ms a picture | tokens | nats a word |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     base = [row for objects in (1, 2) for row in found[f"default, 2,000 passes/{objects}"]["rows"]]
     for way in ways:
@@ -97,16 +103,20 @@ def table(found: Mapping[str, Any], ways: Sequence[str]) -> str:
         mean, half = difference(both, base)
         lines.append(
             f"| {way} | {percent(summary(one['rows'])['objects'])} | {percent(summary(two['rows'])['objects'])} "
-            f"| {number(whole['judge'])} | {percent(whole['judge_at_least_caption'])} | {-mean:+.4f} ± {half:.4f} "
-            f"| {500 * (one['seconds'] + two['seconds']):.0f} | {whole['tokens'][0]:.1f} |"
+            f"| {number(whole['judge'])} | {percent(whole['judge_at_least_caption'])} | {mean:+.4f} ± {half:.4f} "
+            f"| {500 * (one['seconds'] + two['seconds']):.0f} | {whole['tokens'][0]:.1f} "
+            f"| {nats_per_word([row['prompt'] for row in both]):.1f} |"
         )
+    captions = nats_per_word([row["caption"] for row in base])
+    judge = number(interval(row["judge_of_caption"] for row in base))
+    lines.append(f"| the true captions | 100 % | 100 % | {judge} | 100 % | | | | {captions:.1f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measures and writes the page's table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scenes", type=int, default=128, help="of one object, and as many of two")
+    parser.add_argument("--scenes", type=int, default=96, help="of one object, and as many of two")
     parser.add_argument("--choosing", action="store_true", help="the scenes that settings are chosen by")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--only-read", action="store_true", help="measure nothing")
