@@ -32,7 +32,9 @@ CHOOSING, REPORTING = 1_900_000_000, 1_950_000_000
 
 #: Ways to a prompt: proposers, and options of `invert_each`.
 WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
-    "decoder alone (fast)": ("emoji:", {"fast": True, "proposals": 8}),
+    "decoder alone, 8 texts (fast)": ("emoji:", {"fast": True, "proposals": 8}),
+    "decoder alone, 32 texts (fast)": ("emoji:", {"fast": True}),
+    "decoder alone, 128 texts (fast)": ("emoji:", {"fast": True, "proposals": 128}),
     "decoder, 200 passes": ("emoji:", {"passes": 200}),
     "decoder, 2,000 passes": ("emoji:", {"passes": 2000}),
     "decoder, until it ends": ("emoji:", {}),

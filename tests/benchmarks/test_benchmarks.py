@@ -56,8 +56,8 @@ def test_the_page_of_decoders_has_the_table_that_is_written() -> None:
     page = (ROOT / "docs" / "decoder.md").read_text(encoding="utf-8")
     assert page.count("<!-- decoder -->") == page.count("<!-- end of decoder -->") == 1
     found = json.loads((ROOT / "benchmarks" / "results" / "decoder.json").read_text(encoding="utf-8"))["figures"]
-    alone = found["decoder alone (fast)/1"]["objects"][0]
-    assert f"| decoder alone (fast) | {100 * alone:.1f} ±" in page
+    alone = found["decoder alone, 8 texts (fast)/1"]["objects"][0]
+    assert f"| decoder alone, 8 texts (fast) | {100 * alone:.1f} ±" in page
 
 
 def test_the_page_has_the_sections_that_are_written() -> None:
