@@ -109,7 +109,7 @@ class WeightWords(io.ComfyNode):
             ids = tuple(predictor.vocabulary.encode(text.strip()))
             plain = HardPrompt(
                 text.strip(), ids, 0.0, **given(template=template), model=predictor.name, method="weights",
-                tokens=predictor.vocabulary.token_texts(ids), seed=seed,
+                tokens=predictor.vocabulary.pieces(ids), seed=seed,
             )  # fmt: skip
             found = fit_weights(
                 plain,

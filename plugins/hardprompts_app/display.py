@@ -54,7 +54,7 @@ def contributions_html(prompt: HardPrompt) -> str:
             f'<tr><th scope="row"><span class="hp-token hp-{index % 2}">{html.escape(token)}</span></th>'
             f'<td><div class="{kind}" style="width:{width}%"></div></td><td class="hp-number">{value:+.3f}</td></tr>'
         )
-    caption = "What each word contributes: the score that is lost without it"
+    caption = "What each token contributes: the score that is lost without it"
     return f'<table class="hp-words"><caption>{caption}</caption>{"".join(rows)}</table>'
 
 

@@ -160,7 +160,7 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         text=text,
         token_ids=ids,
         score=best.score,
-        tokens=backend.vocabulary.token_texts(ids),
+        tokens=backend.vocabulary.pieces(ids),
         attributions=contributions,
         weights=None,
         provenance={**prompt.provenance, **({} if text == prompt.text else {"edited": True})},
@@ -177,7 +177,7 @@ def _best(job: Job[Found], backend: Backend, options: Mapping[str, Any]) -> tupl
             best.token_ids,
             best.score,
             template=template,
-            tokens=backend.vocabulary.token_texts(best.token_ids),
+            tokens=backend.vocabulary.pieces(best.token_ids),
         )
         for best in job.progress.best
         if best is not None

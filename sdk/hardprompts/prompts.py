@@ -171,7 +171,7 @@ class HardPrompt(HubMixin):
         token_ids: its ids in the vocabulary of `model`.
         score: higher is better, in `score_unit`.
         template: text with one "{}" in which the prompt was scored.
-        tokens: the text of each token.
+        tokens: what each token adds to the text.
         attributions: for each token, the score that is lost when it is removed; none where that was not measured.
         candidates: the best prompts found, without duplicates, as the search ranks them; this one is the first. Their
             scores are of their texts, and may have another order: see `ranking_note`.

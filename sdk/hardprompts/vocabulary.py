@@ -535,8 +535,21 @@ class Vocabulary(TokenTable):
         return WordBan(self.banned_words)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
-        """The text of each token by itself, for display."""
+        """The text of each token by itself."""
         return tuple(_decode_all(self.tokenizer, [[i] for i in ids]))
+
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """What each token adds to the text, without white space, for display: "ma" and "u" of "mau".
+
+        By itself a token may be spelled otherwise, as "##u" is; what adds nothing that can be seen by itself, such as a
+        part of a character, is shown so.
+        """
+        ids = list(ids)
+        so_far = ["", *_decode_all(self.tokenizer, [ids[: count + 1] for count in range(len(ids))])]
+        pairs = zip(so_far, so_far[1:], self.token_texts(ids), strict=False)
+        return tuple(
+            text[len(before) :].strip() or alone if text.startswith(before) else alone for before, text, alone in pairs
+        )
 
 
 _MASKS: "weakref.WeakKeyDictionary[Tokenizer, Tensor]" = weakref.WeakKeyDictionary()

@@ -253,7 +253,7 @@ class _Record:
             model=backend.name,
             method="evolution",
             score_unit=unit,
-            tokens=self.vocabulary.token_texts(best.token_ids),
+            tokens=self.vocabulary.pieces(best.token_ids),
             candidates=candidates,
             history=result.history,
             seed=result.seed,

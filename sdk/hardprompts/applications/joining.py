@@ -61,7 +61,7 @@ def concatenate(
         model=model.name,
         method="concatenation",
         score_unit="cosine similarity" if images is not None else "cosine similarity with its parts",
-        tokens=model.vocabulary.token_texts(ids),
+        tokens=model.vocabulary.pieces(ids),
         provenance={"parts": [prompt.text for prompt in prompts], "hardprompts": _version()},
     )
     if images is not None:

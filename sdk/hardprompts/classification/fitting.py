@@ -132,7 +132,7 @@ def _hard_prompt(
         model=backend.name,
         method=options.method if isinstance(options.method, str) else type(method).__name__,
         score_unit="accuracy on held-out texts" if held else "accuracy on the texts learned from",
-        tokens=prompted.encoder.model.vocabulary.token_texts(best.token_ids),
+        tokens=prompted.encoder.model.vocabulary.pieces(best.token_ids),
         candidates=(Candidate(best.text, best.token_ids, accuracy),),
         history=result.history,
         seed=result.seed,

@@ -101,7 +101,7 @@ def text_from_conditioning(
         )
     return HardPrompt(
         text, tuple(ids), explained, model=backend.name, method="causal recovery",
-        score_unit="share of the conditioning explained", tokens=states.vocabulary.token_texts(ids),
+        score_unit="share of the conditioning explained", tokens=states.vocabulary.pieces(ids),
         evaluations=allowance.evaluations, left_out=tuple(allowance.left_out),
         stop_reason=_reason(allowance, whole_text),
     )  # fmt: skip

@@ -22,8 +22,9 @@ MET_OFTEN = 16
 #: Seconds that a call must have left for a graph to be compiled.
 COMPILE_SECONDS = 300.0
 
-#: Elements of all weights up to which a CPU compiles. What torch's compiler lays out for MKL is slower than what towers
-#: lay out for oneDNN, by a half on AMD's processors: it is overhead that it saves, which a large tower has little of.
+#: Elements of all weights up to which a CPU compiles. A graph saves what lies between the products, which in a large tower
+#: is little; and the products that torch's compiler lays out for MKL take half as long again as those of towers on
+#: AMD's processors.
 MOST_ON_CPU = 8_000_000
 
 #: How far losses, and gradients as a share of their norm, may lie from those of the model's own passes.

@@ -104,7 +104,7 @@ def hard_prompt_of(
         "template": template.text,
         "model": model,
         "method": method,
-        "tokens": vocabulary.token_texts(best.token_ids),
+        "tokens": vocabulary.pieces(best.token_ids),
         "attributions": attributions,
         "candidates": tuple(candidates),
         "history": result.history,

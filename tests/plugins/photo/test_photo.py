@@ -464,3 +464,16 @@ def test_names_that_few_people_know_give_way_to_the_plain_word() -> None:
     said = class_words.said_names([plain.get(name, "") for name in names])
     found = [said[names.index(name)] for name in (*plain, "jay")]
     assert found == ["fish", "goldfish", "Egyptian Mau cat", "pizza", "jay"]
+
+
+@needs_extra
+def test_tokens_are_shown_as_they_stand_in_the_text(photo: Backend) -> None:
+    from hardprompts import PromptInverter
+
+    vocabulary = photo.vocabulary
+    ids = vocabulary.encode("egyptian mau, cat")
+    assert vocabulary.token_texts(ids) == ("egyptian", "ma", "##u", ",", "cat")
+    assert vocabulary.pieces(ids) == ("egyptian", "ma", "u", ",", "cat")
+    prompt = PromptInverter(photo).invert(CAT, seed=0, progress=False)
+    assert prompt.text == "egyptian mau cat"
+    assert prompt.pieces() == [("egyptian", " "), ("ma", ""), ("u", " "), ("cat", "")]
