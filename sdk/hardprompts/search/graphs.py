@@ -22,9 +22,9 @@ MET_OFTEN = 16
 #: Seconds that a call must have left for a graph to be compiled.
 COMPILE_SECONDS = 300.0
 
-#: Elements of all weights up to which a CPU compiles. A graph saves what lies between the products, which in a large tower
-#: is little; and the products that torch's compiler lays out for MKL take half as long again as those of towers on
-#: AMD's processors.
+#: Elements of all weights up to which a CPU compiles. A graph saves what lies between the products, which in a large
+#: tower is little; and the products that torch's compiler lays out for MKL take half as long again as those of towers
+#: on AMD's processors.
 MOST_ON_CPU = 8_000_000
 
 #: How far losses, and gradients as a share of their norm, may lie from those of the model's own passes.
@@ -104,7 +104,7 @@ def _compiled(
             # Both directions are in the trace, so that torch's own compiler need not follow Python, nor autograd.
             trace = make_fx(lambda *inputs: tuple(gradient_of(evaluate, *inputs)))(embeddings, *arguments)
         if embeddings.device.type == "cpu" and _elements(trace) > MOST_ON_CPU:
-            _warn("a tower of this size is no faster for it on a CPU")
+            _warn("a tower of this size does not become faster by it on a CPU")
             return None
         with _quiet(), torch.no_grad():
             graph = torch.compile(trace, fullgraph=True, dynamic=False, **_mode(embeddings.device))

@@ -114,7 +114,7 @@ def test_a_large_tower_is_not_compiled_on_a_cpu(
 ) -> None:
     backend = toy_backend()
     monkeypatch.setattr(graphs, "MOST_ON_CPU", 10)
-    with pytest.warns(RuntimeWarning, match="a tower of this size is no faster"):
+    with pytest.warns(RuntimeWarning, match="a tower of this size does not become faster"):
         assert searched(backend, compile=True) == searched(backend)
     assert not traces
 
