@@ -266,7 +266,7 @@ def test_weights_while_learning_are_refused_by_name() -> None:
     [
         GridSearchCV(quick_tuner(), {"num_tokens": [1, 2]}, cv=2),
         RandomizedSearchCV(quick_tuner(), {"num_tokens": [1, 2], "holdout": [0.0, 0.2]}, n_iter=2, cv=2, random_state=0),
-        HalvingGridSearchCV(quick_tuner(), {"num_tokens": [1, 2]}, cv=2, min_resources=9),
+        HalvingGridSearchCV(quick_tuner(), {"num_tokens": [1, 2]}, cv=2, min_resources=9, random_state=0),
         HalvingGridSearchCV(quick_tuner(), {"num_tokens": [1, 2]}, cv=2, resource="max_steps", max_resources=3),
         GridSearchCV(VotingClassifier([("a", quick_tuner(verbalizer=WORDS))]), {"a__num_tokens": [1, 2]}, cv=2),
         GridSearchCV(make_pipeline(FunctionTransformer(), quick_tuner()), {"classifierprompttuner__num_tokens": [1, 2]}, cv=2),
