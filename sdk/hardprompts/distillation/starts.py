@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from hardprompts.allowance import Allowance
 from hardprompts.distillation.matching import Match
@@ -15,8 +13,7 @@ from hardprompts.distillation.quantities import Matches
 from hardprompts.encoders import Backend
 from hardprompts.errors import SearchError, VocabularyError
 from hardprompts.methods.selection import Selection
-from hardprompts.search.bound import BoundObjective
-from hardprompts.search.protocol import Candidates, Search, SearchResult
+from hardprompts.search.protocol import Search, SearchResult, StartsAlone
 from hardprompts.search.rows import NO_TOKEN, Ids, pack, random_starts
 from hardprompts.softprompts import decode_nearest
 from hardprompts.vocabulary import Metric, Vocabulary
@@ -30,7 +27,7 @@ SELECTIONS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Nearest:
+class Nearest(StartsAlone):
     """The tokens nearest to a soft prompt, as they are: a baseline that starts there and proposes nothing.
 
     Attributes:
@@ -38,15 +35,6 @@ class Nearest:
     """
 
     metric: Metric = "cosine"
-
-    def steps(
-        self,
-        objective: BoundObjective,
-        vocabulary: Vocabulary,
-        initial_ids: Int[Tensor, "rows tokens"],
-        generator: torch.Generator,
-    ) -> Iterator[Candidates]:
-        yield from ()
 
 
 #: Searches to compare with, by name.

@@ -1,7 +1,7 @@
 """Proposers: what writes whole texts for features, which a search then scores, begins with and betters."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -16,8 +16,7 @@ from hardprompts.methods.banks import encode_phrases
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.objectives import Score
 from hardprompts.prompts import PromptTemplate
-from hardprompts.search.bound import BoundObjective
-from hardprompts.search.protocol import Candidates, Search, SearchResult
+from hardprompts.search.protocol import Search, SearchResult, StartsAlone
 from hardprompts.search.rows import NO_TOKEN, Ids, pack, unpack
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import words_in
@@ -116,11 +115,8 @@ def opened_proposers(given: ProposerInput | None, backend: Backend) -> tuple[Pro
         TypeError: something is neither a name nor a proposer.
         UnknownName, BackendError: see `load_proposer`.
     """
-    if given is None:
-        return ()
-    several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
     found: list[Proposer] = []
-    for one in several:
+    for one in _several(given):
         if one == AUTO:
             found += _coming_with(backend).values()
         elif isinstance(one, str):
@@ -185,21 +181,6 @@ def usable_ids(
         ids = dict.fromkeys(ids for text in own if (ids := found[text]) is not None)
         rows.append([one for one in ids if admitted[one]])
     return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class AsProposed:
-    """A search that tries its starts, and nothing else."""
-
-    def steps(
-        self,
-        objective: BoundObjective,
-        vocabulary: Vocabulary,
-        initial_ids: Int[Tensor, "rows tokens"],
-        generator: torch.Generator,
-    ) -> Iterator[Candidates]:
-        """Proposes nothing: the starts have been scored."""
-        yield from ()
 
 
 def ask(
@@ -301,7 +282,7 @@ def begin_with(
         SearchError: of a task that has no proposals, the start cannot be returned either.
     """
     ids, groups = starts.of(proposals)
-    results = run(AsProposed(), initial_ids=ids, groups=groups, description="proposals")
+    results = run(StartsAlone(), initial_ids=ids, groups=groups, description="proposals")
     best = [
         [one.token_ids for one in result.candidates] if own else []
         for result, own in zip(results, proposals, strict=True)
@@ -315,8 +296,13 @@ def begin_with(
 
 def names_of(given: ProposerInput | None) -> list[str]:
     """What results call proposers: their schemes, since folders mean nothing on another machine, or their classes."""
-    several: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
-    return [one.partition(":")[0] if isinstance(one, str) else type(one).__name__ for one in several]
+    return [one.partition(":")[0] if isinstance(one, str) else type(one).__name__ for one in _several(given)]
+
+
+def _several(given: ProposerInput | None) -> Sequence[Any]:
+    if given is None:
+        return ()
+    return given if isinstance(given, list | tuple) else [given]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from .loop import run_search
 from .markup import Markup, PlainPrompt, read_markup
 from .options import SearchArguments, SearchOptions
 from .progress import about, on_bar
-from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
+from .protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StartsAlone, StopReason
 from .registry import DEFAULT_METHOD, language_model_search, search_method, search_methods
 from .results import hard_prompt_of, leave_one_out, provenance_of
 from .rows import NO_TOKEN, Ids, filled, pack, random_starts, unpack
@@ -24,6 +24,7 @@ __all__ = [
     "SearchOptions",
     "SearchProgress",
     "SearchResult",
+    "StartsAlone",
     "StopReason",
     "Stream",
     "about",

@@ -48,6 +48,21 @@ class Search(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class StartsAlone:
+    """A search that stays where it starts, and proposes nothing: for prompts that are only to be scored."""
+
+    def steps(
+        self,
+        objective: "BoundObjective",
+        vocabulary: Vocabulary,
+        initial_ids: Int[Tensor, "rows tokens"],
+        generator: torch.Generator,
+    ) -> Iterator[Candidates]:
+        """Nothing: `run_search` itself scores the starts."""
+        yield from ()
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchProgress:
     """How far a search has come; what a callback is given.
 

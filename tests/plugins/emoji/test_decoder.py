@@ -1,31 +1,17 @@
 """The embedded decoder: what it was trained on, and what it writes for scenes that nobody has seen."""
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-import hardprompts_decoder
 import hardprompts_emoji
 from hardprompts import BackendError, PromptInverter, UnknownName, load_backend
-from hardprompts.inversion import load_proposer, proposers
-from hardprompts.plugins import register, unregister
+from hardprompts.inversion import load_proposer
 from hardprompts.testing import check_proposer, toy_backend
 from hardprompts_emoji import scenes
 from hardprompts_emoji.recipe import decoder_texts
 from hardprompts_emoji.scenes import HELD_OUT_SEED
-
-
-@pytest.fixture(autouse=True, scope="module")
-def registered() -> Iterator[None]:
-    """The scheme "decoder", also where the project was installed before it had one."""
-    if "decoder" in proposers():
-        yield
-        return
-    register(hardprompts_decoder, "decoder")
-    yield
-    unregister("decoder")
 
 
 def test_texts_name_every_object_of_their_scene_and_have_no_signs() -> None:
