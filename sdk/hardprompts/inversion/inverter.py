@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, normalize, opened_backend, several
-from hardprompts.errors import ImageError, quoted, warn_user
+from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
-from hardprompts.inversion.captioning import Captioner, captions_of, opened_captioner
-from hardprompts.inversion.lengths import best_by_length
+from hardprompts.inversion.answers import Answers
+from hardprompts.inversion.captioning import Captioner, opened_captioner
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
     Beginning,
     ProposerInput,
-    Starts,
     ask,
     begin_with,
     names_of,
@@ -30,27 +28,21 @@ from hardprompts.inversion.proposals import (
     warn_of_unusable,
     weighed_by_proposals,
 )
-from hardprompts.inversion.readability import TextLikelihood, open_likelihood, pareto_front, readable_score
-from hardprompts.inversion.required import RequiredWords
-from hardprompts.inversion.targets import Target, similarity_with, spread_of, targets_of
-from hardprompts.inversion.views import ViewFeatures, each_alone
-from hardprompts.inversion.words import chosen_words
-from hardprompts.methods.banks import encode_beginning
+from hardprompts.inversion.readability import TextLikelihood, open_likelihood, readable_score
+from hardprompts.inversion.space import SearchSpace
+from hardprompts.inversion.targets import Target, spread_of
+from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.methods.phrase_bank import TaskPreparation
-from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score, check_length, check_template
-from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
+from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score
+from hardprompts.prompts import HardPrompt
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
-from hardprompts.search.results import hard_prompt_of, rescored
-from hardprompts.search.rows import NO_TOKEN, random_starts
+from hardprompts.search.rows import Ids
 from hardprompts.search.seeds import Stream, drawn_seed
-from hardprompts.vocabulary import Vocabulary
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
-
-#: One in so many parts of the time that is left may go into looking at the images, and one into their captions.
-LOOKING_SHARE = 3
 
 
 class PromptInverter:
@@ -187,78 +179,97 @@ class PromptInverter:
 
     # --- the search -----------------------------------------------------------------------
 
-    def _invert(self, tasks: Sequence[Any], options: InversionOptions, allowance: Allowance) -> list[HardPrompt]:
-        """One prompt for each task, all searched in one batch."""
-        slot, seed = PromptTemplate(options.template), drawn_seed(options.seed)
+    def _invert(self, images: Sequence[Any], options: InversionOptions, allowance: Allowance) -> list[HardPrompt]:
+        """One prompt for each task, that is for each entry of `images`, all searched in one batch."""
+        seed = drawn_seed(options.seed)
         models = [self.backend] if self.judge is None else [self.backend, self.judge]
-        captioned = self.captioner is not None and options.caption is None and options.initial_prompt is None
-        look = functools.partial(ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=captioned)
-        unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
-        time = allowance.share(LOOKING_SHARE)
-        seen = each_alone(tasks, models) if options.fast and not captioned and options.deadline is None else None
-        seen = seen or [look(task, allowance=time.share(len(tasks) - number)) for number, task in enumerate(tasks)]
-        captions = (
-            _captions(self.captioner, seen, allowance)
-            if captioned and self.captioner
-            else [options.caption] * len(tasks)
-        )
-        whole_phrases = isinstance(self.search, TaskPreparation)
-        targets = targets_of(models, seen, unlike, options)
+        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance)
+        targets = tasks.targets(options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
         texts = self._texts(aims[0], options, seed, allowance)
-        known = [*captions, *itertools.chain.from_iterable(texts)]
-        words = chosen_words(self.backend.vocabulary, options, known, whole_phrases=whole_phrases)
-        required = RequiredWords.create(options.required, words, slot)
-        objective = similarity_with(self.backend, aims[0], required.template)
-        num_tokens = required.free_tokens(options.num_tokens)
-        check_length(num_tokens, objective.free_tokens(), required.template, self.backend.name)
-        check_template(self.backend.text_encoder, slot, self.backend.name)
-        initial = random_starts(words, len(tasks) * options.starts, num_tokens, seed, options.initial_prompt)
-        _begin_with(captions, initial, words, options.starts)
-        starts = Starts(initial, options.starts)
-        cost = self._token_cost(options)
-        needed = (
-            cost or self._asks(options) or options.penalties or options.repetition_penalty or self.prior is not None
+        known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
+        space = SearchSpace.of(
+            self.backend, aims[0], options, known, whole_phrases=isinstance(self.search, TaskPreparation)
         )
-        spread = spread_of(objective, words, num_tokens, seed, allowance) if needed else 0.0
-        score: Score = objective
-        if self.judge is not None:
-            means = torch.stack([target.mean for target in aims[1]])
-            score = JudgedSimilarity(self.judge, self.backend, means, required.template)
+        results = self._results(tasks, aims, texts, space, options, seed, allowance)
+        answers = Answers(
+            self.backend, space, self.prior, options, self._opposed, self.method, self.method_settings,
+            {"views": options.looks, "restarts": options.starts, **self._proposers_used},
+        )  # fmt: skip
+        prompts = []
+        for task, (result, target) in enumerate(zip(results, targets[0], strict=True)):
+            left = allowance.share(len(results) - task)
+            left.left_out += tasks.left_out(task)
+            prompts.append(answers.prompt(result, target, left))
+        return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
+
+    def _results(
+        self,
+        tasks: Tasks,
+        aims: Sequence[Sequence[Target]],
+        texts: Sequence[Sequence[str]],
+        space: SearchSpace,
+        options: InversionOptions,
+        seed: int,
+        allowance: Allowance,
+    ) -> Sequence[SearchResult]:
+        """What the search, or with `fast` the choice among the proposers' texts, finds for each task."""
+        starts = space.starts(options, tasks.captions, seed)
+        spread = self._spread(space, options, seed, allowance)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
-        searching = allowance.keeping(len(tasks) * (options.top_k + num_tokens))
-        readable = readable_score(score, words, required.template, self.prior, options, spread)
-        proposals = usable_ids(texts, words, required.template, num_tokens)
+        searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens))
+        proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
         run = functools.partial(
             options.run,
-            objective=objective,
-            score=weighed_by_proposals(readable, proposals, len(words.table), options.proposal_weight * spread),
-            vocabulary=words,
-            template=required.template,
-            score_per_token=cost * spread,
+            objective=space.objective,
+            score=self._score(space, aims, proposals, options, spread),
+            vocabulary=space.words,
+            template=space.required.template,
+            score_per_token=self._token_cost(options) * spread,
         )
-        begun = Beginning(self._prepared(objective, captions, allowance), starts.ids, starts.groups)
+        begun = Beginning(self._prepared(space.objective, tasks.captions, allowance), starts.ids, starts.groups)
         if self._asks(options):
             warn_of_unusable(texts, proposals)
             rating = functools.partial(run, allowance=searching if options.fast else searching.share(LOOKING_SHARE))
-            begun = begin_with(proposals, starts, begun.search, rating, behind=any(captions))
-        results: Sequence[SearchResult] = begun.results
-        if not options.fast:
-            results = run(
-                begun.search,
-                initial_ids=begun.ids,
-                groups=begun.groups,
-                top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
-                description=self.method,
-                allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
-            )
-        prompts = []
-        for task, (result, target, aim) in enumerate(zip(results, targets[0], aims[0], strict=True)):
-            alone = similarity_with(self.backend, [aim], required.template)
-            left = allowance.share(len(tasks) - task)
-            left.left_out += [*seen[task].left_out, *(() if unlike is None else unlike.left_out)]
-            prompts.append(self._prompt(result, target, alone, words, required, options, left))
-        return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
+            begun = begin_with(proposals, starts, begun.search, rating, behind=any(tasks.captions))
+        if options.fast:
+            return begun.results
+        return run(
+            begun.search,
+            initial_ids=begun.ids,
+            groups=begun.groups,
+            top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
+            description=self.method,
+            allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
+        )
+
+    def _spread(self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance) -> float:
+        """The unit of what tokens, words and fluency cost; 0 where nothing costs anything."""
+        if not (
+            self._token_cost(options)
+            or self._asks(options)
+            or options.penalties
+            or options.repetition_penalty
+            or self.prior is not None
+        ):
+            return 0.0
+        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance)
+
+    def _score(
+        self,
+        space: SearchSpace,
+        aims: Sequence[Sequence[Target]],
+        proposals: Sequence[Sequence[Ids]],
+        options: InversionOptions,
+        spread: float,
+    ) -> Score:
+        """What picks the winner: the judge's or the model's similarity, with what is asked of the text."""
+        score: Score = space.objective
+        if self.judge is not None:
+            means = torch.stack([target.mean for target in aims[1]])
+            score = JudgedSimilarity(self.judge, self.backend, means, space.required.template)
+        readable = readable_score(score, space.words, space.required.template, self.prior, options, spread)
+        return weighed_by_proposals(readable, proposals, len(space.words.table), options.proposal_weight * spread)
 
     def _token_cost(self, options: InversionOptions) -> float:
         if options.token_cost is not None:
@@ -284,103 +295,3 @@ class PromptInverter:
         if not isinstance(self.search, TaskPreparation):
             return self.search
         return self.search.prepared(self.backend, objective.mean_targets, objective.template, captions, allowance)
-
-    # --- the result -----------------------------------------------------------------------
-
-    def _prompt(
-        self,
-        result: SearchResult,
-        target: Target,
-        objective: FeatureSimilarity,
-        words: Vocabulary,
-        required: RequiredWords,
-        options: InversionOptions,
-        allowance: Allowance,
-    ) -> HardPrompt:
-        """The result as people get it, scored on its text by the model's own tokenizer."""
-        slot, vocabulary = PromptTemplate(options.template), self.backend.vocabulary
-        candidates = result.candidates[:1] if options.fast else result.candidates
-        if options.shortest is not None or options.pareto:
-            by_length = best_by_length(result.best, objective, words, options.shortest, result.seed, allowance)
-            candidates = by_length if options.shortest is not None else (*candidates, *by_length)
-        candidates = required.whole(candidates, vocabulary, slot)
-        candidates = rescored(candidates, lambda texts: self._text_scores(texts, target, slot), allowance)
-        pareto: tuple[TradeOff, ...] = ()
-        if options.pareto:
-            pareto = _front(candidates, self.prior, slot, allowance, -1.0 if self._opposed else 1.0)
-            others = (one.candidate for one in pareto if one.candidate.text != candidates[0].text)
-            candidates = (candidates[0], *others)
-        return hard_prompt_of(
-            result,
-            candidates,
-            vocabulary=vocabulary,
-            template=slot,
-            model=self.backend.name,
-            method="proposals" if options.fast else self.method,
-            method_settings=self.method_settings,
-            allowance=allowance,
-            scores_of=None
-            if options.fast
-            else lambda rows: self._text_scores([vocabulary.decode(ids) for ids in rows], target, slot),
-            settings={"views": options.looks, "restarts": options.starts, **self._proposers_used},
-            pareto=pareto,
-        )
-
-    def _text_scores(self, texts: Sequence[str], target: Target, template: PromptTemplate) -> list[float]:
-        filled = [template.fill(text) for text in texts]
-        try:
-            features = self.backend.encode_texts(filled)
-        except ValueError:
-            if filled != [""]:
-                raise
-            return [0.0]  # a model that adds no tokens of its own sees nothing in an empty text
-        scores: list[float] = (features @ target.plain_mean).tolist()
-        return scores
-
-
-def _begin_with(
-    captions: Sequence[str | None], initial: Int[Tensor, "rows tokens"], vocabulary: Vocabulary, restarts: int
-) -> None:
-    """Lets half of each task's restarts begin with its caption; the first is nothing else."""
-    for task, caption in enumerate(captions):
-        ids = encode_beginning(caption or "", vocabulary, initial.shape[1])
-        if not ids:
-            if caption and caption.strip():
-                warn_user(
-                    f"no restart begins with the caption {quoted(caption)}: its first word is longer than the prompt, "
-                    "banned or not in the vocabulary"
-                )
-            continue
-        first = task * restarts
-        initial[first : first + max(1, restarts // 2), : len(ids)] = torch.tensor(ids, device=initial.device)
-        initial[first, len(ids) :] = NO_TOKEN
-
-
-def _captions(captioner: Captioner, seen: Sequence[ViewFeatures], allowance: Allowance) -> list[str | None]:
-    """What the captioner says of each task's first image; None where there is no time for it."""
-    pictures = [one.picture for one in seen if one.picture is not None]
-    if len(pictures) < len(seen):
-        raise ImageError("a captioner needs images, and was given features; pass images, or caption='...'")
-    captions: list[str | None] = []
-    for part in allowance.share(LOOKING_SHARE).batches(pictures, max(1, len(pictures)), passes=0, first=1):
-        captions += captions_of(captioner, part)
-    allowance.leave_out("captions", len(captions), len(pictures))
-    return captions + [None] * (len(pictures) - len(captions))
-
-
-def _front(
-    candidates: Sequence[Candidate],
-    prior: TextLikelihood | None,
-    template: PromptTemplate,
-    allowance: Allowance,
-    sign: float,
-) -> tuple[TradeOff, ...]:
-    """What no other candidate betters; a method that looks for what fits least takes less for better."""
-
-    def turned(candidate: Candidate) -> Candidate:
-        return dataclasses.replace(candidate, score=sign * candidate.score)
-
-    front = pareto_front([turned(candidate) for candidate in candidates], prior, template, allowance)
-    return tuple(
-        dataclasses.replace(one, candidate=turned(one.candidate), similarity=sign * one.similarity) for one in front
-    )

@@ -16,6 +16,7 @@ from hardprompts import (
     join_backends,
 )
 from hardprompts.hub.mixin import repository_files
+from hardprompts.inversion import answers
 from hardprompts.methods import PEZ, PhraseBank, read_bank
 from hardprompts.search.registry import DEFAULT_METHOD
 from hardprompts.testing import ToyEncoder, toy_backend
@@ -60,16 +61,16 @@ def test_attributions_are_the_similarity_lost_without_each_token() -> None:
 
 
 def test_an_interrupt_after_the_search_loses_only_the_attributions(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, calls = PromptInverter._text_scores, 0
+    scores, calls = answers._scores, 0
 
-    def interrupted(self: PromptInverter, *arguments: Any) -> list[float]:
+    def interrupted(*arguments: Any) -> list[float]:
         nonlocal calls
         calls += 1
         if calls == 2:  # the first call scores the candidates
             raise KeyboardInterrupt
-        return scores(self, *arguments)
+        return scores(*arguments)
 
-    monkeypatch.setattr(PromptInverter, "_text_scores", interrupted)
+    monkeypatch.setattr(answers, "_scores", interrupted)
     prompt = INVERTER.invert(TOWER.picture("red house"), num_tokens=2, **QUICK)
     assert prompt.text == "red house" and prompt.attributions == () and prompt.stop_reason == "interrupted"
 
