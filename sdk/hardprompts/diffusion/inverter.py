@@ -20,13 +20,13 @@ from hardprompts.diffusion.starts import (
     TOKEN_COST,
     begun,
     own_clip,
-    rows_of,
     similar_texts,
     token_cost,
 )
 from hardprompts.encoders import Backend, NoisePredictor, load_backend, own_texts
 from hardprompts.errors import SearchError, warn_user
 from hardprompts.images import ImageInput, image_weights, load_images
+from hardprompts.inversion.proposals import usable_ids
 from hardprompts.methods.ph2p import PH2P
 from hardprompts.methods.ph2p_refine import PH2PRefine
 from hardprompts.noise import Conditioning
@@ -261,7 +261,7 @@ class DenoisingInverter:
             check_template(self.predictor, template)
         words = self.predictor.vocabulary.narrowed(options.vocabulary, options.banned)
         tasks = len(score.bank.weights)
-        rows = [rows_of(texts, words, template, options.num_tokens) for texts in found]
+        rows = usable_ids(found, words, template, options.num_tokens)
         if rows and not all(rows):
             warn_user(FOREIGN.format(clip=getattr(self._clip, "name", "the CLIP"), model=self.predictor.name))
         search, initial = begun(self.search, rows, words, options, seed, tasks)

@@ -13,10 +13,11 @@ from hardprompts.diffusion.noise_prediction import NoisePrediction
 from hardprompts.diffusion.options import DenoisingOptions
 from hardprompts.encoders import Backend, DualEncoderSource, NoisePredictor
 from hardprompts.errors import BackendError, VocabularyError, warn_user
-from hardprompts.images import augmented_views, image_weights, load_images
+from hardprompts.inversion.options import InversionOptions
+from hardprompts.inversion.targets import similarity_with, spread_of
+from hardprompts.inversion.tasks import Tasks
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.methods.ph2p_refine import PH2PRefine
-from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.bound import BoundObjective
 from hardprompts.search.protocol import Candidates, Search, SearchProgress
@@ -33,9 +34,8 @@ FOUND = 32
 #: Of what is left of a call, one part in so many may go into finding them.
 SHARE = 3
 
-#: Views of each image that the similarity is averaged over, and what a token must add to it and to the score, as a
-#: share of the spread of random prompts: those of `InversionOptions`.
-VIEWS, TOKEN_COST, RANDOM_PROMPTS = 8, 0.15, 32
+#: What a token must add to the similarity, and to the score, as a share of the spread of random prompts.
+TOKEN_COST = InversionOptions.TOKEN_COST
 
 #: Random prompts by whose scores the spread of the denoising error is told; few, since each costs a pass through the
 #: denoiser for every noise; and of what is left of a call, one part in so many may go into that.
@@ -72,14 +72,13 @@ def similar_texts(
     """
     template, seed = PromptTemplate(options.template), drawn_seed(options.seed)
     words = clip.vocabulary.narrowed(options.vocabulary, options.banned, words=None)
-    objective = _similarity(clip, tasks, options, template, seed)
+    asked = InversionOptions(weights=options.weights, unlike=options.unlike, unlike_weight=options.unlike_weight)
+    (targets,) = Tasks.of(tasks, [clip], None, asked, seed, allowance).targets(asked)
+    objective = similarity_with(clip, targets, template)
     tokens = min(options.num_tokens, objective.free_tokens())
     if tokens < 1:
         return [[] for _ in tasks]
-    drawn = words.sample((RANDOM_PROMPTS, tokens), generator_of(seed))
-    with torch.no_grad():
-        spread = (objective.features(words.embed(drawn)) @ objective.mean_targets.T).std(dim=0).mean()
-    allowance.spend(RANDOM_PROMPTS)
+    spread = spread_of(objective, words, tokens, seed, allowance)
     callback, nothing = options.callback, SearchProgress(0, None, 0.0, 0, (None,) * len(tasks))
     own = dataclasses.replace(
         options,
@@ -97,44 +96,12 @@ def similar_texts(
         random_starts(words, len(tasks), tokens, seed),
         groups=torch.arange(len(tasks)),
         template=template,
-        score_per_token=TOKEN_COST * float(spread),
+        score_per_token=TOKEN_COST * spread,
         top_k=FOUND,
         description="starts",
         allowance=allowance,
     )
     return [[candidate.text for candidate in result.candidates] for result in results]
-
-
-def _similarity(
-    clip: Backend, tasks: Sequence[Any], options: DenoisingOptions, template: PromptTemplate, seed: int
-) -> FeatureSimilarity:
-    """The similarity with the weighted mean of each task's images, in slight variations, less what it is unlike."""
-    generator = generator_of(seed)
-
-    def features(images: Any) -> Tensor:
-        views = [view for image in load_images(images) for view in augmented_views(image, VIEWS, generator)]
-        return clip.encode_images(views).reshape(-1, VIEWS, clip.feature_width).mean(dim=1)
-
-    away = None if options.unlike is None else options.unlike_weight * features(options.unlike).mean(dim=0)
-    means = []
-    for task in tasks:
-        seen = features(task)
-        weights = image_weights(options.weights, len(seen)).to(seen)
-        mean = (weights / weights.sum()) @ seen
-        means.append(mean if away is None else mean - away)
-    targets = torch.stack(means).unsqueeze(1)
-    return FeatureSimilarity(clip.text_encoder, targets, torch.ones(targets.shape[:2]).to(targets), template)
-
-
-def rows_of(texts: Sequence[str], vocabulary: Vocabulary, template: PromptTemplate, num_tokens: int) -> list[Ids]:
-    """The ids of those texts that a search may use as they are, in its own tokens."""
-    found = []
-    for text in texts:
-        ids = tuple(vocabulary.encode(text))
-        fits = 0 < len(ids) <= num_tokens and bool(vocabulary.allowed[list(ids)].all())
-        if fits and vocabulary.survives_round_trip(ids, template):
-            found.append(ids)
-    return found
 
 
 @dataclasses.dataclass(frozen=True)
