@@ -128,17 +128,27 @@ class FeatureDecoder(nn.Module):
         ids: Int[Tensor, "rows tokens"],
     ) -> Float[Tensor, "rows places classes"]:
         """The logits of every token, and of the end behind the last one."""
+        return self.logits(self.states(features, lengths, ids))
+
+    def states(
+        self,
+        features: Float[Tensor, "rows features"],
+        lengths: Int[Tensor, " rows"],
+        ids: Int[Tensor, "rows tokens"],
+    ) -> Float[Tensor, "rows places width"]:
+        """What `logits` reads, for every token and the end behind the last one."""
         x = torch.cat([self._beginning(features), self.length(lengths)[:, None], self.token(ids)], dim=1)
         x = x + self.place.weight[: x.shape[1]]
         mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         for block in self.blocks:
             x, _ = block(x, mask, None)
-        return self._logits(x[:, self.shape.prefix :])
+        return x[:, self.shape.prefix :]
 
     def _beginning(self, features: Float[Tensor, "rows features"]) -> Float[Tensor, "rows prefix width"]:
         return self.spread(features).unflatten(-1, (self.shape.prefix, self.shape.width))  # type: ignore[no-any-return]
 
-    def _logits(self, x: Float[Tensor, "rows places width"]) -> Float[Tensor, "rows places classes"]:
+    def logits(self, x: Float[Tensor, "*places width"]) -> Float[Tensor, "*places classes"]:
+        """The logits of the token at each place."""
         return F.linear(self.norm(x), self.token.weight, self.bias)
 
     # --- writing --------------------------------------------------------------------------
@@ -250,7 +260,7 @@ class _Writing:
     def _read(self, x: Float[Tensor, "rows 1 width"]) -> Float[Tensor, "rows classes"]:
         for at, block in enumerate(self.network.blocks):
             x, self.caches[at] = block(x, None, self.caches[at])
-        return self.network._logits(x)[:, 0].float()
+        return self.network.logits(x)[:, 0].float()
 
 
 def _drawn(

@@ -42,6 +42,9 @@ NEAREST = 50_000
 #: How much of the weights of the step before stays in their mean.
 MEAN_DECAY = 0.998
 
+#: Of how many batches' texts, in the order of their lengths, one batch is a part.
+ALIKE = 4
+
 #: Called now and then with what was done, of how much, and what of: "reading texts", "training".
 Progress = Callable[[str, int, int, float], None]
 
@@ -300,12 +303,12 @@ class _Run:
         features, lengths, rows = self._batch()
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
-            logits = self.network(features, lengths, rows)
         ends = torch.full_like(rows[:, :1], self.network.shape.end)
         wanted = torch.cat([rows, ends], dim=1)
         counted = torch.arange(wanted.shape[1], device=self.device) <= lengths[:, None]
-        loss = F.cross_entropy(logits[counted].float(), wanted[counted])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16):
+            logits = self.network.logits(self.network.states(features, lengths, rows)[counted])
+        loss = F.cross_entropy(logits.float(), wanted[counted])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -324,7 +327,11 @@ class _Run:
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features with noise, lengths and tokens of texts that are drawn by the step's own generator."""
         generator = generator_of((self.options.seed << 32) + self.step + 1)
-        chosen = torch.randint(len(self.made.rows), (self.options.batch_size,), generator=generator)
+        size = self.options.batch_size
+        drawn = torch.randint(len(self.made.rows), (ALIKE * size,), generator=generator)
+        # Texts of like length, so that little is computed behind the ends of short ones.
+        first = int(torch.randint(ALIKE, (), generator=generator)) * size
+        chosen = drawn[self.made.lengths[drawn].argsort(stable=True)[first : first + size]]
         features = self.made.features[chosen].float()
         # From half the length to one and a half: what is to be inverted lies nearer and farther.
         share = 0.5 + torch.rand(len(features), 1, generator=generator)
