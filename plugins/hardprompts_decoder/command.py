@@ -8,10 +8,12 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.options import Device, Model, Threads
-from hardprompts.cli.screen import clear_errors, say, stdout_kept
+from hardprompts.cli.screen import clear_errors, out, say, stdout_kept
+
+Repository = Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository on the Hub.")]
 
 decoder = typer.Typer(
-    help="Train a decoder: a small network that writes prompts for one model in milliseconds.",
+    help="Train or share a decoder: a small network that writes prompts for one model in milliseconds.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,7 +22,7 @@ decoder = typer.Typer(
 
 @decoder.callback()
 def _group() -> None:
-    """Train a decoder: a small network that writes prompts for one model in milliseconds."""
+    """Train or share a decoder: a small network that writes prompts for one model in milliseconds."""
 
 
 @decoder.command()
@@ -88,3 +90,51 @@ def train(
 
                 trained(backend, lines, save, options, pictures=seen, progress=show)
         say(f"saved {save}; use it with --proposer decoder:{save}", "dim")
+
+
+@decoder.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that `hardprompts decoder train` wrote.")],
+    repo_id: Repository,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Who may see a new repository (default: everybody).")
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="What the commit says.")] = "Upload with hardprompts",
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose it as a pull request.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch (default: main).")] = None,
+    license: Annotated[str | None, typer.Option(help="Its license on the card, as the Hub writes it: cc0-1.0.")] = None,
+) -> None:
+    """Put a decoder on the Hub, in one commit: its weights, its settings and a card.
+
+    The token is the one that `hf auth login` stored, or HF_TOKEN.
+    """
+    with clear_errors():
+        from hardprompts_decoder.files import Decoder
+
+        pushed = Decoder.load(folder).push_to_hub(
+            repo_id, private=private, commit_message=message, create_pr=create_pr, revision=revision, license=license
+        )
+        if not pushed.changed:
+            say("it is there already, and nothing was committed", "dim")
+        say(pushed.url, console=out)
+
+
+@decoder.command()
+def pull(
+    repo_id: Repository,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the decoder is written.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit (default: main).")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Read what was downloaded before.")] = False,
+) -> None:
+    """Write the decoder of a repository into a folder.
+
+    A search reads it without that, too: --proposer decoder:USER/NAME.
+    """
+    with clear_errors():
+        from hardprompts.hub.client import check_repo_id
+        from hardprompts_decoder.files import Decoder
+
+        check_repo_id(repo_id)
+        found = Decoder.from_pretrained(repo_id, revision=revision, local_files_only=offline)
+        found.save(folder)
+        say(f"saved {folder}; use it with --proposer decoder:{folder}", "dim")

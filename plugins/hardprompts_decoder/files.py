@@ -13,11 +13,16 @@ import safetensors.torch
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hardprompts.atomic import json_text, write_files_atomically
 from hardprompts.causes.standins import read_json, stand_in_at
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import BackendError, FileFormatError, brief
+from hardprompts.hub import CardPart, HubMixin, PullOptions, pull_files
+from hardprompts.hub.card import code_span, python_block
+from hardprompts.hub.machine import Clearance, model_label
+from hardprompts.hub.names import hub_model
 from hardprompts_decoder.network import DecoderShape, FeatureDecoder
 
 WEIGHTS, SETTINGS, CARD = "decoder.safetensors", "decoder.json", "README.md"
@@ -68,7 +73,7 @@ class TowerMark:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Decoder:
+class Decoder(HubMixin):
     """A trained network, and what is needed to write texts with it for one model.
 
     Attributes:
@@ -116,27 +121,33 @@ class Decoder:
         found[:, 0] = int(weights.argmax())
         return found
 
+    # --- files ----------------------------------------------------------------------------
+
     def save(self, folder: Path) -> Path:
         """Writes the folder; of a folder that is there, only these three files."""
+        files = {**self._contents(), CARD: card(model_label(self.model), self.facts).encode()}
+        write_files_atomically({folder / name: content for name, content in files.items()})
+        return folder
+
+    def _contents(self) -> dict[str, bytes]:
+        """The files that hold it, by name, in half precision, and without anything of this machine."""
         weights = {f"network.{name}": value.half() for name, value in self.network.state_dict().items()}
         weights |= {
             "tokens": self.tokens.int(), "lengths": self.lengths.int(), "shift": self.shift.half(),
             "mark": self.mark.features.half(),
         }  # fmt: skip
+        shared = self.cleared()[0]
         settings = {
             "format": FORMAT,
-            "model": self.model,
+            "model": shared.model,
             "tokens_sha256": self.mark.tokens,
             "shape": dataclasses.asdict(self.network.shape),
-            "facts": dict(self.facts),
+            "facts": dict(shared.facts),
         }
-        contents = {
-            folder / WEIGHTS: safetensors.torch.save({k: v.cpu().contiguous() for k, v in weights.items()}),
-            folder / SETTINGS: json_text(settings).encode(),
-            folder / CARD: card(self.model, self.facts).encode(),
+        return {
+            WEIGHTS: safetensors.torch.save({name: value.cpu().contiguous() for name, value in weights.items()}),
+            SETTINGS: json_text(settings).encode(),
         }
-        write_files_atomically(contents)
-        return folder
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu") -> "Decoder":
@@ -155,25 +166,62 @@ class Decoder:
         settings = _settings(place / SETTINGS)
         try:
             weights = safetensors.torch.load_file(place / WEIGHTS)
-            shape = DecoderShape(**settings["shape"])
-            network = FeatureDecoder(shape)
+            with torch.device("meta"):  # what the settings say may be too large for any memory
+                network = FeatureDecoder(DecoderShape(**settings["shape"]))
             prefix = "network."
             own = {
                 name.removeprefix(prefix): value.float() for name, value in weights.items() if name.startswith(prefix)
             }
-            network.load_state_dict(own)
-            rest = [weights[name] for name in ("tokens", "lengths", "shift", "mark")]
+            network.load_state_dict(own, assign=True)
+            tokens, lengths, shift, mark = (weights[name] for name in ("tokens", "lengths", "shift", "mark"))
+            _check_sizes(network.shape, tokens, lengths, shift, mark)
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             what = stand_in_at(place / WEIGHTS) or brief(error)
             raise FileFormatError(
                 f"the decoder in {place} is damaged: {what}; train it again, or get it again"
             ) from error
-        tokens, lengths, shift, mark = rest
         network.to(device).eval().requires_grad_(False)
         return cls(
             network, tokens.long(), lengths.long(), shift.float(),
             TowerMark(str(settings["tokens_sha256"]), mark.float()), str(settings["model"]), settings.get("facts", {}),
         )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls, place: str | os.PathLike[str], device: torch.device | str = "cpu", **options: Unpack[PullOptions]
+    ) -> "Decoder":
+        """The decoder in a folder, or in a repository of the Hub, of which safetensors and JSON alone are read.
+
+        Args:
+            place: a folder; or "user/name", if there is no folder of that name.
+            options: revision, token, cache_dir and local_files_only: see `hardprompts.hub.PullOptions`.
+
+        Raises:
+            BackendError: it holds no decoder.
+            FileFormatError: its files are damaged.
+            HubError: there is no such repository, or it cannot be reached and is not in the cache.
+        """
+        return cls.load(pull_files(place, [SETTINGS, WEIGHTS], **options), device)
+
+    def cleared(self) -> "tuple[Decoder, Clearance]":
+        """The same as it may be shared: without the folder of its model; see `HubMixin.cleared`."""
+        clearance = Clearance()
+        model = clearance.model("model", self.model)
+        return dataclasses.replace(self, model=model, facts=clearance.values("facts", dict(self.facts))), clearance
+
+    def hub_files(self, repo_id: str) -> dict[str, bytes]:
+        """The files that hold it in a repository, by name."""
+        return self._contents()
+
+    def card_part(self, repo_id: str) -> CardPart:
+        """What the repository's card says of it."""
+        shared = self.cleared()[0]
+        return CardPart(
+            f"Decoder for {code_span(shared.model)}\n\n{about(shared.model, shared.facts, repo_id)}",
+            ("decoder",), "text-generation", hub_model(shared.model),
+        )  # fmt: skip
+
+    # --- its model ------------------------------------------------------------------------
 
     def check(self, backend: Backend, place: object) -> None:
         """Raises unless this decoder was trained with the text tower of a model.
@@ -201,16 +249,36 @@ def _settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _check_sizes(shape: DecoderShape, tokens: Tensor, lengths: Tensor, shift: Tensor, mark: Tensor) -> None:
+    """Raises ValueError unless what belongs to a network of a shape has the sizes that follow from it."""
+    wanted = {
+        "tokens": (tokens, (shape.tokens,)), "lengths": (lengths, (shape.max_tokens + 1,)),
+        "shift": (shift, (shape.features,)), "mark": (mark, (PROBES, shape.features)),
+    }  # fmt: skip
+    for name, (value, size) in wanted.items():
+        if tuple(value.shape) != size:
+            raise ValueError(f"{name} has the shape {tuple(value.shape)}, not {size}")
+
+
 def card(model: str, facts: Mapping[str, Any]) -> str:
-    """The README.md of a decoder."""
-    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in facts.items())
+    """The README.md of a decoder in a folder."""
     return (
         "---\nlibrary_name: hardprompts\ntags: [hardprompts, decoder]\n---\n\n"
-        f"# Decoder for `{model}`\n\n"
-        f"Writes texts whose features in `{model}` are like given ones, of an image say. It was trained on texts\n"
-        "alone, with that model's own text tower, and is refused for any other. A search scores what it writes, and\n"
-        "returns nothing that it has not scored.\n\n"
-        "```python\nfrom hardprompts import PromptInverter\n\n"
-        f'PromptInverter("{model}", proposers=["decoder:FOLDER"])\n```\n\n'
-        f"| training | |\n|---|---|\n{rows}\n"
+        f"# Decoder for {code_span(model)}\n\n{about(model, facts, 'FOLDER')}\n"
+    )
+
+
+def about(model: str, facts: Mapping[str, Any], place: str) -> str:
+    """What a decoder is, how it is used from a folder or repository, and the figures of its training, in Markdown."""
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {code_span(value)} |" for name, value in facts.items())
+    return (
+        f"Writes texts whose features in {code_span(model)} are like given ones, of an image say. It was\n"
+        "trained on texts alone, with that model's own text tower, and is refused for any other. A search scores what\n"
+        "it writes, and returns nothing that it has not scored.\n\n"
+        + python_block(
+            "from hardprompts import PromptInverter",
+            "",
+            f"PromptInverter({json.dumps(model)}, proposers=[{json.dumps(f'decoder:{place}')}])",
+        )
+        + f"\n\n| training | |\n|---|---|\n{rows}"
     )

@@ -39,19 +39,23 @@ class DecoderProposer:
 
 
 def open_proposer(name: str, *, backend: Backend) -> DecoderProposer | None:
-    """The decoder of a folder as a proposer for a model; None without a name, since no model comes with one here.
+    """The decoder of a folder, or of a repository of the Hub, as a proposer for a model; None without a name.
+
+    Args:
+        name: a folder; or "user/name", if there is no folder of that name.
 
     Raises:
         BackendError: there is no decoder in the folder, or it was trained for another model.
         FileFormatError: its files are damaged.
+        HubError: there is no such repository, or it cannot be reached and is not in the cache.
     """
     return opened(name, backend) if name else None
 
 
 def opened(folder: str | os.PathLike[str], backend: Backend) -> DecoderProposer:
-    """The decoder of a folder as a proposer. Raises as `open_proposer`."""
+    """The decoder of a folder or repository as a proposer. Raises as `open_proposer`."""
     if backend.language_model is not None:
         raise BackendError(f"{backend.name} is a language model, which has no features that a decoder could read")
-    decoder = Decoder.load(folder, backend.device)
+    decoder = Decoder.from_pretrained(folder, backend.device)
     decoder.check(backend, folder)
     return DecoderProposer(decoder, backend.vocabulary)

@@ -85,7 +85,9 @@ def nouns() -> dict[str, tuple[list[str], list[float]]]:
 @functools.cache
 def adjectives() -> tuple[list[str], list[float]]:
     """Common adjectives."""
-    words = (line.split()[0] for line in (WORDNET / "index.adj").read_text(encoding="utf-8").splitlines() if line[0] != " ")
+    words = (
+        line.split()[0] for line in (WORDNET / "index.adj").read_text(encoding="utf-8").splitlines() if line[0] != " "
+    )
     kept = [word for word in words if re.fullmatch("[a-z]{3,}", word) and 3.5 <= commonness(word) < 6]
     return _weighted(sorted(set(kept) - bad_words()), [1.0] * len(set(kept) - bad_words()))
 
@@ -166,7 +168,9 @@ class Grammar:
             parts = [self._person(), self._doing("acts"), f"while {self._person()} {self.one('acts')}"]
         else:
             thing = self.noun("artifact", "food", "plant", "animal", "landscape")
-            parts = [_a(thing), self.random.choice(("", "is", "")), self.random.choice((self.one("places"), f"with {_a(self._thing())}", f"next to {_a(self._thing())}", f"and {_a(self._thing())}"))]  # fmt: skip
+            verb = self.random.choice(("", "is", ""))
+            beside = [self.one("places"), *(f"{word} {_a(self._thing())}" for word in ("with", "next to", "and"))]
+            parts = [_a(thing), verb, self.random.choice(beside)]
         text = " ".join(part for part in parts if part)
         return keywords(text) if self.likely(0.45) else text
 
@@ -222,7 +226,9 @@ class Grammar:
         if self.likely(0.12):
             behind.append(f"by {self.random.choice(painters())}")
         if self.likely(0.1):
-            behind.append(f"in the style of {self.one('styles') if self.likely(0.5) else self.random.choice(painters())}")
+            behind.append(
+                f"in the style of {self.one('styles') if self.likely(0.5) else self.random.choice(painters())}"
+            )
         if self.likely(0.35):
             behind.append(self.one("lights"))
         behind += [self.one("qualities") for _ in range(self.random.choices((0, 1, 2, 3, 4), (30, 25, 20, 15, 10))[0])]
@@ -245,7 +251,9 @@ class Grammar:
         if self.likely(0.25):
             subject += f" {self.one('deeds')}"
         if self.likely(0.12):
-            subject += f" {self.random.choice(('and', 'as', 'made of', 'with', 'inside', 'on top of'))} {_a(self._thing())}"
+            subject += (
+                f" {self.random.choice(('and', 'as', 'made of', 'with', 'inside', 'on top of'))} {_a(self._thing())}"
+            )
         return subject
 
     # --- things ---
@@ -258,7 +266,8 @@ class Grammar:
 
     def things(self) -> str:
         """Names of things side by side, as what is seen in a photograph is said."""
-        found = [self.noun("animal", "artifact", "food", "plant", "artifact") for _ in range(self.random.choice((1, 2, 2, 3, 3, 4)))]  # fmt: skip
+        count = self.random.choice((1, 2, 2, 3, 3, 4))
+        found = [self.noun("animal", "artifact", "food", "plant", "artifact") for _ in range(count)]
         found += ["person"] * self.likely(0.3)
         if len(found) == 2 and self.likely(0.4):
             return f"{_a(found[0])} {self.random.choice(('and', 'with', 'on', 'near', 'in'))} {_a(found[1])}"
