@@ -25,7 +25,7 @@ NOT_OURS_TO_KNOW = {"comfyui_nodes", "comfy", *PLUGINS}
 WEIGHTS = {"hardprompts_emoji_models"}  # files alone, and the folder where they are
 BUILT_ON = {
     "hardprompts_emoji": {"hardprompts_transformers", "hardprompts_decoder"},
-    "hardprompts_photo": {"hardprompts_transformers"},
+    "hardprompts_photo": {"hardprompts_transformers", "hardprompts_decoder"},
 }
 
 
