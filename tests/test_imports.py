@@ -84,7 +84,7 @@ def test_no_two_files_reach_each_other() -> None:
 def test_the_top_of_the_sdk_stays_small() -> None:
     modules = [path for path in SDK.glob("*.py") if path.stem != "__init__"]
     packages = [path for path in SDK.iterdir() if (path / "__init__.py").exists()]
-    assert len(modules) <= 16 and len(packages) <= 14
+    assert len(modules) + len(packages) <= 30
 
 
 @pytest.mark.parametrize("path", SDK_FILES, ids=lambda path: path.relative_to(SDK).as_posix())

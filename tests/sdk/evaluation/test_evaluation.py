@@ -11,6 +11,7 @@ from hardprompts import HardPrompt
 from hardprompts.errors import MissingExtra
 from hardprompts.evaluation import (
     Interval,
+    Match,
     TextStatistics,
     bootstrap_interval,
     diversities,
@@ -18,7 +19,9 @@ from hardprompts.evaluation import (
     markdown_table,
     t_interval,
     t_quantile,
+    text_similarities,
     text_statistics,
+    word_matches,
 )
 from hardprompts.testing import ToyEncoder, toy_backend
 
@@ -188,3 +191,25 @@ def test_text_statistics_without_words_or_word_list() -> None:
 def test_a_word_is_letters_with_hyphens_and_apostrophes_among_them() -> None:
     found = text_statistics(["the cat's well-known 3 été x2 -- -"], BACKEND.vocabulary)
     assert found.words == 5  # the, cat's, well-known, été, x
+
+
+# --- against true prompts -----------------------------------------------------------------
+
+
+def test_the_likeness_of_texts_is_that_of_their_features() -> None:
+    texts, true = ["cat red", "dog"], ["red cat", "tree"]
+    expected = (BACKEND.encode_texts(texts) * BACKEND.encode_texts(true)).sum(dim=1).tolist()
+    assert text_similarities(texts, true, BACKEND) == pytest.approx(expected, abs=1e-6)
+    assert text_similarities([], [], BACKEND) == ()
+    with pytest.raises(ValueError, match="2 prompts and 1 true"):
+        text_similarities(texts, true[:1], BACKEND)
+
+
+def test_words_that_both_have_count_fully_whatever_their_order() -> None:
+    (same,) = word_matches(["red cat"], ["Cat, red"], BACKEND)
+    assert same.f1 == pytest.approx(1, abs=1e-6)
+    (more,) = word_matches(["red cat tree dog"], ["cat"], BACKEND)
+    assert more.recall == pytest.approx(1, abs=1e-6) and more.precision < 1
+    features = BACKEND.encode_texts(["red", "cat", "tree", "dog"])
+    assert more.precision == pytest.approx(float((features @ features[1]).clamp(min=0).mean()), abs=1e-6)
+    assert word_matches(["", "cat"], ["cat", ""], BACKEND) == (Match(0, 0), Match(0, 1))
