@@ -1,9 +1,10 @@
 """`transformers:` and `sentence-transformers:` models, from a local folder or the Hugging Face hub.
 
-The first are CLIP, SigLIP, SigLIP 2 and language models, the second encoders of text alone.
+The first are CLIP, SigLIP, SigLIP 2 and language models, the second encoders of text alone. Language models of any
+plugin also write prompts (`writing`): as proposers, `lm:` and `mlm:`, and as search methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,8 @@ from hardprompts.encoders import Backend, OpenBackend
 from hardprompts.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from hardprompts.inversion import Captioner, OpenCaptioner
+    from hardprompts.inversion import Captioner, OpenCaptioner, OpenProposer, Proposer
+    from hardprompts.search import Search
 
 
 def open_backend(
@@ -70,3 +72,37 @@ def captioners() -> "Mapping[str, OpenCaptioner]":
 def backends() -> Mapping[str, OpenBackend]:
     """The schemes "transformers" and "sentence-transformers"."""
     return {"transformers": open_backend, "sentence-transformers": open_sentence_backend}
+
+
+def open_causal_proposer(name: str, *, backend: Backend) -> "Proposer | None":
+    """What a causal language model writes for a model's features: `lm:emoji:emoji-lm`, `lm:transformers:gpt2`.
+
+    The name is the language model's for `load_backend`. See `hardprompts_transformers.product_of_experts`.
+    """
+    from hardprompts_transformers.product_of_experts import ProductOfExperts
+
+    return ProductOfExperts(name).for_model(backend) if name else None
+
+
+def open_masked_proposer(name: str, *, backend: Backend) -> "Proposer | None":
+    """What a masked language model writes for a model's features, as `mlm:emoji:emoji-mlm`.
+
+    The name is the language model's for `load_backend`. See `hardprompts_transformers.masked_particles`.
+    """
+    from hardprompts_transformers.masked_particles import MaskedParticles
+
+    return MaskedParticles(name).for_model(backend) if name else None
+
+
+@hookimpl
+def proposers() -> "Mapping[str, OpenProposer]":
+    """The schemes "lm" and "mlm"; none comes with a model."""
+    return {"lm": open_causal_proposer, "mlm": open_masked_proposer}
+
+
+@hookimpl
+def search_methods() -> "Mapping[str, Callable[[], Search]]":
+    """What writes from left to right as a method, with the embedded language model."""
+    from hardprompts_transformers.product_of_experts import ProductOfExperts
+
+    return {"vgd": ProductOfExperts}
