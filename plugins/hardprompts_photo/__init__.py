@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from hardprompts.encoders import Backend, OpenBackend
+    from hardprompts.inversion import OpenProposer, Proposer
 
 # The marker of `hardprompts.hookimpl`, without the torch that comes with it: `installed` needs none.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
@@ -48,3 +49,16 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
 def backends() -> Mapping[str, OpenBackend]:
     """Return the scheme "photo"; see `hardprompts_photo.backend.open_backend`."""
     return {"photo": open_backend}
+
+
+def _open_proposer(name: str, *, backend: Backend) -> Proposer | None:
+    """The decoder of all-MiniLM-L6-v2's features; no other model comes with one."""
+    from hardprompts_photo import proposing
+
+    return proposing.open_proposer(name, backend=backend)
+
+
+@_hookimpl(optionalhook=True)  # an SDK without proposers has no use for it, and is not disturbed
+def proposers() -> Mapping[str, OpenProposer]:
+    """Return the scheme "photo"; see `hardprompts_photo.proposing.open_proposer`."""
+    return {"photo": _open_proposer}

