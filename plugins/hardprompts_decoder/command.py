@@ -67,12 +67,12 @@ def train(
         from tqdm.auto import tqdm
 
         from hardprompts.cli.invert import open_model
-        from hardprompts.wording import read_phrases
+        from hardprompts.wording import phrases_in
         from hardprompts_decoder.training import TrainingOptions
         from hardprompts_decoder.training import train as trained
 
         options = TrainingOptions(bf16=bf16, **chosen)  # type: ignore[arg-type]  # each is of its own type
-        lines = [line for path in texts for line in read_phrases(path)]
+        lines = (line for path in texts for line in phrases_in(path))
         with stdout_kept():
             screen.use_threads(threads, device)
             backend = open_model(model, device, None)
@@ -85,7 +85,7 @@ def train(
 
                 def show(what: str, done: int, total: int, loss: float) -> None:
                     bar.set_description(what if math.isnan(loss) else f"{what}, loss {loss:.3f}")
-                    bar.total, bar.n = total, done
+                    bar.total, bar.n = total or None, done
                     bar.refresh()
 
                 trained(backend, lines, save, options, pictures=seen, progress=show)

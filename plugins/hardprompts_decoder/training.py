@@ -1,11 +1,10 @@
 """Training: texts alone become a decoder, with the text tower of one model."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,22 @@ import safetensors
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, normalize
-from hardprompts.errors import BackendError, FileFormatError, NonFiniteError, VocabularyError, brief
+from hardprompts.errors import BackendError, FileFormatError, NonFiniteError, brief
 from hardprompts.search.seeds import generator_of
-from hardprompts.towers.tokenizers import BatchTokenizer
-from hardprompts_decoder.files import Decoder, TowerMark
+from hardprompts_decoder.corpus import FEATURES, READING, Corpus, Progress
+from hardprompts_decoder.files import Decoder
 from hardprompts_decoder.network import DecoderShape, FeatureDecoder
 
-#: Files of a training that is not done, in the folder of its decoder.
-CHECKPOINT, FEATURES = "training.safetensors", "features.safetensors"
+#: The file of a training that is not done, in the folder of its decoder.
+CHECKPOINT = "training.safetensors"
 
 #: Seconds between two checkpoints.
 SAVE_SECONDS = 60.0
-
-#: Texts that are encoded at once.
-CHUNK = 4096
 
 #: The length of the noise where no pictures tell it: relative to features, whose length is 1.
 IMAGE_NOISE, TEXT_NOISE = 1.0, 0.25
@@ -44,9 +40,6 @@ MEAN_DECAY = 0.998
 
 #: Of how many batches' texts, in the order of their lengths, one batch is a part.
 ALIKE = 4
-
-#: Called now and then with what was done, of how much, and what of: "reading texts", "training".
-Progress = Callable[[str, int, int, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +97,7 @@ class TrainingOptions:
 
 def train(
     backend: Backend,
-    texts: Sequence[str],
+    texts: Iterable[str],
     folder: Path,
     options: TrainingOptions = TrainingOptions(),
     *,
@@ -118,7 +111,8 @@ def train(
     it is called with the same model, texts and options again.
 
     Args:
-        texts: what the decoder is to write like; their pictures are not needed.
+        texts: what the decoder is to write like; their pictures are not needed. They are read one after another and
+            not kept, so a generator may give millions.
         folder: for the decoder; meanwhile it holds a checkpoint and the features of the texts.
         pictures: unit features of images of the kind that will be inverted, which tell how far they are from texts;
             no more than a few dozen are needed, and it need not be known what they show.
@@ -132,7 +126,9 @@ def train(
     Source: CapDec (arXiv 2211.00575): texts are decoded from their own features plus noise. Deviations: the noise's
     length is measured where pictures are given, whose mean offset is taken away too; the text's length is given.
     """
-    made = _Made.of(backend, texts, options, folder, progress)
+    room = backend.text_encoder.max_tokens
+    limit = min(room, 77 if options.max_tokens is None else options.max_tokens)
+    made = Corpus.read(backend, texts, limit, folder, progress)
     run = _Run.begin(made, options, pictures, backend)
     path = folder / CHECKPOINT
     if path.exists():
@@ -151,90 +147,10 @@ def train(
         raise
     decoder = run.decoder(backend)
     decoder.save(folder)
-    for name in (CHECKPOINT, FEATURES):
+    del made, run  # which hold the file of features open
+    for name in (CHECKPOINT, FEATURES, READING):
         (folder / name).unlink(missing_ok=True)
     return decoder
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Made:
-    """What a training is made of: the texts that can be used, as tokens, and their features.
-
-    Attributes:
-        known: the model's ids of the tokens that occur.
-        rows: (texts, longest) tokens among those, behind which the end stands.
-        lengths: (texts,) tokens of each text.
-        table: the model's own embeddings of these tokens.
-        hash: of the texts and the model.
-    """
-
-    known: Int[Tensor, " tokens"]
-    rows: Int[Tensor, "texts longest"]
-    lengths: Int[Tensor, " texts"]
-    features: Float[Tensor, "texts features"]
-    table: Float[Tensor, "tokens dim"]
-    left_out: int
-    mark: TowerMark
-    hash: str
-
-    @classmethod
-    def of(
-        cls, backend: Backend, texts: Sequence[str], options: TrainingOptions, folder: Path, progress: Progress
-    ) -> "_Made":
-        room = backend.text_encoder.max_tokens
-        limit = min(room, 77) if options.max_tokens is None else min(room, options.max_tokens)
-        every = list(dict.fromkeys(text for text in (" ".join(one.split()) for one in texts) if text))
-        encoded = _encoded(backend, every)
-        kept = [place for place, ids in enumerate(encoded) if 0 < len(ids) <= limit]
-        if not kept:
-            raise VocabularyError(
-                f"none of the {len(texts):,} texts can be used: they are empty, or have more than {limit} tokens of "
-                f"{backend.name}; give other texts, or a larger max_tokens"
-            )
-        chosen, ids = [every[place] for place in kept], [encoded[place] for place in kept]
-        lengths = torch.tensor([len(row) for row in ids])
-        flat = torch.tensor([token for row in ids for token in row])
-        known, flat = flat.unique(return_inverse=True)
-        rows = torch.full((len(ids), int(lengths.max())), len(known), dtype=torch.int32)
-        rows[torch.arange(rows.shape[1]) < lengths[:, None]] = flat.int()
-        mark = TowerMark.of(backend)
-        digest = hashlib.sha256("\n".join([mark.tokens, *chosen]).encode("utf-8", "surrogatepass")).hexdigest()
-        features = _features(backend, chosen, digest, folder / FEATURES, progress)
-        table = backend.vocabulary.table[known.to(backend.device)].float().cpu()
-        return cls(known, rows, lengths, features, table, len(texts) - len(kept), mark, digest)
-
-
-def _encoded(backend: Backend, texts: Sequence[str]) -> list[list[int]]:
-    tokenizer = backend.vocabulary.tokenizer
-    if not isinstance(tokenizer, BatchTokenizer):
-        return [tokenizer.encode(text) for text in texts]
-    chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
-    return [ids for chunk in chunks for ids in tokenizer.encode_batch(list(chunk))]
-
-
-def _features(
-    backend: Backend, texts: Sequence[str], digest: str, path: Path, progress: Progress
-) -> Float[Tensor, "texts features"]:
-    """Unit features in half precision: from the file of a training that was interrupted, or computed and kept."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("texts") == digest:
-                kept: Tensor = file.get_tensor("features")
-                return kept
-    except (OSError, safetensors.SafetensorError):
-        pass  # there is none, or not all of one: they are computed
-    parts = []
-    # Texts of like length are read together.
-    order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-    for start in range(0, len(order), CHUNK):
-        parts.append(backend.encode_texts([texts[place] for place in order[start : start + CHUNK]]).half().cpu())
-        progress("reading texts", min(start + CHUNK, len(order)), len(order), math.nan)
-    features = torch.empty(len(texts), parts[0].shape[1], dtype=torch.half)
-    features[torch.tensor(order)] = torch.cat(parts)
-    if not features.isfinite().all():
-        raise NonFiniteError(f"{backend.name}: features of the texts are NaN or infinite; load it with dtype=float32")
-    write_files_atomically({path: safetensors.torch.save({"features": features}, {"texts": digest})})
-    return features
 
 
 def measured_gap(
@@ -258,13 +174,12 @@ class _Run:
     """
 
     def __init__(
-        self, made: _Made, options: TrainingOptions, shift: Tensor, noise: float, device: torch.device
+        self, made: Corpus, options: TrainingOptions, shift: Tensor, noise: float, device: torch.device
     ) -> None:
         self.made, self.options, self.shift, self.noise, self.device = made, options, shift, noise, device
         self.step, self.loss, self.is_whole = 0, math.nan, True
-        longest = made.rows.shape[1]
         shape = DecoderShape(
-            made.features.shape[1], len(made.known), longest, options.width, options.layers, options.heads,
+            made.features.shape[1], len(made.known), made.longest, options.width, options.layers, options.heads,
             options.prefix,
         )  # fmt: skip
         self.network = FeatureDecoder(shape)
@@ -284,7 +199,7 @@ class _Run:
     @classmethod
     def begin(
         cls,
-        made: _Made,
+        made: Corpus,
         options: TrainingOptions,
         pictures: Float[Tensor, "pictures features"] | None,
         backend: Backend,
@@ -328,7 +243,7 @@ class _Run:
         """Features with noise, lengths and tokens of texts that are drawn by the step's own generator."""
         generator = generator_of((self.options.seed << 32) + self.step + 1)
         size = self.options.batch_size
-        drawn = torch.randint(len(self.made.rows), (ALIKE * size,), generator=generator)
+        drawn = torch.randint(len(self.made.lengths), (ALIKE * size,), generator=generator)
         # Texts of like length, so that little is computed behind the ends of short ones.
         first = int(torch.randint(ALIKE, (), generator=generator)) * size
         chosen = drawn[self.made.lengths[drawn].argsort(stable=True)[first : first + size]]
@@ -336,8 +251,7 @@ class _Run:
         # From half the length to one and a half: what is to be inverted lies nearer and farther.
         share = 0.5 + torch.rand(len(features), 1, generator=generator)
         noise = torch.randn(features.shape, generator=generator) * (self.noise / features.shape[1] ** 0.5)
-        lengths = self.made.lengths[chosen]
-        rows = self.made.rows[chosen, : int(lengths.max())].long()
+        lengths, rows = self.made.lengths[chosen], self.made.rows(chosen)
         return normalize(features + share * noise).to(self.device), lengths.to(self.device), rows.to(self.device)
 
     # --- checkpoints ----------------------------------------------------------------------
@@ -396,9 +310,9 @@ class _Run:
         for parameter, mean in zip(self.parameters, self.means, strict=True):
             parameter.copy_(mean)
         self.network.eval().requires_grad_(False)
-        counts = torch.bincount(self.made.lengths, minlength=self.made.rows.shape[1] + 1)
+        counts = torch.bincount(self.made.lengths, minlength=self.made.longest + 1)
         facts = {
-            "texts": len(self.made.rows), "texts_left_out": self.made.left_out, "tokens_known": len(self.made.known),
+            "texts": len(self.made.lengths), "texts_left_out": self.made.left_out, "tokens_known": len(self.made.known),
             "noise": round(self.noise, 4), "last_loss": round(self.loss, 4), "device": str(self.device),
             **{name: value for name, value in dataclasses.asdict(self.options).items() if name != "noise"},
         }  # fmt: skip

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hardprompts.causes.standins import HEAD_BYTES, kind_of, stand_in
@@ -240,6 +240,10 @@ def decode_text(content: bytes, what: str, encoding: str | None = None, advice: 
     return text.removeprefix("\ufeff")
 
 
+#: What stands between two ends of lines, as `str.splitlines` knows them.
+_LINE = re.compile(r"[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+
+
 def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> tuple[str, ...]:
     """The phrases of a text file, one on each line, with single spaces.
 
@@ -253,10 +257,21 @@ def read_phrases(path: str | os.PathLike[str], encoding: str | None = None) -> t
         ValueError: there is no such encoding.
         OSError: it cannot be read.
     """
+    return tuple(phrases_in(path, encoding))
+
+
+def phrases_in(path: str | os.PathLike[str], encoding: str | None = None) -> Iterator[str]:
+    """The phrases of a text file one after another, so that those of a large file are never held together.
+
+    Arguments and errors are those of `read_phrases`.
+    """
     place = Path(path)
     text = read_text(place, encoding, ", or name its encoding, as encoding='cp1252'")
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    phrases = tuple(line for line in lines if line and line != "#" and not line.startswith("# "))
-    if not phrases:
+    found = False
+    for match in _LINE.finditer(text):
+        line = " ".join(match[0].split())
+        if line and line != "#" and not line.startswith("# "):
+            found = True
+            yield line
+    if not found:
         raise FileFormatError(f"{place} has no phrases; write one on each line")
-    return phrases

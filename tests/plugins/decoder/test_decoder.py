@@ -1,7 +1,11 @@
 """Decoders: trained on texts alone, written, read and refused; and what they propose."""
 
+import copy
+import dataclasses
+import itertools
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,15 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from hardprompts import BackendError, FileFormatError, NonFiniteError, PromptInverter, VocabularyError
+from hardprompts import Backend, BackendError, FileFormatError, NonFiniteError, PromptInverter, VocabularyError
 from hardprompts.inversion import load_proposer
 from hardprompts.testing import ToyEncoder, check_proposer, toy_backend
-from hardprompts_decoder import training
+from hardprompts_decoder import corpus, training
 from hardprompts_decoder.command import decoder
+from hardprompts_decoder.corpus import FEATURES, READING, Corpus
 from hardprompts_decoder.files import CARD, SETTINGS, WEIGHTS, Decoder, TowerMark
 from hardprompts_decoder.network import DecoderShape, FeatureDecoder
-from hardprompts_decoder.training import CHECKPOINT, FEATURES, TrainingOptions, measured_gap, train
+from hardprompts_decoder.training import CHECKPOINT, TrainingOptions, measured_gap, train
 
 BACKEND = toy_backend()
 TOWER = BACKEND.text_encoder
@@ -125,7 +130,13 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path: Path) -> Non
         train(BACKEND, TEXTS, tmp_path / "parts", SMALL, progress=interrupt)
     assert (tmp_path / "parts" / CHECKPOINT).exists()
     steps: list[int] = []
-    train(BACKEND, TEXTS, tmp_path / "parts", SMALL, progress=lambda what, done, *_: steps.append(done))
+    train(
+        BACKEND,
+        TEXTS,
+        tmp_path / "parts",
+        SMALL,
+        progress=lambda what, done, *_: steps.append(done) if what == "training" else None,
+    )
     assert steps[0] == 6 and steps[-1] == SMALL.steps
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -140,7 +151,13 @@ def test_a_crash_loses_no_more_than_what_came_behind_the_last_checkpoint(tmp_pat
     with pytest.raises(RuntimeError):
         train(BACKEND, TEXTS, tmp_path, SMALL, progress=crash, save_seconds=0)
     steps: list[int] = []
-    train(BACKEND, TEXTS, tmp_path, SMALL, progress=lambda what, done, *_: steps.append(done))
+    train(
+        BACKEND,
+        TEXTS,
+        tmp_path,
+        SMALL,
+        progress=lambda what, done, *_: steps.append(done) if what == "training" else None,
+    )
     assert steps[0] == 7
 
 
@@ -175,11 +192,80 @@ def test_a_checkpoint_of_another_training_is_not_taken(tmp_path: Path) -> None:
         train(BACKEND, TEXTS, tmp_path, SMALL)
 
 
-def test_a_damaged_file_of_features_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / FEATURES).write_bytes(b"half a file")
-    read: list[str] = []
-    train(BACKEND, TEXTS, tmp_path, SMALL, progress=lambda what, *_: read.append(what))
-    assert "reading texts" in read and not (tmp_path / FEATURES).exists()
+@pytest.mark.parametrize("name, content", [(FEATURES, b"half a file"), (READING, b'{"parts": 3}'), (READING, b"[")])
+def test_damaged_files_of_features_are_made_anew(name: str, content: bytes, tmp_path: Path) -> None:
+    whole = Corpus.read(BACKEND, TEXTS, 77, tmp_path, lambda *_: None).features.clone()
+    (tmp_path / name).write_bytes(content)
+    assert torch.equal(Corpus.read(BACKEND, TEXTS, 77, tmp_path, lambda *_: None).features, whole)
+
+
+def test_a_reading_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "CHUNK", 10)
+    whole = Corpus.read(BACKEND, TEXTS, 77, tmp_path / "whole", lambda *_: None)
+
+    def interrupt(what: str, done: int, total: int, loss: float) -> None:
+        assert (what, total) == ("reading texts", len(TEXTS))
+        if done == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Corpus.read(BACKEND, TEXTS, 77, tmp_path / "parts", interrupt)
+    with open(tmp_path / "parts" / FEATURES, "ab") as file:
+        file.write(b"part of a part")
+    read: list[int] = []
+    counting = counted(BACKEND, read)
+    found = Corpus.read(counting, TEXTS, 77, tmp_path / "parts", lambda *_: None)
+    assert read[-4:] == [10, 10, 10, 4] and 10 not in read[:-4]
+    for name in ("features", "tokens", "lengths", "known"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+    assert found.hash == whole.hash
+    other = Corpus.read(BACKEND, ["red", *TEXTS[1:]], 77, tmp_path / "parts", lambda *_: None)
+    alone = Corpus.read(BACKEND, ["red", *TEXTS[1:]], 77, tmp_path / "alone", lambda *_: None)
+    assert torch.equal(other.features, alone.features) and other.hash != whole.hash
+
+
+def counted(backend: Backend, read: list[int]) -> Backend:
+    """The model, which notes how many texts it is given."""
+
+    class Counting(ToyEncoder):
+        def encode_text(self, texts: Any) -> Any:
+            read.append(len(texts))
+            return super().encode_text(texts)
+
+    encoder = copy.copy(backend.text_encoder)
+    encoder.__class__ = Counting
+    return dataclasses.replace(backend, text_encoder=encoder)
+
+
+def test_texts_are_read_one_after_another_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "CHUNK", 64)
+
+    class Text(str):
+        alive = 0
+
+        def __new__(cls, text: str) -> "Text":
+            cls.alive += 1
+            return super().__new__(cls, text)
+
+        def __del__(self) -> None:
+            type(self).alive -= 1
+
+    most = 0
+
+    def many() -> Iterator[str]:
+        nonlocal most
+        words = [*COLORS, *THINGS, *PLACES]
+        for row in itertools.islice(itertools.product(words, repeat=3), 1200):
+            yield Text(" ".join(row))
+            most = max(most, Text.alive)
+
+    found = Corpus.read(BACKEND, many(), 77, tmp_path, lambda *_: None)
+    assert len(found.lengths) == 1200 and most <= 2 * corpus.CHUNK
+    chosen = torch.tensor([3, 700, 1199])
+    rows = found.rows(chosen)
+    ids = [[int(found.known[token]) for token in row if token < len(found.known)] for row in rows.tolist()]
+    features = BACKEND.encode_texts([BACKEND.vocabulary.decode(row) for row in ids])
+    assert torch.allclose(features, found.features[chosen].float(), atol=2e-3)
 
 
 def test_texts_that_cannot_be_used_are_left_out_or_refused(tmp_path: Path) -> None:
