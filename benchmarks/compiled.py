@@ -53,7 +53,6 @@ def main() -> None:
 def measured(tower: Tower, prompts: int, repetitions: int) -> dict[str, Any]:
     """The figures of one tower and one number of prompts."""
     steps = STEPS if tower.name == "emoji-clip" else graphs.MET_OFTEN + 14
-    graphs.MOST_ON_CPU = 10**12  # whatever the size, so that the table shows why there is a limit
     _, plain = searched(tower, prompts, steps, compile=False)
     _, _ = searched(tower, prompts, 1, compile=True)
     times, compiled = searched(tower, prompts, steps, compile=True)

@@ -14,18 +14,13 @@ from torch import Tensor
 from hardprompts.devices import is_out_of_memory
 from hardprompts.errors import brief
 from hardprompts.objectives import Evaluation, TraceableObjective
-from hardprompts.towers.frozen import plain_products
+from hardprompts.towers.frozen import traced_products
 
 #: Gradients of one shape that are taken as ever before its graph is compiled, which takes as long as thousands of them.
 MET_OFTEN = 16
 
 #: Seconds that a call must have left for a graph to be compiled.
 COMPILE_SECONDS = 300.0
-
-#: Elements of all weights up to which a CPU compiles. A graph saves what lies between the products, which in a large
-#: tower is little; and the products that torch's compiler lays out for MKL take half as long again as those of towers
-#: on AMD's processors.
-MOST_ON_CPU = 8_000_000
 
 #: How far losses, and gradients as a share of their norm, may lie from those of the model's own passes.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
@@ -100,12 +95,9 @@ def _compiled(
     embeddings = embeddings.detach()
     expected = gradient_of(evaluate, embeddings, *arguments)
     try:
-        with _quiet(), plain_products(), torch.no_grad():
+        with _quiet(), traced_products(), torch.no_grad():
             # Both directions are in the trace, so that torch's own compiler need not follow Python, nor autograd.
             trace = make_fx(lambda *inputs: tuple(gradient_of(evaluate, *inputs)))(embeddings, *arguments)
-        if embeddings.device.type == "cpu" and _elements(trace) > MOST_ON_CPU:
-            _warn("a tower of this size does not become faster by it on a CPU")
-            return None
         with _quiet(), torch.no_grad():
             graph = torch.compile(trace, fullgraph=True, dynamic=False, **_mode(embeddings.device))
             found = Gradient(*_kept(graph, embeddings.device)(embeddings, *arguments))
@@ -118,15 +110,6 @@ def _compiled(
         _warn("the compiled pass gives other gradients than the model's own")
         return None
     return _kept(graph, embeddings.device)
-
-
-def _elements(trace: torch.fx.GraphModule) -> int:
-    """Of the weights in a trace."""
-    held = [value for value in vars(trace).values() if isinstance(value, Tensor)]
-    weights = {
-        value.untyped_storage().data_ptr(): value.numel() for value in (*held, *trace.buffers(), *trace.parameters())
-    }
-    return sum(weights.values())
 
 
 def _mode(device: torch.device) -> dict[str, Any]:

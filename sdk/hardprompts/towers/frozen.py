@@ -1,6 +1,8 @@
 """Products with matrices that need no gradient, fast where a CPU's time goes into reading them."""
 
 import contextlib
+import functools
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -11,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 #: Products of a packed matrix and rows take longer than plain ones below so many multiplications.
-PACKED_LEAST = 400_000
+PACKED_LEAST = 100_000
 
 #: Bytes of the largest matrix that is packed, which takes its size twice more: those of ViT-H, not of ViT-bigG.
 PACKED_LIMIT = 2**24
@@ -19,19 +21,27 @@ PACKED_LIMIT = 2**24
 #: Bytes of the largest table that is packed, for which memory holds it twice as that is done: those of every CLIP.
 PACKED_TABLE_LIMIT = 2**28
 
+#: Elements from which on a matrix is multiplied as it was laid out within a compiled graph too. Smaller ones torch's
+#: compiler lays out by itself: a call from within its graph takes as long as they do.
+CALLED_LEAST = 2**18
 
-#: Whether products are to be plain ones, which torch's compiler can read; see `plain_products`.
-_plain: ContextVar[bool] = ContextVar("plain_products", default=False)
+#: Whether what is computed is being traced for torch's compiler; see `traced_products`.
+_traced: ContextVar[bool] = ContextVar("traced_products", default=False)
 
 
 @contextlib.contextmanager
-def plain_products() -> Iterator[None]:
-    """Meanwhile nothing is multiplied with what was laid out: torch's compiler lays weights out by itself."""
-    token = _plain.set(True)
+def traced_products() -> Iterator[None]:
+    """Meanwhile products are such as torch's compiler can read: plain ones and, of large matrices, one call each."""
+    token = _traced.set(True)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _traced.reset(token)
+
+
+def are_traced() -> bool:
+    """Whether `traced_products` are asked for."""
+    return _traced.get()
 
 
 class FrozenLinear:
@@ -61,17 +71,18 @@ class FrozenLinear:
     def __call__(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
         """`x @ weight.T + bias`."""
         if self._packed is not None and self._pays(x):
-            return _multiply(x, self._packed[0], self.bias)
+            return _product(x, self._packed[0], self.bias)
         return F.linear(x, self.weight, self.bias)
 
     def gradient(self, grad: Float[Tensor, "*batch out"]) -> Float[Tensor, "*batch dim"]:
         """With respect to the input, `grad @ weight`."""
         if self._packed is not None and self._pays(grad):
-            return _multiply(grad, self._packed[1], None)
+            return _product(grad, self._packed[1], None)
         return grad @ self.weight
 
     def _pays(self, rows: Tensor) -> bool:
-        return rows.shape[:-1].numel() * self.weight.numel() >= PACKED_LEAST and not _plain.get()
+        size = self.weight.numel()
+        return rows.shape[:-1].numel() * size >= PACKED_LEAST and not (_traced.get() and size < CALLED_LEAST)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_packed": None}  # see `FrozenTable`
@@ -118,7 +129,7 @@ def _packable(weight: Tensor, limit: int) -> bool:
 
 def _packed(weight: Tensor) -> tuple[Tensor, Tensor] | None:
     """The weight and its transpose in oneDNN's own layout; None where this torch cannot do that."""
-    forward = _packed_one(weight)
+    forward = _packed_one(weight.contiguous())
     backward = None if forward is None else _packed_one(weight.t().contiguous())
     return None if forward is None or backward is None else (forward, backward)
 
@@ -135,5 +146,35 @@ def _packed_one(weight: Tensor) -> Tensor | None:
 
 
 def _multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    # By the name of its overload: to find that by the arguments takes a tenth of the time of a small tower's products.
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
     return product
+
+
+# --- products within a graph of torch's compiler ------------------------------------------
+
+#: What was laid out, by its id: a graph cannot hold it. It lives as long as its tower does, and so does the graph.
+_LAID_OUT: "weakref.WeakValueDictionary[int, Tensor]" = weakref.WeakValueDictionary()
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """`_multiply`, which a graph that is being traced gets as one call."""
+    if not _traced.get():
+        return _multiply(x, packed, bias)
+    _LAID_OUT[id(packed)] = packed
+    product: Tensor = _call()(x, bias, id(packed), packed.shape[0])
+    return product
+
+
+@functools.cache
+def _call() -> Any:
+    """`_multiply` as an operation of torch."""
+    _library.define("packed_product(Tensor x, Tensor? bias, int packed, int outputs) -> Tensor")
+    _library.impl("packed_product", lambda x, bias, packed, outputs: _multiply(x, _LAID_OUT[packed], bias), "CPU")
+    torch.library.register_fake(
+        "hardprompts::packed_product", lambda x, bias, packed, outputs: x.new_empty(*x.shape[:-1], outputs)
+    )
+    return torch.ops.hardprompts.packed_product.default
+
+
+_library = torch.library.Library("hardprompts", "FRAGMENT")

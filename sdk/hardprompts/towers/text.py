@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hardprompts.towers.frozen import FrozenLinear
+from hardprompts.towers.frozen import FrozenLinear, are_traced
 
 Pullback = Callable[[Tensor], Tensor]
 
@@ -29,6 +29,10 @@ Cache = Float[Tensor, "2 1 heads before width"]
 #: Positions up to which a CPU computes attention in plain steps: for so few, one fused kernel takes longer.
 SHORT = 32
 
+#: Rows of all heads together up to which one fused kernel is the faster one all the same: what plain steps take is then
+#: mostly the calls.
+FEW = 256
+
 #: Positions up to which a CPU computes the softmax of a row faster in plain steps, in a fifth of the time for ten.
 VERY_SHORT = 16
 
@@ -37,24 +41,36 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """A function of each element; `gradient(grad, x)` is what its pullback at `x` makes of `grad`."""
+    """A function of each element.
 
-    forward: Callable[[Tensor], Tensor]
+    Attributes:
+        forward: from `x`, which it may change, to the function's values and to what the way back needs.
+        gradient: what the pullback makes of the gradient, from that and from what the way back needs.
+    """
+
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]]
     gradient: Callable[[Tensor, Tensor], Tensor]
+
+
+def _quick_gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702.
+    x = x.mul_(1.702)
+    return F.silu(x).div_(1.702), x
 
 
 #: The activations of CLIPs, by the names that transformers has for them.
 ACTIVATIONS = {
-    "gelu": Activation(F.gelu, _aten.gelu_backward.default),
+    "gelu": Activation(lambda x: (F.gelu(x), x), _aten.gelu_backward.default),
     "gelu_pytorch_tanh": Activation(
-        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: (F.gelu(x, approximate="tanh"), x),
         lambda grad, x: _aten.gelu_backward.default(grad, x, approximate="tanh"),
     ),
-    # x * sigmoid(1.702 x) is silu(1.702 x) / 1.702.
-    "quick_gelu": Activation(
-        lambda x: F.silu(1.702 * x).div_(1.702), lambda grad, x: _aten.silu_backward.default(grad, 1.702 * x)
-    ),
+    "quick_gelu": Activation(_quick_gelu, _aten.silu_backward.default),
 }
+
+
+#: Devices whose layer norms compute in float32 whatever they are given: nothing has to be converted for them.
+WIDE_WITHIN = frozenset({"cuda"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +84,9 @@ class FrozenNorm:
     @classmethod
     def of(cls, norm: torch.nn.LayerNorm) -> "FrozenNorm":
         """The norm of a module."""
-        dtype = torch.promote_types(norm.weight.dtype, torch.float32)
+        dtype = norm.weight.dtype
+        if norm.weight.device.type not in WIDE_WITHIN:
+            dtype = torch.promote_types(dtype, torch.float32)
         return cls(norm.weight.detach().to(dtype), norm.bias.detach().to(dtype), norm.eps)
 
     def __call__(self, x: Float[Tensor, "*batch dim"]) -> tuple[Float[Tensor, "*batch dim"], Pullback]:
@@ -172,11 +190,11 @@ class FrozenBlock(_Block):
         """What follows attention; its pullback is for both, what stood before the block and what attention gave."""
         x = self.out(mixed.transpose(1, 2).flatten(2)).add_(x)
         normed, norm_pullback = self.norm_2(x)
-        hidden = self.fc(normed)
-        y = self.proj(self.activation.forward(hidden)).add_(x)
+        active, kept = self.activation.forward(self.fc(normed))
+        y = self.proj(active).add_(x)
 
         def pullback(grad: Tensor) -> tuple[Tensor, Tensor]:
-            inner = self.activation.gradient(self.proj.gradient(grad), hidden)
+            inner = self.activation.gradient(self.proj.gradient(grad), kept)
             grad = norm_pullback(self.fc.gradient(inner)).add_(grad)
             return grad, self.out.gradient(grad).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -228,12 +246,12 @@ class PostNormBlock(_Block):
     def _rest(self, x: Tensor, mixed: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
         """See `FrozenBlock`."""
         x, norm_1_pullback = self.norm_1(self.out(mixed.transpose(1, 2).flatten(2)).add_(x))
-        hidden = self.fc(x)
-        y, norm_2_pullback = self.norm_2(self.proj(self.activation.forward(hidden)).add_(x))
+        active, kept = self.activation.forward(self.fc(x))
+        y, norm_2_pullback = self.norm_2(self.proj(active).add_(x))
 
         def pullback(grad: Tensor) -> tuple[Tensor, Tensor]:
             grad = norm_2_pullback(grad)
-            inner = self.activation.gradient(self.proj.gradient(grad), hidden)
+            inner = self.activation.gradient(self.proj.gradient(grad), kept)
             grad = norm_1_pullback(self.fc.gradient(inner).add_(grad))
             return grad, self.out.gradient(grad).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -286,6 +304,8 @@ class FrozenTower:
         if not self._packed:
             for block in self.blocks:
                 block.pack(is_last=block is self.blocks[-1])
+            if self._projection is not None:
+                self._projection.pack()
             self._packed = True
         features: Tensor = _Through.apply(x, after, self)
         return features
@@ -429,12 +449,37 @@ def attention(
 ) -> tuple[Float[Tensor, "batch heads positions width"], Callable[[Tensor], Sequence[Tensor]]]:
     """What each position reads of those it sees, and the pullback, which is for queries, keys and values."""
     keys, values = keys_values
-    if queries.device.type != "cpu" or queries.dtype.itemsize < 4 or keys.shape[2] > SHORT:
+    shaped = mask if mask is None or mask.ndim == 2 else mask.unflatten(0, queries.shape[:2])
+    if queries.device.type != "cpu" or queries.dtype.itemsize < 4:
         with torch.enable_grad():
             leaves = [part.detach().requires_grad_() for part in (queries, keys, values)]
-            shaped = mask if mask is None or mask.ndim == 2 else mask.unflatten(0, queries.shape[:2])
             mixed = F.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], attn_mask=shaped)
         return mixed.detach(), lambda grad: torch.autograd.grad(mixed, leaves, grad, retain_graph=True)
+    rows = queries.shape[:3].numel()
+    if are_traced() or (rows > FEW and keys.shape[2] <= SHORT):
+        return _plain_attention(queries, keys, values, mask)
+    return _fused_attention(queries, keys, values, shaped)
+
+
+def _fused_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]]:
+    """By one kernel of a CPU for each direction."""
+    fused = (queries, keys, values)
+    mixed, spread = _aten._scaled_dot_product_flash_attention_for_cpu.default(*fused, attn_mask=mask)
+
+    def pullback(grad: Tensor) -> Sequence[Tensor]:
+        back = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+        found: Sequence[Tensor] = back(grad, *fused, mixed, spread, 0.0, False, attn_mask=mask)
+        return found
+
+    return mixed, pullback
+
+
+def _plain_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]]:
+    """Step by step."""
     batch, heads, _, width = queries.shape
     scale = width**-0.5
     q, k, v = (part.flatten(0, 1) for part in (queries, keys, values))

@@ -11,6 +11,7 @@ from hardprompts.methods import GCG, PEZ
 from hardprompts.objectives import Evaluation, FeatureSimilarity
 from hardprompts.search import graphs
 from hardprompts.testing import toy_backend
+from hardprompts.towers import frozen
 
 STEPS = graphs.MET_OFTEN + 14
 
@@ -109,14 +110,20 @@ def test_without_a_compiler_one_line_and_the_same_search(monkeypatch: pytest.Mon
     assert searched(backend, compile=True) == found  # not tried, and not warned of, again
 
 
-def test_a_large_tower_is_not_compiled_on_a_cpu(
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_large_matrices_keep_their_layout_within_a_graph(
     monkeypatch: pytest.MonkeyPatch, traces: list[torch.fx.GraphModule]
 ) -> None:
-    backend = toy_backend()
-    monkeypatch.setattr(graphs, "MOST_ON_CPU", 10)
-    with pytest.warns(RuntimeWarning, match="a tower of this size does not become faster"):
-        assert searched(backend, compile=True) == searched(backend)
-    assert not traces
+    from hardprompts import load_backend
+
+    options = {"texts": ("a red fox at night",), "rows": 2}
+    backend = load_backend("emoji")
+    expected = searched(backend, **options)
+    assert searched(backend, compile=True, **options) == expected
+    monkeypatch.setattr(frozen, "CALLED_LEAST", 0)
+    assert searched(load_backend("emoji"), compile=True, **options) == expected
+    plain, called = (sum("packed_product" in str(node.target) for node in trace.graph.nodes) for trace in traces)
+    assert plain == 0 and called > 2 * 4
 
 
 def test_a_graph_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,13 @@
 import copy
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hardprompts.towers import frozen
 from hardprompts.towers import text as towers
@@ -93,11 +95,12 @@ class _Read(nn.Module):
 @pytest.mark.parametrize(
     ("batch", "positions", "before"), [(1, 1, 1), (1, 9, 1), (5, 4, BEFORE), (1, 0, 1), (2, 6, 0), (2, 40, 1)]
 )
-@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(("packing", "few"), [(True, 0), (False, towers.FEW)])
 def test_features_and_gradients_are_those_of_the_modules(
-    activation: str, batch: int, positions: int, before: int, packing: bool, monkeypatch: pytest.MonkeyPatch
+    activation: str, batch: int, positions: int, before: int, packing: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frozen, "PACKED_LEAST", 0 if packing else 10**12)
+    monkeypatch.setattr(towers, "FEW", few)
     modules, tower = towers_of(activation, before, torch.float32)
     x = torch.randn(batch, positions, WIDTH, requires_grad=True)
     way = torch.randn(batch, 7)
@@ -126,10 +129,43 @@ def test_long_texts_and_short_ones_are_attended_to_alike(monkeypatch: pytest.Mon
         features = tower(x, END)
         return features, torch.autograd.grad(features.square().sum(), x)[0]
 
-    short = run()
-    monkeypatch.setattr(towers, "SHORT", 0)
-    for one, other in zip(short, run(), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    fused = run()
+    monkeypatch.setattr(towers, "FEW", 0)
+    for limit in (None, "VERY_SHORT", "SHORT"):
+        if limit is not None:
+            monkeypatch.setattr(towers, limit, 0)
+        for one, other in zip(fused, run(), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_norms_of_half_precision_convert_nothing_where_they_compute_in_float32_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modules, _ = towers_of("gelu", BEFORE, torch.bfloat16)
+    x = torch.randn(2, 5, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+    end = END.to(torch.bfloat16)
+    (wanted,) = torch.autograd.grad(modules(x, end).square().sum(), x)
+
+    def conversions() -> int:
+        _, tower = towers_of("gelu", BEFORE, torch.bfloat16)
+        with Conversions() as seen:
+            (found,) = torch.autograd.grad(tower(x, end).square().sum(), x)
+        assert F.cosine_similarity(found.flatten().float(), wanted.flatten().float(), dim=0) > 0.99
+        return seen.count
+
+    before = conversions()
+    monkeypatch.setattr(towers, "WIDE_WITHIN", {"cpu"})
+    assert conversions() == before - 4 * (2 * BLOCKS + 1)
+
+
+class Conversions(TorchDispatchMode):
+    """Counts what is converted to another dtype."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += operation is torch.ops.aten._to_copy.default
+        return operation(*args, **(kwargs or {}))
 
 
 def test_without_gradients_no_block_outlives_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +240,12 @@ def encoders_of(
 @pytest.mark.parametrize("readout", ["mean", "first", "last"])
 @pytest.mark.parametrize("biased", [True, False], ids=["biased", "unbiased"])
 @pytest.mark.parametrize(("batch", "positions"), [(1, 1), (1, 9), (5, 4), (2, 20), (2, 40)])
-@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(("packing", "few"), [(True, 0), (False, towers.FEW)])
 def test_encoders_with_norms_behind_their_blocks(
-    readout: Readout, biased: bool, batch: int, positions: int, packing: bool, monkeypatch: pytest.MonkeyPatch
+    readout: Readout, biased: bool, batch: int, positions: int, packing: bool, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frozen, "PACKED_LEAST", 0 if packing else 10**12)
+    monkeypatch.setattr(towers, "FEW", few)
     modules, encoder = encoders_of(readout, biased)
     x = torch.randn(batch, positions, WIDTH, requires_grad=True)
     way = torch.randn(batch, WIDTH)
