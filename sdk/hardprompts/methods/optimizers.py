@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.optim import adamw as functional
 
 #: Steps whose curvature L-BFGS remembers, and by how much a step that is refused is shortened.
 MEMORY, SHORTENED = 10, 0.25
@@ -21,12 +22,17 @@ def adamw(soft: Float[Tensor, "..."], learning_rate: float, weight_decay: float)
     Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2.
     """
     fused = soft.device.type != "mps"  # there only since torch 2.5
-    optimizer = torch.optim.AdamW([soft], lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    mean, mean_square = torch.zeros_like(soft), torch.zeros_like(soft)
+    steps = torch.zeros((), device=soft.device if fused else "cpu")
 
     def step(grad: Tensor) -> None:
-        # The fused kernel reads memory in order whatever the strides: a transposed gradient would go to other elements.
-        soft.grad = grad.to(soft.dtype).contiguous()
-        optimizer.step()
+        # As a function: in a small tower, what the class does around it takes as long as the step's attention. The
+        # fused kernel reads memory in order whatever the strides: a transposed gradient would go to other elements.
+        functional.adamw(
+            [soft], [grad.to(soft.dtype).contiguous()], [mean], [mean_square], [], [steps], foreach=False, fused=fused,
+            lr=learning_rate, weight_decay=weight_decay, beta1=0.9, beta2=0.999, eps=1e-8, amsgrad=False,
+            maximize=False,
+        )  # fmt: skip
 
     return step
 
