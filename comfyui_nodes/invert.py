@@ -48,14 +48,17 @@ def search_inputs(options: str, steps_tooltip: str, **own: int) -> list[io.Input
         ),
         io.String.Input(
             "banned", default="", multiline=True, tooltip="Words that must not appear, one per line or separated by "
-            "commas. Swear words are left out too, unless you write: none."
+            "commas; category:artist, category:brand and others ban whole lists, /between slashes/ is a regular "
+            "expression. Swear words are left out too, unless you write: none."
         ),
     ]  # fmt: skip
 
 
 def banned_words(text: str) -> list[str]:
     """The words of a `banned` input."""
-    return [word.strip() for line in text.splitlines() for word in line.split(",") if word.strip()]
+    from hardprompts.wording import separated
+
+    return separated(text)
 
 
 def keep_loaded_input() -> io.Input:

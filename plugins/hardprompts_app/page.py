@@ -27,6 +27,9 @@ WORDS = {"Real words": None, "Any tokens": False}
 
 NO_LIMIT = "empty: until it is done"
 
+#: What may be banned.
+BANNED_INFO = "separated by commas; category:artist, category:brand, category:quality ban whole lists"
+
 #: Seconds that a search of the page may take where nobody says: a person waits for it.
 SECONDS = 10
 
@@ -158,7 +161,7 @@ class _ImageTab(_Tab):
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
-                    self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
+                    self.banned = gr.Textbox("", label="Words that must not occur", info=BANNED_INFO)
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Textbox("", label="Seed", info="a whole number; empty: drawn")
                     self.captioner = gr.Dropdown(
@@ -320,7 +323,7 @@ class _ShortenTab(_Tab):
                 self.name = self.model(models.names)
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens, at most")
                 with gr.Accordion("Bans, time, seed", open=False):
-                    self.banned = gr.Textbox("", label="Words that must not occur", info="separated by commas")
+                    self.banned = gr.Textbox("", label="Words that must not occur", info=BANNED_INFO)
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Textbox("", label="Seed", info="a whole number; empty: drawn")
             with gr.Column():

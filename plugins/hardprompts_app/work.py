@@ -22,6 +22,7 @@ from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import Search, SearchProgress
 from hardprompts.search.registry import DEFAULT_METHOD, search_method
+from hardprompts.wording import CATEGORIES, CATEGORY, separated
 
 Result = TypeVar("Result")
 
@@ -283,9 +284,24 @@ def checked_options(options: Mapping[str, Any], known: Sequence[str] = OPTIONS) 
 
     Raises:
         TypeError: an option that there is not, or that the page does not take; the nearest is named.
+        ValueError: what is banned would read a file, or run a regular expression, which may never end.
     """
     check_names("the page", options, known)
+    banned = options.get("banned") or ()
+    for one in [banned] if isinstance(banned, str) else banned:
+        _check_banned(str(one))
     return {name: value for name, value in options.items() if value not in (None, "", [])}
+
+
+def _check_banned(one: str) -> None:
+    category = one.strip().lower().removeprefix(CATEGORY) if one.strip().lower().startswith(CATEGORY) else None
+    if category is not None and category.strip() not in CATEGORIES:
+        raise ValueError(
+            f"{one!r} is no list that the page bans; it bans {', '.join(CATEGORY + name for name in CATEGORIES)}, and "
+            "lists of your own from the command line"
+        )
+    if len(one.strip()) > 2 and one.strip()[0] == one.strip()[-1] == "/":
+        raise ValueError(f"the page bans no regular expressions such as {one}; use the command line for these")
 
 
 def installed_captioners() -> list[str]:
@@ -309,7 +325,7 @@ def installed_captioners() -> list[str]:
 
 def phrases(text: str) -> list[str]:
     """What is separated by commas or lines."""
-    return [part.strip() for line in text.splitlines() for part in line.split(",") if part.strip()]
+    return separated(text)
 
 
 def seed_of(text: str) -> int | None:

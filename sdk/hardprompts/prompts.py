@@ -21,7 +21,7 @@ from hardprompts.hub.machine import Clearance, model_label, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
-from hardprompts.wording import check_text
+from hardprompts.wording import Categories, check_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -213,6 +213,26 @@ class HardPrompt(HubMixin):
     def filled(self) -> str:
         """The whole text to paste: the template with the prompt in its slot."""
         return PromptTemplate(self.template).fill(self.text)
+
+    def by_category(self, categories: Categories | None = None) -> dict[str, tuple[str, ...]]:
+        """The phrases of the prompt by what they are about: {"subject": ("fox",), "color": ("purple",)}.
+
+        Args:
+            categories: the lists that say so; default: `Categories.default()` of `hardprompts.wording`. What is in
+                none is "other".
+        """
+        return (categories or Categories.default()).of(self.text)
+
+    def arranged(self, form: str, categories: Categories | None = None) -> str:
+        """The phrases of the prompt in a form such as "{subject}, {medium}, {style}"; see `Categories.arranged`.
+
+        It is another text than the one that was scored; `PromptInverter.score` scores it.
+
+        Raises:
+            UnknownName: the form asks for a category that there is not.
+            ValueError: the form has a brace that belongs to no name.
+        """
+        return (categories or Categories.default()).arranged(self.text, form)
 
     def __str__(self) -> str:
         return self.filled

@@ -112,7 +112,8 @@ FixedSeed = Annotated[int | None, typer.Option("--seed", help="A different seed 
 Banned = Annotated[
     list[str] | None,
     typer.Option(
-        help="A string that must not occur; repeat the option for more. none: allows the listed swear words too."
+        help="A string that must not occur, a /regular expression/, or a list such as category:artist, category:brand "
+        "or category:FILE.txt; repeat the option for more. none: allows the listed swear words too."
     ),
 ]
 Unlike = Annotated[

@@ -1,0 +1,40 @@
+# The names of hardprompts.wording; `__init__.py` imports each from here on first use.
+from .categories import CATEGORIES, CATEGORY, OTHER, Categories, category_words
+from .words import (
+    NO_LIST,
+    WordBan,
+    bad_words,
+    check_text,
+    common_words,
+    commonness,
+    decode_text,
+    dominant_script,
+    is_real_word,
+    phrases_in,
+    read_phrases,
+    read_text,
+    separated,
+    words_in,
+)
+
+__all__ = [
+    "CATEGORIES",
+    "CATEGORY",
+    "NO_LIST",
+    "OTHER",
+    "Categories",
+    "WordBan",
+    "bad_words",
+    "category_words",
+    "check_text",
+    "common_words",
+    "commonness",
+    "decode_text",
+    "dominant_script",
+    "is_real_word",
+    "phrases_in",
+    "read_phrases",
+    "read_text",
+    "separated",
+    "words_in",
+]
