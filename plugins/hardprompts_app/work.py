@@ -297,7 +297,7 @@ def _check_banned(one: str) -> None:
     category = one.strip().lower().removeprefix(CATEGORY) if one.strip().lower().startswith(CATEGORY) else None
     if category is not None and category.strip() not in CATEGORIES:
         raise ValueError(
-            f"{one!r} is no list that the page bans; it bans {', '.join(CATEGORY + name for name in CATEGORIES)}, and "
+            f"the page does not ban {one!r}; its lists are {', '.join(CATEGORY + name for name in CATEGORIES)}, and "
             "lists of your own from the command line"
         )
     if len(one.strip()) > 2 and one.strip()[0] == one.strip()[-1] == "/":

@@ -218,10 +218,10 @@ class Vocabulary(TokenTable):
         every candidate is checked too (`admits`).
 
         Raises:
-            VocabularyError: an empty string, something between slashes that is no regular expression, or no token is
-                left.
+            VocabularyError: an empty string, something between slashes that cannot be read as a regular expression, or
+                no token is left.
             UnknownName: there is no such category.
-            FileFormatError, OSError: a file of one's own is no list of phrases.
+            FileFormatError, OSError: a file of one's own does not hold phrases.
         """
         given = [" ".join(word.split()) for word in ([banned] if isinstance(banned, str) else banned)]
         if not all(given):
@@ -638,7 +638,8 @@ def _pattern(expression: str) -> re.Pattern[str]:
         return re.compile(expression, re.IGNORECASE)
     except re.error as error:
         raise VocabularyError(
-            f"the banned /{expression}/ is no regular expression: {error}; a string between slashes is read as one"
+            f"the banned /{expression}/ cannot be read as a regular expression, which a string between slashes is: "
+            f"{error}"
         ) from error
 
 

@@ -112,7 +112,11 @@ def test_a_slash_alone_is_a_string(vocabulary) -> None:
 @pytest.mark.parametrize(
     ("banned", "error", "reason"),
     [
-        ("/(/", VocabularyError, r"the banned /\(/ is no regular expression: missing \)"),
+        (
+            "/(/",
+            VocabularyError,
+            r"the banned /\(/ cannot be read as a regular expression, which a string between slashes is: missing \)",
+        ),
         ("category:mood", UnknownName, r"unknown category 'mood'.*a list of your own is the path of a \.txt file"),
         ("category:nowhere.txt", OSError, "nowhere.txt"),
     ],

@@ -18,6 +18,7 @@ from hardprompts.cli.options import (
     Device,
     Dtype,
     Fast,
+    Form,
     Method,
     Model,
     Prior,
@@ -61,6 +62,7 @@ _OF_THE_COMMAND = (
     "device",
     "threads",
     "dtype",
+    "form",
     "as_json",
     "save",
 )
@@ -93,6 +95,7 @@ def invert(
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
+    form: Form = None,
     as_json: AsJson = False,
     save: Save = None,
 ) -> None:
@@ -109,6 +112,10 @@ def invert(
 
             options["vocabulary"] = read_phrases(vocabulary)
         check_options(options)
+        if form is not None:
+            from hardprompts.wording import Categories
+
+            Categories.default().arranged("", form)  # a form that asks for what there is not, before a search
         if prior_weight is not None and prior is None:
             fail("--prior-weight needs --prior, the language model that it is the weight of")
         if captioner is not None and caption is not None:
@@ -124,7 +131,7 @@ def invert(
         if as_json:
             screen.show_json(prompt)
         else:
-            screen.show_prompt(prompt)
+            screen.show_prompt(prompt, form)
         if save is not None:
             screen.show_saved(prompt.save_pretrained(save))
     screen.end(prompt.stop_reason)

@@ -195,6 +195,14 @@ Checkpoint = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start again: replace what an earlier run wrote, and captions that exist.")
 ]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help='Print the words in this form instead, by what they are about, as in "{subject}, {medium}, {style}"; '
+        "json: all of them.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
 Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")]
 

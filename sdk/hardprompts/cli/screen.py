@@ -170,11 +170,22 @@ def read_words(search: "Search | None", backend: "Backend") -> None:
             search.read_words(backend.text_encoder, progress=False)
 
 
-def show_prompt(prompt: "HardPrompt") -> None:
-    """The prompt on stdout, in two shades on a terminal and bare in a pipe; about it on stderr."""
+#: The form in which a prompt's words are JSON, by category.
+BY_CATEGORY = "json"
+
+
+def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
+    """The prompt on stdout, in two shades on a terminal and bare in a pipe; about it on stderr.
+
+    Args:
+        form: what its words are arranged in instead: `BY_CATEGORY`, or see `HardPrompt.arranged`.
+    """
     from hardprompts.search.protocol import StopReason
 
-    if out.is_terminal:
+    if form is not None:
+        typer.echo(json.dumps(prompt.by_category()) if form == BY_CATEGORY else prompt.arranged(form))
+        say(f"arranged from the prompt that was scored: {printable(prompt.filled)}", "dim")
+    elif out.is_terminal:
         say(prompt.__rich__(), console=out)
     else:
         typer.echo(prompt.filled)

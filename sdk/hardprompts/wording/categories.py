@@ -52,7 +52,7 @@ class Categories:
         """The same lists, with the phrases of a text file, one a line, in one of them; see `with_words`.
 
         Raises:
-            FileFormatError, OSError: it is no list of phrases; see `read_phrases`.
+            FileFormatError, OSError: it does not hold phrases; see `read_phrases`.
         """
         return self.with_words(name, read_phrases(path))
 
@@ -126,7 +126,7 @@ def category_words(name: str | os.PathLike[str]) -> frozenset[str]:
 
     Raises:
         UnknownName: it is neither.
-        FileFormatError, OSError: the file is no list of phrases; see `read_phrases`.
+        FileFormatError, OSError: the file does not hold phrases; see `read_phrases`.
     """
     return _words_of(os.fspath(name))
 

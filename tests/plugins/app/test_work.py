@@ -147,6 +147,14 @@ def test_denoisers_are_not_offered_for_images() -> None:
     assert not [name for name in Models("diffusers:x/y").image_models if name.startswith("diffusers:")]
 
 
+def test_what_is_banned_on_the_page_reads_no_file_and_runs_no_expression() -> None:
+    kept = {"banned": ["dog", "category:artist", "/"]}
+    assert checked_options(kept) == kept
+    for banned in ("category:/etc/names.txt", ["Category: mine.txt"], ["dog", "/(a+)+$/"], "category:mood"):
+        with pytest.raises(ValueError, match="the page"):
+            checked_options({"banned": banned})
+
+
 def test_options_are_those_of_a_search_without_files() -> None:
     assert checked_options({"seed": 0, "deadline": None, "banned": [], "words": False}) == {"seed": 0, "words": False}
     for wrong in ("sed", "unlike", "callback"):

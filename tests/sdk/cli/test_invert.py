@@ -48,6 +48,21 @@ def test_json_is_one_document_and_nothing_else(pictures: Path, tmp_path: Path, m
     assert "a library says" in run.err and run.out.isascii()
 
 
+def test_words_are_arranged_by_what_they_are_about(pictures: Path) -> None:
+    plain = Run("invert", pictures / "a.png", *QUICK)
+    arranged = Run("invert", pictures / "a.png", *QUICK, "--form", "{color}: {subject} {other}")
+    told = json.loads(Run("invert", pictures / "a.png", *QUICK, "--form", "json").out)
+    assert arranged.out.strip() == HardPrompt(plain.out.strip(), (), 0.0).arranged("{color}: {subject} {other}")
+    assert f"arranged from the prompt that was scored: {plain.out.strip()}" in arranged.err
+    assert sorted(word for words in told.values() for word in words) == sorted(set(plain.out.split()))
+
+
+def test_a_form_is_looked_at_before_the_search(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PromptInverter, "invert", lambda *_, **__: pytest.fail("searched"))
+    run = Run("invert", pictures / "a.png", *QUICK, "--form", "{mood}")
+    assert run.code and "unknown category 'mood'" in run.err
+
+
 def test_save_writes_one_file(pictures: Path, tmp_path: Path) -> None:
     run = Run("invert", pictures / "a.png", *QUICK, "--save", tmp_path / "new" / "saved")
     assert files(tmp_path / "new") == {"saved/prompt.json"}
