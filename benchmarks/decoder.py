@@ -38,6 +38,10 @@ WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "decoder, 200 passes": ("emoji:", {"passes": 200}),
     "decoder, 2,000 passes": ("emoji:", {"passes": 2000}),
     "decoder, until it ends": ("emoji:", {}),
+    "VGD's beams alone (fast)": ("lm:emoji:emoji-lm", {"fast": True}),
+    "VGD's beams, 200 passes": ("lm:emoji:emoji-lm", {"passes": 200}),
+    "masked particles alone (fast)": ("mlm:emoji:emoji-mlm", {"fast": True}),
+    "masked particles, 200 passes": ("mlm:emoji:emoji-mlm", {"passes": 200}),
     "default, 2,000 passes": (None, {"passes": 2000}),
     "default, until it ends": (None, {}),
 }
@@ -87,7 +91,7 @@ def figures(cells: Cells, count: int, first_seed: int, ways: Sequence[str]) -> d
 
 def nats_per_word(texts: Sequence[str]) -> float:
     """How surprising a language model that proposed nothing finds the words of texts, on average."""
-    return -float(fluency(texts, open_likelihood("emoji:emoji-lm")).mean())
+    return -float(fluency(texts, open_likelihood("emoji:emoji-lm-large")).mean())
 
 
 def table(found: Mapping[str, Any], ways: Sequence[str]) -> str:

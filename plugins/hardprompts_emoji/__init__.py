@@ -20,16 +20,16 @@ _hookimpl = pluggy.HookimplMarker("hardprompts")
 
 #: The models of this package, and those of a distribution of their own, which keeps this one small.
 _MODELS = Path(__file__).resolve().parent / "models"
-_SMALL = ("emoji-clip", "emoji-clip-decoder", "emoji-clip-reference", "emoji-lm")
+_SMALL = ("emoji-clip", "emoji-clip-decoder", "emoji-clip-reference", "emoji-lm", "emoji-mlm")
 _LARGE = ("emoji-lm-large", "emoji-sd")
 
 
 def path(name: str) -> Path:
     """Return the folder of an embedded model, for anybody's ``from_pretrained``.
 
-    "emoji-clip", "emoji-clip-decoder" (a decoder, see `hardprompts_decoder`), "emoji-clip-reference" and "emoji-lm" are
-    part of this package; "emoji-lm-large" and "emoji-sd" are in the package hardprompts-emoji-models, which the extra
-    `emoji-models` installs.
+    "emoji-clip", "emoji-clip-decoder" (a decoder, see `hardprompts_decoder`), "emoji-clip-reference", "emoji-lm" and
+    "emoji-mlm" are part of this package; "emoji-lm-large" and "emoji-sd" are in the package hardprompts-emoji-models,
+    which the extra `emoji-models` installs.
 
     Raises:
         ValueError: There is no embedded model of that name; the message lists those there are.
@@ -61,7 +61,8 @@ def _open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Bac
     """The embedded models, which know scenes of emoji or definitions of words, and need no download.
 
     `emoji` is the one to search with; `emoji:emoji-clip-reference` is the judge that no search follows.
-    `emoji:emoji-lm` and `emoji:emoji-lm-large` are language models, for `hardprompts tune`.
+    `emoji:emoji-lm` and `emoji:emoji-lm-large` are language models, for `hardprompts tune`; `emoji:emoji-mlm` fills in
+    masks, for the proposer `mlm:emoji:emoji-mlm`.
     """
     from hardprompts_emoji import backend
 

@@ -11,6 +11,10 @@ LANGUAGE_NOTE = (
     "it has read short definitions of English words; for other texts pass another model, e.g. --model "
     "transformers:openai-community/gpt2"
 )
+MASKED_NOTE = (
+    "it fills in words of captions of emoji scenes, and of definitions; for other texts pass another model, e.g. "
+    "--proposer mlm:transformers:FacebookAI/roberta-base"
+)
 
 #: What a person should know of each before use. The model that is searched through comes first, then the neutral
 #: judge, then the language models.
@@ -19,6 +23,7 @@ NOTES = {
     "emoji-clip-reference": NOTE,
     "emoji-lm": LANGUAGE_NOTE,
     "emoji-lm-large": LANGUAGE_NOTE,
+    "emoji-mlm": MASKED_NOTE,
 }
 
 MODELS = tuple(NOTES)
@@ -32,7 +37,7 @@ def open_backend(name: str, *, device: torch.device, dtype: torch.dtype) -> Back
 
     Args:
         name: "" or "emoji-clip", or "emoji-clip-reference", the judge that no search should follow; "emoji-lm" or
-            "emoji-lm-large" for `ClassifierPromptTuner`.
+            "emoji-lm-large" for `ClassifierPromptTuner`; "emoji-mlm", which fills in masks, for proposals.
 
     Raises:
         UnknownName: there is no embedded model of that name.

@@ -102,7 +102,8 @@ def proposers() -> "Mapping[str, OpenProposer]":
 
 @hookimpl
 def search_methods() -> "Mapping[str, Callable[[], Search]]":
-    """What writes from left to right as a method, with the embedded language model."""
+    """The same two as methods, with the embedded language models."""
+    from hardprompts_transformers.masked_particles import MaskedParticles
     from hardprompts_transformers.product_of_experts import ProductOfExperts
 
-    return {"vgd": ProductOfExperts}
+    return {"vgd": ProductOfExperts, "masked-particles": MaskedParticles}

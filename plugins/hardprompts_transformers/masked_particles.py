@@ -53,10 +53,10 @@ class MaskedParticles(Writer):
     language_model: str | Backend = "emoji:emoji-mlm"
     particles: int = 64
     rounds: int = 8
-    guidance: float = 100.0
+    guidance: float = 30.0
     temperature: float = 1.0
     min_tokens: int = 2
-    seed_words: int = 8
+    seed_words: int = 16
 
     def __post_init__(self) -> None:
         for name, least in (("particles", 1), ("rounds", 1), ("min_tokens", 1), ("seed_words", 0)):

@@ -61,7 +61,7 @@ class ProductOfExperts(Writer):
     expand: int = 10
     weight: float = 1.5
     logit_scale: float = 100.0
-    seed_words: int = 8
+    seed_words: int = 16
     min_words: int = 1
     length_penalty: float = 1.2
     instruction: str = ""
@@ -141,7 +141,7 @@ class ProductOfExperts(Writer):
                 beams[place].longer(place, tokens, float(before[number] + likely[place, tokens[0]]))
                 for number, place in enumerate(places)
                 for tokens in extra[task]
-                if len(beams[place].tokens) + len(tokens) <= room
+                if len(beams[place].tokens) + len(tokens) <= room and not _holds(beams[place].tokens, tokens)
             ]
         return found
 
@@ -193,6 +193,11 @@ def _readable(tried: Sequence[_Beam], beams: Sequence[_Beam], model: LanguageMod
             seen.add((one.task, ids))
             found.append(dataclasses.replace(one, text=text, ids=ids))
     return found
+
+
+def _holds(tokens: Ids, word: Ids) -> bool:
+    """Whether a text has a word already."""
+    return any(tokens[place : place + len(word)] == word for place in range(len(tokens) - len(word) + 1))
 
 
 def _start(model: LanguageModel, instruction: str, seeds: Sequence[str]) -> Ids:

@@ -19,7 +19,7 @@ REPORT_SECONDS = 20
 SAVE_SECONDS = 60
 AVERAGE_EVERY = 4
 ADAM_SHARE = 0.1
-BORDERS = ("conv_in.", "conv_out.", "quant_conv.", "wte.", "wpe.", "lm_head.")
+BORDERS = ("conv_in.", "conv_out.", "quant_conv.", "wte.", "wpe.", "embeddings.", "lm_head.")
 """Parts of the names of layers that touch pixels or tokens: Muon is for what lies between them."""
 
 
