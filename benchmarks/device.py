@@ -3,9 +3,10 @@
     python benchmarks/device.py
 
 Measured are, on the device that torch finds (or `--device`): milliseconds and kernel launches of a step of PEZ, as
-written and compiled, in float32, bfloat16 and float16; the most memory that torch handed out in a gradient through
-emoji-sd and through a pipeline of Stable Diffusion 1.5's shape, beside what `estimate_memory` said in advance; and the
-prompts that the three dtypes find for the same pictures. Weights of the large shapes are random; nothing is downloaded.
+written and compiled; the most memory that torch handed out in a gradient through emoji-sd and through pipelines of the
+shapes of Stable Diffusion 1.5 and XL, beside what `estimate_memory` said in advance; and how alike the prompts are that
+float32, bfloat16 and float16 find for the same pictures (`half_precision.py`). Weights of the large shapes are random;
+nothing is downloaded.
 A part that fails, for want of memory say, is told with its error, and the others go on. It writes
 benchmarks/results/device_NAME.json with nothing of the machine in it but the card, its memory, and versions.
 """
@@ -19,20 +20,12 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from common import held_out_scenes, pictures, save
+from common import save
 from compiled import measured
+from denoiser_memory import emoji_sd, gradient, sd15, sdxl
 from limit import Tower
-from PIL import Image
 
-from hardprompts import PromptInverter, load_backend
 from hardprompts.devices import default_device
-from hardprompts.diffusion import NoiseBank, NoisePrediction
-from hardprompts.noise import NoiseWindow
-from hardprompts.search.graphs import gradient_of
-from hardprompts_diffusers import estimate_memory, noise_predictor
-from hardprompts_emoji import path
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def main() -> None:
@@ -51,8 +44,8 @@ def main() -> None:
     tell(found, "memory of emoji-sd", lambda: memory(emoji_sd(), device))
     if not arguments.small:
         tell(found, "memory of the shape of Stable Diffusion 1.5", lambda: memory(sd15(), device))
-    for dtype in DTYPES:
-        tell(found, f"prompts in {_name(dtype)}", lambda d=dtype: prompts_in(d, device, arguments.targets))
+        tell(found, "memory of the shape of Stable Diffusion XL", lambda: memory(sdxl(), device))
+    tell(found, "prompts by dtype", lambda: {"rows": prompts("emoji", targets=arguments.targets, device=str(device))})
     print(save("device_" + re.sub(r"\W+", "_", found["device"]["name"]).strip("_").lower(), found))
 
 
@@ -98,88 +91,13 @@ def launches(tower: Tower, prompts: int, device: torch.device) -> int | None:
 
 
 def memory(pipe: Any, device: torch.device) -> dict[str, Any]:
-    """Bytes that were estimated and handed out, for one and for four latents at a time, also with checkpointing."""
-    from hardprompts_diffusers.components import preserved
-
+    """What a gradient takes, for one and for four latents at a time, also with checkpointing."""
     found: dict[str, Any] = {}
-    estimates = {
-        (rows, leaner): estimate_memory(pipe, batch_size=rows, gradient_checkpointing=leaner)
-        for rows in (1, 4)
-        for leaner in (False, True)
-    }
-    pipe.to(device)
-    for (rows, leaner), estimate in estimates.items():
-        with preserved(pipe, gradient_checkpointing=leaner):
-            predictor = noise_predictor(pipe)
-            bank = NoiseBank.draw(
-                predictor, [[(Image.new("RGB", (64, 64), "red"), 1.0)]], items=rows, window=NoiseWindow(), seed=0
-            )
-            objective = NoisePrediction(predictor, bank, batch_size=rows)
-            vocabulary = predictor.vocabulary
-            words = vocabulary.embed(vocabulary.sample((1, 8), torch.Generator().manual_seed(0)))
-            before = peak(device)
-            gradient_of(objective, words, torch.zeros(1, dtype=torch.long, device=words.device))
+    for rows in (1, 4):
+        for leaner in (False, True):
             key = f"{rows} at a time{', checkpointed' if leaner else ''}"
-            found[key] = {
-                "estimated": estimate.total,
-                "estimated_activations": estimate.activations,
-                "allocated": None if before is None else torch.cuda.max_memory_allocated(device),
-                "allocated_before": before,
-            }
+            found[key] = gradient(pipe.to("cpu"), device, None, rows, leaner)
     return found
-
-
-def peak(device: torch.device) -> int | None:
-    """Bytes that are allocated, from where the most is counted anew; None where torch does not count."""
-    if device.type != "cuda":
-        return None
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
-
-
-def emoji_sd() -> Any:
-    """The embedded pipeline."""
-    return diffusers.StableDiffusionPipeline.from_pretrained(path("emoji-sd"), safety_checker=None)
-
-
-def sd15() -> Any:
-    """A pipeline of Stable Diffusion 1.5's shape but for its vocabulary, in bfloat16, with random weights."""
-    small = emoji_sd()
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        unet = diffusers.UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4,
-        )  # fmt: skip
-        own = small.text_encoder.config
-        config = transformers.CLIPTextConfig(
-            hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-            vocab_size=own.vocab_size, bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
-        )  # fmt: skip
-        text_encoder = transformers.CLIPTextModel(config)
-    finally:
-        torch.set_default_dtype(before)
-    return diffusers.StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=small.tokenizer, unet=unet, scheduler=small.scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-
-
-def prompts_in(dtype: torch.dtype, device: torch.device, targets: int) -> dict[str, Any]:
-    """The prompts of pictures by emoji-clip, and their similarities by another model on the CPU in float32."""
-    images = pictures(held_out_scenes(targets, 2))
-    inverter = PromptInverter("emoji", device=device, dtype=dtype)
-    texts = [inverter.invert(image, seed=0, max_evaluations=800, progress=False).text for image in images]
-    judge = load_backend("emoji:emoji-clip-reference", device="cpu")
-    similar = (judge.encode_texts(texts) * judge.encode_images(images)).sum(dim=1).tolist()
-    return {"prompts": texts, "judge": similar, "mean": sum(similar) / len(similar)}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 if __name__ == "__main__":

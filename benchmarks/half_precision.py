@@ -32,26 +32,34 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in arguments.models:
-        rows += measure(name, arguments)
+        rows += measure(
+            name,
+            targets=arguments.targets,
+            device=arguments.device,
+            method=arguments.method,
+            max_evaluations=arguments.max_evaluations,
+        )
         print(table(rows), flush=True)
         save("half_precision", {"what": __doc__.splitlines()[0], **vars(arguments), "rows": rows})
 
 
-def measure(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    name: str, *, targets: int, device: str, method: str = "build+refine", max_evaluations: int = 800
+) -> list[dict[str, Any]]:
     """A row for each dtype, with the prompt and its similarities for each target."""
-    told = held_out_scenes(arguments.targets, 2)
-    targets: Sequence[Any] = pictures(told) if name == "emoji" else [scenes.caption(scene) for scene in told]
+    told = held_out_scenes(targets, 2)
+    aims: Sequence[Any] = pictures(told) if name == "emoji" else [scenes.caption(scene) for scene in told]
     judges = [
         load_backend(name, device="cpu"),
         *([load_backend("emoji:emoji-clip-reference", device="cpu")] * (name == "emoji")),
     ]
-    truths = [judge.encode_images(targets) if name == "emoji" else judge.encode_texts(targets) for judge in judges]
+    truths = [judge.encode_images(aims) if name == "emoji" else judge.encode_texts(aims) for judge in judges]
     rows = []
     for dtype, value in DTYPES.items():
-        backend = load_backend(name, device=arguments.device, dtype=value)
-        inverter = PromptInverter(backend, method=arguments.method)
-        given = targets if name == "emoji" else list(backend.encode_texts(targets)[:, None])
-        options = {"num_tokens": 8, "max_evaluations": arguments.max_evaluations, "seed": 0, "progress": False}
+        backend = load_backend(name, device=device, dtype=value)
+        inverter = PromptInverter(backend, method=method)
+        given = aims if name == "emoji" else list(backend.encode_texts(aims)[:, None])
+        options = {"num_tokens": 8, "max_evaluations": max_evaluations, "seed": 0, "progress": False}
         texts = [inverter.invert(target, **options).text for target in given]
         found = [
             (judge.encode_texts(texts) * truth).sum(dim=1).tolist() for judge, truth in zip(judges, truths, strict=True)

@@ -235,7 +235,15 @@ def _returned(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], found: A
         return written[0] if len(returns) == 1 else tuple(written)
     if not on_device:
         return found
-    return pytree.tree_map_only(Tensor, SimulatedTensor, found)
+    made = pytree.tree_map_only(Tensor, SimulatedTensor, found)
+    # A view is of the same memory, for whoever asks the tensor instead of counting here.
+    return return_and_correct_aliasing(func, args, kwargs, made) if _is_view(func) else made
+
+
+def _is_view(func: Any) -> bool:
+    return any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.arguments) and all(
+        one.alias_info is not None for one in func._schema.returns
+    )
 
 
 def _check(func: Any, packet: Any, args: tuple[Any, ...], flat: Sequence[Any]) -> None:
@@ -271,10 +279,7 @@ def _check(func: Any, packet: Any, args: tuple[Any, ...], flat: Sequence[Any]) -
 def _count(func: Any, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not _counts or packet in _MEMORY_ONLY:
         return
-    arguments = func._schema.arguments
-    is_view = any(one.alias_info is not None and not one.alias_info.is_write for one in arguments) and all(
-        one.alias_info is not None for one in func._schema.returns
-    )
+    is_view = _is_view(func)
     masks = packet in _INDEXING and any(
         index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
     )

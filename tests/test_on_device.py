@@ -56,6 +56,7 @@ def test_the_embedded_model_conforms(emoji: Any) -> None:
 @pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("name", ["photo", "emoji:emoji-clip-reference"])
+@pytest.mark.filterwarnings("ignore:photo recognizes nothing")
 def test_other_models_conform(name: str, dtype: torch.dtype, device: torch.device) -> None:
     pytest.importorskip("timm")
     check_backend(load_backend(name, device=device, dtype=dtype))

@@ -1,7 +1,6 @@
 """How much memory an inversion through a pipeline's denoiser will need."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,34 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from hardprompts.errors import BackendError
 from hardprompts.noise import Conditioning
+from hardprompts.towers.memory import RESERVED, MemoryEstimate, bytes_of, size_text
 from hardprompts_diffusers.components import denoiser_of, model_offloaded, modules_of, preserved, text_encoders, working
 from hardprompts_diffusers.predictors import noise_predictor
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on the device that does the work.
-
-    Attributes:
-        weights: all networks that stay there; with model CPU offload only the larger of denoiser and
-            text encoders.
-        activations: what autograd keeps of one pass of `batch_size` latents through the denoiser.
-        table: the token embeddings, in float32, once for the search and once for the projection.
-    """
-
-    weights: int
-    activations: int
-    table: int
-
-    @property
-    def total(self) -> int:
-        """All of it together: the peak, without what the allocator wastes."""
-        return self.weights + self.activations + self.table
-
-    def __str__(self) -> str:
-        parts = {"weights": self.weights, "activations": self.activations, "token tables": self.table}
-        listed = ", ".join(f"{name} {_size(value)}" for name, value in parts.items())
-        return f"{_size(self.total)} ({listed})"
 
 
 def estimate_memory(
@@ -89,7 +63,7 @@ def estimate_memory(
         denoiser = _bytes(denoiser_of(pipe).parameters())
         resident = sum(size for name, size in sizes.items() if name not in offloaded)
         weights = resident + (max(encoders, denoiser) if offloaded else 0)
-        return MemoryEstimate(weights, kept, 2 * table.numel() * table.element_size())
+        return MemoryEstimate(weights, 2 * table.numel() * table.element_size(), gradient=kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +81,6 @@ class MemoryPlan:
     estimate: MemoryEstimate
 
 
-#: Share of a card that torch, its kernels and what else runs on it take before anything is loaded.
-RESERVED = 0.1
-
-
 def plan_memory(pipe: Any, vram: int | str, **options: Any) -> MemoryPlan:
     """The fastest way of `invert_prompt(match="diffusion")` that fits into a memory.
 
@@ -124,7 +94,7 @@ def plan_memory(pipe: Any, vram: int | str, **options: Any) -> MemoryPlan:
         BackendError: nothing fits; the message has the least that is needed, and what would lower it. See
             `estimate_memory` too.
     """
-    size = _bytes_of(vram)
+    size = bytes_of(vram)
     room = int((1 - RESERVED) * size)
     # What autograd keeps grows evenly with the batch, so two passes tell all the others.
     least: MemoryEstimate | None = None
@@ -132,25 +102,18 @@ def plan_memory(pipe: Any, vram: int | str, **options: Any) -> MemoryPlan:
         if leaner and not getattr(denoiser_of(pipe), "_supports_gradient_checkpointing", False):
             continue
         one, two = (estimate_memory(pipe, batch_size=rows, gradient_checkpointing=leaner, **options) for rows in (1, 2))
-        each = two.activations - one.activations
+        each = two.gradient - one.gradient
         least = one if least is None or one.total < least.total else least
         for batch_size in (8, 4, 2, 1):
-            estimate = dataclasses.replace(one, activations=one.activations + (batch_size - 1) * each)
+            estimate = dataclasses.replace(one, gradient=one.gradient + (batch_size - 1) * each)
             if estimate.total <= room:
                 return MemoryPlan(batch_size, leaner, estimate)
     assert least is not None
     advice = "" if model_offloaded(pipe) else "; pipe.enable_model_cpu_offload() keeps only the denoiser on the card"
     raise BackendError(
-        f"an inversion through this denoiser needs about {least}, and of {_size(size)} {_size(room)} can be used"
-        f'{advice}; half precision halves the weights, and match="clip" does without the denoiser'
+        f"an inversion through this denoiser needs about {least}, and of {size_text(size)} {size_text(room)} can be "
+        f'used{advice}; half precision halves the weights, and match="clip" does without the denoiser'
     )
-
-
-def _bytes_of(size: int | str) -> int:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?b?|b?)\s*", str(size), re.IGNORECASE)
-    if isinstance(size, bool) or found is None or float(found[1]) == 0:
-        raise ValueError(f'vram must be a size such as "8GB", or bytes, got {size!r}')
-    return int(float(found[1]) * 2 ** {"": 0, "b": 0, "k": 10, "m": 20, "g": 30}[found[2][:1].lower()])
 
 
 class _Reached(Exception):
@@ -235,12 +198,3 @@ def _kept(pipe: Any, args: Any, kwargs: Any, blocks: Sequence[nn.Module]) -> dic
 
 def _bytes(parameters: Iterator[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
-
-def _size(count: int) -> str:
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            break
-        value /= 1024
-    return f"{value:.3g} {unit}"

@@ -104,7 +104,6 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         tokenizer: str | None = None,
         texts: Mapping[str, str] | None = None,
         gradient_checkpointing: bool = False,
-        vram: int | str | None = None,
         pipeline_kwargs: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
@@ -151,9 +150,6 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 of T5. Errors and scores are those of the pipeline with all of its texts.
             gradient_checkpointing (`bool`, *optional*, defaults to `False`):
                 Whether to save memory in the denoiser at the price of another forward pass.
-            vram (`int` or `str`, *optional*):
-                The memory of the card in bytes, or as `"8GB"`: chooses `batch_size` and `gradient_checkpointing` by
-                [`hardprompts_diffusers.plan_memory`], and raises an error in advance if nothing fits.
             pipeline_kwargs (`dict`, *optional*):
                 Further arguments of the pipeline's call, such as `max_sequence_length`, for the denoiser.
             generator (`torch.Generator`, *optional*):
@@ -167,9 +163,11 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
                 interrupt.
             options:
                 Those of [`hardprompts.inversion.InversionOptions`] with CLIP, such as `max_steps`, `deadline`,
-                `banned`, `unlike` or `text`, and of [`hardprompts.diffusion.DenoisingOptions`] with the denoiser, such
-                as `window`, `num_noises` or `batch_size`. `"clip+diffusion"` takes both; what both have counts for
-                both, and a deadline and `max_evaluations` are shared.
+                `banned`, `unlike`, `text` or `vram`, and of [`hardprompts.diffusion.DenoisingOptions`] with the
+                denoiser, such as `window`, `num_noises` or `batch_size`. `"clip+diffusion"` takes both; what both have
+                counts for both, and a deadline and `max_evaluations` are shared. With the denoiser, `vram` (`int` or
+                `str`: bytes, or `"8GB"`) chooses `batch_size` and `gradient_checkpointing` by
+                [`hardprompts_diffusers.plan_memory`], and raises an error in advance if nothing fits.
 
         Examples:
 
@@ -182,13 +180,14 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         """
         if match not in MATCHES:
             raise ValueError(f"`match` has to be one of {', '.join(MATCHES)}, but is {match!r}")
+        vram = options.pop("vram", None)
         similar, judged = _split(match, {"num_tokens": num_tokens, "template": template, **options})
         if match == "clip":
             _refuse(
                 match, height=height, width=width, tokenizer=tokenizer, texts=texts, pipeline_kwargs=pipeline_kwargs,
-                gradient_checkpointing=gradient_checkpointing or None, vram=vram,
+                gradient_checkpointing=gradient_checkpointing or None,
             )  # fmt: skip
-        if vram is not None and (gradient_checkpointing or "batch_size" in options):
+        elif vram is not None and (gradient_checkpointing or "batch_size" in options):
             raise ValueError("`vram` chooses `batch_size` and `gradient_checkpointing`; leave it, or these, out")
         if match != "diffusion":
             _refuse(match, clip_starts=None if clip_starts else False)
@@ -203,7 +202,7 @@ class PromptInversionMixin(_Base):  # type: ignore[misc]
         chosen: dict[str, Any] = {} if method is None else {"method": method}
         with torch.inference_mode(False), self._searching(steps, callback_on_step_end) as on_step:
             run = {"seed": seed, "callback": on_step, "progress": False}
-            similar, judged = {**similar, **run}, {**judged, **run}
+            similar, judged = {**similar, **run, "vram": vram}, {**judged, **run}
             if match == "clip":
                 inverter = PromptInverter(dual_encoder(self, clip_backend), **chosen)
                 return _output(self, [inverter.invert(task, **similar) for task in tasks], return_dict)

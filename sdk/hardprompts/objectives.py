@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -71,6 +71,20 @@ class FeatureObjective(Protocol):
 
     def features(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """Unit features of the filled template."""
+        ...
+
+
+@runtime_checkable
+class DividedObjective(Protocol):
+    """What an objective offers if it divides its own passes into batches that fit into memory. Optional."""
+
+    def fit(self, num_tokens: int, at_once: Callable[[int, int, str], int]) -> None:
+        """Learns how much goes through the model at once, for gradients of prompts of `num_tokens` tokens.
+
+        Args:
+            at_once: how many fit, of something of which one takes the first number of bytes and two the second; the
+                text is what it is called. See `hardprompts.search.memory.Room`.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 # The public names of hardprompts.applications; `__init__.py` imports each from here on first use.
 from .breeding import Individual, Lineage, evolve
 from .joining import concatenate, negative_prompt
+from .memory import estimate_memory
 from .pictures import Generate, ImageScore, likeness, picture_grid
 from .reranking import RankedPrompt, Reranking, rerank
 from .weights import fit_weights, weighted_conditioning
@@ -13,6 +14,7 @@ __all__ = [
     "RankedPrompt",
     "Reranking",
     "concatenate",
+    "estimate_memory",
     "evolve",
     "fit_weights",
     "likeness",

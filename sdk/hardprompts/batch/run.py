@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: Options of `PromptInverter.invert` that are not for the pictures of a batch.
 _NOT_FOR_BATCHES = {"callback", "progress"}
 
+#: Those that prompts do not depend on.
+_NOT_IN_PROMPTS = {"vram"}
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchProgress:
@@ -180,7 +183,7 @@ def invert_many(
         )
     settings = {
         "source": records.name, "image": image, "key": key, **opening.described(), "batch_size": batch_size,
-        **plain(chosen),
+        **plain({name: value for name, value in chosen.items() if name not in _NOT_IN_PROMPTS}),
     }  # fmt: skip
     captions = Captions(records.captions(Path(output)), overwrite) if format == TEXT_FILES else None
     where = Output(output, settings, format, captions=captions, overwrite=overwrite)

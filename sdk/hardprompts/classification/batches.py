@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ from hardprompts.classification.prefixes import common_beginning
 from hardprompts.classification.rows import PROMPT, Row
 from hardprompts.devices import is_out_of_memory, release
 from hardprompts.encoders import LanguageModel, PrefixReader
+from hardprompts.towers.memory import peak_of
 
 #: Tokens of all rows that go through the model at once, where nothing else is said.
 MAX_BATCH_TOKENS = {"cpu": 1024, "mps": 16384, "cuda": 65536}
@@ -113,6 +115,28 @@ class RowBatches:
         if middle == prompts.stop:
             return []
         return [(slice(prompts.start, middle), part), (slice(middle, prompts.stop), part)]
+
+
+def fit_batches(
+    batches: RowBatches, gradient: Callable[[Sequence[int]], object], at_once: Callable[[int, int, str], int]
+) -> None:
+    """Sets how many tokens go through the model together, from what its shortest and its longest row take.
+
+    A short row takes more for each of its tokens, since what is as wide as the vocabulary is computed once a row.
+
+    Args:
+        gradient: takes one of some rows, by their numbers, under one prompt.
+        at_once: see `DividedObjective`.
+    """
+    device = batches.model.vocabulary.table.device
+    order = sorted(range(len(batches.rows)), key=lambda i: len(batches.rows[i]))
+    tokens = []
+    for row in (order[0], order[-1]):
+        gradient([row])  # what is only made once
+        one, two = (peak_of(functools.partial(gradient, [row] * count), device) for count in (1, 2))
+        width = len(batches.rows[row]) + batches.added
+        tokens.append(width * at_once(one, two, f"the gradient of one text of {width} tokens with its prompt"))
+    batches.limit.tokens = min(tokens)
 
 
 def loss_by_batches(

@@ -1,20 +1,22 @@
 """The likelihood of the right label under a prompt: what the gradient follows and what picks the winner."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
+from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, fit_batches, loss_by_batches
 from hardprompts.classification.prefixes import PrefixReading, read
 from hardprompts.classification.rows import PROMPT, Row
 from hardprompts.classification.verbalizer import LabelTokens
 from hardprompts.encoders import LanguageModel
 from hardprompts.errors import BackendError
 from hardprompts.objectives import Evaluation
+from hardprompts.search.graphs import gradient_of
+from hardprompts.search.seeds import generator_of
 
 #: What the fluency of a prompt is measured by: "ids" as in PEZ, "embeddings" as in FluentPrompt.
 FluencyKind = Literal["ids", "embeddings"]
@@ -168,6 +170,16 @@ class LabelLikelihood:
                 loss = self._loss(embeddings, self._score_rows())
             self._scores.update(zip(missing, (-loss).tolist(), strict=True))
         return torch.tensor([self._scores[prompt] for prompt in prompts], device=ids.device)
+
+    def fit(self, num_tokens: int, at_once: Callable[[int, int, str], int]) -> None:
+        """See `DividedObjective`; it counts for all that this reader reads."""
+        vocabulary = self.reader.model.vocabulary
+        prompt = vocabulary.embed(vocabulary.sample((1, num_tokens), generator_of(0)))
+        fit_batches(
+            self.reader.batches(self.rows, 1, num_tokens),
+            lambda rows: gradient_of(lambda own: Evaluation(self._loss(own, rows)), prompt),
+            at_once,
+        )
 
     def fluency_loss(self, embeddings: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, " batch"]:
         """The mean cross entropy of each token of the prompt but the first, over the rows that the score takes."""

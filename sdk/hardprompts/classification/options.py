@@ -114,7 +114,7 @@ PARAMETERS: Mapping[str, Any] = {
 
 #: Parameters that are not JSON values, or that belong to one machine.
 _NOT_KEPT = frozenset(
-    "verbalizer method vocabulary banned words callback progress checkpoint device dtype max_batch_tokens".split()
+    "verbalizer method vocabulary banned words callback progress checkpoint device dtype max_batch_tokens vram".split()
 )
 
 #: Parameters that are JSON values and are kept with a fitted tuner.

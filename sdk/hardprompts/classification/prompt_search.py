@@ -29,7 +29,9 @@ RANDOM_PROMPTS = 16
 SPREAD_SHARE = 4
 
 #: Options that do not change what is found, or that the fingerprint describes in another way.
-_NOT_IN_FINGERPRINT = ("method", "seeds", "seed", "checkpoint", "callback", "progress", "vocabulary", "verbalizer")
+_NOT_IN_FINGERPRINT = (
+    "method", "seeds", "seed", "checkpoint", "callback", "progress", "vocabulary", "verbalizer", "vram",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +88,7 @@ class PromptSearch:
             score_per_token=cost,
             description="prompt",
             allowance=allowance,
+            room=self.options.room(self.words, self.method, objective, ()),
         )
         return result
 

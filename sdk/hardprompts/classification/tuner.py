@@ -85,6 +85,8 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         checkpoint: a folder. Each search that ends is written there, and `fit` with the same data and
             settings takes it from there: after an interruption it ends as it would have without.
         max_batch_tokens: tokens that go through the model at once; None: by the device.
+        vram: memory of the device, in bytes or as "8GB": how many tokens go through the model at once is measured and
+            chosen by it. None: by `max_batch_tokens`, and half as many where memory runs out.
         device, dtype: as for `load_backend`, where `model` is a name.
         callback: see `run_search`.
         progress: a progress bar, on a terminal or in a notebook.

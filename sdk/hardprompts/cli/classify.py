@@ -28,6 +28,7 @@ from hardprompts.cli.options import (
     Seeds,
     Steps,
     Threads,
+    Vram,
     Words,
     given,
     torch_dtype,
@@ -153,6 +154,7 @@ def tune(
         Path | None, typer.Option(metavar="TEST.csv", help="With --shots: measure on these (default: all others).")
     ] = None,
     max_steps: Steps = None,
+    vram: Vram = None,
     deadline: Deadline = None,
     random_state: RandomState = None,
     checkpoint: Checkpoint = None,

@@ -106,6 +106,10 @@ Compile = Annotated[
         "--compile", help="Compile the gradients of a method that takes many, such as pez; takes a minute once."
     ),
 ]
+Vram = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory that the device has for this, as 8GB: batches are made to fit into it."),
+]
 Deadline = Annotated[float | None, typer.Option(help="Maximum number of seconds, for all that is done.")]
 Seed = Annotated[int | None, typer.Option(help="Makes the result repeatable (default: drawn, and shown).")]
 FixedSeed = Annotated[int | None, typer.Option("--seed", help="A different seed gives different prompts (default: 0).")]

@@ -71,6 +71,11 @@ class DenoisingOptions(SearchOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vram is not None:
+            raise ValueError(
+                f"vram = {self.vram!r} is of no use to a denoiser that is searched through by itself; give batch_size, "
+                "or call pipe.invert_prompt(vram=...) of the pipeline, which chooses it and gradient checkpointing too"
+            )
         if self.initial_prompts:
             for name in ("initial_prompt", "restarts"):
                 if getattr(self, name) is not None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, loss_by_batches
+from hardprompts.classification.batches import MemoryLimit, RowBatches, draw, fit_batches, loss_by_batches
 from hardprompts.classification.objective import LabelReader
 from hardprompts.classification.prefixes import read
 from hardprompts.classification.rows import LABEL, PROMPT, Row
@@ -21,6 +21,8 @@ from hardprompts.encoders import LanguageModel
 from hardprompts.errors import NonFiniteError, TemplateError
 from hardprompts.objectives import Evaluation
 from hardprompts.prompts import SLOT, PromptTemplate
+from hardprompts.search.graphs import gradient_of
+from hardprompts.search.seeds import generator_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,6 +155,17 @@ class OutputMatch:
     def score(self, ids: Int[Tensor, "batch tokens"], groups: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         embeddings = self.continuations.model.vocabulary.embed(ids)
         return 1 - self._divergences(embeddings, groups, range(len(self.templates)))
+
+    def fit(self, num_tokens: int, at_once: Callable[[int, int, str], int]) -> None:
+        """See `DividedObjective`."""
+        vocabulary = self.continuations.model.vocabulary
+        prompt = vocabulary.embed(vocabulary.sample((1, num_tokens), generator_of(0)))
+        group = torch.zeros(1, dtype=torch.long, device=prompt.device)
+        fit_batches(
+            self.continuations.batches(self._rows, 1, num_tokens),
+            lambda rows: gradient_of(lambda own: Evaluation(self._divergences(own, group, rows)), prompt),
+            at_once,
+        )
 
     def distances(self, texts: Sequence[str], group: int) -> list[float]:
         """How far each text, as the tokenizer reads it, is from the original of a task: 0 is the same, 1 as nothing."""

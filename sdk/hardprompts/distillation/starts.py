@@ -87,6 +87,7 @@ class Problem:
             score_per_token=self.score_per_token,
             description=self.method,
             allowance=allowance,
+            room=options.room(self.words, search, followed, (self.backend,)),
         )
 
     def allowed(self, ids: Sequence[int]) -> bool:

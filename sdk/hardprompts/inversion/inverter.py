@@ -32,10 +32,11 @@ from hardprompts.inversion.readability import TextLikelihood, open_likelihood, r
 from hardprompts.inversion.space import SearchSpace
 from hardprompts.inversion.targets import Target, spread_of
 from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
-from hardprompts.inversion.views import ViewFeatures
+from hardprompts.inversion.views import ViewFeatures, pictures_at_once
 from hardprompts.methods.phrase_bank import TaskPreparation
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.memory import Room
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
 from hardprompts.search.rows import Ids
@@ -183,7 +184,8 @@ class PromptInverter:
         """One prompt for each task, that is for each entry of `images`, all searched in one batch."""
         seed = drawn_seed(options.seed)
         models = [self.backend] if self.judge is None else [self.backend, self.judge]
-        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance)
+        at_once = pictures_at_once(models, self.search, options.num_tokens, options.vram, self._held)
+        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance, at_once)
         targets = tasks.targets(options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
         texts = self._texts(aims[0], options, seed, allowance)
@@ -215,7 +217,8 @@ class PromptInverter:
     ) -> Sequence[SearchResult]:
         """What the search, or with `fast` the choice among the proposers' texts, finds for each task."""
         starts = space.starts(options, tasks.captions, seed)
-        spread = self._spread(space, options, seed, allowance)
+        room = options.room(space.words, self.search, space.objective, self._held)
+        spread = self._spread(space, options, seed, allowance, room)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
         searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens))
         proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
@@ -226,6 +229,7 @@ class PromptInverter:
             vocabulary=space.words,
             template=space.required.template,
             score_per_token=self._token_cost(options) * spread,
+            room=room,
         )
         begun = Beginning(self._prepared(space.objective, tasks.captions, allowance), starts.ids, starts.groups)
         if self._asks(options):
@@ -243,7 +247,9 @@ class PromptInverter:
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
 
-    def _spread(self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance) -> float:
+    def _spread(
+        self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance, room: Room | None
+    ) -> float:
         """The unit of what tokens, words and fluency cost; 0 where nothing costs anything."""
         if not (
             self._token_cost(options)
@@ -253,7 +259,7 @@ class PromptInverter:
             or self.prior is not None
         ):
             return 0.0
-        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance)
+        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance, room)
 
     def _score(
         self,
@@ -275,6 +281,11 @@ class PromptInverter:
         if options.token_cost is not None:
             return options.token_cost
         return 0.0 if self.backend.image_encoder is None else options.TOKEN_COST
+
+    @property
+    def _held(self) -> tuple[object, ...]:
+        """What is on the device as long as a search runs."""
+        return (self.backend, self.judge, self.prior, self.captioner, self.proposers)
 
     @property
     def _opposed(self) -> bool:

@@ -14,6 +14,7 @@ from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
+from hardprompts.search.memory import BatchMemory, Room
 from hardprompts.search.seeds import generator_of
 from hardprompts.vocabulary import Vocabulary
 
@@ -104,16 +105,26 @@ def similarity_with(backend: Backend, targets: Sequence[Target], template: Promp
 
 
 def spread_of(
-    objective: FeatureSimilarity, vocabulary: Vocabulary, num_tokens: int, seed: int, allowance: Allowance
+    objective: FeatureSimilarity,
+    vocabulary: Vocabulary,
+    num_tokens: int,
+    seed: int,
+    allowance: Allowance,
+    room: Room | None = None,
 ) -> float:
     """The standard deviation of the score of random prompts, the mean over the tasks: the model's own unit.
 
     Of fewer prompts where little is left of the allowance; 0, with a note, where it does not suffice for two.
     """
     ids = vocabulary.sample((RANDOM_PROMPTS, num_tokens), generator_of(seed))
+    memory, groups = BatchMemory(room), torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+
+    def read_some(own: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return (objective.features(vocabulary.embed(own)),)
+
     with torch.no_grad():
         read = [
-            objective.features(vocabulary.embed(ids[part[0] : part[-1] + 1]))
+            memory.in_parts(read_some, ids[part[0] : part[-1] + 1], groups[part[0] : part[-1] + 1], "score")[0]
             for part in allowance.share(SPREAD_SHARE).batches(range(RANDOM_PROMPTS))
         ]
     if sum(map(len, read)) < 2:

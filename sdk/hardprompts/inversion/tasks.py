@@ -11,7 +11,7 @@ from hardprompts.errors import ImageError
 from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import Target, targets_of
-from hardprompts.inversion.views import ViewFeatures, each_alone
+from hardprompts.inversion.views import PICTURES, ViewFeatures, each_alone
 
 #: One in so many parts of the time that is left may go into looking at the images, and one into their captions.
 LOOKING_SHARE = 3
@@ -42,16 +42,21 @@ class Tasks:
         options: InversionOptions,
         seed: int,
         allowance: Allowance,
+        batch_size: int = PICTURES,
     ) -> "Tasks":
         """Looks at the images of each task; captions the first of each, unless a text to begin with is given.
+
+        Args:
+            batch_size: views that a model encodes at once.
 
         Raises:
             ImageError, NonFiniteError: see `ViewFeatures.of`; or there is no image to caption.
         """
         asked = None if options.caption is not None or options.initial_prompt is not None else captioner
         look = functools.partial(
-            ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=asked is not None
-        )
+            ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=asked is not None,
+            batch_size=batch_size,
+        )  # fmt: skip
         unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
         time = allowance.share(LOOKING_SHARE)
         seen = each_alone(images, models) if options.fast and asked is None and options.deadline is None else None

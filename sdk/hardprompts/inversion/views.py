@@ -1,6 +1,7 @@
 """Images as models see them: each in several slight variations, opened and encoded a few at a time."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,12 @@ from hardprompts.allowance import Allowance, clock
 from hardprompts.encoders import Backend, normalize
 from hardprompts.errors import ImageError, NonFiniteError
 from hardprompts.images import augmented_views, load_images, load_item
+from hardprompts.objectives import FeatureSimilarity
+from hardprompts.search.memory import bytes_of_a_prompt
+from hardprompts.search.protocol import Search
 from hardprompts.search.seeds import generator_of
+from hardprompts.search.tables import room_for
+from hardprompts.towers.memory import peak_of
 
 #: Pictures that are held at once.
 PICTURES = 64
@@ -48,6 +54,7 @@ class ViewFeatures:
         seed: int = 0,
         picture: bool = False,
         allowance: Allowance | None = None,
+        batch_size: int = PICTURES,
     ) -> "ViewFeatures":
         """The features of images; or features of the first model, (features,) or (images, features), as they are.
 
@@ -58,6 +65,7 @@ class ViewFeatures:
             allowance: whose time this may take, and nothing else. Where the time does not suffice
                 for all views, an image is seen as it is, which stands for its views too; where it does not suffice
                 for that either, the last images are not seen. The first one always is.
+            batch_size: views that a model encodes at once.
 
         Raises:
             ImageError: see `load_images`; or features were given that another of the models cannot have made.
@@ -66,7 +74,7 @@ class ViewFeatures:
         if isinstance(images, Tensor) and images.ndim <= 2 and images.shape[-1] == models[0].feature_width:
             return cls(tuple(_given(images, model, models[0]) for model in models))
         time = Allowance() if allowance is None else allowance
-        looking = _Looking(models, views, generator_of(seed), time, picture)
+        looking = _Looking(models, views, generator_of(seed), time, picture, batch_size)
         items = range(len(images) if isinstance(images, list | tuple) else 1)
         for places in time.batches(items, max(1, PICTURES // views), passes=0, first=1):
             looking.see([image for at in places for image in load_item(images, at)], len(items) - places[-1] - 1)
@@ -77,6 +85,37 @@ class ViewFeatures:
         time.leave_out("images in all their views", looking.whole, seen)
         features = tuple(torch.cat(parts) for parts in zip(*looking.found, strict=True))
         return cls(features, looking.picture, looking.waiting, tuple(time.left_out))
+
+
+def pictures_at_once(
+    models: Sequence[Backend], search: Search, num_tokens: int, vram: int | str | None, held: Sequence[object]
+) -> int:
+    """The most pictures, up to `PICTURES`, that each of some models can encode at once in a memory of this size.
+
+    Args:
+        vram: the size; None: it is not looked at.
+        search: what will be searched with the first, for prompts of `num_tokens` tokens; its tables come on top.
+        held: what else is on the device, these models among it.
+
+    Raises:
+        BackendError: not even one.
+    """
+    if vram is None:
+        return PICTURES
+    picture = Image.new("RGB", (224, 224))
+    found = [PICTURES]
+    words, width = models[0].vocabulary.narrowed(None, (), None), models[0].feature_width
+    target = normalize(torch.ones(1, 1, width, device=models[0].device))
+    objective = FeatureSimilarity(models[0].text_encoder, target, target.new_ones(1, 1))
+    prompt = bytes_of_a_prompt(objective, objective, words, num_tokens)
+    for model in models:
+        if model.image_encoder is not None:
+            room = room_for(vram, words, search, width, held)
+            model.encode_images([picture])  # what is only made once
+            one, two = (peak_of(functools.partial(model.encode_images, [picture] * n), model.device) for n in (1, 2))
+            least = max(one, prompt)  # so that the message has what will do for all
+            found.append(room.at_once(least, least + two - one, "the features of one picture, or one prompt,"))
+    return min(found)
 
 
 def each_alone(images: Sequence[Any], models: Sequence[Backend]) -> list[ViewFeatures] | None:
@@ -93,8 +132,15 @@ class _Looking:
     """What was seen of the images so far, and how long that took."""
 
     def __init__(
-        self, models: Sequence[Backend], views: int, generator: torch.Generator, time: Allowance, keep: bool
+        self,
+        models: Sequence[Backend],
+        views: int,
+        generator: torch.Generator,
+        time: Allowance,
+        keep: bool,
+        batch_size: int,
     ) -> None:
+        self.batch_size = batch_size
         self.models, self.views, self.generator, self.time, self.keep = models, views, generator, time, keep
         self.found: list[tuple[Tensor, ...]] = []
         self.picture: Image.Image | None = None
@@ -134,7 +180,7 @@ class _Looking:
 
     def _encoded(self, pictures: Sequence[Image.Image], views: int | None = None) -> list[Tensor]:
         count = self.views if views is None else views
-        return [model.encode_images(pictures).unflatten(0, (-1, count)) for model in self.models]
+        return [model.encode_images(pictures, self.batch_size).unflatten(0, (-1, count)) for model in self.models]
 
     def _keep(self, features: Sequence[Tensor]) -> None:
         self.found.append(tuple(map(_finite, features)))

@@ -178,7 +178,7 @@ class _Words:
         assert objective.text_encoder is not None
         left = objective.seconds_left
         features = WordTable.of(objective.text_encoder).features(
-            vocabulary.units, seconds=None if left is None else READING_SHARE * left
+            vocabulary.units, seconds=None if left is None else READING_SHARE * left, memory=objective.memory
         )
         places = {word: place for place, word in enumerate(vocabulary.units)}
         width = features.shape[1]

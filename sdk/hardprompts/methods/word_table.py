@@ -18,6 +18,7 @@ from hardprompts.allowance import clock
 from hardprompts.atomic import CACHE_VARIABLE, cache_folder, write_files_atomically
 from hardprompts.causes.failures import system_cause
 from hardprompts.encoders import TextEncoder, normalize
+from hardprompts.search.memory import BatchMemory
 
 #: Ids of one token, or of a word of several tokens.
 Word = tuple[int, ...]
@@ -75,7 +76,12 @@ class WordTable:
         self._sources.insert(0, known)
 
     def features(
-        self, words: Sequence[Word], *, seconds: float | None = None, progress: bool = True
+        self,
+        words: Sequence[Word],
+        *,
+        seconds: float | None = None,
+        progress: bool = True,
+        memory: BatchMemory | None = None,
     ) -> Float[Tensor, "words features"]:
         """The unit features of words, (words, features) in float32; those that are new are read now.
 
@@ -84,13 +90,14 @@ class WordTable:
                 words by a linear map, learned on the words that were read: the first of `words`, which tokenizers
                 put in the order of how common they are. None: all are read.
             progress: shows a bar on a terminal while words are read.
+            memory: that they are read in; default: all that there is.
         """
         missing = [word for word in dict.fromkeys(words) if word not in self._rows]
         while missing and self._sources:
             self._take(self._sources.pop(0)())
             missing = [word for word in missing if word not in self._rows]
         if missing:
-            self._read(missing, seconds, progress)
+            self._read(missing, seconds, progress, memory or BatchMemory())
         known = [word in self._rows for word in words]
         if all(known):
             return self._of(words)
@@ -108,7 +115,7 @@ class WordTable:
         return encoder
 
     @torch.no_grad()
-    def _read(self, words: Sequence[Word], seconds: float | None, progress: bool) -> None:
+    def _read(self, words: Sequence[Word], seconds: float | None, progress: bool, memory: BatchMemory) -> None:
         """Adds words, by their number of tokens, until the seconds are used up."""
         start, device = clock(), self._tower.vocabulary.table.device
         read: list[Word] = []
@@ -122,13 +129,16 @@ class WordTable:
                     if seconds is not None and len(read) >= FEWEST and clock() - start > seconds:
                         break
                     part = same[first : first + BATCH]
-                    embeddings = self._tower.vocabulary.embed(torch.tensor(part, device=device))
-                    parts.append(normalize(self._tower.encode(embeddings)).half())
+                    ids = torch.tensor(part, device=device)
+                    parts += memory.in_parts(self._one_batch, ids, torch.zeros_like(ids[:, 0]), "score")
                     read += part
                     bar.update(len(part))
         self._add(read, torch.cat(parts))
         if clock() - start > WORTH_KEEPING and len(read) == len(words):
             self._save()
+
+    def _one_batch(self, ids: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return (normalize(self._tower.encode(self._tower.vocabulary.embed(ids))).half(),)
 
     def _add(self, words: Sequence[Word], features: Tensor) -> None:
         first = len(self._rows)

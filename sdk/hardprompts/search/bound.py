@@ -2,15 +2,14 @@
 
 import copy
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hardprompts.allowance import BATCH_TIME, FIRST_BATCH, Allowance, clock
-from hardprompts.devices import check_gradients, is_out_of_memory, release, to_device, wait_for
+from hardprompts.devices import check_gradients, to_device, wait_for
 from hardprompts.encoders import TextEncoder
 from hardprompts.objectives import (
     Evaluation,
@@ -24,6 +23,7 @@ from hardprompts.objectives import (
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.graphs import Gradient, compiled_gradient, gradient_of
 from hardprompts.search.leaderboard import admissible
+from hardprompts.search.memory import BatchMemory, Room
 from hardprompts.search.rows import NO_TOKEN
 from hardprompts.vocabulary import Vocabulary
 
@@ -34,14 +34,14 @@ class _BudgetSpent(Exception):
 
 @dataclasses.dataclass
 class _Spent:
-    """What the run may spend, how many prompts memory holds at once (None: any), and how many are scored in a second.
+    """What the run may spend, what goes through the model at once, and how many prompts are scored in a second.
 
     The last is known where there is a deadline, after something was scored. `part` is the part of a pass that was made
     and not counted yet.
     """
 
     allowance: Allowance
-    batch_limit: int | None = None
+    memory: BatchMemory
     pace: float = 0.0
     part: float = 0.0
 
@@ -94,6 +94,7 @@ class BoundObjective:
         score_per_token: float = 0.0,
         compile: bool = False,
         look_every: int = 1,
+        room: Room | None = None,
     ) -> None:
         self.groups = groups
         self.compile = compile and isinstance(objective, TraceableObjective)
@@ -104,7 +105,7 @@ class BoundObjective:
         self._vocabulary = vocabulary
         self._template = template
         self._follows_score = objective is score  # type: ignore[comparison-overlap]  # one class may be both
-        self._spent = _Spent(Allowance())
+        self._spent = _Spent(Allowance(), BatchMemory(room))
 
     @property
     def evaluations(self) -> int:
@@ -120,6 +121,11 @@ class BoundObjective:
     def seconds_left(self) -> float | None:
         """Seconds until the run's deadline, 0 behind it; None: there is none."""
         return self._spent.allowance.seconds_left
+
+    @property
+    def memory(self) -> BatchMemory:
+        """What divides batches so that they fit, for a method that runs the model by itself."""
+        return self._spent.memory
 
     def limit(self, allowance: Allowance) -> None:
         """From now on the passes of the run, those so far included, stay within this."""
@@ -158,13 +164,15 @@ class BoundObjective:
         if self.remaining is not None and self.remaining < 2 * len(embeddings):
             raise _BudgetSpent
         check_gradients()
+        # One draw for all parts of the batch, as without parts.
+        one = self.held() if self._spent.memory.divides(len(embeddings)) else self
 
         def part(embeddings: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
-            found = self._gradient(embeddings, groups)
+            found = one._gradient(embeddings, groups)
             known = self._follows_score and found.score is not None
             return tuple(found if known else found[:2])  # type: ignore[arg-type]  # mypy forgets that it is known
 
-        loss, grad, *score = self._in_parts(part, embeddings, self._groups_of(rows))
+        loss, grad, *score = self._spent.memory.in_parts(part, embeddings, self._groups_of(rows), "gradient")
         self._spent.allowance.spend(2 * len(embeddings))
         return Evaluation(loss, score[0] - self.score_per_token * embeddings.shape[1] if score else None), grad
 
@@ -192,8 +200,11 @@ class BoundObjective:
         groups = self._groups_of(rows)
         scores = torch.full((len(ids),), -torch.inf, device=ids.device)
         for length, chosen in self._of_lengths(ids, lengths, timed):
-            (scores[chosen],) = self._in_parts(
-                lambda part, part_groups: (self._score.score(part, part_groups),), ids[chosen, :length], groups[chosen]
+            (scores[chosen],) = self._spent.memory.in_parts(
+                lambda part, part_groups: (self._score.score(part, part_groups),),
+                ids[chosen, :length],
+                groups[chosen],
+                "score",
             )
         return self._less_tokens(scores, ids)
 
@@ -216,10 +227,11 @@ class BoundObjective:
         assert isinstance(whole, ItemizedScore)
         found = torch.full((len(ids), len(items)), -torch.inf, device=ids.device)
         for length, chosen in self._of_lengths(ids, None, share=len(items) / whole.items):
-            (found[chosen],) = self._in_parts(
+            (found[chosen],) = self._spent.memory.in_parts(
                 lambda part, part_groups: (whole.item_scores(part, part_groups, items).to(found),),
                 ids[chosen, :length],
                 groups[chosen],
+                "score",
             )
         return found
 
@@ -264,7 +276,9 @@ class BoundObjective:
             return features, (features * whole.mean_targets[groups]).sum(dim=1)
 
         for length, chosen in self._of_lengths(ids, lengths):
-            found[chosen], scores[chosen] = self._in_parts(part, ids[chosen, :length], groups[chosen])
+            found[chosen], scores[chosen] = self._spent.memory.in_parts(
+                part, ids[chosen, :length], groups[chosen], "score"
+            )
         return found, self._less_tokens(scores, ids)
 
     def _less_tokens(
@@ -297,26 +311,6 @@ class BoundObjective:
 
     def _groups_of(self, rows: Tensor | None) -> Tensor:
         return self.groups if rows is None else self.groups[rows]
-
-    def _in_parts(
-        self, function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], batch: Tensor, groups: Tensor
-    ) -> list[Tensor]:
-        """`function` over the batch, in parts that fit into memory, which are found by halving."""
-        while True:
-            limit = self._spent.batch_limit or len(batch)
-            try:
-                parts = [function(b, g) for b, g in zip(batch.split(limit), groups.split(limit), strict=True)]
-                return [torch.cat(values) if len(parts) > 1 else values[0] for values in zip(*parts, strict=True)]
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or limit == 1:
-                    raise
-                self._spent.batch_limit = max(1, min(limit, len(batch)) // 2)
-            release()
-            warnings.warn(
-                f"out of memory with {min(limit, len(batch))} prompts at once; going on with {self._spent.batch_limit}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
 
 
 def _places(chosen: Sequence[int], device: torch.device) -> slice | Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor
 from hardprompts.allowance import Allowance, clock
 from hardprompts.devices import to_host
 from hardprompts.errors import NonFiniteError, SearchError, warn_user
-from hardprompts.objectives import Objective, Score, TraceableObjective
+from hardprompts.objectives import DividedObjective, Objective, Score, TraceableObjective
 from hardprompts.prompts import HistoryPoint, PromptTemplate
 from hardprompts.search.bound import BoundObjective, _BudgetSpent
 from hardprompts.search.leaderboard import Leaderboard
+from hardprompts.search.memory import Room, bytes_of_a_prompt
 from hardprompts.search.protocol import Callback, Candidates, Search, SearchProgress, SearchResult, StopReason
 from hardprompts.search.rows import Ids, pack, unpack
 from hardprompts.search.seeds import Stream, drawn_seed
@@ -46,6 +47,7 @@ def run_search(
     seed: int | None = None,
     callback: Callback | None = None,
     compile: bool = False,
+    room: Room | None = None,
 ) -> list[SearchResult]:
     """Runs a method and returns the best prompts of each task, whatever made it stop.
 
@@ -72,6 +74,7 @@ def run_search(
         callback: see `Callback`. A keyboard interrupt also ends the run with the best so far.
         compile: gradients of a shape that comes often are compiled by torch into one graph; see
             `hardprompts.search.graphs`. Numbers then differ by rounding.
+        room: the memory that batches must fit into; see `hardprompts.search.memory`. None: all that the device has.
 
     Returns:
         One result for each task.
@@ -80,6 +83,7 @@ def run_search(
         SearchError: no admissible prompt was met: none survives the round trip in this template,
             or all spell something banned.
         NonFiniteError: all scores were NaN or infinite from the start.
+        BackendError: the room is too small for a single prompt.
         ValueError: a limit is negative.
     """
     limits = Limits(max_steps, max_evaluations, deadline, patience)
@@ -91,9 +95,15 @@ def run_search(
     groups = torch.zeros(len(initial_ids), dtype=torch.long) if groups is None else groups.cpu()
     if compile and not isinstance(objective, TraceableObjective):
         warn_user(f"compile=True does nothing here: a {type(objective).__name__} is not one fixed function")
+    if room is not None and isinstance(objective, DividedObjective):
+        objective.fit(initial_ids.shape[1], room.at_once)
+        room = None
+    elif room is not None:
+        one = bytes_of_a_prompt(objective, score, vocabulary, initial_ids.shape[1])
+        room.at_once(one, one, f"one prompt of {initial_ids.shape[1]} tokens")
     report_every = report_every or (1 if device.type == "cpu" else 10)
     bound = BoundObjective(
-        objective, score, vocabulary, template, groups.to(device), score_per_token, compile, report_every
+        objective, score, vocabulary, template, groups.to(device), score_per_token, compile, report_every, room
     )
     boards = [
         Leaderboard(vocabulary, template, top_k, score_per_token, initial_ids.shape[1])

@@ -16,13 +16,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hardprompts.allowance import Allowance
-from hardprompts.objectives import Objective, Score
+from hardprompts.objectives import FeatureObjective, Objective, Score
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
 from hardprompts.search.markup import read_markup
+from hardprompts.search.memory import Room
 from hardprompts.search.progress import about, on_bar
 from hardprompts.search.protocol import BY_CALLER, Callback, Search, SearchProgress, SearchResult
 from hardprompts.search.seeds import checked_seed, drawn_seed
+from hardprompts.search.tables import room_for
+from hardprompts.towers.memory import bytes_of
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import check_text
 
@@ -51,6 +54,7 @@ class SearchArguments(TypedDict, total=False):
     seed: int | None
     callback: Callback | None
     compile: bool
+    vram: int | str | None
     progress: bool
 
 
@@ -79,6 +83,10 @@ class SearchOptions:
         compile: gradients are compiled by torch into one graph for each shape of a batch, which takes about a minute
             and is kept for the next call; for methods that take many gradients, such as "pez". Prompts are the same
             but for rounding. Without a compiler it does nothing, and says so.
+        vram: bytes of memory that the device has for all of this, or a text such as "8GB", which means what cards are
+            sold as: 8 times 2**30. It is measured on the model how many prompts fit at once, beside the weights and a
+            tenth that is left for torch itself; prompts are the same but for rounding. Default: as much as a method
+            asks for, and half as much where memory runs out.
         progress: a progress bar with the best text so far, on a terminal or in a notebook.
 
     Raises:
@@ -114,6 +122,7 @@ class SearchOptions:
     seed: int | None = None
     callback: Callback | None = None
     compile: bool = False
+    vram: int | str | None = None
     progress: bool = True
 
     #: Of the amounts, those that are counted.
@@ -136,6 +145,8 @@ class SearchOptions:
 
         if self.seed is not None:
             object.__setattr__(self, "seed", checked_seed(self.seed))
+        if self.vram is not None:
+            bytes_of(self.vram)
         for name in TEXTS:
             check_text(name, getattr(self, name, None))
         for name in self.PASTED:
@@ -187,6 +198,17 @@ class SearchOptions:
             self._watch(allowance, SearchProgress(0, self.steps, 0.0, 0, (None,)))
         return allowance
 
+    def room(self, vocabulary: Vocabulary, search: Search, objective: object, held: Sequence[object]) -> Room | None:
+        """The memory that the batches of a search must fit into; None where `vram` is not given.
+
+        Args:
+            held: the models, and what else is on the device as long as the search runs.
+        """
+        if self.vram is None:
+            return None
+        features = objective.mean_targets.shape[1] if isinstance(objective, FeatureObjective) else None
+        return room_for(self.vram, vocabulary, search, features, (objective, *held))
+
     def _watch(self, allowance: Allowance, progress: SearchProgress) -> None:
         """Lets the call ask the callback, with the progress so far, while no search is running."""
         callback = self.callback
@@ -208,6 +230,7 @@ class SearchOptions:
         description: str = "",
         allowance: Allowance | None = None,
         expected_seconds: float | None = None,
+        room: Room | None = None,
     ) -> list[SearchResult]:
         """`run_search` within these limits, with a progress bar.
 
@@ -217,6 +240,7 @@ class SearchOptions:
             allowance: what the search may spend, of which its passes are taken; default: that of a call that begins
                 now. After the caller has ended the call nothing but the starts is looked at.
             expected_seconds: that the search will take, where that is known; the bar and the callback get it first.
+            room: the memory that batches must fit into; see `room`.
 
         The others, the results and the errors are those of `run_search`.
         """
@@ -250,6 +274,7 @@ class SearchOptions:
                 seed=self.seed,
                 callback=on_bar(follow, bar),
                 compile=self.compile,
+                room=room,
             )
         own.spend(results[0].evaluations)
         if results[0].stop_reason in BY_CALLER:

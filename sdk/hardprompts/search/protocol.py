@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hardprompts.encoders import TextEncoder
 from hardprompts.prompts import Candidate, HistoryPoint
 from hardprompts.search.bound import BoundObjective
 from hardprompts.vocabulary import Vocabulary
@@ -44,6 +45,15 @@ class Search(Protocol):
 
         Each row of `initial_ids` is one restart. A method that cannot improve any further returns.
         """
+        ...
+
+
+@runtime_checkable
+class WordSearch(Protocol):
+    """What a method offers if it knows what every word of a vocabulary means by itself. Optional."""
+
+    def read_words(self, encoder: TextEncoder, progress: bool = True) -> None:
+        """Reads the words of a model now, which the first search would do."""
         ...
 
 
