@@ -32,11 +32,10 @@ from hardprompts.inversion.readability import TextLikelihood, open_likelihood, r
 from hardprompts.inversion.space import SearchSpace
 from hardprompts.inversion.targets import Target, spread_of
 from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
-from hardprompts.inversion.views import ViewFeatures, pictures_at_once
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.methods.phrase_bank import TaskPreparation
 from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score
 from hardprompts.prompts import HardPrompt
-from hardprompts.search.memory import Room
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
 from hardprompts.search.rows import Ids
@@ -92,6 +91,7 @@ class PromptInverter:
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
         self.proposers = opened_proposers(proposers, self.backend)
+        self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers)  # on the device
         self._proposers_used = {"proposers": names_of(proposers)} if self.proposers else {}
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
@@ -184,15 +184,12 @@ class PromptInverter:
         """One prompt for each task, that is for each entry of `images`, all searched in one batch."""
         seed = drawn_seed(options.seed)
         models = [self.backend] if self.judge is None else [self.backend, self.judge]
-        at_once = pictures_at_once(models, self.search, options.num_tokens, options.vram, self._held)
-        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance, at_once)
+        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance, self.search, self._held)
         targets = tasks.targets(options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
         texts = self._texts(aims[0], options, seed, allowance)
         known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
-        space = SearchSpace.of(
-            self.backend, aims[0], options, known, whole_phrases=isinstance(self.search, TaskPreparation)
-        )
+        space = SearchSpace.of(self.backend, aims[0], options, known, self.search, self._held)
         results = self._results(tasks, aims, texts, space, options, seed, allowance)
         answers = Answers(
             self.backend, space, self.prior, options, self._opposed, self.method, self.method_settings,
@@ -217,8 +214,7 @@ class PromptInverter:
     ) -> Sequence[SearchResult]:
         """What the search, or with `fast` the choice among the proposers' texts, finds for each task."""
         starts = space.starts(options, tasks.captions, seed)
-        room = options.room(space.words, self.search, space.objective, self._held)
-        spread = self._spread(space, options, seed, allowance, room)
+        spread = self._spread(space, options, seed, allowance)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
         searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens))
         proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
@@ -229,7 +225,7 @@ class PromptInverter:
             vocabulary=space.words,
             template=space.required.template,
             score_per_token=self._token_cost(options) * spread,
-            room=room,
+            room=space.room,
         )
         begun = Beginning(self._prepared(space.objective, tasks.captions, allowance), starts.ids, starts.groups)
         if self._asks(options):
@@ -247,9 +243,7 @@ class PromptInverter:
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
 
-    def _spread(
-        self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance, room: Room | None
-    ) -> float:
+    def _spread(self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance) -> float:
         """The unit of what tokens, words and fluency cost; 0 where nothing costs anything."""
         if not (
             self._token_cost(options)
@@ -259,7 +253,7 @@ class PromptInverter:
             or self.prior is not None
         ):
             return 0.0
-        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance, room)
+        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance, space.room)
 
     def _score(
         self,
@@ -281,11 +275,6 @@ class PromptInverter:
         if options.token_cost is not None:
             return options.token_cost
         return 0.0 if self.backend.image_encoder is None else options.TOKEN_COST
-
-    @property
-    def _held(self) -> tuple[object, ...]:
-        """What is on the device as long as a search runs."""
-        return (self.backend, self.judge, self.prior, self.captioner, self.proposers)
 
     @property
     def _opposed(self) -> bool:

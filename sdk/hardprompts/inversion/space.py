@@ -15,8 +15,11 @@ from hardprompts.inversion.required import RequiredWords
 from hardprompts.inversion.targets import Target, similarity_with
 from hardprompts.inversion.words import chosen_words
 from hardprompts.methods.banks import encode_beginning
+from hardprompts.methods.phrase_bank import TaskPreparation
 from hardprompts.objectives import FeatureSimilarity, check_length, check_template
 from hardprompts.prompts import PromptTemplate
+from hardprompts.search.memory import Room
+from hardprompts.search.protocol import Search
 from hardprompts.search.rows import NO_TOKEN, random_starts
 from hardprompts.vocabulary import Vocabulary
 
@@ -31,6 +34,7 @@ class SearchSpace:
         required: words that all prompts begin with, and the template with them.
         objective: the similarity with each task's target, of what stands behind the required words.
         num_tokens: places that are free.
+        room: the memory that its batches must fit into, where that is limited.
     """
 
     slot: PromptTemplate
@@ -38,6 +42,7 @@ class SearchSpace:
     required: RequiredWords
     objective: FeatureSimilarity
     num_tokens: int
+    room: Room | None
 
     @classmethod
     def of(
@@ -46,27 +51,29 @@ class SearchSpace:
         targets: Sequence[Target],
         options: InversionOptions,
         texts: Sequence[str | None],
-        *,
-        whole_phrases: bool,
+        search: Search,
+        held: Sequence[object],
     ) -> "SearchSpace":
         """The space of one call.
 
         Args:
             targets: of the tasks.
             texts: that a search begins with, whose words of several tokens may be used too.
-            whole_phrases: see `chosen_words`.
+            search: the method.
+            held: what is on the device all the time.
 
         Raises:
             TemplateError, VocabularyError, ValueError: see `PromptInverter.invert`.
         """
         slot = PromptTemplate(options.template)
+        whole_phrases = isinstance(search, TaskPreparation)
         words = chosen_words(backend.vocabulary, options, texts, whole_phrases=whole_phrases)
         required = RequiredWords.create(options.required, words, slot)
         objective = similarity_with(backend, targets, required.template)
         num_tokens = required.free_tokens(options.num_tokens)
         check_length(num_tokens, objective.free_tokens(), required.template, backend.name)
         check_template(backend.text_encoder, slot, backend.name)
-        return cls(slot, words, required, objective, num_tokens)
+        return cls(slot, words, required, objective, num_tokens, options.room(words, search, objective, held))
 
     def starts(self, options: InversionOptions, captions: Sequence[str | None], seed: int) -> Starts:
         """The rows of tokens that restarts begin with: random ones, the initial prompt, or captions."""

@@ -11,7 +11,8 @@ from hardprompts.errors import ImageError
 from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import Target, targets_of
-from hardprompts.inversion.views import PICTURES, ViewFeatures, each_alone
+from hardprompts.inversion.views import ViewFeatures, each_alone, pictures_at_once
+from hardprompts.search.protocol import Search, StartsAlone
 
 #: One in so many parts of the time that is left may go into looking at the images, and one into their captions.
 LOOKING_SHARE = 3
@@ -42,12 +43,14 @@ class Tasks:
         options: InversionOptions,
         seed: int,
         allowance: Allowance,
-        batch_size: int = PICTURES,
+        search: Search = StartsAlone(),
+        held: Sequence[object] = (),
     ) -> "Tasks":
         """Looks at the images of each task; captions the first of each, unless a text to begin with is given.
 
         Args:
-            batch_size: views that a model encodes at once.
+            search: what will be searched with.
+            held: what is on the device all the time.
 
         Raises:
             ImageError, NonFiniteError: see `ViewFeatures.of`; or there is no image to caption.
@@ -55,7 +58,7 @@ class Tasks:
         asked = None if options.caption is not None or options.initial_prompt is not None else captioner
         look = functools.partial(
             ViewFeatures.of, models=models, views=options.looks, seed=seed, picture=asked is not None,
-            batch_size=batch_size,
+            batch_size=pictures_at_once(models, search, options.num_tokens, options.vram, held),
         )  # fmt: skip
         unlike = None if options.unlike is None else look(options.unlike, allowance=allowance.share(LOOKING_SHARE))
         time = allowance.share(LOOKING_SHARE)

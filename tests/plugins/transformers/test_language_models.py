@@ -17,6 +17,7 @@ from hardprompts.classification import ClassificationTemplate, LabelLikelihood, 
 from hardprompts.classification import prefixes as reading
 from hardprompts.classification.prompted import PromptedModel
 from hardprompts.errors import BackendError
+from hardprompts.search.graphs import gradient_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -265,20 +266,26 @@ def test_a_tuner_fits_saves_and_loads_from_a_folder(family: str, tmp_path) -> No
     assert (loaded.predict_proba(texts) == tuner.predict_proba(texts)).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_near(dtype: torch.dtype, tmp_path) -> None:
-    model, tokenizer = build("gpt2")
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    scores = []
+def test_half_precision_is_near(dtype: torch.dtype, family: str) -> None:
+    texts = ["A film.", "dull", "great music"]
+    scores, gradients = [], []
     for chosen in (torch.float32, dtype):
-        lm = load_backend(f"transformers:{tmp_path}", device="cpu", dtype=chosen).language_model
+        model, tokenizer = build(family)
+        lm = from_language_model(model.to(chosen), tokenizer, name=family).language_model
         parts = PromptedModel.create(
             lm, ClassificationTemplate(), Verbalizer((0, 1), (("bad",), ("good",))), prompt_tokens=2
         )
-        scores.append(parts.class_scores("odd music", ["A film.", "dull"]))
-    assert scores[1].dtype == torch.float32
+        scores.append(parts.class_scores("odd music", texts))
+        rows = [parts.encoder.row(text) for text in texts]
+        likelihood = LabelLikelihood(parts.reader, rows, [0, 1, 1])
+        prompt = lm.vocabulary.embed(torch.tensor([lm.vocabulary.allowed_ids[:2].tolist()])).float()
+        gradients.append(gradient_of(likelihood, prompt, torch.zeros(1, dtype=torch.long)).grad)
+        assert lm.vocabulary.allowed_table.dtype == torch.float32
+    assert scores[1].dtype == gradients[1].dtype == torch.float32
     assert torch.allclose(scores[0], scores[1], atol=5e-2)
+    assert torch.nn.functional.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0) > 0.95
 
 
 def test_sentinels_stand_in_the_middle_for_t5() -> None:

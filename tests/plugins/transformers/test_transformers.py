@@ -293,7 +293,7 @@ def test_parameters_are_frozen(folders: Callable[[str], Path]) -> None:
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2-naflex"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(folders: Callable[[str], Path], kind: str, dtype: torch.dtype) -> None:
     backend = known(folders(kind), dtype)
