@@ -284,7 +284,7 @@ def test_half_precision_is_near(dtype: torch.dtype, family: str) -> None:
         gradients.append(gradient_of(likelihood, prompt, torch.zeros(1, dtype=torch.long)).grad)
         assert lm.vocabulary.allowed_table.dtype == torch.float32
     assert scores[1].dtype == gradients[1].dtype == torch.float32
-    assert torch.allclose(scores[0], scores[1], atol=5e-2)
+    assert torch.allclose(scores[0], scores[1], atol=0.15)
     assert torch.nn.functional.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0) > 0.95
 
 
