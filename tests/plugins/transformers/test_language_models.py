@@ -1,6 +1,7 @@
 """Language models of transformers: logits as the models' own, exact ids, and tuning on a real small one."""
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import json
@@ -271,9 +272,9 @@ def test_a_tuner_fits_saves_and_loads_from_a_folder(family: str, tmp_path) -> No
 def test_half_precision_is_near(dtype: torch.dtype, family: str) -> None:
     texts = ["A film.", "dull", "great music"]
     scores, gradients = [], []
+    model, tokenizer = build(family)  # once: a tokenizer that is trained anew may number its words otherwise
     for chosen in (torch.float32, dtype):
-        model, tokenizer = build(family)
-        lm = from_language_model(model.to(chosen), tokenizer, name=family).language_model
+        lm = from_language_model(copy.deepcopy(model).to(chosen), tokenizer, name=family).language_model
         parts = PromptedModel.create(
             lm, ClassificationTemplate(), Verbalizer((0, 1), (("bad",), ("good",))), prompt_tokens=2
         )
@@ -284,7 +285,7 @@ def test_half_precision_is_near(dtype: torch.dtype, family: str) -> None:
         gradients.append(gradient_of(likelihood, prompt, torch.zeros(1, dtype=torch.long)).grad)
         assert lm.vocabulary.allowed_table.dtype == torch.float32
     assert scores[1].dtype == gradients[1].dtype == torch.float32
-    assert torch.allclose(scores[0], scores[1], atol=0.15)
+    assert torch.allclose(scores[0], scores[1], atol=5e-2)
     assert torch.nn.functional.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0) > 0.95
 
 
