@@ -104,6 +104,13 @@ def test_other_errors_of_the_disk_are_themselves(folder: Path, tmp_path: Path, m
         run(folder, tmp_path / "out.jsonl")
 
 
+def test_a_run_resumes_on_a_device_of_another_size(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path / "out.jsonl")
+    before = contents(tmp_path)
+    run(folder, tmp_path / "out.jsonl", vram="8GB")
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     "change, told",
     [

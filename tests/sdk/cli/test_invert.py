@@ -316,3 +316,10 @@ def test_a_captioner_is_given_by_name(pictures: Path, tmp_path: Path) -> None:
         assert "parrot" in Run("plugins").out
     finally:
         unregister("parrot")
+
+
+def test_a_search_fits_into_the_memory_that_is_said(pictures: Path) -> None:
+    run = Run("invert", pictures / "a.png", *QUICK, "--vram", "8GB")
+    assert run.out == Run("invert", pictures / "a.png", *QUICK).out
+    Run("invert", pictures / "a.png", *QUICK, "--vram", "eight").fails("--vram must be a size", "'eight'")
+    Run("invert", pictures / "a.png", *QUICK, "--vram", "1KB").fails("is too little", "the least is vram='")

@@ -146,3 +146,12 @@ def test_a_search_stays_within_its_memory_on_a_device() -> None:
         counts.peak = counts.alive
         inverter.invert(target, **OPTIONS)
         assert counts.peak > within, "it would have fitted by itself"
+
+
+def test_a_denoiser_is_searched_in_another_way() -> None:
+    from hardprompts.diffusion import DenoisingOptions
+
+    with pytest.raises(ValueError, match=r"vram = '8GB' is of no use .*pipe.invert_prompt\(vram=...\)"):
+        DenoisingOptions(vram="8GB")
+    with pytest.raises(ValueError, match="vram must be a size"):
+        DenoisingOptions(vram="eight")
