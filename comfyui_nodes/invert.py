@@ -14,6 +14,10 @@ from .schema import seed_control, shown
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report, summary
 
 EACH, ALL = "one prompt per image", "one prompt for all"
+
+#: The SDK's styles, and what stands for none of them.
+STYLES, AS_FOUND = ("tags", "caption", "keywords"), "as found"
+
 #: As in all nodes of ComfyUI, whose seeds have 64 bits.
 MAX_SEED = 2**64 - 1
 
@@ -78,7 +82,7 @@ class ImageToPrompt(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
-        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast"],
+        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -132,6 +136,11 @@ class ImageToPrompt(io.ComfyNode):
                     "fast", default=False, optional=True, tooltip="On: the best text of the proposer as it is, scored, "
                     "without any search. Off: the search continues from it."
                 ),
+                io.Combo.Input(
+                    "style", options=[AS_FOUND, *STYLES], default=AS_FOUND, optional=True, tooltip="How the prompt "
+                    "reads. tags: phrases with commas between them. caption: a whole text; needs a proposer. keywords: "
+                    "single words. Tags and keywords have the most important first."
+                ),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -163,6 +172,7 @@ class ImageToPrompt(io.ComfyNode):
         deadline: float | None = None,
         proposer: str = "",
         fast: bool | None = None,
+        style: str | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
@@ -175,7 +185,7 @@ class ImageToPrompt(io.ComfyNode):
                 "template": template, "banned": banned_words(banned),
                 "unlike": None if unlike is None else to_images(unlike),
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
-                **given(deadline=deadline or None, fast=fast or None),
+                **given(deadline=deadline or None, fast=fast or None, style=None if style == AS_FOUND else style),
             }  # fmt: skip
             if target_text.strip():  # else its weight would be refused
                 options |= given(text=target_text.strip(), text_weight=text_weight)

@@ -90,6 +90,7 @@ def find(
     model: str,
     options: Mapping[str, Any],
     captioner: str = "",
+    decoder: bool = False,
 ) -> Generator[Live, None, Found]:
     """Searches the prompts of images and yields the best so far.
 
@@ -97,6 +98,8 @@ def find(
         together: one prompt for what all images share, instead of one for each.
         options: of `PromptInverter.invert`.
         captioner: the name of an image-to-text model, whose captions the search also starts from; "" for none.
+        decoder: the search also starts from what the decoder writes that comes with the model, if one does; it is
+            asked in any case where the options need it.
 
     Raises: what `PromptInverter.invert` raises; Stopped.
     """
@@ -108,7 +111,14 @@ def find(
         backend.append(models.with_images(model))
         if captioner.strip():
             job.step("opening the captioner")
-        inverter = PromptInverter(backend[0], captioner=models.captioner(captioner))
+        needed = bool(options.get("fast")) or options.get("style") == "caption"
+        proposers = models.decoder(model, decoder or needed)
+        if needed and not proposers:
+            raise ValueError(
+                f"no decoder comes with {backend[0].name}, which captions and fast prompts need; choose another style "
+                "and a search, or a model that has one, such as emoji"
+            )
+        inverter = PromptInverter(backend[0], captioner=models.captioner(captioner), proposers=proposers or None)
         job.step(f"reading the words of {backend[0].name}, once for each model")
         read_words(inverter.search, backend[0])
         job.step("looking at the image" if len(images) == 1 else "looking at the images")

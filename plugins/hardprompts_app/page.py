@@ -25,6 +25,13 @@ OWN: dict[str, Any] = {"api_visibility": "private"}
 
 WORDS = {"Real words": None, "Any tokens": False}
 
+#: How a prompt reads, as `InversionOptions.style` has it.
+STYLES = {"As found": None, "Tags": "tags", "Caption": "caption", "Keywords": "keywords"}
+
+#: How it is found.
+WITH_DECODER = "Decoder, then search"
+WAYS: dict[str, dict[str, bool]] = {"Search": {}, WITH_DECODER: {}, "Decoder alone (fast)": {"fast": True}}
+
 NO_LIMIT = "empty: until it is done"
 
 #: What may be banned.
@@ -159,6 +166,14 @@ class _ImageTab(_Tab):
                 )
                 self.name = self.model(models.image_models)
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
+                self.style = gr.Radio(
+                    list(STYLES), value=next(iter(STYLES)), label="Style",
+                    info="a caption needs a decoder that comes with the model, as emoji has one",
+                )  # fmt: skip
+                self.ways = gr.Radio(
+                    list(WAYS), value=next(iter(WAYS)), label="How",
+                    info="a decoder writes whole texts in milliseconds; fast takes the best of them as it is",
+                )  # fmt: skip
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
                     self.banned = gr.Textbox("", label="Words that must not occur", info=BANNED_INFO)
@@ -185,7 +200,7 @@ class _ImageTab(_Tab):
         shown = [self.edited, self.contributions, *self.texts]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
-            self.captioner,
+            self.captioner, self.style, self.ways,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -210,18 +225,19 @@ class _ImageTab(_Tab):
 
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
-        seconds: float | None, seed: str, captioner: str | None, request: gr.Request,
+        seconds: float | None, seed: str, captioner: str | None, style: str, way: str, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
         with one_line(files or ()) as problems:
             options = checked_options({
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
-                "seed": seed_of(seed),
+                "seed": seed_of(seed), "style": STYLES[style], **WAYS[way],
             })  # fmt: skip
             finding = image.find(
-                self.models, job, files, together != "One prompt each", model, options, captioner or ""
-            )
+                self.models, job, files, together != "One prompt each", model, options, captioner or "",
+                decoder=way == WITH_DECODER,
+            )  # fmt: skip
             found = yield from self._watched(finding, job)
             until = max(prompt.provenance["seconds"] for prompt in found.prompts)
             lines = [[(point.seconds, point.score) for point in prompt.history] for prompt in found.prompts]

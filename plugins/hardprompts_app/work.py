@@ -18,6 +18,7 @@ from hardprompts.devices import checked_device
 from hardprompts.encoders import PREFERRED_MODELS, Backend, backends, default_model, is_installed, shared_backend
 from hardprompts.errors import BackendError, HardPromptsError, UnknownName
 from hardprompts.inversion.captioning import Captioner, load_captioner
+from hardprompts.inversion.proposals import AUTO, Proposer, opened_proposers
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import Search, SearchProgress
@@ -33,7 +34,7 @@ LOOK_EVERY = 0.2
 OPTIONS = (
     "num_tokens", "template", "words", "required", "banned", "deadline", "seed", "max_steps", "max_evaluations",
     "patience", "restarts", "token_cost", "top_k", "views", "shortest", "repetition_penalty", "caption",
-    "initial_prompt", "vocabulary",
+    "initial_prompt", "vocabulary", "style", "fast",
 )  # fmt: skip
 
 #: What config.json calls models that say what an image shows without being asked.
@@ -85,6 +86,14 @@ class Models:
         if not self.private:
             known = [name for name in PREFERRED_MODELS if is_installed(name)]
         return list(dict.fromkeys((self.default, *known)))
+
+    def decoder(self, name: str, wanted: bool) -> tuple[Proposer, ...]:
+        """The proposers that come with a model, if they are wanted; none where it has none.
+
+        Raises:
+            BackendError: one is damaged.
+        """
+        return opened_proposers(AUTO, self.open(name)) if wanted else ()
 
     @property
     def image_models(self) -> list[str]:

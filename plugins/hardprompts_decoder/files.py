@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ FORMAT = "hardprompts-decoder-1"
 
 #: Texts whose features tell one text tower from another, and tokens of each.
 PROBES, PROBE_TOKENS = 8, 3
+
+#: The share of every token's likelihood that all tokens have alike, so that none is impossible: one that was never
+#: learned costs about as much as the rarest.
+SMOOTHING = 0.01
+
+#: Texts whose likelihood is read at once.
+TEXTS_AT_ONCE = 256
 
 #: By how much these features may differ, which unit features of another precision do.
 TOLERANCE = 2e-2
@@ -120,6 +128,42 @@ class Decoder(HubMixin):
         found = torch.multinomial(weights.expand(texts, -1), count, replacement=True, generator=generator)
         found[:, 0] = int(weights.argmax())
         return found
+
+    @torch.no_grad()
+    def likelihoods(
+        self, features: Float[Tensor, "texts features"], texts: Sequence[Sequence[int]]
+    ) -> Float[Tensor, " texts"]:
+        """log p of texts of their lengths, given as the model's ids, each with the unit features of its row; in nats.
+
+        Every token has a little more than nothing (`SMOOTHING`), also those that the network does not know, and those
+        behind the longest text that it writes.
+        """
+        device, known = self.network.bias.device, {token: place for place, token in enumerate(self.tokens.tolist())}
+        inputs = normalize(features.to(device).float() - self.shift.to(device))
+        parts = [
+            self._likelihoods(inputs[first : first + TEXTS_AT_ONCE], [[known.get(i, -1) for i in ids] for ids in part])
+            for first in range(0, len(texts), TEXTS_AT_ONCE)
+            for part in [texts[first : first + TEXTS_AT_ONCE]]
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def _likelihoods(
+        self, features: Float[Tensor, "texts features"], rows: Sequence[Sequence[int]]
+    ) -> Float[Tensor, " texts"]:
+        """log p of rows of the network's own tokens, -1 for those that it does not know."""
+        shape, device = self.network.shape, features.device
+        lengths = torch.tensor([min(len(row), shape.max_tokens) for row in rows], device=device)
+        width = int(lengths.max())
+        ids = torch.full((len(rows), width + 1), shape.end, device=device)
+        for place, row in enumerate(rows):
+            ids[place, : lengths[place]] = torch.tensor(row[:width], dtype=torch.long, device=device)
+        logits = self.network(features, lengths, ids[:, :width].clamp_min(0)).float()
+        likely = logits.softmax(dim=-1).gather(2, ids.clamp_min(0)[:, :, None]).squeeze(2)
+        smooth = (1 - SMOOTHING) * likely.masked_fill(ids < 0, 0.0) + SMOOTHING / (shape.tokens + 1)
+        written = torch.arange(width + 1, device=device) <= lengths[:, None]
+        beyond = torch.tensor([len(row) for row in rows], device=device) - lengths
+        told: Tensor = smooth.log().masked_fill(~written, 0.0).sum(dim=1)
+        return (told + beyond * math.log(SMOOTHING / (shape.tokens + 1))).cpu()
 
     # --- files ----------------------------------------------------------------------------
 

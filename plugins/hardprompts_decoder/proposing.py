@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,6 +37,10 @@ class DecoderProposer:
             raise NonFiniteError("features that a decoder is to write texts for are NaN or infinite; check the images")
         written = self.decoder.write(features, count, max_tokens, generator)
         return [[self.vocabulary.decode(ids) for ids in rows] for rows in written]
+
+    def likelihoods(self, features: Float[Tensor, "texts features"], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """log p of each text as one that has the unit features of its row, in nats."""
+        return self.decoder.likelihoods(features, [self.vocabulary.encode(text) for text in texts])
 
 
 def open_proposer(name: str, *, backend: Backend) -> DecoderProposer | None:

@@ -180,6 +180,8 @@ class HardPrompt(HubMixin):
         left_out: what the limits of that call left no room for, in words: "contributions of tokens: 0 of 8".
         pareto: the best trade-offs, if they were asked for: no other prompt is better in similarity, length and fluency
             at once; most similar first.
+        fluency: the log-likelihood of each word of the whole text, in nats, by a language model that had no part in
+            finding it, if one was asked; higher is better. Captions have about -5 by a good model.
         weights: of its words, if they were fitted; see `hardprompts.applications.fit_weights`.
         provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
             not equal, but have the same hash.
@@ -203,6 +205,7 @@ class HardPrompt(HubMixin):
     pareto: tuple[TradeOff, ...] = ()
     weights: WordWeights | None = None
     left_out: tuple[str, ...] = ()
+    fluency: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "template"):
@@ -348,6 +351,7 @@ class HardPrompt(HubMixin):
                     "weights": _word_weights(fields.get("weights"), str(fields["text"])),
                     "provenance": {**fields.get("provenance", {}), **({"other_fields": others} if others else {})},
                     "left_out": tuple(str(one) for one in fields.get("left_out", ())),
+                    "fluency": _number(fields.get("fluency")),
                 }
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -436,17 +440,20 @@ class HardPrompt(HubMixin):
         return dataclasses.replace(prompt, model=model_here(folder, prompt.model))
 
 
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
 def _candidate(values: Mapping[str, Any]) -> Candidate:
     return Candidate(str(values["text"]), tuple(map(operator.index, values["token_ids"])), float(values["score"]))
 
 
 def _trade_off(values: Mapping[str, Any]) -> TradeOff:
-    fluency = values["fluency"]
     return TradeOff(
         _candidate(values["candidate"]),
         float(values["similarity"]),
         operator.index(values["tokens"]),
-        None if fluency is None else float(fluency),
+        _number(values["fluency"]),
     )
 
 
@@ -490,6 +497,7 @@ def _card_section(repo_id: str, prompt: HardPrompt) -> str:
         ("method", prompt.method),
         (prompt.score_unit if prompt.score_unit.replace(" ", "").isalnum() else "score", f"{prompt.score:.4f}"),
         ("tokens", len(prompt.token_ids)),
+        ("nats a word", None if prompt.fluency is None else f"{-prompt.fluency:.1f}"),
         ("template", "" if prompt.template == "{}" else prompt.template),
         ("seed", prompt.seed),
         ("stopped", prompt.stop_reason),

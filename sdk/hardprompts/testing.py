@@ -22,10 +22,11 @@ from torch import Tensor
 
 from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, LanguageModelKind, normalize
-from hardprompts.errors import FileFormatError
+from hardprompts.errors import FileFormatError, NonFiniteError
 from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.inverter import PromptInverter
-from hardprompts.inversion.proposals import Proposer, proposed_texts
+from hardprompts.inversion.likelihoods import likelihoods
+from hardprompts.inversion.proposals import LikelihoodProposer, Proposer, proposed_texts
 from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 from hardprompts.search.loop import run_search
@@ -380,6 +381,8 @@ def check_captioner(captioner: Captioner, images: Sequence[Image.Image] = ()) ->
 def check_proposer(proposer: Proposer, backend: Backend, texts: Sequence[str] = ("a red house", "old boat")) -> None:
     """Checks that a proposer gives texts for each of several targets, the same of the same generator.
 
+    Of one that knows how likely texts are it also checks that: whatever the text, and whatever is asked beside it.
+
     Args:
         texts: whose features it is asked to write texts for; it must have something to say of one of them.
 
@@ -402,6 +405,24 @@ def check_proposer(proposer: Proposer, backend: Backend, texts: Sequence[str] = 
     torch.rand(7)  # of torch's own generator, which a proposer is not to draw from
     assert proposed(4) == many, "the same generator gave other texts the second time; draw from `generator` alone"
     assert all(len(own) <= 1 for own in proposed(1)), "it proposed more texts than it was asked for"
+    if isinstance(proposer, LikelihoodProposer):
+        _check_likelihoods(proposer, features, [*texts, *(text for own in many for text in own), ""])
+
+
+def _check_likelihoods(
+    proposer: LikelihoodProposer, features: Float[Tensor, "targets features"], texts: Sequence[str]
+) -> None:
+    def told(asked: Sequence[str]) -> list[float]:
+        try:
+            found: list[float] = likelihoods([proposer], features[:1].expand(len(asked), -1), asked).tolist()
+        except (ValueError, NonFiniteError) as error:
+            raise AssertionError(str(error)) from error
+        return found
+
+    for text, among in zip(texts, told(texts), strict=True):
+        assert among <= 1e-3, f"the log-likelihood of {text!r} is above 0: {among}"
+        (alone,) = told([text])
+        assert abs(alone - among) < 1e-2, f"{text!r} has the log-likelihood {among} among others, and {alone} alone"
 
 
 #: Soft prompts of the kinds that are shared: text encoders and their widths.

@@ -25,6 +25,7 @@ from fakes import InterruptProcessingException, World, comfyui
 from toy_denoiser import predictor
 
 from hardprompts import FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
+from hardprompts.inversion.options import STYLES
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import Candidate, HardPrompt, WordWeights, escape
 
@@ -114,7 +115,7 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         assert schema.search_aliases, schema.node_id
         assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
         folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
-    rare = ["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast"]
+    rare = ["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style"]
     assert folded["HardPromptsImageToPrompt"] == rare
     # Every one of a decorator names an input that there is.
     source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
@@ -569,6 +570,8 @@ def test_proposals_are_taken_as_they_are_or_as_starts(world: World, fox: torch.T
         node, model = module("invert").ImageToPrompt, emoji_model()
         fast = node.execute(prompt_model=model, image=fox, proposer="says:", fast=True, **SEARCH).args[1]
         assert fast == ["castle rocket owl"]
+        whole = node.execute(prompt_model=model, image=fox, proposer="says:", style="caption", **SEARCH)
+        assert whole.args[1] == fast and "stopped by proposed" in whole.args[-1]
         begun = node.execute(prompt_model=model, image=fox, proposer=" says: ", **SEARCH).args[2]
         assert begun[0] >= node.execute(prompt_model=model, image=fox, proposer="says:", fast=True, **SEARCH).args[2][0]
     finally:
@@ -577,6 +580,16 @@ def test_proposals_are_taken_as_they_are_or_as_starts(world: World, fox: torch.T
         node.execute(prompt_model=model, image=fox, proposer="decoder:/etc", **SEARCH)
     with pytest.raises(ValueError, match="there are none here"):
         node.execute(prompt_model=model, image=fox, fast=True, **SEARCH)
+
+
+def test_styles_are_those_of_the_sdk(world: World, fox: torch.Tensor) -> None:
+    nodes = module("invert")
+    assert nodes.STYLES == STYLES
+    node, model = nodes.ImageToPrompt, emoji_model()
+    found = node.execute(prompt_model=model, image=fox, style=nodes.AS_FOUND, **SEARCH).args[1]
+    assert found == node.execute(prompt_model=model, image=fox, **SEARCH).args[1]
+    (tags,) = node.execute(prompt_model=model, image=fox, style="tags", **SEARCH).args[1]
+    assert ", " in tags
 
 
 def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(

@@ -21,6 +21,7 @@ from hardprompts.cli.options import (
     Method,
     Model,
     Overwrite,
+    PromptStyle,
     ProposerNames,
     Restarts,
     Steps,
@@ -108,6 +109,7 @@ def batch(
     captioner: CaptionerName = None,
     proposers: ProposerNames = None,
     fast: Fast = None,
+    style: PromptStyle = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -173,6 +175,7 @@ def invert_folder(
     captioner: CaptionerName = None,
     proposers: ProposerNames = None,
     fast: Fast = None,
+    style: PromptStyle = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -208,7 +211,7 @@ def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None
 
         options["vocabulary"] = read_phrases(vocabulary)
     check_options(options)
-    if options.get("fast"):
+    if options.get("fast") or options.get("style") == "caption":
         options.setdefault("proposers", ["auto"])
     from hardprompts.encoders import default_model
 

@@ -18,11 +18,13 @@ from hardprompts.cli.options import (
     Device,
     Dtype,
     Fast,
+    FluencyModel,
     Form,
     Method,
     Model,
     Prior,
     PriorWeight,
+    PromptStyle,
     ProposerNames,
     Required,
     Restarts,
@@ -59,6 +61,7 @@ _OF_THE_COMMAND = (
     "prior",
     "captioner",
     "proposers",
+    "fluency_model",
     "texts",
     "device",
     "threads",
@@ -90,6 +93,8 @@ def invert(
     captioner: CaptionerName = None,
     proposers: ProposerNames = None,
     fast: Fast = None,
+    style: PromptStyle = None,
+    fluency_model: FluencyModel = None,
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
@@ -125,8 +130,11 @@ def invert(
         search = search_of(method, bank)
         with stdout_kept():
             screen.use_threads(threads, device)
-            asked = ["auto"] if fast and not proposers else proposers
-            of_search = given({"prior": prior, "captioner": captioner, "proposers": asked, **options})
+            needed = fast or (style == "caption" and prior is None)
+            asked = ["auto"] if needed and not proposers else proposers
+            of_search = given({
+                "prior": prior, "captioner": captioner, "proposers": asked, "fluency_model": fluency_model, **options
+            })  # fmt: skip
             inverter = open_inverter(model, search, of_search, device, dtype, **texts_of(texts))
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
@@ -239,7 +247,8 @@ def open_inverter(
     if backend.image_encoder is not None or backend.noise_predictor is None:
         inverter = PromptInverter(
             backend, device=device, dtype=torch_dtype(dtype), prior=options.get("prior"),
-            captioner=options.get("captioner"), proposers=options.get("proposers"), **method,
+            captioner=options.get("captioner"), proposers=options.get("proposers"),
+            fluency_model=options.get("fluency_model"), **method,
         )  # fmt: skip
         if "deadline" not in options:
             screen.read_words(inverter.search, backend)

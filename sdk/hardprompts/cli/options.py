@@ -156,6 +156,19 @@ Fast = Annotated[
     bool | None,
     typer.Option("--fast", help="Take the best text of --proposer as it is (default: auto), and search nothing."),
 ]
+PromptStyle = Annotated[
+    Literal["tags", "caption", "keywords"] | None,
+    typer.Option(
+        "--style",
+        help="How the prompt reads: tags with commas, keywords, or a caption, which needs --proposer or --prior.",
+    ),
+]
+FluencyModel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME:NAME", help="A causal language model that has no say, and tells how fluent the prompt is."
+    ),
+]
 Bank = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),

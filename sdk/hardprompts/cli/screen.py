@@ -189,8 +189,9 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         say(prompt.__rich__(), console=out)
     else:
         typer.echo(prompt.filled)
+    fluent = "" if prompt.fluency is None else f", {-prompt.fluency:.1f} nats a word"
     say(
-        f"{prompt.score_unit} {prompt.score:.3f}, {len(prompt.token_ids)} tokens, {shown_model(prompt.model)}, "
+        f"{prompt.score_unit} {prompt.score:.3f}{fluent}, {len(prompt.token_ids)} tokens, {shown_model(prompt.model)}, "
         f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )

@@ -1,8 +1,8 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
 from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
 from .inverter import PromptInverter
-from .options import InversionArguments, InversionOptions
-from .proposals import OpenProposer, Proposer, load_proposer, proposers
+from .options import InversionArguments, InversionOptions, Style
+from .proposals import LikelihoodProposer, OpenProposer, Proposer, load_proposer, proposers
 from .readability import (
     LanguageModelLikelihood,
     ReadableScore,
@@ -18,11 +18,13 @@ __all__ = [
     "InversionArguments",
     "InversionOptions",
     "LanguageModelLikelihood",
+    "LikelihoodProposer",
     "OpenCaptioner",
     "OpenProposer",
     "PromptInverter",
     "Proposer",
     "ReadableScore",
+    "Style",
     "TextLikelihood",
     "captioners",
     "fluency",

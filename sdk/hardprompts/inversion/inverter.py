@@ -11,11 +11,12 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
-from hardprompts.encoders import Backend, join_backends, normalize, opened_backend, several
+from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
+from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
     Beginning,
@@ -26,15 +27,14 @@ from hardprompts.inversion.proposals import (
     opened_proposers,
     usable_ids,
     warn_of_unusable,
-    weighed_by_proposals,
 )
-from hardprompts.inversion.readability import TextLikelihood, open_likelihood, readable_score
+from hardprompts.inversion.readability import TextLikelihood, open_likelihood
 from hardprompts.inversion.space import SearchSpace
 from hardprompts.inversion.targets import Target, spread_of
 from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.methods.phrase_bank import TaskPreparation
-from hardprompts.objectives import FeatureSimilarity, JudgedSimilarity, Score
+from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import HardPrompt
 from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
@@ -64,7 +64,10 @@ class PromptInverter:
             Half of the restarts begin with the caption. Of several images that share a prompt, the first is captioned.
         proposers: what writes whole texts for the images, such as "decoder:FOLDER", "auto" for what comes with the
             model, any object with the method of `Proposer`, or several of these. What they write is scored exactly;
-            half of the restarts begin with the best, and the default method goes on from it.
+            half of the restarts begin with the best, and the default method goes on from it. Those that are a
+            `LikelihoodProposer` also have a say in what is chosen.
+        fluency_model: a language model like `prior`, which has no say in anything: a prompt's `fluency` is what it says
+            of the text.
 
     Raises:
         UnknownName, BackendError: see `load_backend` and `load_captioner`; or the prior is not a causal language model.
@@ -82,6 +85,7 @@ class PromptInverter:
         prior: "str | Backend | TextLikelihood | None" = None,
         captioner: str | Captioner | None = None,
         proposers: "ProposerInput | None" = None,
+        fluency_model: "str | Backend | TextLikelihood | None" = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
             return opened_backend(model, device=device, dtype=dtype)
@@ -90,9 +94,12 @@ class PromptInverter:
         self.judge = None if judge is None else opened(judge)
         self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
+        self.fluency_model = (
+            None if fluency_model is None else open_likelihood(fluency_model, device=device, dtype=dtype)
+        )
         self.proposers = opened_proposers(proposers, self.backend)
-        self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers)  # on the device
-        self._proposers_used = {"proposers": names_of(proposers)} if self.proposers else {}
+        self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers, self.fluency_model)
+        self._used = {"proposers": names_of(proposers)} if self.proposers else {}
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
 
@@ -172,6 +179,12 @@ class PromptInverter:
                 "fast=True returns what proposers write, and there are none here; give PromptInverter(proposers=...), "
                 "no initial_prompt and no method that looks for what fits least"
             )
+        if chosen.style == "caption" and self.prior is None and not self._asks(chosen):
+            raise ValueError(
+                "style='caption' needs something that knows how captions read, and there is nothing here; give "
+                "PromptInverter(prior=...), or proposers=..., such as 'auto' for what comes with the model, and then "
+                "no initial_prompt and no method that looks for what fits least"
+            )
         return chosen.seeded()
 
     def _asks(self, options: InversionOptions) -> bool:
@@ -183,17 +196,22 @@ class PromptInverter:
     def _invert(self, images: Sequence[Any], options: InversionOptions, allowance: Allowance) -> list[HardPrompt]:
         """One prompt for each task, that is for each entry of `images`, all searched in one batch."""
         seed = drawn_seed(options.seed)
-        models = [self.backend] if self.judge is None else [self.backend, self.judge]
-        tasks = Tasks.of(images, models, self.captioner, options, seed, allowance, self.search, self._held)
+        asked = self.proposers if self._asks(options) else ()
+        experts = Experts(self.backend, self.judge, self.prior, asked)
+        tasks = Tasks.of(images, experts.models, self.captioner, options, seed, allowance, self.search, self._held)
         targets = tasks.targets(options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
         texts = self._texts(aims[0], options, seed, allowance)
         known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
         space = SearchSpace.of(self.backend, aims[0], options, known, self.search, self._held)
-        results = self._results(tasks, aims, texts, space, options, seed, allowance)
+        proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
+        if asked:
+            warn_of_unusable(texts, proposals)
+        unsearched = options.fast or experts.leave_whole(options, proposals)
+        results = self._results(tasks, aims, proposals, space, experts, options, unsearched, seed, allowance)
         answers = Answers(
-            self.backend, space, self.prior, options, self._opposed, self.method, self.method_settings,
-            {"views": options.looks, "restarts": options.starts, **self._proposers_used},
+            self.backend, space, self.prior, self.fluency_model, options, self._opposed, unsearched, self.method,
+            self.method_settings, {"views": options.looks, "restarts": options.starts, **self._used},
         )  # fmt: skip
         prompts = []
         for task, (result, target) in enumerate(zip(results, targets[0], strict=True)):
@@ -206,33 +224,35 @@ class PromptInverter:
         self,
         tasks: Tasks,
         aims: Sequence[Sequence[Target]],
-        texts: Sequence[Sequence[str]],
+        proposals: Sequence[Sequence[Ids]],
         space: SearchSpace,
+        experts: Experts,
         options: InversionOptions,
+        unsearched: bool,
         seed: int,
         allowance: Allowance,
     ) -> Sequence[SearchResult]:
-        """What the search, or with `fast` the choice among the proposers' texts, finds for each task."""
+        """What the search finds for each task; `unsearched`, the choice among what was proposed."""
         starts = space.starts(options, tasks.captions, seed)
-        spread = self._spread(space, options, seed, allowance)
+        spread = 0.0
+        if experts.need_spread(options):
+            spread = spread_of(space.objective, space.words, space.num_tokens, seed, allowance, space.room)
         # What is measured of the results: the texts of the candidates, and what each token contributes.
         searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens))
-        proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
         run = functools.partial(
             options.run,
             objective=space.objective,
-            score=self._score(space, aims, proposals, options, spread),
+            score=experts.score(space, aims, proposals, options, spread),
             vocabulary=space.words,
             template=space.required.template,
-            score_per_token=self._token_cost(options) * spread,
+            score_per_token=experts.token_cost(options) * spread,
             room=space.room,
         )
         begun = Beginning(self._prepared(space.objective, tasks.captions, allowance), starts.ids, starts.groups)
-        if self._asks(options):
-            warn_of_unusable(texts, proposals)
-            rating = functools.partial(run, allowance=searching if options.fast else searching.share(LOOKING_SHARE))
+        if experts.proposers:
+            rating = functools.partial(run, allowance=searching if unsearched else searching.share(LOOKING_SHARE))
             begun = begin_with(proposals, starts, begun.search, rating, behind=any(tasks.captions))
-        if options.fast:
+        if unsearched:
             return begun.results
         return run(
             begun.search,
@@ -242,39 +262,6 @@ class PromptInverter:
             description=self.method,
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
-
-    def _spread(self, space: SearchSpace, options: InversionOptions, seed: int, allowance: Allowance) -> float:
-        """The unit of what tokens, words and fluency cost; 0 where nothing costs anything."""
-        if not (
-            self._token_cost(options)
-            or self._asks(options)
-            or options.penalties
-            or options.repetition_penalty
-            or self.prior is not None
-        ):
-            return 0.0
-        return spread_of(space.objective, space.words, space.num_tokens, seed, allowance, space.room)
-
-    def _score(
-        self,
-        space: SearchSpace,
-        aims: Sequence[Sequence[Target]],
-        proposals: Sequence[Sequence[Ids]],
-        options: InversionOptions,
-        spread: float,
-    ) -> Score:
-        """What picks the winner: the judge's or the model's similarity, with what is asked of the text."""
-        score: Score = space.objective
-        if self.judge is not None:
-            means = torch.stack([target.mean for target in aims[1]])
-            score = JudgedSimilarity(self.judge, self.backend, means, space.required.template)
-        readable = readable_score(score, space.words, space.required.template, self.prior, options, spread)
-        return weighed_by_proposals(readable, proposals, len(space.words.table), options.proposal_weight * spread)
-
-    def _token_cost(self, options: InversionOptions) -> float:
-        if options.token_cost is not None:
-            return options.token_cost
-        return 0.0 if self.backend.image_encoder is None else options.TOKEN_COST
 
     @property
     def _opposed(self) -> bool:
@@ -287,9 +274,9 @@ class PromptInverter:
         """What the proposers write for each task."""
         if not self._asks(options):
             return [[] for _ in targets]
-        features = normalize(torch.stack([target.mean for target in targets]))
         generator = Stream.PROPOSALS.generator(seed)
-        return ask(self.proposers, features, options.proposals, options.num_tokens, generator, allowance)
+        tokens = options.places(options.num_tokens)
+        return ask(self.proposers, unit_features(targets), options.proposals, tokens, generator, allowance)
 
     def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None], allowance: Allowance) -> Search:
         if not isinstance(self.search, TaskPreparation):

@@ -3,10 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from hardprompts.images import ImageInput
 from hardprompts.search.options import SearchArguments, SearchOptions
+
+#: How a prompt should read.
+Style: TypeAlias = Literal["tags", "caption", "keywords"]
+
+STYLES: tuple[str, ...] = get_args(Style)
 
 
 class InversionArguments(SearchArguments, total=False):
@@ -28,6 +33,8 @@ class InversionArguments(SearchArguments, total=False):
     pareto: bool
     proposals: int
     proposal_weight: float
+    likelihood_weight: float | None
+    style: Style | None
     fast: bool
 
 
@@ -68,6 +75,12 @@ class InversionOptions(SearchOptions):
         proposal_weight: what a word costs for each nat by which it is rarer in the proposals than one that a fifth of
             them have, as a share of the spread (see `token_cost`); a word that more of them have is worth as much more.
             0: proposals are where a search begins, and no more.
+        likelihood_weight: what a nat of the log-likelihood for each word is worth by which proposers that know it would
+            write a prompt, likewise. Default: `LIKELIHOOD_WEIGHT`, for a caption `CAPTION_WEIGHT`.
+        style: how the prompt should read. "caption": a whole text, as proposers write it or a prior likes it, one of
+            which is needed; no token is dropped that makes it read well. "tags": phrases with commas between them, the
+            most important first; half of the places are for the commas. "keywords": words, none twice, the most
+            important first. Default: as the search finds it.
         fast: return the best of what the proposers wrote, as it is: nothing is searched, each image is seen in one
             view, there are no other candidates, and the contributions of tokens are not measured.
 
@@ -79,8 +92,18 @@ class InversionOptions(SearchOptions):
     #: What a token must add for images, as a share of the spread of the similarity of random prompts.
     TOKEN_COST: ClassVar[float] = 0.15
 
+    #: What a nat for each word of the proposers' log-likelihood is worth, likewise: by default, and for a caption.
+    LIKELIHOOD_WEIGHT: ClassVar[float] = 0.0
+    CAPTION_WEIGHT: ClassVar[float] = 0.3
+
     COUNTS: ClassVar[tuple[str, ...]] = ("num_tokens", "views", "proposals", *SearchOptions.COUNTS)
-    AMOUNTS: ClassVar[tuple[str, ...]] = ("unlike_weight", "prior_weight", "proposal_weight", *SearchOptions.AMOUNTS)
+    AMOUNTS: ClassVar[tuple[str, ...]] = (
+        "unlike_weight",
+        "prior_weight",
+        "proposal_weight",
+        "likelihood_weight",
+        *SearchOptions.AMOUNTS,
+    )
 
     NEEDS: ClassVar[Mapping[str, str]] = {"text_weight": "text", "unlike_weight": "unlike"}
 
@@ -104,6 +127,8 @@ class InversionOptions(SearchOptions):
     pareto: bool = False
     proposals: int = 32
     proposal_weight: float = 0.02
+    likelihood_weight: float | None = None
+    style: str | None = None
     fast: bool = False
 
     def __post_init__(self) -> None:
@@ -117,6 +142,13 @@ class InversionOptions(SearchOptions):
             raise ValueError(f"penalties must be finite, got {dict(self.penalties)}, {self.repetition_penalty}")
         if self.initial_prompt is not None and self.caption is not None:
             raise ValueError("give an initial_prompt, which all restarts begin with, or a caption, not both")
+        if self.style is not None and self.style not in STYLES:
+            raise ValueError(f"style must be {', '.join(map(repr, STYLES))} or None, got {self.style!r}")
+        if self.style in ("tags", "keywords") and (self.pareto or self.shortest is not None):
+            raise ValueError(
+                f"pareto and shortest weigh prompts as the search finds them, and style={self.style!r} writes them "
+                "anew; leave one out"
+            )
         if self.fast and (self.pareto or self.shortest is not None):
             raise ValueError("pareto and shortest search among lengths, and fast searches nothing; leave one out")
         if not 0 <= self.text_weight <= 1:
@@ -128,3 +160,14 @@ class InversionOptions(SearchOptions):
     def looks(self) -> int:
         """How many views of each image are looked at."""
         return 1 if self.fast else self.views
+
+    @property
+    def likelihood_share(self) -> float:
+        """`likelihood_weight`, with the default of the style."""
+        if self.likelihood_weight is not None:
+            return self.likelihood_weight
+        return self.CAPTION_WEIGHT if self.style == "caption" else self.LIKELIHOOD_WEIGHT
+
+    def places(self, tokens: int) -> int:
+        """How many of so many tokens of a prompt are for words; of tags half of them are for the commas."""
+        return (tokens + 1) // 2 if self.style == "tags" else tokens

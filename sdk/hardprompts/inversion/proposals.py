@@ -56,6 +56,18 @@ class Proposer(Protocol):
 
 
 @runtime_checkable
+class LikelihoodProposer(Proposer, Protocol):
+    """A proposer that also says how likely it is that it writes a text for a target, whoever wrote it.
+
+    Searches then find what the model finds similar, and what such a proposer finds likely: a product of experts.
+    """
+
+    def likelihoods(self, features: Float[Tensor, "texts features"], texts: Sequence[str]) -> Float[Tensor, " texts"]:
+        """log p of each whole text given the unit features of its row, in nats; finite, whatever the text."""
+        ...
+
+
+@runtime_checkable
 class OpenProposer(Protocol):
     """How a plugin opens the proposers of its scheme."""
 

@@ -70,7 +70,7 @@ class SearchSpace:
         words = chosen_words(backend.vocabulary, options, texts, whole_phrases=whole_phrases)
         required = RequiredWords.create(options.required, words, slot)
         objective = similarity_with(backend, targets, required.template)
-        num_tokens = required.free_tokens(options.num_tokens)
+        num_tokens = options.places(required.free_tokens(options.num_tokens))
         check_length(num_tokens, objective.free_tokens(), required.template, backend.name)
         check_template(backend.text_encoder, slot, backend.name)
         return cls(slot, words, required, objective, num_tokens, options.room(words, search, objective, held))

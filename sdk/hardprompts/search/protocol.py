@@ -108,6 +108,7 @@ class StopReason(str, enum.Enum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     NON_FINITE = "non_finite"
+    PROPOSED = "proposed"
 
     __str__ = str.__str__
 
@@ -129,6 +130,7 @@ _SENTENCES = {
     StopReason.CANCELLED: "the callback ended the search",
     StopReason.INTERRUPTED: "the search was interrupted",
     StopReason.NON_FINITE: "the scores became NaN",
+    StopReason.PROPOSED: "the best of what was proposed, without a search",
 }
 
 

@@ -134,6 +134,21 @@ def test_the_user_is_told_of_warnings_of_the_model_and_of_what_had_no_room(
     assert not notices_html([dataclasses.replace(found.prompts[0], left_out=())])
 
 
+def test_a_style_and_the_decoder_of_a_model_are_chosen(models: Models, pictures: list[str]) -> None:
+    _, found = seen_and_found(image.find(models, Job(), pictures[:1], False, "", {**FAST, "style": "keywords"}))
+    assert "," not in found.prompts[0].text
+    for needs in ({"style": "caption"}, {"fast": True}):
+        with pytest.raises(ValueError, match="no decoder comes with toy"):
+            seen_and_found(image.find(models, Job(), pictures[:1], False, "", {**FAST, **needs}))
+    _, same = seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST, decoder=True))
+    assert "proposers" not in same.prompts[0].provenance
+    emoji = Models("emoji", device="cpu")
+    _, fast = seen_and_found(image.find(emoji, Job(), pictures[:1], False, "", {"fast": True, "seed": 0}))
+    assert fast.prompts[0].method == "proposals"
+    _, begun = seen_and_found(image.find(emoji, Job(), pictures[:1], False, "", FAST, decoder=True))
+    assert begun.prompts[0].provenance["proposers"] and begun.prompts[0].method != "proposals"
+
+
 def test_a_captioners_words_are_started_from(
     models: Models, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import torch
 
 import hardprompts_emoji
 from hardprompts import BackendError, PromptInverter, UnknownName, load_backend
-from hardprompts.inversion import load_proposer
+from hardprompts.inversion import LikelihoodProposer, load_proposer
 from hardprompts.testing import check_proposer, toy_backend
 from hardprompts_emoji import scenes
 from hardprompts_emoji.recipe import decoder_texts
@@ -44,6 +44,19 @@ def test_the_decoder_is_small_conforms_and_comes_with_its_model() -> None:
         load_proposer("emoji:emoji-clip-decoder", load_backend("emoji:emoji-clip-reference", device="cpu"))
     with pytest.raises(UnknownName, match="embedded decoder"):
         load_proposer("emoji:emoji-clip", backend)
+
+
+def test_it_finds_texts_about_the_picture_likelier_than_others_and_none_impossible() -> None:
+    backend = load_backend("emoji", device="cpu")
+    proposer = load_proposer("emoji:", backend)
+    assert isinstance(proposer, LikelihoodProposer)
+    texts = ["a flat picture of a fox on a purple background", "a flat picture of an owl on a purple background"]
+    features = backend.encode_texts(texts)
+    told = proposer.likelihoods(features.repeat_interleave(2, dim=0), texts * 2).reshape(2, 2)
+    assert told[0, 0] > told[0, 1] + 2 and told[1, 1] > told[1, 0] + 2
+    odd = proposer.likelihoods(features[:1].expand(3, -1), ["", "$ % &", " ".join(["fox"] * 60)])
+    assert odd.isfinite().all() and (odd < -5).all()
+    assert proposer.likelihoods(features[:0], []).shape == (0,)
 
 
 def test_it_names_what_is_in_scenes_that_nobody_has_seen() -> None:

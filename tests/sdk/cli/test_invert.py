@@ -255,6 +255,7 @@ def test_a_proposer_is_given_by_name_and_taken_as_it_is(pictures: Path, tmp_path
         for asked in (("--proposer", "parrot:grey", "--fast"), ("--fast",)):
             run = Run("invert", pictures / "a.png", *QUICK, *asked)
             assert run.out == "red house river\n" and "proposals, seed 1" in run.err
+            assert "the best of what was proposed, without a search" in run.err
         assert Run("invert", pictures / "a.png", *QUICK, "--proposer", "parrot:grey").out
         Run("invert", pictures / "a.png", *QUICK, "--proposer", "parot:").fails("proposer scheme", "parrot")
         Run("invert", pictures / "a.png", *QUICK, "--proposer", "parrot:green").fails("unknown proposer")
@@ -264,10 +265,21 @@ def test_a_proposer_is_given_by_name_and_taken_as_it_is(pictures: Path, tmp_path
         out = tmp_path / "out.jsonl"
         Run("batch", pictures, "-o", out, *QUICK, "--proposer", "parrot:grey")
         Run("batch", pictures, "-o", out, *QUICK, "--proposer", "auto").fails("proposers was", "parrot:grey")
+        assert Run("invert", pictures / "a.png", *QUICK, "--style", "caption").out == "red house river\n"
+        assert Run("batch", pictures, "-o", tmp_path / "captions.jsonl", *QUICK, "--style", "caption").code == 0
+        assert "red house river" in (tmp_path / "captions.jsonl").read_text()
         assert "parrot" in Run("plugins").out
     finally:
         unregister("parrot")
     Run("invert", pictures / "a.png", *QUICK, "--fast").fails("there are none here")
+    Run("invert", pictures / "a.png", *QUICK, "--style", "caption").fails("knows how captions read")
+
+
+def test_a_style_and_a_fluency_model_are_given_by_name(pictures: Path) -> None:
+    run = Run("invert", pictures / "a.png", *QUICK, "--style", "keywords", "--fluency-model", "emoji:emoji-lm")
+    assert run.code == 0 and " nats a word, " in run.err
+    Run("invert", pictures / "a.png", *QUICK, "--style", "poem").fails("poem")
+    Run("invert", pictures / "a.png", *QUICK, "--fluency-model", "toy").fails("not a language model")
 
 
 def test_a_captioner_is_given_by_name(pictures: Path, tmp_path: Path) -> None:
