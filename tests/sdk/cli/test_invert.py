@@ -278,7 +278,6 @@ def test_a_proposer_is_given_by_name_and_taken_as_it_is(pictures: Path, tmp_path
 def test_a_style_and_a_fluency_model_are_given_by_name(pictures: Path) -> None:
     run = Run("invert", pictures / "a.png", *QUICK, "--style", "keywords", "--fluency-model", "emoji:emoji-lm")
     assert run.code == 0 and " nats a word, " in run.err
-    Run("invert", pictures / "a.png", *QUICK, "--style", "poem").fails("poem")
     Run("invert", pictures / "a.png", *QUICK, "--fluency-model", "toy").fails("not a language model")
 
 
