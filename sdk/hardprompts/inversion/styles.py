@@ -36,7 +36,7 @@ class Styling:
     model: str
 
     def written(self, candidates: Sequence[Candidate], allowance: Allowance) -> tuple[Candidate, ...]:
-        """The candidates in the style, without repeats; those behind the first as far as there is room.
+        """The candidates in the style, without repeats; behind the first, only those that the limits allow.
 
         Where there is no room to measure what is most important, parts stay in the order of the search.
 
