@@ -72,14 +72,19 @@ FILLERS = frozenset(
     """.split()
 )
 
-DEFAULT = "the default"
+DEFAULT, DECODER = "the default", "the default, with its decoder"
+
+#: Options of `PromptInverter`; what has another name is a method, with the passes that all methods have.
+WAYS: Mapping[str, dict[str, Any]] = {DEFAULT: {}, DECODER: {"proposers": "auto"}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, default=os.environ.get(PHOTOS), help="a folder with labels.json")
     parser.add_argument("--model", default="photo")
-    parser.add_argument("--methods", nargs="*", default=["pez+refine", "refine", "gcg"], help="beside the default")
+    parser.add_argument(
+        "--methods", nargs="*", default=[DECODER, "pez+refine", "refine", "gcg"], help="beside the default"
+    )
     parser.add_argument("--passes", type=int, default=2000, help="of these methods, for each photograph")
     parser.add_argument("--first", type=int, help="so many photographs (default: all); needs --name")
     parser.add_argument("--seed", type=int, default=0)
@@ -173,7 +178,7 @@ class Bench:
     def cell(self, name: str, places: range) -> list[dict[str, Any]]:
         """The runs of a part of the photographs."""
         cell = {
-            "row": name, "model": self.options.model, "passes": 0 if name == DEFAULT else self.options.passes,
+            "row": name, "model": self.options.model, "passes": 0 if name in WAYS else self.options.passes,
             "threads": self.options.threads, "seed": self.options.seed, "first": places.start, "count": len(places),
             "photograph": self.photographs[places.start][0].name,
         }  # fmt: skip
@@ -181,8 +186,8 @@ class Bench:
 
     def run(self, name: str, place: int) -> dict[str, Any]:
         """The words of one photograph; its file is read, decoded and encoded within the seconds."""
-        inverter = PromptInverter(self.backend) if name == DEFAULT else PromptInverter(self.backend, method=name)
-        limits = {} if name == DEFAULT else {"max_evaluations": self.options.passes}
+        inverter = PromptInverter(self.backend, **WAYS.get(name, {"method": name}))
+        limits = {} if name in WAYS else {"max_evaluations": self.options.passes}
 
         def invert() -> Any:
             path = self.photographs[place][0]

@@ -129,8 +129,8 @@ class ImageToPrompt(io.ComfyNode):
                 deadline_input(),
                 io.String.Input(
                     "proposer", default="", optional=True, tooltip="What writes whole texts that the search starts "
-                    "from: auto for the decoder that comes with the model (emoji has one), or the name of a folder in "
-                    "models/prompt_models with a decoder. Empty: none."
+                    "from: auto for the decoder that comes with the model (emoji and photo have one), or the name of a "
+                    "folder in models/prompt_models with a decoder. Empty: none."
                 ),
                 io.Boolean.Input(
                     "fast", default=False, optional=True, tooltip="On: the best text of the proposer as it is, scored, "
