@@ -57,6 +57,7 @@ def test_the_wheel_has_what_users_need(wheel: Path) -> None:
         "hardprompts_emoji/models/emoji-clip/model.safetensors",
         "hardprompts_emoji/sprites.webp",
         "hardprompts_photo/bridge.safetensors",
+        "hardprompts_photo/minilm-decoder/decoder.safetensors",
         "hardprompts_photo/words.safetensors",
     ):
         assert name in inside, name
