@@ -76,7 +76,7 @@ def test_the_wheel_has_nothing_else(wheel: Path) -> None:
 
 
 def test_the_wheels_are_as_small_as_stated(wheel: Path, larger_models: Path) -> None:
-    assert wheel.stat().st_size < 36 * MEGABYTE
+    assert wheel.stat().st_size < 46 * MEGABYTE
     assert larger_models.stat().st_size < 50 * MEGABYTE
 
 
