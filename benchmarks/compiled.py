@@ -60,9 +60,8 @@ def measured(tower: Tower, prompts: int, repetitions: int) -> dict[str, Any]:
     _, _ = searched(tower, prompts, 1, compile=True)
     times, compiled = searched(tower, prompts, steps, compile=True, clock=time.perf_counter)
     compiling = max(times)
-    turn = 60 if tower.name == "emoji-clip" else 6  # steps of either side in a row
     turns = [
-        [statistics.median(searched(tower, prompts, turn, compile=side)[0][1:]) for side in (False, True)]
+        [statistics.median(searched(tower, prompts, 6, compile=side)[0][1:]) for side in (False, True)]
         for _ in range(repetitions)
     ]
     eager_seconds, compiled_seconds = map(min, zip(*turns, strict=True))
