@@ -1,9 +1,11 @@
 """How much memory a search will take, measured on a prompt or two."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from hardprompts.classification.batches import MAX_BATCH_TOKENS
 from hardprompts.classification.objective import LabelLikelihood
@@ -12,6 +14,7 @@ from hardprompts.classification.prompted import language_model
 from hardprompts.classification.verbalizer import Verbalizer
 from hardprompts.encoders import Backend, opened_backend
 from hardprompts.errors import BackendError
+from hardprompts.inversion.views import bytes_of_pictures
 from hardprompts.methods.word_table import BATCH as WORDS_AT_ONCE
 from hardprompts.objectives import Evaluation, FeatureSimilarity
 from hardprompts.search.graphs import gradient_of
@@ -53,7 +56,8 @@ def estimate_memory(
             searched together.
         candidates: prompts that are scored at once.
         pictures: views of images that are encoded at once.
-        texts: examples of what a language model is to classify; the longest counts.
+        texts: examples of what a language model is to classify, of which a gradient takes `TunerOptions.batch_size`
+            at once, under each of the prompts.
         batch_tokens: tokens that go through a language model at once; None: as many as `ClassifierPromptTuner` takes on
             this device where nothing is said.
         method: whose tables are counted; see `hardprompts.search.search_methods`.
@@ -67,7 +71,7 @@ def estimate_memory(
     if backend.language_model is not None:
         objective = _labels(backend, num_tokens, texts)
         limit = batch_tokens or MAX_BATCH_TOKENS.get(backend.device.type, 4096)
-        gradient, scoring, looking = _of_language_model(objective, words, num_tokens, limit), 0, 0
+        gradient, scoring, looking = _of_language_model(objective, words, num_tokens, restarts, limit), 0, 0
         tables = search_tables(words, search_method(method), None)
     elif backend.noise_predictor is not None:
         raise BackendError(
@@ -106,28 +110,38 @@ def _of_tower(
 
 
 def _of_images(backend: Backend, pictures: int) -> int:
-    picture = Image.new("RGB", (224, 224))
-    return _extrapolated(lambda count: backend.encode_images([picture] * count), pictures, backend.device)
+    one, two = bytes_of_pictures(backend)
+    return one + (pictures - 1) * (two - one)
 
 
 def _labels(backend: Backend, num_tokens: int, texts: Sequence[str]) -> LabelLikelihood:
-    """The task of telling "yes" from "no", of the longest text."""
+    """The task of telling "yes" from "no", of as many texts as a gradient takes."""
     model, options = language_model(backend), TunerOptions(num_tokens=num_tokens)
     prompted = options.prompted(model, Verbalizer(("yes", "no"), (("yes",), ("no",))))
     rows = [prompted.encoder.row(prompted.encoder.cut(text)) for text in texts]
-    longest = max(rows, key=len)
-    return LabelLikelihood(prompted.reader, [longest], [0], fluency_weight=options.fluency_share(model))
+    drawn = [rows[i % len(rows)] for i in range(options.batch_size)]
+    return LabelLikelihood(prompted.reader, drawn, [0] * len(drawn), fluency_weight=options.fluency_share(model))
 
 
-def _of_language_model(objective: LabelLikelihood, words: Vocabulary, num_tokens: int, batch_tokens: int) -> int:
-    """What a gradient takes, of as many texts under one prompt as go through the model at once."""
+def _of_language_model(
+    objective: LabelLikelihood, words: Vocabulary, num_tokens: int, restarts: int, batch_tokens: int
+) -> int:
+    """What a gradient takes, of the largest batch of texts under prompts that goes through the model at once."""
     prompt = words.embed(words.sample((1, num_tokens), generator_of(0)))
-    width = len(objective.rows[0]) + num_tokens + objective.reader.labels.longest
-    return _extrapolated(
-        lambda count: gradient_of(lambda own: Evaluation(objective._loss(own, [0] * count)), prompt),
-        max(1, batch_tokens // width),
-        words.table.device,
+    batches = dataclasses.replace(
+        objective.reader.batches(objective.rows, restarts, num_tokens), max_tokens=batch_tokens
     )
+    found = []
+    for prompts, part in batches:
+        longest = max(part, key=lambda i: len(objective.rows[i]))
+        gradient = functools.partial(_gradient, objective, prompt, longest)
+        found.append(_extrapolated(gradient, (prompts.stop - prompts.start) * len(part), words.table.device))
+    return max(found)
+
+
+def _gradient(objective: LabelLikelihood, prompt: Tensor, row: int, count: int) -> None:
+    """One of so many texts that are alike."""
+    gradient_of(lambda own: Evaluation(objective._loss(own, [row] * count)), prompt)
 
 
 def _extrapolated(work: Callable[[int], object], count: int, device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,7 +103,6 @@ def pictures_at_once(
     """
     if vram is None:
         return PICTURES
-    picture = Image.new("RGB", (224, 224))
     found = [PICTURES]
     words, width = models[0].vocabulary.narrowed(None, (), None), models[0].feature_width
     target = normalize(torch.ones(1, 1, width, device=models[0].device))
@@ -111,11 +111,20 @@ def pictures_at_once(
     for model in models:
         if model.image_encoder is not None:
             room = room_for(vram, words, search, width, held)
-            model.encode_images([picture])  # what is only made once
-            one, two = (peak_of(functools.partial(model.encode_images, [picture] * n), model.device) for n in (1, 2))
+            one, two = bytes_of_pictures(model)
             least = max(one, prompt)  # so that the message has what will do for all
             found.append(room.at_once(least, least + two - one, "the features of one picture, or one prompt,"))
     return min(found)
+
+
+def bytes_of_pictures(model: Backend) -> tuple[int, int]:
+    """What the features of one picture take on the model's device at the most, and those of two."""
+    picture = Image.new("RGB", (224, 224))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a model knows nothing of an empty picture
+        model.encode_images([picture])  # what is only made once
+        one, two = (peak_of(functools.partial(model.encode_images, [picture] * n), model.device) for n in (1, 2))
+    return one, two
 
 
 def each_alone(images: Sequence[Any], models: Sequence[Backend]) -> list[ViewFeatures] | None:

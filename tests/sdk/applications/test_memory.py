@@ -69,13 +69,15 @@ def test_the_default_reads_words_too(dtype: torch.dtype) -> None:
 def test_the_estimate_of_a_classifier_is_what_a_device_hands_out(dtype: torch.dtype, batch_tokens: int) -> None:
     texts = [f"a {color} {thing} in the {place}" for color in ("red", "blue") for thing in ("bird", "dog", "car", "train")
              for place in ("garden", "city")] * 4  # fmt: skip
-    labels = ["animal" if "bird" in text or "dog" in text else "vehicle" for text in texts]
+    labels = ["yes" if "bird" in text or "dog" in text else "no" for text in texts]  # as the estimate assumes
     options: dict[str, Any] = {"num_tokens": 2, "max_steps": 3, "restarts": 4, "random_state": 0, "progress": False}
     with simulated_device.simulated() as device, counting() as counts:
         backend = opened("emoji:emoji-lm", device, dtype)
         ClassifierPromptTuner(backend, max_batch_tokens=batch_tokens, **options).fit(texts, labels)
         counted = counts.peak
-        estimate = estimate_memory(backend, num_tokens=2, texts=texts, batch_tokens=batch_tokens, method="pez")
+        estimate = estimate_memory(
+            backend, num_tokens=2, restarts=4, texts=texts, batch_tokens=batch_tokens, method="pez"
+        )
     assert estimate.total == pytest.approx(counted, rel=0.15)
 
 
