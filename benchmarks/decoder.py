@@ -35,6 +35,8 @@ WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "decoder alone, 8 texts (fast)": ("emoji:", {"fast": True, "proposals": 8}),
     "decoder alone, 32 texts (fast)": ("emoji:", {"fast": True}),
     "decoder alone, 128 texts (fast)": ("emoji:", {"fast": True, "proposals": 128}),
+    "captions, 32 texts (fast)": ("emoji:", {"fast": True, "style": "caption", "num_tokens": 12}),
+    "captions, 500 passes": ("emoji:", {"passes": 500, "style": "caption", "num_tokens": 12}),
     "decoder, 200 passes": ("emoji:", {"passes": 200}),
     "decoder, 2,000 passes": ("emoji:", {"passes": 2000}),
     "decoder, until it ends": ("emoji:", {}),

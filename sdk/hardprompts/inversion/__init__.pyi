@@ -1,7 +1,7 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
 from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
 from .inverter import PromptInverter
-from .options import InversionArguments, InversionOptions, Style
+from .options import InversionArguments, InversionOptions
 from .proposals import LikelihoodProposer, OpenProposer, Proposer, load_proposer, proposers
 from .readability import (
     LanguageModelLikelihood,
@@ -24,7 +24,6 @@ __all__ = [
     "PromptInverter",
     "Proposer",
     "ReadableScore",
-    "Style",
     "TextLikelihood",
     "captioners",
     "fluency",

@@ -3,15 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar
 
 from hardprompts.images import ImageInput
 from hardprompts.search.options import SearchArguments, SearchOptions
 
-#: How a prompt should read.
-Style: TypeAlias = Literal["tags", "caption", "keywords"]
-
-STYLES: tuple[str, ...] = get_args(Style)
+#: How a prompt may be asked to read.
+STYLES = ("tags", "caption", "keywords")
 
 
 class InversionArguments(SearchArguments, total=False):
@@ -34,7 +32,7 @@ class InversionArguments(SearchArguments, total=False):
     proposals: int
     proposal_weight: float
     likelihood_weight: float | None
-    style: Style | None
+    style: str | None
     fast: bool
 
 

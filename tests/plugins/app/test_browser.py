@@ -170,6 +170,14 @@ def test_notices_and_the_order_of_candidates_are_said(page: Any) -> None:
     page.get_by_role("note").filter(has_text="no room within the limits").wait_for()
 
 
+def test_a_style_and_the_decoder_alone_are_chosen(page: Any) -> None:
+    page.get_by_label("Decoder alone (fast)").check()
+    page.get_by_label("Tags").check()
+    find(page, FOX)
+    page.get_by_text("the best of what was proposed, without a search").wait_for()
+    assert ", " in page.locator(".hp-prompt code").first.inner_text()
+
+
 def test_the_keyboard_is_enough(page: Any) -> None:
     drop(page, FOX)
     page.locator(".hp-thumb").first.wait_for()
