@@ -1,6 +1,7 @@
 """Texts of the embedded decoder: alone, and as where a search begins, against the default; on scenes never seen.
 
-`python benchmarks/decoder.py` writes results/decoder.json and the table of docs/decoder.md. The judge is a second model
+`python benchmarks/decoder.py` writes results/decoder.json and the table of docs/decoder.md; with `--page
+language_models` those of docs/language_models.md, where language models propose. The judge is a second model
 that neither the decoder nor a search has seen. Cells that are done are kept.
 """
 
@@ -40,13 +41,21 @@ WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "decoder, 200 passes": ("emoji:", {"passes": 200}),
     "decoder, 2,000 passes": ("emoji:", {"passes": 2000}),
     "decoder, until it ends": ("emoji:", {}),
-    "VGD's beams alone (fast)": ("lm:emoji:emoji-lm", {"fast": True}),
-    "VGD's beams, 200 passes": ("lm:emoji:emoji-lm", {"passes": 200}),
-    "masked particles alone (fast)": ("mlm:emoji:emoji-mlm", {"fast": True}),
-    "masked particles, 200 passes": ("mlm:emoji:emoji-mlm", {"passes": 200}),
     "default, 2,000 passes": (None, {"passes": 2000}),
     "default, until it ends": (None, {}),
 }
+
+#: Likewise with language models as proposers, beside some of the others.
+LANGUAGE_MODELS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+    "VGD alone (fast)": ("lm:emoji:emoji-lm", {"fast": True}),
+    "VGD, 200 passes": ("lm:emoji:emoji-lm", {"passes": 200}),
+    "masked particles alone (fast)": ("mlm:emoji:emoji-mlm", {"fast": True}),
+    "masked particles, 200 passes": ("mlm:emoji:emoji-mlm", {"passes": 200}),
+    **{way: WAYS[way] for way in ("decoder alone, 32 texts (fast)", "decoder, 200 passes", "default, 2,000 passes")},
+}
+
+#: Of each page: the ways, and the language model that measures fluency, which proposed nothing.
+PAGES = {"decoder": (WAYS, "emoji:emoji-lm"), "language_models": (LANGUAGE_MODELS, "emoji:emoji-lm-large")}
 
 BATCH = 64
 
@@ -67,7 +76,7 @@ def inverted(
 
 def rows_of(way: str, objects: int, count: int, first_seed: int) -> dict[str, Any]:
     """What one way finds for scenes of so many objects."""
-    proposers, options = WAYS[way]
+    proposers, options = {**WAYS, **LANGUAGE_MODELS}[way]
     scenes = held_out_scenes(count, objects, first_seed)
     images, judge = pictures(scenes), load_backend("emoji:emoji-clip-reference")
     inverter = PromptInverter("emoji", proposers=proposers)
@@ -91,12 +100,12 @@ def figures(cells: Cells, count: int, first_seed: int, ways: Sequence[str]) -> d
     return found
 
 
-def nats_per_word(texts: Sequence[str]) -> float:
+def nats_per_word(texts: Sequence[str], language_model: str) -> float:
     """How surprising a language model that proposed nothing finds the words of texts, on average."""
-    return -float(fluency(texts, open_likelihood("emoji:emoji-lm-large")).mean())
+    return -float(fluency(texts, open_likelihood(language_model)).mean())
 
 
-def table(found: Mapping[str, Any], ways: Sequence[str]) -> str:
+def table(found: Mapping[str, Any], ways: Sequence[str], language_model: str) -> str:
     """The figures as a table in Markdown."""
     lines = [
         "| | object named, of one | both named, of two | judge's similarity | judge: at least the caption "
@@ -113,9 +122,9 @@ def table(found: Mapping[str, Any], ways: Sequence[str]) -> str:
             f"| {way} | {percent(summary(one['rows'])['objects'])} | {percent(summary(two['rows'])['objects'])} "
             f"| {number(whole['judge'])} | {percent(whole['judge_at_least_caption'])} | {mean:+.4f} ± {half:.4f} "
             f"| {500 * (one['seconds'] + two['seconds']):.0f} | {whole['tokens'][0]:.1f} "
-            f"| {nats_per_word([row['prompt'] for row in both]):.1f} |"
+            f"| {nats_per_word([row['prompt'] for row in both], language_model):.1f} |"
         )
-    captions = nats_per_word([row["caption"] for row in base])
+    captions = nats_per_word([row["caption"] for row in base], language_model)
     judge = number(interval(row["judge_of_caption"] for row in base))
     lines.append(f"| the true captions | 100 % | 100 % | {judge} | 100 % | | | | {captions:.1f} |")
     return "\n".join(lines)
@@ -126,18 +135,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scenes", type=int, default=96, help="of one object, and as many of two")
     parser.add_argument("--choosing", action="store_true", help="the scenes that settings are chosen by")
-    parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--page", choices=list(PAGES), default="decoder")
+    parser.add_argument("--ways", nargs="*", help="some of the page's")
     parser.add_argument("--only-read", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cells = Cells("decoder", arguments.only_read, lambda told: f"{1000 * told['seconds']:.0f} ms")
-    found = figures(cells, arguments.scenes, CHOOSING if arguments.choosing else REPORTING, arguments.ways)
-    written = table(found, arguments.ways)
+    known, language_model = PAGES[arguments.page]
+    ways = arguments.ways or list(known)
+    found = figures(cells, arguments.scenes, CHOOSING if arguments.choosing else REPORTING, ways)
+    written = table(found, ways, language_model)
     print(written)
     if not arguments.choosing:
         summaries = {name: {"seconds": cell["seconds"], **summary(cell["rows"])} for name, cell in found.items()}
-        save("decoder", {"scenes": arguments.scenes, "figures": summaries})
-        write_section(DOCS / "decoder.md", "decoder", written)
+        save(arguments.page, {"scenes": arguments.scenes, "figures": summaries})
+        write_section(DOCS / f"{arguments.page}.md", arguments.page, written)
 
 
 if __name__ == "__main__":

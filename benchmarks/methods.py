@@ -12,7 +12,8 @@ except where a row says otherwise.
 Among how many restarts a method's passes are divided stands in its row (the best of three such numbers, which
 `--tune` compares on other scenes), and schedules are fitted to the passes. A run that is stopped goes on where it
 stopped. It writes benchmarks/results/methods.json, the table of docs/methods.md and its picture. `--group before`
-compares the default with the one before it alone, `--group pez+refine` that one with variants of itself. The first row
+compares the default with the one before it alone, `--group pez+refine` that one with variants of itself, `--group
+language_models` what language models write. The first row
 of a group is what the others are compared with.
 """
 
@@ -53,6 +54,8 @@ from hardprompts.methods import (
 from hardprompts.search import DEFAULT_METHOD, SearchProgress
 from hardprompts_emoji import scenes as world
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
+from hardprompts_transformers.masked_particles import MaskedParticles
+from hardprompts_transformers.product_of_experts import ProductOfExperts
 
 #: Scenes of the measurements, and others to choose restarts by; truth_recovery.py has others again.
 MEASURED, TUNED_ON = HELD_OUT_SEED + 500_000, HELD_OUT_SEED + 700_000
@@ -93,6 +96,18 @@ def beam(passes: int, tokens: int) -> BeamSearch:
     return dataclasses.replace(one, beams=max(1, (passes // of_beam - 1) // max(1, tokens - 1)))
 
 
+def product_of_experts(passes: int, tokens: int) -> ProductOfExperts:
+    """As many beams as the passes allow."""
+    one = ProductOfExperts()
+    return dataclasses.replace(one, beams=max(1, passes // (tokens * (one.expand + one.seed_words))))
+
+
+def masked_particles(passes: int, _: int) -> MaskedParticles:
+    """As many particles as the passes allow."""
+    one = MaskedParticles()
+    return dataclasses.replace(one, particles=max(1, passes // one.rounds))
+
+
 def world_bank() -> tuple[PhraseTable, ...]:
     """What the embedded world is made of: pictures, things and backgrounds, as phrases."""
     styles = [f"{word} picture" for words in world.STYLES.values() for word in words]
@@ -120,6 +135,8 @@ METHODS: dict[str, Row] = {
     "evolution": Row(lambda *_: Evolution(), tuned=False),
     "beam": Row(beam, 1, tuned=False),
     "beam, language model": Row(beam, 1, prior="emoji:emoji-lm", tuned=False),
+    "vgd": Row(product_of_experts, 1, tuned=False),
+    "masked-particles": Row(masked_particles, 1, tuned=False),
     "pez+bank": Row(lambda *_: PEZBank()),
     "pez, words of the world": Row(lambda *_: PEZ(), 1, {"vocabulary": bank}),
     "phrase bank": Row(lambda *_: PhraseBank(), 1, tuned=False),
@@ -151,6 +168,13 @@ GROUPS = {
     "methods": METHODS,
     "before": {name: METHODS[name] for name in (DEFAULT, "pez+refine")},
     "pez+refine": VARIANTS,
+    "language_models": {
+        **{name: METHODS[name] for name in (DEFAULT, "beam", "beam, language model", "vgd", "masked-particles")},
+        "vgd, the language model's tokens alone": Row(
+            lambda passes, tokens: dataclasses.replace(product_of_experts(passes, tokens), seed_words=0), 1, tuned=False
+        ),
+        CAPTION: METHODS[CAPTION],
+    },
 }
 
 

@@ -96,7 +96,9 @@ def checked_name(name: str) -> str:
     """
     rest = name.strip().partition(":")[2]
     parts = rest.replace("\\", "/").split("/")
-    if rest.startswith(("/", "~", ".")) or "\\" in rest or "local-dir:" in rest or ".." in parts or "" in parts[:-1]:
+    # A name may hold another, as lm:transformers:gpt2 does.
+    begins = any(part.startswith(("/", "~", ".")) for part in rest.split(":"))
+    if begins or "\\" in rest or "local-dir:" in rest or ".." in parts or "" in parts[:-1]:
         raise ValueError(
             f"{name!r} is a path; put local models into ComfyUI's models/{FOLDER} and choose them from the list (a "
             "captioner by the name of its folder)"

@@ -149,7 +149,7 @@ class Writer(abc.ABC):
         """The language model, if it is one of the kind that is needed."""
         model = backend.language_model
         if model is None or model.kind != self.KIND:
-            what = "no language model" if model is None else f"a {model.kind} language model"
+            what = "not a language model" if model is None else f"a {model.kind} language model"
             known = model is not None and model.kind in SCHEMES
             use = f"use {SCHEMES[model.kind]}:{backend.name}" if model is not None and known else _EXAMPLES[self.KIND]
             raise BackendError(f"{backend.name} is {what}, and {SCHEMES[self.KIND]}: takes {self.KIND} ones; {use}")

@@ -378,7 +378,7 @@ def test_banned_words_are_split_at_lines_and_commas(world: World) -> None:
     "name",
     [
         "transformers:/etc", "transformers:../x", "transformers:~/x", "open_clip:local-dir:/x", "transformers:a/../b",
-        "open_clip:ViT-L-14//etc/passwd", "transformers:C:\\x",
+        "open_clip:ViT-L-14//etc/passwd", "transformers:C:\\x", "lm:transformers:/etc", "mlm:transformers:~/x",
     ],
 )  # fmt: skip
 def test_workflows_cannot_name_paths(world: World, name: str) -> None:
@@ -387,7 +387,12 @@ def test_workflows_cannot_name_paths(world: World, name: str) -> None:
 
 
 def test_hub_names_are_taken(world: World) -> None:
-    for name in ("open_clip:ViT-L-14/openai", "transformers:openai/clip-vit-large-patch14", "emoji"):
+    for name in (
+        "open_clip:ViT-L-14/openai",
+        "transformers:openai/clip-vit-large-patch14",
+        "emoji",
+        "lm:emoji:emoji-lm",
+    ):
         assert module("models").checked_name(f" {name} ") == name
 
 

@@ -149,7 +149,7 @@ ProposerNames = Annotated[
     typer.Option(
         "--proposer",
         metavar="SCHEME:NAME",
-        help="What writes whole texts to start from, as decoder:FOLDER, or auto; repeat the option for more.",
+        help="What writes whole texts to start from: decoder:FOLDER, lm:MODEL, mlm:MODEL, or auto; repeat for more.",
     ),
 ]
 Fast = Annotated[

@@ -126,7 +126,9 @@ def test_names_open_both_and_only_for_the_kinds_that_they_take() -> None:
     backend = toy_backend()
     assert load_proposer("lm:emoji:emoji-lm", backend).opened.name == "emoji:emoji-lm"  # type: ignore[attr-defined]
     assert load_proposer("mlm:emoji:emoji-mlm", backend).opened.name == "emoji:emoji-mlm"  # type: ignore[attr-defined]
-    with pytest.raises(BackendError, match="emoji:emoji-clip is no language model, and lm: takes causal ones; use one"):
+    with pytest.raises(
+        BackendError, match="emoji:emoji-clip is not a language model, and lm: takes causal ones; use one"
+    ):
         load_proposer("lm:emoji", backend)
     with pytest.raises(
         BackendError, match="is a causal language model, and mlm: takes masked ones; use lm:emoji:emoji-lm"
