@@ -113,9 +113,9 @@ class Bench:
                     "words": true_words(run["text"], target),
                     "nats": nats[run["text"]],
                     **({"judge": float(judged[run["text"]] @ judged[target])} if judged else {}),
-                    "target": target,
+                    "target": place,
                 }
-                for run, target in zip(runs, self.texts, strict=True)
+                for place, (run, target) in enumerate(zip(runs, self.texts, strict=True))
             ]
         return found
 
@@ -148,15 +148,6 @@ def table(kinds: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str
     return markdown_table(rows)
 
 
-def examples(kinds: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], count: int = 4) -> str:
-    """What the ways say of the first targets of each kind."""
-    rows = [["target", *next(iter(kinds.values()))]]
-    for ways in kinds.values():
-        for place in range(count):
-            rows.append([next(iter(ways.values()))[place]["target"], *(runs[place]["text"] for runs in ways.values())])
-    return markdown_table(rows)
-
-
 def main() -> None:
     """Measures and writes the page's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,7 +174,7 @@ def main() -> None:
     ):
         bench = Bench(kind, texts[first : first + options.targets], options, cells)
         kinds[kind] = bench.scored({way: bench.found(way, WAYS) for way in options.ways})
-    written = f"{table(kinds)}\n\n{examples(kinds)}"
+    written = table(kinds)
     print(written)
     if not options.choosing:
         facts = {"targets": options.targets, "num_tokens": options.num_tokens, "decoder": options.decoder or "auto"}
