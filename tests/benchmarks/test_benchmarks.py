@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def test_the_page_of_decoders_has_the_table_that_is_written() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "decoder.json").read_text(encoding="utf-8"))["figures"]
     alone = found["decoder alone, 8 texts (fast)/1"]["objects"][0]
     assert f"| decoder alone, 8 texts (fast) | {100 * alone:.1f} ±" in page
+    kinds = json.loads((ROOT / "benchmarks" / "results" / "real_decoder.json").read_text(encoding="utf-8"))["kinds"]
+    for kind, ways in kinds.items():
+        for way, runs in ways.items():
+            similarity = sum(run["similarity"] for run in runs) / len(runs)
+            assert re.search(rf"\| {len(runs)} {kind} +\| {re.escape(way)} +\| {similarity:.3f} ±", page)
 
 
 def test_the_page_has_the_sections_that_are_written() -> None:
