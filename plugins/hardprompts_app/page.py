@@ -168,7 +168,7 @@ class _ImageTab(_Tab):
                 self.length = gr.Slider(1, 24, value=8, step=1, label="Length in tokens")
                 self.style = gr.Radio(
                     list(STYLES), value=next(iter(STYLES)), label="Style",
-                    info="a caption needs a decoder that comes with the model, as emoji has one",
+                    info="a caption needs a decoder that comes with the model, as emoji and photo have one",
                 )  # fmt: skip
                 self.ways = gr.Radio(
                     list(WAYS), value=next(iter(WAYS)), label="How",

@@ -33,6 +33,7 @@ class InverterSettings:
     prior: Any = None
     captioner: Any = None
     proposers: Any = None
+    fluency_model: Any = None
     device: "torch.device | str | None" = None
     dtype: torch.dtype | None = None
     threads: int | None = None
@@ -47,7 +48,7 @@ class InverterSettings:
         model: str | Backend | Sequence[str | Backend] = self.model() if callable(self.model) else self.model
         return PromptInverter(
             model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior,
-            captioner=self.captioner, proposers=self.proposers,
+            captioner=self.captioner, proposers=self.proposers, fluency_model=self.fluency_model,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -55,8 +56,12 @@ class InverterSettings:
         parts = {name: getattr(self, name) for name in ("model", "method", "judge", "prior", "captioner")}
         dtype = torch.float32 if self.dtype is None else self.dtype
         named = {name: getattr(part, "name", part) for name, part in parts.items()}  # open backends
-        # A run that was begun without proposers knows nothing of them.
-        asked = {} if self.proposers is None else {"proposers": plain(self.proposers)}
+        # A run that was begun without them knows nothing of them.
+        asked = {
+            name: plain(getattr(part, "name", part))
+            for name, part in {"proposers": self.proposers, "fluency_model": self.fluency_model}.items()
+            if part is not None
+        }
         return {
             **{name: plain(part) for name, part in named.items()},
             **asked,
@@ -184,7 +189,9 @@ def row_of(key: str, found: HardPrompt | HardPromptsError, image: object = None)
     if isinstance(found, HardPrompt):
         if found.stop_reason == StopReason.INTERRUPTED:
             raise KeyboardInterrupt
-        about = {name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason")}
+        about = {
+            name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason", "fluency")
+        }
         about["model"] = model_label(found.model)
         return {
             "key": key, "prompt": found.filled, "score": found.score, "token_ids": list(found.token_ids), **about,
@@ -198,5 +205,7 @@ def row_of(key: str, found: HardPrompt | HardPromptsError, image: object = None)
 
 def failed_row(key: str, error: str) -> Row:
     """What is written about a record that has no prompt."""
-    nothing = dict.fromkeys(("prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason"))
+    nothing = dict.fromkeys(
+        ("prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason", "fluency")
+    )
     return {"key": key, **nothing, "error": error}

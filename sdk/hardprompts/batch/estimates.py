@@ -108,6 +108,7 @@ def estimate(
     prior: "str | Backend | None" = None,
     captioner: "str | Captioner | None" = None,
     proposers: "str | Proposer | Sequence[str | Proposer] | None" = None,
+    fluency_model: "str | Backend | None" = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 16,
@@ -146,7 +147,9 @@ def estimate(
     before = torch.get_num_threads()
     started = time.perf_counter()
     try:
-        inverter = InverterSettings(model, method, judge, prior, captioner, proposers, device, dtype, threads).open()
+        inverter = InverterSettings(
+            model, method, judge, prior, captioner, proposers, fluency_model, device, dtype, threads
+        ).open()
         opened = time.perf_counter()
         on_gpu = inverter.backend.device.type == "cuda"
         if on_gpu:

@@ -24,7 +24,19 @@ from hardprompts.hub.machine import distinct_label
 #: What is written about a record: its prompt, or the error instead of it.
 Row: TypeAlias = dict[str, Any]
 
-COLUMNS = ("key", "prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason", "error")
+COLUMNS = (
+    "key",
+    "prompt",
+    "score",
+    "token_ids",
+    "template",
+    "model",
+    "method",
+    "seed",
+    "stop_reason",
+    "fluency",
+    "error",
+)
 SETTINGS = "_settings.json"  # readers of folders of tables skip what begins with "_"
 FORMAT_VERSION = 1
 
@@ -88,7 +100,8 @@ class Parquet:
         except ImportError as error:
             raise MissingExtra("parquet", "parquet", error) from error
         self._arrow = pyarrow
-        kinds = {"score": pyarrow.float64(), "seed": pyarrow.uint64(), "token_ids": pyarrow.list_(pyarrow.int32())}
+        numbers = {"score": pyarrow.float64(), "fluency": pyarrow.float64()}
+        kinds = {**numbers, "seed": pyarrow.uint64(), "token_ids": pyarrow.list_(pyarrow.int32())}
         self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
 
     def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from batches import TEXTS, encoded, picture
 from PIL import Image
 
@@ -285,3 +286,16 @@ def test_an_estimate_needs_something_to_measure(tmp_path: Path) -> None:
         estimate(tmp_path, toy_backend, price_per_hour=-1)
     with pytest.raises(ValueError, match="sample"):
         estimate(tmp_path, toy_backend, sample=0)
+
+
+def test_fluency_is_a_column(folder: Path, tmp_path: Path) -> None:
+    def letters(texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([-float(len(text)) for text in texts])
+
+    for name in ("told.jsonl", "told.csv", "told.parquet"):
+        run(folder, tmp_path / name, fluency_model=letters)
+    told = [row for row in rows(tmp_path / "told.jsonl") if row["error"] is None]
+    assert told
+    assert all(row["fluency"] == pytest.approx(-len(row["prompt"]) / len(row["prompt"].split())) for row in told)
+    run(folder, tmp_path / "silent.jsonl")
+    assert all(row["fluency"] is None for row in rows(tmp_path / "silent.jsonl"))
