@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-import re
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -17,11 +17,9 @@ from hardprompts.prompts import SLOT, PromptTemplate
 from hardprompts.towers.frozen import FrozenTable
 from hardprompts.towers.tokenizers import BatchTokenizer, Tokenizer
 from hardprompts.wording import (
-    CATEGORY,
     NO_LIST,
-    WordBan,
+    Bans,
     bad_words,
-    category_words,
     check_text,
     dominant_script,
     is_real_word,
@@ -136,9 +134,7 @@ class Vocabulary(TokenTable):
         tokenizer: the text side.
         allowed: (vocab,) True where the search may use the token.
         widths: how `dim` is divided among the encoders; they add up to `dim`.
-        banned: strings, in lower case, that must not occur in the decoded text.
-        banned_patterns: regular expressions that must not match in it.
-        banned_words: words, in lower case, that must not occur as whole words; see `without_bad_words`.
+        banned: what must not occur in the decoded text; see `without` and `without_bad_words`.
         compounds: words of several tokens that a search may use too, as the ids that they have behind another
             word; see `with_words`.
 
@@ -149,9 +145,7 @@ class Vocabulary(TokenTable):
     tokenizer: Tokenizer
     allowed: Bool[Tensor, " vocab"]
     widths: tuple[int, ...]
-    banned: tuple[str, ...] = ()
-    banned_patterns: tuple[re.Pattern[str], ...] = ()
-    banned_words: frozenset[str] = frozenset()
+    banned: Bans = Bans()
     compounds: tuple[tuple[int, ...], ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -197,9 +191,7 @@ class Vocabulary(TokenTable):
             table=torch.cat([v.table[:size] for v in vocabularies], dim=1),
             allowed=allowed,
             widths=tuple(width for v in vocabularies for width in v.widths),
-            banned=tuple(dict.fromkeys(word for v in vocabularies for word in v.banned)),
-            banned_patterns=tuple(dict.fromkeys(one for v in vocabularies for one in v.banned_patterns)),
-            banned_words=frozenset().union(*(v.banned_words for v in vocabularies)),
+            banned=functools.reduce(operator.or_, (v.banned for v in vocabularies)),
             compounds=tuple(
                 dict.fromkeys(ids for v in vocabularies for ids in v.compounds if all(i < size for i in ids))
             ),
@@ -208,41 +200,24 @@ class Vocabulary(TokenTable):
     # --- what may be used -----------------------------------------------------------------
 
     def without(self, banned: Iterable[str]) -> "Vocabulary":
-        """The same vocabulary, where none of the `banned` strings may appear in the text.
+        """The same vocabulary, where nothing `banned` may appear in the text.
 
-        A banned string is looked for anywhere in the text, whatever its case: "dog" also
-        bans "hotdog". One between slashes is a regular expression: r"/\\b\\d+k\\b/" bans "4k" and "8k".
-        "category:artist" bans all that is in a list of `hardprompts.wording.CATEGORIES`, as whole words, and
-        "category:FILE.txt" what stands in a file of one's own, one phrase a line. Tokens that contain
-        something banned are masked; since a word can be rebuilt from pieces, and a phrase from words, the text of
-        every candidate is checked too (`admits`).
+        Tokens that contain something banned are masked; since a word can be rebuilt from pieces, and a phrase from
+        words, the text of every candidate is checked too (`admits`).
+
+        Args:
+            banned: see `hardprompts.wording.Bans.of`.
 
         Raises:
-            VocabularyError: an empty string, something between slashes that cannot be read as a regular expression, or
-                no token is left.
-            UnknownName: there is no such category.
-            FileFormatError, OSError: a file of one's own does not hold phrases.
+            VocabularyError: no token is left; or see `Bans.of`.
+            UnknownName, FileFormatError, OSError: see `Bans.of`.
         """
-        given = [" ".join(word.split()) for word in ([banned] if isinstance(banned, str) else banned)]
-        if not all(given):
-            raise VocabularyError("a banned string is empty, which would ban every text; remove it")
-        patterns = [_pattern(one[1:-1]) for one in given if _is_pattern(one)]
-        lists = [one.partition(":")[2].strip() for one in given if one.lower().startswith(CATEGORY)]
-        words = frozenset[str]().union(*map(category_words, lists))
-        strings = [one.lower() for one in given if not _is_pattern(one) and not one.lower().startswith(CATEGORY)]
-        ban = WordBan(words)
-
-        def keeps(text: str) -> bool:
-            if any(string in text.lower() for string in strings) or any(one.search(text) for one in patterns):
-                return False
-            return not words or not ban.found_in(text)
-
+        given = [banned] if isinstance(banned, str) else list(banned)
+        bans = Bans.of(given)
         return self._keeping(
-            keeps,
+            lambda text: not bans.found_in(text),
             f"banning {', '.join(map(repr, given))}",
-            banned=(*self.banned, *strings),
-            banned_patterns=(*self.banned_patterns, *patterns),
-            banned_words=self.banned_words | words,
+            banned=self.banned | bans,
         )
 
     def only(self, phrases: Iterable[str]) -> "Vocabulary":
@@ -314,9 +289,8 @@ class Vocabulary(TokenTable):
 
     @functools.cached_property
     def _decent(self) -> "Vocabulary":
-        words = self.banned_words | bad_words()
-        ban = WordBan(words)
-        return self._keeping(lambda text: not ban.found_in(text), "leaving out bad words", banned_words=words)
+        bans = Bans(words=bad_words())
+        return self._keeping(lambda text: not bans.found_in(text), "leaving out bad words", banned=self.banned | bans)
 
     def _keeping(self, keeps: Callable[[str], bool], reason: str, **changes: Any) -> "Vocabulary":
         """The tokens and words whose text is kept, with other fields changed too."""
@@ -548,30 +522,13 @@ class Vocabulary(TokenTable):
 
     def spells_banned(self, ids: Sequence[int], template: PromptTemplate = PromptTemplate()) -> bool:
         """True if the text of `ids`, filled into `template`, has more of something banned than the template itself."""
-        if not self._has_bans:
+        if not self.banned:
             return False  # without decoding, which is most of the time where words are many
         return self.bans(template.fill(self.decode(ids)), template.fill(""))
 
     def bans(self, text: str, own: str = "") -> bool:
         """True if a text has more of something banned than a part of it that is the user's `own`."""
-        if not self._has_bans:
-            return False
-        if any(len(one.findall(text)) > len(one.findall(own)) for one in self.banned_patterns):
-            return True
-        fixed, text = own.lower(), " ".join(text.lower().split())
-        if any(text.count(word) > fixed.count(word) for word in self.banned):
-            return True
-        found = self._word_ban.found_in(text)
-        # Only texts with something bad in them, which are rare, are compared with what is the user's own.
-        return bool(found) and bool(found - self._word_ban.found_in(fixed))
-
-    @property
-    def _has_bans(self) -> bool:
-        return bool(self.banned or self.banned_patterns or self.banned_words)
-
-    @functools.cached_property
-    def _word_ban(self) -> WordBan:
-        return WordBan(self.banned_words)
+        return bool(self.banned) and self.banned.found_in(text, own)
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """The text of each token by itself."""
@@ -626,21 +583,6 @@ class EmbeddedTemplate:
     def room(self, max_tokens: int) -> int:
         """Tokens that a context of `max_tokens` leaves for a prompt; negative where the template alone is too long."""
         return max_tokens - len(self)
-
-
-def _is_pattern(banned: str) -> bool:
-    """Whether a banned string is a regular expression between slashes."""
-    return len(banned) > 2 and banned[0] == banned[-1] == "/"
-
-
-def _pattern(expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression, re.IGNORECASE)
-    except re.error as error:
-        raise VocabularyError(
-            f"the banned /{expression}/ cannot be read as a regular expression, which a string between slashes is: "
-            f"{error}"
-        ) from error
 
 
 def warn_of_missing(words: Iterable[str]) -> None:

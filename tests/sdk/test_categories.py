@@ -106,7 +106,7 @@ def test_regular_expressions_are_banned_whatever_the_case(vocabulary) -> None:
 
 def test_a_slash_alone_is_a_string(vocabulary) -> None:
     assert vocabulary.narrowed(None, ["/"]).bans("cat/dog")
-    assert vocabulary.narrowed(None, ["//"]).banned == ("//",)
+    assert vocabulary.narrowed(None, ["//"]).banned.strings == ("//",)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,12 @@ def test_a_search_keeps_what_is_banned_out() -> None:
     texts = [candidate.text for candidate in found.candidates]
     assert len(texts) > 1
     assert not any("color" in Categories.default().of(text) or text.startswith("fl") for text in texts)
+
+
+def test_what_is_banned_by_its_category_cannot_be_required() -> None:
+    image = "plugins/hardprompts_emoji/examples/fox-purple-flat.png"
+    with pytest.raises(VocabularyError, match="require or ban it, not both"):
+        PromptInverter("emoji").invert(image, required=["purple"], banned=["category:color"], progress=False)
 
 
 def test_what_people_write_in_one_field() -> None:

@@ -65,7 +65,7 @@ class ClassifierPromptTuner(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         vocabulary: phrases whose tokens alone may be used, or a `Vocabulary`.
         words: True: only tokens that are real words; a list: these words alone; False: any tokens. None: real words,
             if the model has enough of them and `vocabulary` is not given.
-        banned: what must not occur in the prompt, whatever its case; see `Vocabulary.without`.
+        banned: what must not occur in the prompt, whatever its case; see `hardprompts.wording.Bans.of`.
         restarts: prompts that are searched for in one batch. None: 4.
         seeds: searches one after the other, with the seeds random_state, random_state + 1, ...
         batch_size: examples that a gradient is taken over.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hardprompts.errors import SearchError, VocabularyError
 from hardprompts.prompts import Candidate, PromptTemplate
 from hardprompts.vocabulary import Vocabulary
+from hardprompts.wording import bad_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class RequiredWords:
                 "model's tokens do not spell them there; use other words"
             )
         # The list of bad words is for what the search finds, not for what somebody asks for.
-        if dataclasses.replace(vocabulary, banned_words=frozenset()).spells_banned(ids, slot):
+        bans = dataclasses.replace(vocabulary.banned, words=vocabulary.banned.words - bad_words())
+        if dataclasses.replace(vocabulary, banned=bans).spells_banned(ids, slot):
             raise VocabularyError(f"the required words {text!r} contain something banned; require or ban it, not both")
         return cls(ids, template)
 

@@ -66,7 +66,7 @@ class SearchOptions:
         initial_prompt: text to start from; markup of UIs is taken away, as by `hardprompts.search.read_markup`.
             Default: random tokens, or what the front door itself begins with.
         banned: what must not occur in the prompt, whatever its case: strings, regular expressions between slashes, and
-            lists such as "category:artist" or "category:FILE.txt"; see `Vocabulary.without`.
+            lists such as "category:artist" or "category:FILE.txt"; see `hardprompts.wording.Bans.of`.
         vocabulary: phrases whose tokens alone may be used (a keyword bank), or a `Vocabulary`, which is used as it is.
         restarts: starts that are searched in one batch. Default: `DEFAULT_RESTARTS` of the front door.
         max_steps: steps of the method. Default: `DEFAULT_MAX_STEPS` of the front door where there is no other limit.

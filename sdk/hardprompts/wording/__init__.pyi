@@ -1,8 +1,7 @@
 # The names of hardprompts.wording; `__init__.py` imports each from here on first use.
-from .categories import CATEGORIES, CATEGORY, OTHER, Categories, category_words
+from .bans import CATEGORY, NO_LIST, Bans, WordBan
+from .categories import CATEGORIES, OTHER, Categories, category_words
 from .words import (
-    NO_LIST,
-    WordBan,
     bad_words,
     check_text,
     common_words,
@@ -22,6 +21,7 @@ __all__ = [
     "CATEGORY",
     "NO_LIST",
     "OTHER",
+    "Bans",
     "Categories",
     "WordBan",
     "bad_words",

@@ -16,9 +16,6 @@ CATEGORIES = ("subject", "action", "place", "medium", "style", "color", "artist"
 #: Which category counts where several have a phrase, first: a "painting" is a medium rather than a thing.
 PRECEDENCE = ("artist", "brand", "quality", "medium", "style", "color", "place", "action", "subject")
 
-#: What stands before a category, or a list of one's own, among the strings that are banned.
-CATEGORY = "category:"
-
 #: What is in no list.
 OTHER = "other"
 

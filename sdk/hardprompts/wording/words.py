@@ -15,9 +15,6 @@ from pathlib import Path
 from hardprompts.causes.standins import HEAD_BYTES, kind_of, stand_in
 from hardprompts.errors import FileFormatError, VocabularyError
 
-#: Among the strings that are banned, the one that lifts the list of bad words.
-NO_LIST = "none"
-
 #: Words of fewer than three letters that say something in a prompt.
 SHORT_WORDS = frozenset("a an as at be by do go he hi i if in is it me my no of oh on or ox so tv uk up us we".split())
 
@@ -85,26 +82,6 @@ def bad_words() -> frozenset[str]:
     lines = (Path(found.origin).parent / "profanity_wordlist.txt").read_text(encoding="utf-8").splitlines()
     listed = {line.strip().lower() for line in lines}
     return frozenset(entry for entry in listed if entry.replace(" ", "").isalnum()) - _HARMLESS | _MISSING
-
-
-class WordBan:
-    """Looks for words in texts, as whole words whatever their case: "ass" is in "an Ass!", not in "grass".
-
-    Args:
-        words: words, and phrases of several, in lower case.
-    """
-
-    def __init__(self, words: Iterable[str]) -> None:
-        self._words = frozenset(word for word in words if " " not in word)
-        self._phrases = tuple(f" {word} " for word in words if " " in word)
-
-    def found_in(self, text: str) -> collections.Counter[str]:
-        """The words that a text has, and how often."""
-        words = words_in(text.lower())
-        found = collections.Counter(word for word in words if word in self._words)
-        line = f" {' '.join(words)} "
-        found.update({phrase: line.count(phrase) for phrase in self._phrases if phrase in line})
-        return found
 
 
 _WORD = re.compile(r"[^\W_]+")
