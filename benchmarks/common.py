@@ -17,6 +17,7 @@ from PIL import Image
 from hardprompts import Backend, HardPrompt
 from hardprompts.atomic import write_text_atomically
 from hardprompts.evaluation import t_interval
+from hardprompts.inversion import fluency, open_likelihood
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
@@ -229,3 +230,10 @@ def save_figure(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def nats_of(texts: Sequence[str], language_model: str = "emoji:emoji-lm") -> dict[str, float]:
+    """How surprising each word of a text is, on average, to a language model that proposed nothing: less is better."""
+    different = list(dict.fromkeys(texts))
+    told = fluency(different, open_likelihood(language_model)).tolist() if different else []
+    return {text: -value for text, value in zip(different, told, strict=True)}

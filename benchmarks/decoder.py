@@ -16,6 +16,7 @@ from common import (
     Cells,
     held_out_scenes,
     interval,
+    nats_of,
     number,
     percent,
     pictures,
@@ -26,7 +27,6 @@ from common import (
 )
 
 from hardprompts import HardPrompt, PromptInverter, load_backend
-from hardprompts.inversion import fluency, open_likelihood
 
 #: First seed of the scenes that decide which settings ship, and of those that are reported.
 CHOOSING, REPORTING = 1_900_000_000, 1_950_000_000
@@ -102,7 +102,8 @@ def figures(cells: Cells, count: int, first_seed: int, ways: Sequence[str]) -> d
 
 def nats_per_word(texts: Sequence[str], language_model: str) -> float:
     """How surprising a language model that proposed nothing finds the words of texts, on average."""
-    return -float(fluency(texts, open_likelihood(language_model)).mean())
+    told = nats_of(texts, language_model)
+    return sum(told[text] for text in texts) / len(texts)
 
 
 def table(found: Mapping[str, Any], ways: Sequence[str], language_model: str) -> str:

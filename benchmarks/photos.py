@@ -37,7 +37,7 @@ from typing import Any
 import judges
 import torch
 from coco import naming_words
-from common import DOCS, Cells, percent, save, save_figure, subplots, write_section
+from common import DOCS, Cells, nats_of, percent, save, save_figure, subplots, write_section
 from comparison import ratio_interval
 from generation import command
 from peers import timed
@@ -297,8 +297,9 @@ def report(
 ) -> tuple[dict[str, Any], str]:
     """All figures, and the text with the table; the default first."""
     head = ["method", "some object named", "the largest", "the default has more, some", "the largest"]
-    head += ["true words", "fillers", "bad words", "words", "tokens", "passes", "seconds", "processor s"]
+    head += ["true words", "fillers", "bad words", "nats a word", "words", "tokens", "passes", "seconds", "processor s"]
     table, facts = [head], {}
+    told = nats_of([run["text"] for runs in measured.values() for run in runs.values()])
     scored = {
         name: {place: facts_of(run, place, photographs[place][1], check) for place, run in runs.items()}
         for name, runs in measured.items()
@@ -314,13 +315,15 @@ def report(
         true, fillers = (share(runs, key) for key in ("true", "fillers"))
         line += [percent((true.mean, true.half_width)) if check else "", percent((fillers.mean, fillers.half_width))]
         line += [str(sum(len(run["bad"]) for run in runs.values()))]
+        nats = t_interval([told[run["text"]] for run in runs.values()])
+        line += [f"{nats.mean:.1f} ± {nats.half_width:.1f}"]
         line += [f"{mean(runs, key):.1f}" for key in ("count", "tokens")]
         line += [f"{mean(runs, 'passes'):.0f}", *(f"{mean(runs, key):.2f}" for key in ("seconds", "processor"))]
         table.append(line)
         facts[name] = {
             "photographs": len(runs),
             **{key: [found.mean, found.low, found.high] for key, found in
-               (("some", some), ("largest", largest), ("true", true), ("fillers", fillers))},
+               (("some", some), ("largest", largest), ("true", true), ("fillers", fillers), ("nats", nats))},
             "runs": {photographs[place][0].name: run for place, run in sorted(runs.items())},
         }  # fmt: skip
     text = f"{sentence(scored[DEFAULT], photographs, check, options)}\n\n{markdown_table(table)}\n\n{examples(scored)}"

@@ -21,12 +21,11 @@ from typing import Any
 
 import judges
 import torch
-from common import DOCS, Cells, save, write_section
+from common import DOCS, Cells, nats_of, save, write_section
 from real_text import PROMPTS, SPLIT_SEED, minilm, shuffled_prompts, true_words
 
 from hardprompts import PromptInverter, load_backend
 from hardprompts.evaluation import Interval, markdown_table, t_interval
-from hardprompts.inversion import fluency, open_likelihood
 
 CAPTIONS = "HARDPROMPTS_CAPTIONS"
 
@@ -101,7 +100,7 @@ class Bench:
     def scored(self, ways: Mapping[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
         """The runs of each way with what their texts are worth."""
         every = [*self.texts, *dict.fromkeys(run["text"] for runs in ways.values() for run in runs)]
-        nats = dict(zip(every, (-fluency(every, open_likelihood("emoji:emoji-lm"))).tolist(), strict=True))
+        nats = nats_of(every)
         own = dict(zip(every, self.backend.encode_texts(every), strict=True))
         judged = dict(zip(every, judges.text_vectors(every), strict=True)) if judges.has_text_judge() else {}
         found: dict[str, list[dict[str, Any]]] = {}

@@ -34,7 +34,7 @@ from typing import Any
 import judges
 import methods
 import torch
-from common import DOCS, Cells, save, write_section
+from common import DOCS, Cells, nats_of, save, write_section
 from comparison import Measurement
 from generation import command
 from peers import timed, tropt_runs
@@ -288,12 +288,16 @@ class Bench:
         found = {**measured, OTHER: other}
         texts = list(dict.fromkeys(run["text"] for runs in found.values() for run in runs.values()))
         own = dict(zip(texts, self.backend.encode_texts(texts), strict=True))
+        nats = nats_of(texts)
         judged: dict[str, torch.Tensor] = {}
         if judges.has_text_judge():
             known = [*texts, *self.prompts]
             judged = dict(zip(known, judges.text_vectors(known), strict=True))
         return {
-            name: {key: {**run, **self.worth(run, key[0], own, judged)} for key, run in runs.items()}
+            name: {
+                key: {**run, **self.worth(run, key[0], own, judged), "nats": nats[run["text"]]}
+                for key, run in runs.items()
+            }
             for name, runs in found.items()
         }
 
@@ -329,7 +333,7 @@ def describe(figures: Mapping[str, Any]) -> str:
 # --- reporting ----------------------------------------------------------------------------
 
 #: What counts, with the head of its column.
-MEASURES = {"similarity": "own similarity", "judge": "judge", "words": "true words"}
+MEASURES = {"similarity": "own similarity", "judge": "judge", "words": "true words", "nats": "nats a word"}
 
 
 def by_target(runs: Runs, key: str, only: Sequence[tuple[int, int]] | None = None) -> dict[int, float]:
