@@ -26,6 +26,9 @@ PARAPHRASES = (
     "{objects} {color} {style}",
     "the {objects} on {color}, {style}",
     "{style} image, {color}, with {objects}",
+    "there is {objects} on {color} in this {style} picture",
+    "{style} rendering of {objects}, all {color} behind",
+    "we see {objects} before {color}, it looks {style}",
 )
 
 OWNERS = Counter(word for name, keywords in OBJECTS.items() for word in {*name.split(), *keywords})
@@ -47,9 +50,9 @@ def texts(count: int, first_seed: int = FIRST_SEED) -> Iterator[str]:
 def text(scene: Scene, generator: random.Random) -> str:
     """Return a text that names every object of the scene, and nearly always its background and style."""
     kind = generator.random()
-    if kind < 0.2:
+    if kind < 0.25:
         return _plain(caption(scene, generator))
-    if kind < 0.4:
+    if kind < 0.65:
         return _plain(_paraphrase(scene, generator))
     return _plain(_word_list(scene, generator))
 

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=115_000, help="by grammars")
     parser.add_argument("--definitions", type=int, default=35_000)
     parser.add_argument("--tokens", type=int, default=8_500, help="the commonest; texts with others are left out")
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--noise", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
