@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 import hardprompts_emoji
 from hardprompts import load_backend
@@ -73,6 +75,9 @@ def test_of_each_text_the_share_is_hidden_and_never_what_frames_it() -> None:
         assert chosen.sum(dim=1).tolist() == [count] * 6 and not chosen[:, [0, -1]].any()
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__).major < 5, reason="the recipe makes its tokenizer as transformers 5 does"
+)
 def test_its_recipe_writes_a_folder_that_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_mlm, "glosses", lambda part: ["a small tree", "a red fruit", "a tree with red fruit"])
     folder = str(tmp_path / "emoji-mlm")
