@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from hardprompts.atomic import json_text, write_files_atomically
 from hardprompts.causes.standins import read_json, stand_in_at
-from hardprompts.encoders import Backend, normalize
+from hardprompts.encoders import PROBES, Backend, normalize, probe_texts
 from hardprompts.errors import BackendError, FileFormatError, brief
 from hardprompts.hub import CardPart, HubMixin, PullOptions, pull_files
 from hardprompts.hub.card import code_span, python_block
@@ -30,9 +30,6 @@ WEIGHTS, SETTINGS, CARD = "decoder.safetensors", "decoder.json", "README.md"
 
 #: What `decoder.json` says of its own kind.
 FORMAT = "hardprompts-decoder-1"
-
-#: Texts whose features tell one text tower from another, and tokens of each.
-PROBES, PROBE_TOKENS = 8, 3
 
 #: The share of every token's likelihood that all tokens have alike, so that none is impossible: one that was never
 #: learned costs about as much as the rarest.
@@ -63,10 +60,7 @@ class TowerMark:
         vocabulary = backend.vocabulary
         texts = vocabulary.token_texts(range(len(vocabulary.table)))
         digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-        allowed = vocabulary.allowed_ids.tolist()
-        places = [len(allowed) * place // (PROBES * PROBE_TOKENS) for place in range(PROBES * PROBE_TOKENS)]
-        rows = [[allowed[place] for place in places[start::PROBES]] for start in range(PROBES)]
-        features = backend.encode_texts([vocabulary.decode(row) for row in rows])
+        features = backend.encode_texts(probe_texts(vocabulary))
         return cls(digest, features.float().cpu())
 
     def difference(self, other: "TowerMark") -> str:

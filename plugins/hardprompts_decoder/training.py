@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +317,16 @@ class _Run:
             **{name: value for name, value in dataclasses.asdict(self.options).items() if name != "noise"},
         }  # fmt: skip
         return Decoder(self.network, self.made.known, counts, self.shift, self.made.mark, backend.name, facts)
+
+
+def progress_lines(say: Callable[[str], object], seconds: float = 20.0) -> Progress:
+    """Progress as lines, for logs: one in so many seconds, and one when a part is done."""
+    began = reported = time.monotonic()
+
+    def report(what: str, done: int, total: int, loss: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > seconds or done == total:
+            reported = time.monotonic()
+            say(f"{what}: {done} of {total}, loss {loss:.3f}, {reported - began:.0f} s")
+
+    return report

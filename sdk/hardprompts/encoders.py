@@ -715,3 +715,14 @@ def is_installed(scheme: str) -> bool:
             installed = getattr(implementation.plugin, "installed", None)
             return installed is None or bool(installed())
     return False
+
+
+#: Texts whose features tell one text tower from another, and the tokens of each.
+PROBES, PROBE_TOKENS = 8, 3
+
+
+def probe_texts(vocabulary: Vocabulary) -> list[str]:
+    """Texts whose features tell one text tower from another: of allowed tokens from all over a vocabulary."""
+    allowed, total = vocabulary.allowed_ids.tolist(), PROBES * PROBE_TOKENS
+    spread = [allowed[len(allowed) * place // total] for place in range(total)]
+    return [vocabulary.decode(spread[start::PROBES]) for start in range(PROBES)]

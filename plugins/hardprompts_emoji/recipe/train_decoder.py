@@ -7,7 +7,7 @@ their texts, tell how far pictures are from texts. A run that is interrupted goe
 from __future__ import annotations
 
 import argparse
-import time
+import functools
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from hardprompts.atomic import write_text_atomically
 from hardprompts.encoders import load_backend
 from hardprompts_decoder.files import CARD, Decoder, card
-from hardprompts_decoder.training import TrainingOptions, train
+from hardprompts_decoder.training import TrainingOptions, progress_lines, train
 from hardprompts_emoji import scenes
 from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED, texts
 
@@ -55,21 +55,13 @@ def main() -> None:
     backend = load_backend("emoji")
     drawn = [scenes.sample_scene(PICTURES_FROM + i) for i in range(arguments.pictures)]
     pictures = backend.encode_images([scenes.render(scene, seed=i) for i, scene in enumerate(drawn)])
-    began = reported = time.monotonic()
-
-    def report(what: str, done: int, total: int, loss: float) -> None:
-        nonlocal reported
-        if time.monotonic() - reported > 20 or done == total:
-            reported = time.monotonic()
-            print(f"{what}: {done} of {total}, loss {loss:.3f}, {reported - began:.0f} s", flush=True)
-
     options = TrainingOptions(
         steps=arguments.steps, batch_size=arguments.batch_size, width=160, heads=5, learning_rate=3e-3,
         seed=arguments.seed,
     )  # fmt: skip
     decoder = train(
         backend, list(texts(arguments.texts)), arguments.output, options, pictures=pictures.to(torch.float32),
-        progress=report,
+        progress=progress_lines(functools.partial(print, flush=True)),
     )  # fmt: skip
     write_card(decoder, arguments.output, arguments.pictures)
 

@@ -7,8 +7,8 @@ features of words. A run that is interrupted goes on when it is started again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import time
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from hardprompts.atomic import write_text_atomically
 from hardprompts.encoders import load_backend
 from hardprompts_decoder.files import CARD, Decoder, card
-from hardprompts_decoder.training import TrainingOptions, train
+from hardprompts_decoder.training import TrainingOptions, progress_lines, train
 from hardprompts_photo.bridge import read as read_bridge
 from hardprompts_photo.recipe.class_words import cleaned
 from hardprompts_photo.recipe.decoder_texts import of_common_tokens, texts
@@ -68,19 +68,13 @@ def main() -> None:
     tokenizer = backend.vocabulary.tokenizer
     written = of_common_tokens(written, lambda every: [tokenizer.encode(one) for one in every], arguments.tokens)
     print(f"{len(written)} texts", flush=True)
-    began = reported = time.monotonic()
-
-    def report(what: str, done: int, total: int, loss: float) -> None:
-        nonlocal reported
-        if time.monotonic() - reported > 20 or done == total:
-            reported = time.monotonic()
-            print(f"{what}: {done} of {total}, loss {loss:.3f}, {reported - began:.0f} s", flush=True)
-
     options = TrainingOptions(
         steps=arguments.steps, batch_size=arguments.batch_size, learning_rate=3e-3, noise=arguments.noise,
         max_tokens=20, bf16=True, seed=arguments.seed,
     )  # fmt: skip
-    decoder = train(backend, written, arguments.output, options, progress=report)
+    decoder = train(
+        backend, written, arguments.output, options, progress=progress_lines(functools.partial(print, flush=True))
+    )
     write_card(decoder, arguments.output)
 
 

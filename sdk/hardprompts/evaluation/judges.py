@@ -6,14 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hardprompts.encoders import Backend
+from hardprompts.encoders import PROBES, Backend, probe_texts
 from hardprompts.errors import BackendError
 
 #: Features that differ by no more are of the same weights, in whatever precision.
 SAME = 0.02
-
-#: Texts and pictures by whose features two models are compared.
-PROBES = 8
 
 
 def shared_weights(first: Backend, second: Backend) -> tuple[str, ...]:
@@ -27,7 +24,7 @@ def shared_weights(first: Backend, second: Backend) -> tuple[str, ...]:
     one, other = (model.vocabulary.table.detach().float().cpu() for model in (first, second))
     if one.shape == other.shape and _alike(one, other):
         found.append("token embeddings")
-    texts = [first.vocabulary.decode(ids.tolist()) for ids in _probes(first)]
+    texts = probe_texts(first.vocabulary)
     if _alike(first.encode_texts(texts), second.encode_texts(texts)):
         found.append("the text tower")
     if first.image_encoder is not None and second.image_encoder is not None:
@@ -60,13 +57,6 @@ def _alike(first: Tensor, second: Tensor) -> bool:
         return False
     one, other = (torch.nn.functional.normalize(rows.detach().float().cpu(), dim=-1) for rows in (first, second))
     return bool(((one - other).norm(dim=-1) <= SAME).all())
-
-
-def _probes(model: Backend) -> Tensor:
-    """Rows of tokens, the same for each call."""
-    allowed = model.vocabulary.allowed_ids
-    places = torch.linspace(0, len(allowed) - 1, 4 * PROBES).long()
-    return allowed[places.to(allowed.device)].reshape(4, PROBES).T
 
 
 def _pictures() -> list[Image.Image]:

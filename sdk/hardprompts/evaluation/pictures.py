@@ -31,10 +31,7 @@ def image_similarities(
         ValueError: there are not as many lists as targets, or one is empty.
         BackendError: the judge has no image tower.
     """
-    if len(pictures) != len(targets):
-        raise ValueError(
-            f"each target needs the pictures made for it, got {len(pictures)} lists and {len(targets)} targets"
-        )
+    _check_targets(pictures, targets)
     if not pictures:
         return ()
     features = _features(pictures, 1, judge)
@@ -67,6 +64,13 @@ def _features(pictures: Sequence[Sequence[Image.Image]], at_least: int, judge: I
             raise ValueError(f"entry {index} has {len(own)} pictures and needs at least {at_least}")
     features = _seen([picture for own in pictures for picture in own], judge)
     return list(features.split([len(own) for own in pictures]))
+
+
+def _check_targets(pictures: Sequence[object], targets: Sequence[object]) -> None:
+    if len(pictures) != len(targets):
+        raise ValueError(
+            f"each target needs the pictures made for it, got {len(pictures)} lists and {len(targets)} targets"
+        )
 
 
 def _seen(pictures: Sequence[Image.Image], judge: ImageJudge) -> Float[Tensor, "pictures features"]:
@@ -129,10 +133,7 @@ def perceptual_distances(
 
     Source: LPIPS, Zhang et al. 2018, arXiv 1801.03924.
     """
-    if len(pictures) != len(targets):
-        raise ValueError(
-            f"each target needs the pictures made for it, got {len(pictures)} lists and {len(targets)} targets"
-        )
+    _check_targets(pictures, targets)
     found = []
     for index, (own, target) in enumerate(zip(pictures, targets, strict=True)):
         if not own:
