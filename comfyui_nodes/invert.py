@@ -8,7 +8,7 @@ from .bridge import Progress, show_text, to_images
 from .defaults import INVERSION, MAX_STEPS, SEED, given, sdk_default
 from .graph_inputs import MASK
 from .methods import FOR_FEATURES, method_input
-from .models import PromptModel, captioner_name, proposer_name
+from .models import PromptModel, named_model, proposer_name
 from .notices import deadline_input, notices_of, warnings_kept
 from .schema import seed_control, shown
 from .values import CATEGORY, PromptModelType, prompt_outputs, prompt_values, report, summary
@@ -82,8 +82,11 @@ class ImageToPrompt(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
-        advanced=["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style"],
-    )
+        advanced=[
+            "restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style",
+            "fluency_model",
+        ],
+    )  # fmt: skip
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HardPromptsImageToPrompt",
@@ -141,6 +144,11 @@ class ImageToPrompt(io.ComfyNode):
                     "reads. tags: phrases with commas between them. caption: a whole text; needs a proposer. keywords: "
                     "single words. Tags and keywords have the most important first."
                 ),
+                io.String.Input(
+                    "fluency_model", default="", optional=True, tooltip="A language model that tells how fluently the "
+                    "prompt reads, and has no say in it: emoji:emoji-lm comes with hardprompts; or transformers:gpt2, "
+                    "downloaded on first use, or the name of a folder in models/prompt_models. Empty: none."
+                ),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -173,11 +181,12 @@ class ImageToPrompt(io.ComfyNode):
         proposer: str = "",
         fast: bool | None = None,
         style: str | None = None,
+        fluency_model: str = "",
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
 
-        called, asked = captioner_name(captioner), proposer_name(proposer)
+        called, asked, judging = named_model(captioner), proposer_name(proposer), named_model(fluency_model)
         with warnings_kept() as warned:
             targets = _targets(image, mask, clip_vision_output)
             options: dict[str, Any] = {
@@ -190,7 +199,10 @@ class ImageToPrompt(io.ComfyNode):
             if target_text.strip():  # else its weight would be refused
                 options |= given(text=target_text.strip(), text_weight=text_weight)
             with prompt_model.opened_with_captioner(called, keep_loaded) as (backend, describing):
-                inverter = PromptInverter(backend, method=method, captioner=describing, proposers=asked or None)
+                inverter = PromptInverter(
+                    backend, method=method, device=backend.device, captioner=describing, proposers=asked or None,
+                    fluency_model=judging or None,
+                )  # fmt: skip
                 prompts = (
                     inverter.invert_each(targets, **options) if mode == EACH else [inverter.invert(targets, **options)]
                 )

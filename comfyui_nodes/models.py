@@ -73,8 +73,11 @@ def local_models() -> dict[str, str]:
     return found
 
 
-def captioner_name(name: str) -> str:
-    """A name for `load_captioner`: a folder in models/prompt_models, or what `checked_name` takes; "" for none."""
+def named_model(name: str) -> str:
+    """A model that is named beside the prompt model, a captioner or a language model; "" for none.
+
+    It is a folder in models/prompt_models, or what `checked_name` takes.
+    """
     return local_models().get(name.strip()) or checked_name(name)
 
 
@@ -101,7 +104,7 @@ def checked_name(name: str) -> str:
     if begins or "\\" in rest or "local-dir:" in rest or ".." in parts or "" in parts[:-1]:
         raise ValueError(
             f"{name!r} is a path; put local models into ComfyUI's models/{FOLDER} and choose them from the list (a "
-            "captioner by the name of its folder)"
+            "captioner or a language model by the name of its folder)"
         )
     return name.strip()
 

@@ -129,7 +129,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
     """What web/js/show_prompt.js draws of a prompt, as JSON values."""
     from hardprompts import PromptTemplate
     from hardprompts.hub.machine import model_label
-    from hardprompts.prompts import ranking_note
+    from hardprompts.prompts import fluency_note, ranking_note
 
     template, pieces = PromptTemplate(prompt.template), prompt.pieces()
     others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
@@ -142,6 +142,7 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "attributions": list(prompt.attributions),
         "score": prompt.score,
         "unit": prompt.score_unit,
+        "fluency": fluency_note(prompt),
         "model": model_label(prompt.model),
         "method": prompt.method,
         "notices": notices_of([prompt]),

@@ -53,13 +53,14 @@ def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], li
 def report(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
     """Prompts with scores, settings and other candidates as text, one paragraph each; then the notices."""
     from hardprompts.hub.machine import model_label
-    from hardprompts.prompts import ranking_note
+    from hardprompts.prompts import fluency_note, ranking_note
 
     paragraphs = []
     for prompt in prompts:
         lines = [
             prompt.filled,
             f"{prompt.score_unit}: {prompt.score:.4f}",
+            *([f"fluency: {note} (fewer read better)"] if (note := fluency_note(prompt)) else []),
             f"model {model_label(prompt.model)}, method {prompt.method}, seed {prompt.seed}, "
             f"stopped by {prompt.stop_reason}, {prompt.evaluations} evaluations",
         ]
@@ -72,4 +73,10 @@ def report(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
 
 def summary(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
     """What a node shows when it is done: its prompts with their scores, and the notices."""
-    return "\n".join([*(f"{prompt.score:.3f}  {prompt.filled}" for prompt in prompts), *notices])
+    from hardprompts.prompts import fluency_note
+
+    def line(prompt: "HardPrompt") -> str:
+        fluent = f"  ({note})" if (note := fluency_note(prompt)) else ""
+        return f"{prompt.score:.3f}  {prompt.filled}{fluent}"
+
+    return "\n".join([*map(line, prompts), *notices])

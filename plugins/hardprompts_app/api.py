@@ -13,7 +13,10 @@ from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import embedding, image, shorten
-from hardprompts_app.work import MENDABLE, Job, Models, checked_options, reason
+from hardprompts_app.work import MENDABLE, OPTIONS, Job, Models, checked_options, reason
+
+#: An option of a call that is an argument of the front door.
+FLUENCY_MODEL = "fluency_model"
 
 Values = dict[str, Any]
 
@@ -31,11 +34,14 @@ class Calls:
 
         What their user is to know stands under "notices".
 
-        Options are those of `PromptInverter.invert`. Until they are found: "doing", and "best", the texts so far.
+        Options are those of `PromptInverter.invert`, and "fluency_model", the name of a language model that tells how
+        fluent they are. Until they are found: "doing", and "best", the texts so far.
         """
         job: Job[image.Found] = Job()
         with _as_gradio_says(images or ()):
-            finding = image.find(self.models, job, images, together, model, checked_options(options or {}))
+            chosen = checked_options(options or {}, (*OPTIONS, FLUENCY_MODEL))
+            judging = str(chosen.pop(FLUENCY_MODEL, ""))
+            finding = image.find(self.models, job, images, together, model, chosen, fluency_model=judging)
             found = yield from _told(finding, lambda live: {"doing": live.doing, "best": live.texts})
             yield {"prompts": [_values(prompt) for prompt in found.prompts], "notices": job.notices}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note
 from hardprompts.search.protocol import StopReason
 
 #: The colors of the lines of a curve, readable on black and white.
@@ -18,7 +18,7 @@ SIDE = 96
 
 
 def prompt_html(prompt: HardPrompt, note: str = "") -> str:
-    """The prompt with its tokens in two shades, and its score."""
+    """The prompt with its tokens in two shades, its score, and how fluent it is."""
     template = PromptTemplate(prompt.template)
     spans = []
     for index, (piece, gap) in enumerate(prompt.pieces()):
@@ -27,7 +27,7 @@ def prompt_html(prompt: HardPrompt, note: str = "") -> str:
             f'<span class="hp-token hp-{index % 2}" title="{title}">{html.escape(piece)}</span>{html.escape(gap)}'
         )
     score = f"{html.escape(prompt.score_unit)} <b>{prompt.score:.3f}</b>"
-    told = " &middot; ".join(part for part in (score, html.escape(note)) if part)
+    told = " &middot; ".join(part for part in (score, fluency_note(prompt), html.escape(note)) if part)
     return (
         f'<div class="hp-prompt"><code>{html.escape(template.prefix)}{"".join(spans)}{html.escape(template.suffix)}'
         f"</code><small>{told}</small></div>"

@@ -12,6 +12,7 @@ from hardprompts.encoders import Backend
 from hardprompts.errors import ImageError
 from hardprompts.images import load_images
 from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.inversion.readability import fluency
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
 from hardprompts.search.results import leave_one_out
 from hardprompts_app.display import thumbnail
@@ -31,6 +32,7 @@ class Found:
         prompts: one for each image, or one for all.
         targets: the images' features that each prompt is compared with.
         options: those of the search.
+        fluency_model: the name of the language model that tells how fluent they are; "" for none.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Found:
     prompts: tuple[HardPrompt, ...]
     targets: tuple[Tensor, ...]
     options: Mapping[str, Any]
+    fluency_model: str = ""
 
     @property
     def labels(self) -> list[str]:
@@ -91,6 +94,7 @@ def find(
     options: Mapping[str, Any],
     captioner: str = "",
     decoder: bool = False,
+    fluency_model: str = "",
 ) -> Generator[Live, None, Found]:
     """Searches the prompts of images and yields the best so far.
 
@@ -100,6 +104,7 @@ def find(
         captioner: the name of an image-to-text model, whose captions the search also starts from; "" for none.
         decoder: the search also starts from what the decoder writes that comes with the model, if one does; it is
             asked in any case where the options need it.
+        fluency_model: the name of a language model that tells how fluent the prompts are; "" for none.
 
     Raises: what `PromptInverter.invert` raises; Stopped.
     """
@@ -118,7 +123,12 @@ def find(
                 f"no decoder comes with {backend[0].name}, which captions and fast prompts need; choose another style "
                 "and a search, or a model that has one, such as emoji"
             )
-        inverter = PromptInverter(backend[0], captioner=models.captioner(captioner), proposers=proposers or None)
+        if fluency_model.strip():
+            job.step("opening the language model")
+        inverter = PromptInverter(
+            backend[0], captioner=models.captioner(captioner), proposers=proposers or None,
+            fluency_model=models.likelihood(fluency_model),
+        )  # fmt: skip
         job.step(f"reading the words of {backend[0].name}, once for each model")
         read_words(inverter.search, backend[0])
         job.step("looking at the image" if len(images) == 1 else "looking at the images")
@@ -132,7 +142,7 @@ def find(
         if backend[0].note:
             job.notices.append(on_the_page(backend[0].note))
         names = tuple(Path(path).name for path in images)
-        return Found(model, names, tuple(prompts), tuple(targets), dict(options))
+        return Found(model, names, tuple(prompts), tuple(targets), dict(options), fluency_model)
 
     following = job.follow(work)
     while True:
@@ -145,7 +155,7 @@ def find(
 
 
 def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
-    """The prompt with another text, its score and what each of its tokens contributes.
+    """The prompt with another text, its score, what each of its tokens contributes, and how fluent it is.
 
     Raises:
         TemplateError, VocabularyError, ValueError: the model cannot read the text.
@@ -165,6 +175,7 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
     contributions = leave_one_out(
         best, lambda rows: [score(backend.vocabulary.decode(row)) for row in rows], Allowance()
     )
+    judging = models.likelihood(found.fluency_model)
     return dataclasses.replace(
         prompt,
         text=text,
@@ -173,6 +184,7 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         tokens=backend.vocabulary.pieces(ids),
         attributions=contributions,
         weights=None,
+        fluency=None if judging is None else float(fluency([template.fill(text)], judging)),
         provenance={**prompt.provenance, **({} if text == prompt.text else {"edited": True})},
     )
 

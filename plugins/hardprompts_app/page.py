@@ -14,7 +14,17 @@ from hardprompts.prompts import ranking_note
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import api, display, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
-from hardprompts_app.work import Job, Jobs, Models, checked_options, installed_captioners, one_line, phrases, seed_of
+from hardprompts_app.work import (
+    LANGUAGE_MODELS,
+    Job,
+    Jobs,
+    Models,
+    checked_options,
+    installed_captioners,
+    one_line,
+    phrases,
+    seed_of,
+)
 
 #: Searches wait for one another; scores of edited prompts do not wait for searches.
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
@@ -184,6 +194,11 @@ class _ImageTab(_Tab):
                         allow_custom_value=models.private, label="Captioner",
                         info="an image-to-text model whose captions the search also starts from; empty: none",
                     )  # fmt: skip
+                    self.fluency_model = gr.Dropdown(
+                        ["", *LANGUAGE_MODELS], value="", allow_custom_value=models.private,
+                        label="How fluent is it? A language model to ask",
+                        info="it has no say in what is found, and counts nats a word: fewer read better; empty: none",
+                    )  # fmt: skip
             with gr.Column():
                 self.buttons("Find the prompt")
                 self.best, self.curve, self.found = gr.HTML(), gr.HTML(), gr.State()
@@ -200,7 +215,7 @@ class _ImageTab(_Tab):
         shown = [self.edited, self.contributions, *self.texts]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
-            self.captioner, self.style, self.ways,
+            self.captioner, self.style, self.ways, self.fluency_model,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -225,7 +240,8 @@ class _ImageTab(_Tab):
 
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
-        seconds: float | None, seed: str, captioner: str | None, style: str, way: str, request: gr.Request,
+        seconds: float | None, seed: str, captioner: str | None, style: str, way: str, fluency_model: str | None,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
@@ -236,7 +252,7 @@ class _ImageTab(_Tab):
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or "",
-                decoder=way == WITH_DECODER,
+                decoder=way == WITH_DECODER, fluency_model=fluency_model or "",
             )  # fmt: skip
             found = yield from self._watched(finding, job)
             until = max(prompt.provenance["seconds"] for prompt in found.prompts)

@@ -19,6 +19,7 @@ from hardprompts.encoders import PREFERRED_MODELS, Backend, backends, default_mo
 from hardprompts.errors import BackendError, HardPromptsError, UnknownName
 from hardprompts.inversion.captioning import Captioner, load_captioner
 from hardprompts.inversion.proposals import AUTO, Proposer, opened_proposers
+from hardprompts.inversion.readability import TextLikelihood, open_likelihood
 from hardprompts.methods.build_refine import BuildRefine
 from hardprompts.search.options import check_names
 from hardprompts.search.protocol import Search, SearchProgress
@@ -39,6 +40,9 @@ OPTIONS = (
 
 #: What config.json calls models that say what an image shows without being asked.
 CAPTIONING = ("blip", "blip-2", "git", "vision-encoder-decoder")
+
+#: Language models that come along, of which even a page for others may ask how fluent a prompt is.
+LANGUAGE_MODELS = ("emoji:emoji-lm", "emoji:emoji-lm-large")
 
 #: What a user can mend; anything else is a defect and keeps its traceback.
 MENDABLE = (HardPromptsError, ValueError, TypeError, OSError)
@@ -134,6 +138,18 @@ class Models:
         if self._captioner is None or self._captioner[0] != name:
             self._captioner = name, load_captioner(name, device=self.device, dtype=self.dtype)
         return self._captioner[1]
+
+    def likelihood(self, name: str) -> TextLikelihood | None:
+        """What tells how fluent texts are, by the name of its language model; None for an empty name.
+
+        Raises:
+            UnknownName, BackendError: see `open_likelihood`; or the page is public and this model is not offered.
+        """
+        if not (name := name.strip()):
+            return None
+        if not self.private and name not in LANGUAGE_MODELS:
+            raise UnknownName("language model", name, LANGUAGE_MODELS)
+        return open_likelihood(shared_backend(name, device=self.device, dtype=self.dtype, user=self))
 
     def open(self, name: str) -> Backend:
         """The model of a name, which stays open for the next call; the default for an empty name.

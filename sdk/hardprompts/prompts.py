@@ -491,6 +491,11 @@ def ranking_note(prompt: HardPrompt) -> str:
     return f"ranked by {seen}length and all else that was asked for; the numbers are {beside}"
 
 
+def fluency_note(prompt: HardPrompt) -> str:
+    """How fluent a prompt is, "6.1 nats a word"; "" where no model was asked."""
+    return "" if prompt.fluency is None else f"{-prompt.fluency:.1f} nats a word"
+
+
 def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     facts: list[tuple[str, object]] = [
         ("model", shown_model(prompt.model)),

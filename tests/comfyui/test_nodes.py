@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
 from toy_denoiser import predictor
 
-from hardprompts import FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
+from hardprompts import BackendError, FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
 from hardprompts.inversion.options import STYLES
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import Candidate, HardPrompt, WordWeights, escape
@@ -115,7 +115,17 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         assert schema.search_aliases, schema.node_id
         assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
         folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
-    rare = ["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style"]
+    rare = [
+        "restarts",
+        "text_weight",
+        "keep_loaded",
+        "captioner",
+        "deadline",
+        "proposer",
+        "fast",
+        "style",
+        "fluency_model",
+    ]
     assert folded["HardPromptsImageToPrompt"] == rare
     # Every one of a decorator names an input that there is.
     source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
@@ -597,11 +607,28 @@ def test_styles_are_those_of_the_sdk(world: World, fox: torch.Tensor) -> None:
     assert ", " in tags
 
 
+def test_a_language_model_tells_how_fluent_prompts_are_and_changes_none(world: World, fox: torch.Tensor) -> None:
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    plain = node.execute(prompt_model=model, image=fox, **SEARCH).args
+    told = node.execute(prompt_model=model, image=fox, fluency_model=" emoji:emoji-lm ", **SEARCH).args
+    assert told[1] == plain[1] and plain[3][0].fluency is None
+    note = f"{-told[3][0].fluency:.1f} nats a word"
+    assert f"fluency: {note} (fewer read better)" in told[4].splitlines() and "nats" not in plain[4]
+    assert world.texts[-1][0].endswith(f"({note})")
+    show = module("prompts").ShowPrompt.execute
+    shown = [show(one[3][0], 0).ui["hardprompts"][0]["fluency"] for one in (plain, told)]
+    assert shown == ["", note]
+    with pytest.raises(ValueError, match="is a path"):
+        node.execute(prompt_model=model, image=fox, fluency_model="transformers:/etc", **SEARCH)
+    with pytest.raises(BackendError, match="is not a language model"):
+        node.execute(prompt_model=model, image=fox, fluency_model="emoji", **SEARCH)
+
+
 def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(
     world: World, fox: torch.Tensor, captioning: list[int]
 ) -> None:
     node, model = module("invert").ImageToPrompt, emoji_model()
-    with pytest.raises(ValueError, match="is a path; .*a captioner by the name of its folder"):
+    with pytest.raises(ValueError, match="is a path; .*a captioner or a language model by the name"):
         node.execute(prompt_model=model, image=fox, captioner="transformers:/etc", **SEARCH)
     with pytest.raises(UnknownName, match="unknown captioner scheme 'nobody'"):
         node.execute(prompt_model=model, image=fox, captioner="nobody:owl", **SEARCH)
@@ -612,7 +639,7 @@ def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(
     folder = world.folder / "models" / "prompt_models" / "blip"
     folder.mkdir()
     (folder / "config.json").touch()
-    assert module("models").captioner_name(" blip ") == f"transformers:{folder}"
+    assert module("models").named_model(" blip ") == f"transformers:{folder}"
 
 
 # --- what is said besides the result ------------------------------------------------------

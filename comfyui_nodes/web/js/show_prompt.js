@@ -33,10 +33,10 @@ function drawPrompt(prompt) {
     line.append(piece);
   });
   line.append(element("span", "opacity:.65;white-space:pre-wrap", prompt.after));
-  const score = `${prompt.unit} ${prompt.score.toFixed(3)} · ${prompt.model} · ${prompt.method}`;
+  const score = [`${prompt.unit} ${prompt.score.toFixed(3)}`, prompt.fluency, prompt.model, prompt.method];
   box.append(line);
   if (prompt.weighted) box.append(element("div", "font-family:monospace;font-size:12px", prompt.weighted));
-  box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", score));
+  box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", score.filter(Boolean).join(" · ")));
   for (const notice of prompt.notices) box.append(element("div", "opacity:.75;font-size:11px", notice));
   for (const other of prompt.candidates) {
     box.append(element("div", "font-family:monospace;font-size:11px", `${other.score.toFixed(3)}  ${other.text}`));

@@ -180,6 +180,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
     Args:
         form: what its words are arranged in instead: `BY_CATEGORY`, or see `HardPrompt.arranged`.
     """
+    from hardprompts.prompts import fluency_note
     from hardprompts.search.protocol import StopReason
 
     if form is not None:
@@ -189,7 +190,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         say(prompt.__rich__(), console=out)
     else:
         typer.echo(prompt.filled)
-    fluent = "" if prompt.fluency is None else f", {-prompt.fluency:.1f} nats a word"
+    fluent = f", {note}" if (note := fluency_note(prompt)) else ""
     say(
         f"{prompt.score_unit} {prompt.score:.3f}{fluent}, {len(prompt.token_ids)} tokens, {shown_model(prompt.model)}, "
         f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",

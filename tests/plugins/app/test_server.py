@@ -113,6 +113,12 @@ def test_an_image_becomes_a_prompt(client: Client, picture: Path) -> None:
     assert client.predict(found.text, handle_file(picture), api_name="/score") == pytest.approx(found.score, abs=1e-4)
 
 
+def test_a_language_model_is_named_among_the_options(client: Client, picture: Path) -> None:
+    options = {**FAST, "fluency_model": "emoji:emoji-lm"}
+    answer = client.predict([handle_file(picture)], options=options, api_name="/invert")
+    assert answer["prompts"][0]["fluency"] < 0
+
+
 def test_a_long_prompt_becomes_a_short_one(client: Client) -> None:
     options = {"num_tokens": 3, "max_steps": 20, "seed": 0}
     values = client.predict("red house near the river at night", options=options, api_name="/shorten")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from hardprompts.errors import BackendError, FileFormatError, ImageError
+from hardprompts.errors import BackendError, FileFormatError, ImageError, UnknownName
 from hardprompts.search.protocol import SearchProgress
 from hardprompts.testing import toy_backend
 from hardprompts_app import embedding, folder, image, shorten
+from hardprompts_app.display import prompt_html
 from hardprompts_app.work import Job, Models
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -147,6 +148,25 @@ def test_a_style_and_the_decoder_of_a_model_are_chosen(models: Models, pictures:
     assert fast.prompts[0].method == "proposals"
     _, begun = seen_and_found(image.find(emoji, Job(), pictures[:1], False, "", FAST, decoder=True))
     assert begun.prompts[0].provenance["proposers"] and begun.prompts[0].method != "proposals"
+
+
+def test_a_language_model_tells_how_fluent_a_prompt_is_and_follows_what_is_edited(
+    models: Models, pictures: list[str]
+) -> None:
+    _, plain = seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST))
+    _, told = seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST, fluency_model="emoji:emoji-lm"))
+    (prompt,) = told.prompts
+    assert prompt.text == plain.prompts[0].text and prompt.fluency is not None and plain.prompts[0].fluency is None
+    assert f"{-prompt.fluency:.1f} nats a word" in prompt_html(prompt) and "nats" not in prompt_html(plain.prompts[0])
+    edited = image.edited(models, told, 0, "a small red house")
+    assert edited.fluency is not None and edited.fluency != prompt.fluency
+    assert image.edited(models, plain, 0, "a small red house").fluency is None
+    with pytest.raises(BackendError, match="not a language model"):
+        seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST, fluency_model="toy"))
+    public = Models("emoji", private=False)
+    assert public.likelihood("emoji:emoji-lm") is not None and public.likelihood(" ") is None
+    with pytest.raises(UnknownName, match="emoji:emoji-lm"):
+        public.likelihood("transformers:/etc")
 
 
 def test_a_captioners_words_are_started_from(
