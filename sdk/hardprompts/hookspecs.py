@@ -22,6 +22,14 @@ def backends() -> Mapping[str, Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def calibrations() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Ways to find what evidence for words is calibrated by, by the scheme of the models: {"emoji": find}.
+
+    Each is a `hardprompts.inversion.OpenCalibrations`.
+    """
+
+
+@hookspec
 def captioners() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Ways to open what describes images in words, by scheme: {"transformers": open_captioner}.
 

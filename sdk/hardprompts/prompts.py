@@ -21,7 +21,7 @@ from hardprompts.hub.machine import Clearance, model_label, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
-from hardprompts.wording import Categories, check_text
+from hardprompts.wording import Categories, WordEvidence, check_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -183,6 +183,7 @@ class HardPrompt(HubMixin):
         fluency: the log-likelihood of each word of the whole text, in nats, by a language model that had no part in
             finding it, if one was asked; higher is better. Captions have about -5 by a good model.
         weights: of its words, if they were fitted; see `hardprompts.applications.fit_weights`.
+        evidence: of its phrases, if it was asked for; see `PromptInverter.evidence`.
         provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
             not equal, but have the same hash.
     """
@@ -206,6 +207,7 @@ class HardPrompt(HubMixin):
     weights: WordWeights | None = None
     left_out: tuple[str, ...] = ()
     fluency: float | None = None
+    evidence: tuple[WordEvidence, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("text", "template"):
@@ -352,6 +354,7 @@ class HardPrompt(HubMixin):
                     "provenance": {**fields.get("provenance", {}), **({"other_fields": others} if others else {})},
                     "left_out": tuple(str(one) for one in fields.get("left_out", ())),
                     "fluency": _number(fields.get("fluency")),
+                    "evidence": tuple(map(WordEvidence.from_dict, fields.get("evidence", ()))),
                 }
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -496,6 +499,16 @@ def fluency_note(prompt: HardPrompt) -> str:
     return "" if prompt.fluency is None else f"{-prompt.fluency:.1f} nats a word"
 
 
+def _evidence_table(prompt: HardPrompt) -> str:
+    rows = ["| phrase | category | contributes | lost when exchanged | probability |", "|---|---|---|---|---|"]
+    for one in prompt.evidence:
+        exchange = "" if one.exchange is None else f"{one.exchange:+.3f}"
+        probability = "" if one.probability is None else f"{100 * one.probability:.0f} %"
+        cells = (code_span(one.phrase), code_span(one.category), f"{one.contribution:+.3f}", exchange, probability)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
 def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     facts: list[tuple[str, object]] = [
         ("model", shown_model(prompt.model)),
@@ -523,6 +536,8 @@ def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     ]
     if escapes:
         parts.append("With the characters that weight words made literal:\n\n" + facts_list(escapes))
+    if prompt.evidence:
+        parts.append(f"What speaks for each phrase:\n\n{_evidence_table(prompt)}")
     if len(prompt.candidates) > 1:
         best = "\n".join(f"1. {code_span(c.text)} ({c.score:.4f})" for c in prompt.candidates[:5])
         note = f" ({told})" if (told := ranking_note(prompt)) else ""

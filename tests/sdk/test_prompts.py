@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hardprompts import prompts as module
 from hardprompts.atomic import write_text_atomically
 from hardprompts.hub.names import PROMPT_FILE
 from hardprompts.prompts import HistoryPoint, TradeOff, escape, ranking_note, unique
+from hardprompts.wording import WordEvidence
 
 PROMPT = HardPrompt(
     text="red tiger, 虎 (big) [x]",
@@ -278,3 +280,34 @@ def test_the_trade_offs_are_stored_and_read_back() -> None:
     assert HardPrompt.from_dict(older).pareto == ()
     with pytest.raises(FileFormatError):
         HardPrompt.from_dict({**prompt.to_dict(), "pareto": [{"text": "red"}]})
+
+
+# --- evidence -------------------------------------------------------------------------------
+
+EVIDENCE = (
+    WordEvidence("red tiger", "subject", 0.2, 0.1, 0.9, ((0.0, 0.0, 0.5, 0.5), (0.25, 0.0, 0.75, 0.5))),
+    WordEvidence("虎 | `big`", "other", -0.1),
+)
+
+
+def test_evidence_is_kept_and_told_on_the_card() -> None:
+    prompt = dataclasses.replace(PROMPT, evidence=EVIDENCE)
+    assert HardPrompt.from_dict(json.loads(json.dumps(prompt.to_dict()))) == prompt
+    assert HardPrompt.from_dict({k: v for k, v in prompt.to_dict().items() if k != "evidence"}).evidence == ()
+    card = prompt.card_part("user/name").text
+    assert "| `red tiger` | `subject` | +0.200 | +0.100 | 90 % |" in card
+    assert "`` 虎 \\| `big` ``" in card
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"probability": 1.5}, {"probability": math.nan}, {"contribution": None}, {"contribution": math.inf},
+        {"regions": [[0, 0, 1]]}, {"regions": [[0.5, 0, 0.5, 1]]}, {"regions": [[0, 0, 1, 2]]}, {"exchange": "much"},
+    ],
+)  # fmt: skip
+def test_damaged_evidence_is_refused(changed: dict[str, Any]) -> None:
+    values = dataclasses.replace(PROMPT, evidence=EVIDENCE[:1]).to_dict()
+    values["evidence"] = [{**dataclasses.asdict(EVIDENCE[0]), **changed}]
+    with pytest.raises(FileFormatError, match="not a hard prompt"):
+        HardPrompt.from_dict(values)

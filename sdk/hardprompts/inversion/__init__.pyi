@@ -1,5 +1,6 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
 from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
+from .evidence.calibration import EvidenceCalibration, OpenCalibrations, calibrations
 from .inverter import PromptInverter
 from .options import InversionArguments, InversionOptions
 from .proposals import LikelihoodProposer, OpenProposer, Proposer, load_proposer, proposers
@@ -15,16 +16,19 @@ from .readability import (
 
 __all__ = [
     "Captioner",
+    "EvidenceCalibration",
     "InversionArguments",
     "InversionOptions",
     "LanguageModelLikelihood",
     "LikelihoodProposer",
+    "OpenCalibrations",
     "OpenCaptioner",
     "OpenProposer",
     "PromptInverter",
     "Proposer",
     "ReadableScore",
     "TextLikelihood",
+    "calibrations",
     "captioners",
     "fluency",
     "load_captioner",

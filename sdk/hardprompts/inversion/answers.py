@@ -11,7 +11,7 @@ from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.readability import TextLikelihood, fluency, pareto_front
 from hardprompts.inversion.space import SearchSpace
 from hardprompts.inversion.styles import Styling, without_loose_commas
-from hardprompts.inversion.targets import Target, similarity_with
+from hardprompts.inversion.targets import Target, scores_of_texts, similarity_with
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate, TradeOff
 from hardprompts.search.protocol import SearchResult, StopReason
 from hardprompts.search.results import hard_prompt_of, rescored
@@ -49,7 +49,7 @@ class Answers:
         options, vocabulary, slot = self.options, self.backend.vocabulary, self.space.slot
 
         def scores_of(texts: Sequence[str]) -> list[float]:
-            return _scores(self.backend, texts, target, slot)
+            return scores_of_texts(self.backend, [slot.fill(text) for text in texts], target.plain_mean)
 
         found = self.space.required.whole(self._chosen(result, target, allowance), vocabulary, slot)
         if options.style == "tags":
@@ -105,7 +105,7 @@ class Answers:
         template, aim = self.space.required.template, self._aim(target)
 
         def scores_of(texts: Sequence[str]) -> list[float]:
-            return _scores(self.backend, texts, aim, template)
+            return scores_of_texts(self.backend, [template.fill(text) for text in texts], aim.plain_mean)
 
         styling = Styling(style, self.space.words, template, scores_of, self.backend.name)
         return styling.written(candidates, allowance)
@@ -113,18 +113,6 @@ class Answers:
     def _aim(self, target: Target) -> Target:
         """What prompts are to be similar to, also where they are to fit least."""
         return target.opposite if self.opposed else target
-
-
-def _scores(backend: Backend, texts: Sequence[str], target: Target, template: PromptTemplate) -> list[float]:
-    filled = [template.fill(text) for text in texts]
-    try:
-        features = backend.encode_texts(filled)
-    except ValueError:
-        if filled != [""]:
-            raise
-        return [0.0]  # a model that adds no tokens of its own sees nothing in an empty text
-    scores: list[float] = (features @ target.plain_mean).tolist()
-    return scores
 
 
 def _front(

@@ -16,6 +16,8 @@ from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
+from hardprompts.inversion.evidence.calibration import calibrations_of
+from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
 from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
@@ -30,7 +32,7 @@ from hardprompts.inversion.proposals import (
 )
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood
 from hardprompts.inversion.space import SearchSpace
-from hardprompts.inversion.targets import Target, spread_of
+from hardprompts.inversion.targets import Target, scores_of_texts, spread_of
 from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.methods.phrase_bank import TaskPreparation
@@ -40,6 +42,7 @@ from hardprompts.search.protocol import Search, SearchResult
 from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_settings, search_method
 from hardprompts.search.rows import Ids
 from hardprompts.search.seeds import Stream, drawn_seed
+from hardprompts.wording import Categories
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
@@ -168,6 +171,49 @@ class PromptInverter:
         features = ViewFeatures.of(images, [self.backend]).of_models[0][:, 0]
         return float((self.backend.encode_texts([text]) @ features.T).mean())
 
+    def evidence(
+        self,
+        prompt: HardPrompt | str,
+        images: "ImageInput | Sequence[ImageInput] | Tensor",
+        *,
+        categories: Categories | None = None,
+        deadline: float | None = None,
+        max_evaluations: int | None = None,
+    ) -> HardPrompt:
+        """A prompt, also one written by hand, with what speaks for each of its phrases; see `WordEvidence`.
+
+        Of several images a phrase is true if it is true of all of them.
+
+        Args:
+            images: see `invert`; features have no regions.
+            categories: that false words are taken from; default: the lists that come with the package.
+            deadline, max_evaluations: see `InversionOptions`.
+
+        Raises:
+            ImageError, NonFiniteError: see `invert`.
+        """
+        allowance = InversionOptions(deadline=deadline, max_evaluations=max_evaluations).allowance()
+        source = self._evidence_source(categories)
+        looks = source.looks(images, 0, allowance)
+        scores_of = self._scores_with(looks.whole[0][:, 0].mean(dim=0))
+        given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
+        return source.with_evidence(given, looks, scores_of, allowance)
+
+    def _scores_with(self, mean: Tensor) -> ScoresOfTexts:
+        """The similarity of texts with the mean features of images."""
+        return functools.partial(scores_of_texts, self.backend, mean=mean)
+
+    def _evidence_source(self, categories: Categories | None) -> EvidenceSource:
+        models = [self.backend] if self.judge is None else [self.backend, self.judge]
+        return EvidenceSource.of(models, calibrations_of(self.backend), categories)
+
+    def _by_hand(self, text: str, scores_of: ScoresOfTexts) -> HardPrompt:
+        ids = tuple(self.backend.vocabulary.encode(text))
+        return HardPrompt(
+            text, ids, scores_of([text])[0], model=self.backend.name, method="by hand",
+            tokens=self.backend.vocabulary.pieces(ids),
+        )  # fmt: skip
+
     def _chosen(self, door: str, **options: Any) -> InversionOptions:
         chosen = InversionOptions.of(door, **options)
         if self.prior is None and chosen.prior_weight != InversionOptions.prior_weight:
@@ -218,7 +264,27 @@ class PromptInverter:
             left = allowance.share(len(results) - task)
             left.left_out += tasks.left_out(task)
             prompts.append(answers.prompt(result, target, left))
+        if options.evidence or options.min_evidence is not None:
+            prompts = self._with_evidence(prompts, images, targets[0], seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
+
+    def _with_evidence(
+        self,
+        prompts: Sequence[HardPrompt],
+        images: Sequence[Any],
+        targets: Sequence[Target],
+        seed: int,
+        allowance: Allowance,
+    ) -> list[HardPrompt]:
+        """The prompts of tasks with what speaks for their phrases, for as many passes as were spent so far."""
+        source, spent = self._evidence_source(None), allowance.evaluations
+        found = []
+        for task, (prompt, own, target) in enumerate(zip(prompts, images, targets, strict=True)):
+            left = len(prompts) - task
+            share = allowance.share(left, min(spent, allowance.remaining or spent) // left)
+            looks = source.looks(own, seed, share)
+            found.append(source.with_evidence(prompt, looks, self._scores_with(target.plain_mean), share))
+        return found
 
     def _results(
         self,

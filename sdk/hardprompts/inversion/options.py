@@ -34,6 +34,8 @@ class InversionArguments(SearchArguments, total=False):
     likelihood_weight: float | None
     style: str | None
     fast: bool
+    evidence: bool
+    min_evidence: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,10 @@ class InversionOptions(SearchOptions):
             important first. Default: as the search finds it.
         fast: return the best of what the proposers wrote, as it is: nothing is searched, each image is seen in one
             view, there are no other candidates, and the contributions of tokens are not measured.
+        evidence: say what speaks for each phrase of the prompt, see `PromptInverter.evidence`; at most as many passes
+            as the search took go into that.
+        min_evidence: the probability, in (0, 1), of being true of the picture that each phrase must have; others are
+            dropped. Where nothing is calibrated for the model, nothing is dropped, and `left_out` says so.
 
     Raises:
         ValueError: a number out of range, a text where a list belongs, two options that exclude each other, or the
@@ -128,6 +134,8 @@ class InversionOptions(SearchOptions):
     likelihood_weight: float | None = None
     style: str | None = None
     fast: bool = False
+    evidence: bool = False
+    min_evidence: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,6 +159,8 @@ class InversionOptions(SearchOptions):
             raise ValueError("pareto and shortest search among lengths, and fast searches nothing; leave one out")
         if not 0 <= self.text_weight <= 1:
             raise ValueError(f"text_weight must be in [0, 1], got {self.text_weight}")
+        if self.min_evidence is not None and not 0 < self.min_evidence < 1:
+            raise ValueError(f"min_evidence must be a probability in (0, 1), got {self.min_evidence}")
         if self.shortest is not None and not 0 < self.shortest <= 1:
             raise ValueError(f"shortest must be in (0, 1], got {self.shortest}")
 

@@ -104,6 +104,21 @@ def similarity_with(backend: Backend, targets: Sequence[Target], template: Promp
     return FeatureSimilarity(backend.text_encoder, means, ones, template)
 
 
+def scores_of_texts(backend: Backend, texts: Sequence[str], mean: Float[Tensor, " features"]) -> list[float]:
+    """The similarity of whole texts with features."""
+    try:
+        features = backend.encode_texts(texts)
+    except ValueError:
+        if "" not in texts:
+            raise
+        # A model that adds no tokens of its own sees nothing in an empty text.
+        if len(texts) == 1:
+            return [0.0]
+        return [score for text in texts for score in scores_of_texts(backend, [text], mean)]
+    scores: list[float] = (features @ mean).tolist()
+    return scores
+
+
 def spread_of(
     objective: FeatureSimilarity,
     vocabulary: Vocabulary,

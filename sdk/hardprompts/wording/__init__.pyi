@@ -1,6 +1,7 @@
 # The names of hardprompts.wording; `__init__.py` imports each from here on first use.
 from .bans import CATEGORY, NO_LIST, Bans, WordBan
 from .categories import CATEGORIES, OTHER, Categories, category_words
+from .evidence import Region, WordEvidence
 from .words import (
     bad_words,
     check_text,
@@ -23,7 +24,9 @@ __all__ = [
     "OTHER",
     "Bans",
     "Categories",
+    "Region",
     "WordBan",
+    "WordEvidence",
     "bad_words",
     "category_words",
     "check_text",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hardprompts.errors import UnknownName
-from hardprompts.wording.words import read_phrases, words_in
+from hardprompts.wording.words import WORD, read_phrases, words_in
 
 #: The categories of the lists that come with the package, in the order in which prompts are usually written.
 CATEGORIES = ("subject", "action", "place", "medium", "style", "color", "artist", "brand", "quality")
@@ -59,6 +59,16 @@ class Categories:
         A plural is of the category of its word.
         """
         return list(self._read(words_in(text.lower())))
+
+    def spans(self, text: str) -> list[tuple[int, int, str]]:
+        """Where the phrases of `phrases` stand in a text, and their categories: (start, end, category)."""
+        words = [match.span() for match in WORD.finditer(text)]
+        found, place = [], 0
+        for phrase, category in self._read([text[start:end].lower() for start, end in words]):
+            last = place + phrase.count(" ")
+            found.append((words[place][0], words[last][1], category))
+            place = last + 1
+        return found
 
     def _read(self, words: list[str]) -> Iterator[tuple[str, str]]:
         place = 0

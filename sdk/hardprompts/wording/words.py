@@ -84,12 +84,13 @@ def bad_words() -> frozenset[str]:
     return frozenset(entry for entry in listed if entry.replace(" ", "").isalnum()) - _HARMLESS | _MISSING
 
 
-_WORD = re.compile(r"[^\W_]+")
+#: A run of letters and digits.
+WORD = re.compile(r"[^\W_]+")
 
 
 def words_in(text: str) -> list[str]:
     """The runs of letters and digits in a text."""
-    return _WORD.findall(text)
+    return WORD.findall(text)
 
 
 def dominant_script(texts: Iterable[str]) -> str:

@@ -61,7 +61,7 @@ def test_attributions_are_the_similarity_lost_without_each_token() -> None:
 
 
 def test_an_interrupt_after_the_search_loses_only_the_attributions(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, calls = answers._scores, 0
+    scores, calls = answers.scores_of_texts, 0
 
     def interrupted(*arguments: Any) -> list[float]:
         nonlocal calls
@@ -70,7 +70,7 @@ def test_an_interrupt_after_the_search_loses_only_the_attributions(monkeypatch: 
             raise KeyboardInterrupt
         return scores(*arguments)
 
-    monkeypatch.setattr(answers, "_scores", interrupted)
+    monkeypatch.setattr(answers, "scores_of_texts", interrupted)
     prompt = INVERTER.invert(TOWER.picture("red house"), num_tokens=2, **QUICK)
     assert prompt.text == "red house" and prompt.attributions == () and prompt.stop_reason == "interrupted"
 

@@ -1,0 +1,194 @@
+"""Calibrations: how likely a statement is true of a picture, given what was measured of it."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts import plugins
+from hardprompts.atomic import json_text, write_text_atomically
+from hardprompts.causes.standins import read_json
+from hardprompts.encoders import Backend
+from hardprompts.errors import FileFormatError
+from hardprompts.wording import Categories
+
+FORMAT_VERSION = 1
+
+#: What the squares of weights cost, of figures in units of their spread, for each statement.
+SHRINKAGE = 1e-3
+
+#: No statement is said to be surer than that.
+SUREST = 0.999
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceCalibration:
+    """A logistic model of the truth of statements, fitted for one model, or a model and its judge.
+
+    Attributes:
+        models: names of the models whose figures it reads, the searched one first.
+        weights: of each figure; see `Measures`.
+        biases: by category, of all statements of it; "" is for all others.
+        source: what it was fitted on, in words.
+        categories: further phrases by category, which the world of the model has.
+    """
+
+    models: tuple[str, ...]
+    weights: Mapping[str, float]
+    biases: Mapping[str, float]
+    source: str = ""
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def probability(self, figures: Mapping[str, float], category: str) -> float:
+        """How likely a statement is true, given its figures."""
+        logit = sum(weight * figures[name] for name, weight in self.weights.items())
+        logit += self.biases.get(category, self.biases.get("", 0.0))
+        return min(SUREST, max(1 - SUREST, 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))))
+
+    def fits(self, models: Sequence[str], figures: Mapping[str, float]) -> bool:
+        """Whether it is of these models, or the first of them, and reads nothing that was not measured."""
+        return self.models == tuple(models[: len(self.models)]) and set(self.weights) <= set(figures)
+
+    def extended(self, categories: Categories) -> Categories:
+        """The categories with the phrases of its own."""
+        for name, phrases in self.categories.items():
+            categories = categories.with_words(name, phrases)
+        return categories
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EvidenceCalibration":
+        """The calibration that `to_dict` described.
+
+        Raises:
+            FileFormatError: fields are missing or of the wrong kind.
+        """
+        try:
+            found = cls(
+                tuple(map(str, values["models"])),
+                {str(name): float(weight) for name, weight in values["weights"].items()},
+                {str(name): float(bias) for name, bias in values["biases"].items()},
+                str(values.get("source", "")),
+                {str(name): tuple(map(str, own)) for name, own in values.get("categories", {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileFormatError(f"not a calibration of evidence: {error!r}") from error
+        if not all(map(math.isfinite, (*found.weights.values(), *found.biases.values()))):
+            raise FileFormatError("not a calibration of evidence: a weight is not finite")
+        return found
+
+
+@runtime_checkable
+class OpenCalibrations(Protocol):
+    """How a plugin gives the calibrations of models that it opens."""
+
+    def __call__(self, backend: Backend) -> Sequence[EvidenceCalibration]:
+        """Those that come with a model, perhaps none; where several fit, the first is taken."""
+        ...
+
+
+def calibrations() -> dict[str, OpenCalibrations]:
+    """The ways to find the calibrations that come with models, by the scheme of the plugin."""
+    return plugins.collect("calibrations")
+
+
+def calibrations_of(backend: Backend) -> tuple[EvidenceCalibration, ...]:
+    """The calibrations that come with a model."""
+    return tuple(one for opening in calibrations().values() for one in opening(backend))
+
+
+def save_calibrations(path: str | os.PathLike[str], found: Sequence[EvidenceCalibration]) -> Path:
+    """Writes calibrations into a JSON file, which `load_calibrations` reads."""
+    values = {"format_version": FORMAT_VERSION, "calibrations": [one.to_dict() for one in found]}
+    write_text_atomically(Path(path), json_text(values))
+    return Path(path)
+
+
+def load_calibrations(path: str | os.PathLike[str]) -> tuple[EvidenceCalibration, ...]:
+    """The calibrations of a file.
+
+    Raises:
+        FileFormatError: it is damaged, or of another kind.
+        OSError: it cannot be read.
+    """
+    values = read_json(Path(path))
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise FileFormatError(f"{os.fspath(path)}: not calibrations of evidence of version {FORMAT_VERSION}")
+    try:
+        return tuple(map(EvidenceCalibration.from_dict, values["calibrations"]))
+    except (FileFormatError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+
+
+# --- fitting ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LabeledFigures:
+    """The figures of one statement with one picture, and whether it is true of it."""
+
+    figures: Mapping[str, float]
+    category: str
+    true: bool
+
+
+def fitted(
+    examples: Sequence[LabeledFigures],
+    models: Sequence[str],
+    names: Sequence[str],
+    source: str = "",
+    categories: Mapping[str, tuple[str, ...]] | None = None,
+) -> EvidenceCalibration:
+    """The logistic calibration that examples give: their likelihood is the greatest, but for a small price of weights.
+
+    Args:
+        names: of the figures that it may read.
+
+    Raises:
+        ValueError: the examples are all true, all false or none.
+    """
+    labels = torch.tensor([one.true for one in examples], dtype=torch.float64)
+    if not 0 < labels.sum() < len(labels):
+        raise ValueError(
+            f"of {len(examples)} statements {int(labels.sum())} are true; a calibration needs true and false ones"
+        )
+    figures = torch.tensor([[one.figures[name] for name in names] for one in examples], dtype=torch.float64)
+    own = sorted({one.category for one in examples})
+    members = torch.tensor([[one.category == name for name in own] for one in examples], dtype=torch.float64)
+    mean, spread = figures.mean(dim=0), figures.std(dim=0).clamp_min(1e-9)
+    inputs = torch.cat([(figures - mean) / spread, members, torch.ones(len(examples), 1, dtype=torch.float64)], dim=1)
+    solved = _logistic(inputs, labels, free=1)
+    weights = solved[: len(names)] / spread
+    bias = solved[-1] - weights @ mean
+    biases = {name: float(bias + solved[len(names) + place]) for place, name in enumerate(own)}
+    return EvidenceCalibration(
+        tuple(models), dict(zip(names, weights.tolist(), strict=True)), {**biases, "": float(bias)}, source,
+        categories or {},
+    )  # fmt: skip
+
+
+def _logistic(
+    inputs: Float[Tensor, "examples inputs"], labels: Float[Tensor, " examples"], free: int, steps: int = 50
+) -> Float[Tensor, " inputs"]:
+    """Weights by Newton's method; the last `free` inputs cost nothing."""
+    price = torch.full((inputs.shape[1],), SHRINKAGE * len(inputs), dtype=inputs.dtype)
+    price[-free:] = 1e-6 * len(inputs)
+    weights = torch.zeros(inputs.shape[1], dtype=inputs.dtype)
+    for _ in range(steps):
+        probability = torch.sigmoid(inputs @ weights)
+        slope = inputs.T @ (probability - labels) + price * weights
+        curvature = (inputs.T * (probability * (1 - probability)).clamp_min(1e-9)) @ inputs + torch.diag(price)
+        step = torch.linalg.solve(curvature, slope)
+        weights = weights - step * min(1.0, 5.0 / float(step.norm().clamp_min(1e-12)))
+        if float(step.norm()) < 1e-9:
+            break
+    return weights

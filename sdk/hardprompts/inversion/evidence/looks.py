@@ -1,0 +1,81 @@
+"""Pictures as the models that bear witness see them: whole, in slight variations, and part by part."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from hardprompts.allowance import Allowance
+from hardprompts.encoders import Backend
+from hardprompts.images import load_images
+from hardprompts.inversion.views import ViewFeatures
+from hardprompts.wording import Region
+
+#: The parts of a picture that are looked at by themselves: windows of half its width and height, and the whole height
+#: or width.
+PARTS: tuple[Region, ...] = tuple(
+    (left, top, left + 0.5, top + 0.5) for top in (0.0, 0.25, 0.5) for left in (0.0, 0.25, 0.5)
+)
+
+#: Views of each picture that the mean is taken over.
+VIEWS = 8
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Looks:
+    """Pictures as each model sees them, the searched model first.
+
+    Attributes:
+        models: who looks.
+        whole: for each model (pictures, views, features), the first view the picture as it is.
+        parts: for each model (pictures, parts, features); None where features were given instead of pictures.
+        left_out: what there was no time for, in words.
+    """
+
+    models: tuple[Backend, ...]
+    whole: tuple[Float[Tensor, "pictures views _"], ...]
+    parts: tuple[Float[Tensor, "pictures parts _"], ...] | None
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, images: Any, models: Sequence[Backend], seed: int, allowance: Allowance) -> "Looks":
+        """Looks at pictures; where the time does not suffice, at fewer views, and not at their parts.
+
+        Raises:
+            ImageError, NonFiniteError: see `ViewFeatures.of`.
+        """
+        own = allowance.share(2)
+        seen = ViewFeatures.of(images, models, views=VIEWS, seed=seed, allowance=own)
+        left_out = list(seen.left_out)
+        if isinstance(images, Tensor) and images.ndim <= 2 and images.shape[-1] == models[0].feature_width:
+            return cls(tuple(models), seen.of_models, None, (*left_out, "regions: features have none"))
+        if allowance.is_over or seen.unseen:
+            return cls(tuple(models), seen.of_models, None, (*left_out, f"parts of the pictures: 0 of {len(PARTS)}"))
+        pictures = load_images(images)
+        crops = [crop(picture, region) for picture in pictures for region in PARTS]
+        parts = tuple(model.encode_images(crops).unflatten(0, (len(pictures), len(PARTS))) for model in models)
+        return cls(tuple(models), seen.of_models, parts, tuple(left_out))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures there are."""
+        return len(self.whole[0])
+
+    def similarities(self, model: int, texts: Float[Tensor, "texts features"]) -> Float[Tensor, "pictures looks texts"]:
+        """How similar texts are to each picture as a whole, the mean over its views, and behind that to each part."""
+        whole = torch.einsum("pvf,tf->pt", self.whole[model], texts) / self.whole[model].shape[1]
+        if self.parts is None:
+            return whole.unsqueeze(1)
+        return torch.cat([whole.unsqueeze(1), torch.einsum("pcf,tf->pct", self.parts[model], texts)], dim=1)
+
+
+def crop(picture: Image.Image, region: Region) -> Image.Image:
+    """A part of a picture, of at least one pixel."""
+    left, top, right, bottom = region
+    x, y = int(left * picture.width), int(top * picture.height)
+    box = (x, y, max(x + 1, round(right * picture.width)), max(y + 1, round(bottom * picture.height)))
+    return picture.crop(box)

@@ -1,0 +1,71 @@
+"""The statements of a prompt: its phrases that say something of a picture, and the prompt without them."""
+
+import dataclasses
+import re
+
+from hardprompts.wording import Categories
+
+#: Words that say nothing of a picture by themselves, and words for pictures as such: neither true nor false of one.
+SILENT = frozenset(
+    """
+    a an the and or but nor so of to in on at by with without for from into onto over under near is are was were be been
+    being has have had do does did this that these those it its he she they them his her their there here as than then
+    very just only also too some any each every all both such own same other another more most no not who whom whose
+    which what when where while about via per
+    picture pictures image images background foreground scene scenes view depiction depicting depicted showing shown
+    featuring front behind between beside
+    """.split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """A phrase that says something of a picture, wherever it occurs in a text.
+
+    Attributes:
+        phrase: as it stands where it occurs first.
+        category: of `Categories`, or "other".
+        spans: where it occurs: begin and end.
+    """
+
+    phrase: str
+    category: str
+    spans: tuple[tuple[int, int], ...]
+
+    def exchanged(self, text: str, other: str) -> str:
+        """The text with other words in its place."""
+        return _with(text, self.spans, other)
+
+
+def statements(text: str, categories: Categories) -> list[Statement]:
+    """The statements of a text in their order; each counts once, whatever its case."""
+    found: dict[str, Statement] = {}
+    for start, end, category in categories.spans(text):
+        phrase = text[start:end]
+        key = " ".join(phrase.lower().split())
+        if key in SILENT:
+            continue
+        known = found.get(key, Statement(phrase, category, ()))
+        found[key] = dataclasses.replace(known, spans=(*known.spans, (start, end)))
+    return list(found.values())
+
+
+def without(text: str, left_out: list[Statement]) -> str:
+    """The text without some of its statements, and without the commas and spaces that would be left over."""
+    spans = sorted(span for one in left_out for span in one.spans)
+    return tidy(_with(text, tuple(spans), "")) if spans else text
+
+
+def tidy(text: str) -> str:
+    """A text without repeated, leading and trailing commas and spaces."""
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"(?:\s*,)+\s*(?=,|$)|^(?:\s*,)+", "", text)
+    return re.sub(r"\s+,", ",", text).strip(" ,")
+
+
+def _with(text: str, spans: tuple[tuple[int, int], ...], other: str) -> str:
+    pieces, place = [], 0
+    for start, end in spans:
+        pieces += [text[place:start], other]
+        place = end
+    return "".join((*pieces, text[place:]))
