@@ -1,4 +1,5 @@
 # The public names of hardprompts.evaluation; `__init__.py` imports each from here on first use.
+from .edits import EditFigures, EditOutcome, Exchange, edit_figures, edit_outcomes, edit_values
 from .intervals import Interval, bootstrap_interval, t_interval, t_quantile
 from .judges import check_independent, rank_agreement, shared_weights
 from .pictures import ImageJudge, diversities, image_similarities, perceptual_distances, prompt_image_similarities
@@ -9,6 +10,9 @@ from .texts import TextStatistics, text_similarities, text_statistics, word_matc
 
 __all__ = [
     "BUDGETS",
+    "EditFigures",
+    "EditOutcome",
+    "Exchange",
     "FreshScore",
     "ImageJudge",
     "Interval",
@@ -19,6 +23,9 @@ __all__ = [
     "bootstrap_interval",
     "check_independent",
     "diversities",
+    "edit_figures",
+    "edit_outcomes",
+    "edit_values",
     "image_similarities",
     "markdown_row",
     "markdown_table",
