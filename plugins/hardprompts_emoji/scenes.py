@@ -188,7 +188,7 @@ def sample_scene(
     chosen = generator.sample(_OBJECT_NAMES if objects is None else objects, count)
     layout = _layout(count, generator)
     placed = tuple(SceneObject(n, size, position) for n, (size, position) in zip(chosen, layout, strict=True))
-    allowed = _contrasting_backgrounds()
+    allowed = contrasting_backgrounds()
     candidates = [b for b in BACKGROUNDS if all(b in allowed[n] for n in chosen)] or list(BACKGROUNDS)
     return Scene(placed, generator.choice(candidates), style or drawn_style)
 
@@ -271,11 +271,11 @@ def names(text: str, scene: Scene) -> SceneTruth:
     An object is named by any word of its name or of its CLDR keywords, a background or a style by
     any of its words. Whole words are compared, without case, and a plural ending does not matter.
     """
-    words = {_stem(word) for word in re.findall(r"[a-z0-9]+", text.lower())}
+    words = {stem(word) for word in re.findall(r"[a-z0-9]+", text.lower())}
     return SceneTruth(
         tuple(bool(words & object_words(item.name)) for item in scene.objects),
-        bool(words & {_stem(word) for word in BACKGROUNDS[scene.background]}),
-        bool(words & {_stem(word) for word in STYLES[scene.style]}),
+        bool(words & {stem(word) for word in BACKGROUNDS[scene.background]}),
+        bool(words & {stem(word) for word in STYLES[scene.style]}),
     )
 
 
@@ -288,10 +288,11 @@ def object_words(name: str) -> frozenset[str]:
     """
     _check_known("object", name, OBJECTS)
     found = {*re.findall(r"[a-z0-9]+", name), *OBJECTS[name]} - {"and", "of", "the"}
-    return frozenset(_stem(word) for word in found)
+    return frozenset(stem(word) for word in found)
 
 
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """Return a word in lower case without its plural ending; what is compared when a text names something."""
     if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "oes")):
         return word[:-2]
     if len(word) > 4 and word.endswith("ies"):
@@ -341,13 +342,29 @@ def render_batch(scenes: Sequence[Scene], generator: torch.Generator | None = No
     for scene in scenes:
         _check_scene(scene)
     generator = generator or torch.Generator().manual_seed(0)
-    colors = torch.tensor([_COLORS[scene.background] for scene in scenes])
     shade = torch.rand(len(scenes), 1, generator=generator) * 0.08 - 0.04
-    background = (colors + shade).clamp(0, 1)[:, :, None, None].expand(-1, -1, size, size)
     layer = _draw_objects(scenes, generator, size)
-    picture = torch.empty(len(scenes), 3, size, size)
-    for name in {scene.style for scene in scenes}:
-        rows = torch.tensor([i for i, scene in enumerate(scenes) if scene.style == name])
+    return paint(layer, [scene.background for scene in scenes], [scene.style for scene in scenes], generator, shade)
+
+
+def paint(
+    layer: Tensor, backgrounds: Sequence[str], styles: Sequence[str], generator: torch.Generator, shade: Tensor
+) -> Tensor:
+    """Return drawings on their backgrounds in their styles, (n, 3, size, size) in [0, 1].
+
+    Args:
+        layer: (n, 4, size, size), premultiplied RGB and alpha of what is drawn.
+        backgrounds: Keys of ``BACKGROUNDS``, one for each picture.
+        styles: Keys of ``STYLES``, likewise.
+        generator: Source of the styles' random parts.
+        shade: (n, 1), added to the background's color.
+    """
+    size = layer.shape[-1]
+    colors = torch.tensor([_COLORS[name] for name in backgrounds])
+    background = (colors + shade).clamp(0, 1)[:, :, None, None].expand(-1, -1, size, size)
+    picture = torch.empty(len(layer), 3, size, size)
+    for name in set(styles):
+        rows = torch.tensor([i for i, style in enumerate(styles) if style == name])
         canvas = _Canvas(layer[rows, :3], layer[rows, 3:], background[rows], generator)
         picture[rows] = _FILTERS[name](canvas)
     return picture.clamp_(0, 1)
@@ -409,8 +426,8 @@ def _sample_sprites(items: Sequence[SceneObject], half: bool, generator: torch.G
 
 
 @lru_cache(maxsize=1)
-def _contrasting_backgrounds() -> dict[str, frozenset[str]]:
-    """Name of an object -> backgrounds on which it can be seen."""
+def contrasting_backgrounds() -> Mapping[str, frozenset[str]]:
+    """Return the name of an object -> the backgrounds on which it can be seen."""
     small = functional.avg_pool2d(sprites(), 4)
     colors = torch.tensor([_COLORS[name] for name in BACKGROUNDS])
     difference = small[:, None, :3] - small[:, None, 3:] * colors[None, :, :, None, None]
