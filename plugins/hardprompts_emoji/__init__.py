@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from hardprompts.encoders import Backend, OpenBackend
-    from hardprompts.inversion import OpenProposer, Proposer
+    from hardprompts.inversion import EvidenceCalibration, OpenCalibrations, OpenProposer, Proposer
 
 # The marker of `hardprompts.hookimpl`, without the torch that comes with it: `path` and `scenes` need none.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
@@ -74,6 +74,18 @@ def _open_proposer(name: str, *, backend: Backend) -> Proposer | None:
     from hardprompts_emoji.backend import open_proposer
 
     return open_proposer(name, backend=backend)
+
+
+def _find_calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
+    from hardprompts_emoji.backend import calibrations
+
+    return calibrations(backend)
+
+
+@_hookimpl
+def calibrations() -> Mapping[str, OpenCalibrations]:
+    """Return the scheme "emoji"; see `hardprompts_emoji.backend.calibrations`."""
+    return {"emoji": _find_calibrations}
 
 
 @_hookimpl

@@ -1,10 +1,13 @@
 """The embedded models as backends: `emoji` and `emoji:emoji-clip-reference` for images, `emoji:emoji-lm` for labels."""
 
+from pathlib import Path
+
 import torch
 
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, UnknownName
-from hardprompts.inversion import Proposer, load_proposer, proposers
+from hardprompts.inversion import EvidenceCalibration, Proposer, load_proposer, proposers
+from hardprompts.inversion.evidence.calibration import load_calibrations
 
 NOTE = "it knows emoji scenes; for photos pass another model, e.g. --model open_clip:ViT-L-14/openai"
 LANGUAGE_NOTE = (
@@ -80,3 +83,11 @@ def open_proposer(name: str, *, backend: Backend) -> Proposer | None:
     except FileNotFoundError as error:
         raise BackendError(f"emoji:{DECODER}: {error}") from error
     return load_proposer(f"decoder:{folder}", backend)
+
+
+CALIBRATIONS = Path(__file__).resolve().parent / "calibrations.json"
+
+
+def calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
+    """What evidence for words is calibrated by, for emoji-clip; none for other models."""
+    return load_calibrations(CALIBRATIONS) if backend.name == f"emoji:{MODELS[0]}" else ()

@@ -60,7 +60,7 @@ class Answers:
             pareto = _front(candidates, self.prior, slot, allowance, -1.0 if self.opposed else 1.0)
             others = (one.candidate for one in pareto if one.candidate.text != candidates[0].text)
             candidates = (candidates[0], *others)
-        fluent = self._fluency(slot.fill(candidates[0].text), allowance)
+        fluent = self.fluency(slot.fill(candidates[0].text), allowance)
         if self.unsearched and result.stop_reason == StopReason.CONVERGED:
             result = dataclasses.replace(result, stop_reason=StopReason.PROPOSED)
         return hard_prompt_of(
@@ -78,7 +78,8 @@ class Answers:
             fluency=fluent,
         )
 
-    def _fluency(self, text: str, allowance: Allowance) -> float | None:
+    def fluency(self, text: str, allowance: Allowance) -> float | None:
+        """How fluent a whole text is; None where no model was asked, or there is no room to."""
         model = self.fluency_model
         if model is None:
             return None

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from hardprompts.allowance import Allowance
+from hardprompts.allowance import Allowance, clock
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
+from hardprompts.inversion.evidence.bound import EvidenceBound
 from hardprompts.inversion.evidence.calibration import calibrations_of
 from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
 from hardprompts.inversion.experts import Experts, unit_features
@@ -192,12 +193,14 @@ class PromptInverter:
         Raises:
             ImageError, NonFiniteError: see `invert`.
         """
+        began = clock()
         allowance = InversionOptions(deadline=deadline, max_evaluations=max_evaluations).allowance()
         source = self._evidence_source(categories)
         looks = source.looks(images, 0, allowance)
         scores_of = self._scores_with(looks.whole[0][:, 0].mean(dim=0))
         given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
-        return source.with_evidence(given, looks, scores_of, allowance)
+        witness = source.witness(looks, given.template, scores_of)
+        return source.told(given, source.measures(given.text, witness, allowance), witness, allowance, began)
 
     def _scores_with(self, mean: Tensor) -> ScoresOfTexts:
         """The similarity of texts with the mean features of images."""
@@ -265,7 +268,7 @@ class PromptInverter:
             left.left_out += tasks.left_out(task)
             prompts.append(answers.prompt(result, target, left))
         if options.evidence or options.min_evidence is not None:
-            prompts = self._with_evidence(prompts, images, targets[0], seed, allowance)
+            prompts = self._with_evidence(prompts, images, targets[0], answers, seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
     def _with_evidence(
@@ -273,6 +276,7 @@ class PromptInverter:
         prompts: Sequence[HardPrompt],
         images: Sequence[Any],
         targets: Sequence[Target],
+        answers: Answers,
         seed: int,
         allowance: Allowance,
     ) -> list[HardPrompt]:
@@ -280,10 +284,20 @@ class PromptInverter:
         source, spent = self._evidence_source(None), allowance.evaluations
         found = []
         for task, (prompt, own, target) in enumerate(zip(prompts, images, targets, strict=True)):
-            left = len(prompts) - task
+            began, left = clock(), len(prompts) - task
             share = allowance.share(left, min(spent, allowance.remaining or spent) // left)
-            looks = source.looks(own, seed, share)
-            found.append(source.with_evidence(prompt, looks, self._scores_with(target.plain_mean), share))
+            witness = source.witness(
+                source.looks(own, seed, share), prompt.template, self._scores_with(target.plain_mean)
+            )
+            kept = prompt
+            if answers.options.min_evidence is None:
+                measured = source.measures(prompt.text, witness, share)
+            else:
+                bound = EvidenceBound.of(source, witness, self.backend, target, answers.space, answers.options)
+                kept, measured = bound.applied(prompt, share)
+                if kept.text != prompt.text:
+                    kept = dataclasses.replace(kept, fluency=answers.fluency(kept.filled, share))
+            found.append(source.told(kept, measured, witness, share, began))
         return found
 
     def _results(

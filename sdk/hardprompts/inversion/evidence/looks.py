@@ -65,12 +65,12 @@ class Looks:
         """How many pictures there are."""
         return len(self.whole[0])
 
-    def similarities(self, model: int, texts: Float[Tensor, "texts features"]) -> Float[Tensor, "pictures looks texts"]:
-        """How similar texts are to each picture as a whole, the mean over its views, and behind that to each part."""
-        whole = torch.einsum("pvf,tf->pt", self.whole[model], texts) / self.whole[model].shape[1]
-        if self.parts is None:
-            return whole.unsqueeze(1)
-        return torch.cat([whole.unsqueeze(1), torch.einsum("pcf,tf->pct", self.parts[model], texts)], dim=1)
+    def similarities(
+        self, model: int, texts: Float[Tensor, "texts features"]
+    ) -> tuple[Float[Tensor, "pictures views texts"], Float[Tensor, "pictures parts texts"] | None]:
+        """How similar texts are to each view of each picture, and to its parts."""
+        whole = torch.einsum("pvf,tf->pvt", self.whole[model], texts)
+        return whole, None if self.parts is None else torch.einsum("pcf,tf->pct", self.parts[model], texts)
 
 
 def crop(picture: Image.Image, region: Region) -> Image.Image:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend
-from hardprompts.inversion.evidence.contrast import FalseWords
+from hardprompts.inversion.evidence.contrast import FEWEST, FalseWords
 from hardprompts.inversion.evidence.looks import PARTS, Looks
 from hardprompts.inversion.evidence.statements import Statement, without
 from hardprompts.prompts import PromptTemplate
@@ -21,6 +21,9 @@ EXCHANGES = 8
 
 #: How many spreads of false words nearer a part of a picture must be than the mean part for a statement to hold there.
 HOLDS = 0.5
+
+#: No spread of similarities counts as smaller.
+LEAST_SPREAD = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,24 +66,28 @@ class Witness:
         What false words in their place cost is left out first.
         """
         left_out = [without(text, [one]) for one in found]
-        told = allowance.measured("evidence of phrases", [text, *left_out], self._scores)
+        told = allowance.measured("evidence of phrases", [text, *left_out], self.scores)
         alone = None if told is None else self._alone(found, allowance)
         if told is None or alone is None:
             return None
         losses = self._losses(text, found, told[0], allowance)
         return [
-            self._of(one, told[0] - score, own, by_itself)
+            self._of(one, told[0], told[0] - score, own, by_itself)
             for one, score, own, by_itself in zip(found, told[1:], losses, alone, strict=True)
         ]
 
-    def _of(self, one: Statement, contribution: float, losses: Sequence[float], alone: "_Alone") -> Measures:
+    def _of(
+        self, one: Statement, score: float, contribution: float, losses: Sequence[float], alone: "_Alone"
+    ) -> Measures:
         figures = tuple(
-            {**of_picture, **_context(contribution, losses, spread)} for of_picture, spread in alone.of_pictures
+            {**of_picture, **_context(contribution, losses, spread), "score": score}
+            for of_picture, spread in alone.of_pictures
         )
         exchange = sum(losses) / len(losses) if losses and self.words.of(one.category) else None
         return Measures(one, contribution, exchange, figures, alone.regions)
 
-    def _scores(self, texts: Sequence[str]) -> Sequence[float]:
+    def scores(self, texts: Sequence[str]) -> Sequence[float]:
+        """The scores of texts in the template."""
         return self.scores_of([self.template.fill(text) for text in texts])
 
     def _losses(
@@ -88,7 +95,7 @@ class Witness:
     ) -> list[Sequence[float]]:
         """For each statement, the scores that are lost when false words stand in its place; none without room."""
         texts = [self._exchanged(text, one, found) for one in found]
-        told = allowance.measured("exchanges of phrases", [other for own in texts for other in own], self._scores)
+        told = allowance.measured("exchanges of phrases", [other for own in texts for other in own], self.scores)
         if told is None:
             return [() for _ in found]
         scores = iter(told)
@@ -105,6 +112,9 @@ class Witness:
         """What phrases say by themselves, against false words of their categories, for every model."""
         contrasts = [self.words.beside(one.category) for one in found]
         every = list(dict.fromkeys(word for own in contrasts for word in own))
+        if min(map(len, contrasts)) < FEWEST:
+            allowance.leave_out("false words", min(map(len, contrasts)), FEWEST)
+            return None
         of_models: list[list[_Alone]] = []
         for place, model in enumerate(self.looks.models):
             read = allowance.measured(
@@ -112,13 +122,9 @@ class Witness:
             )
             if read is None or not self.words.read(every, model, allowance):
                 return None
-            prefix = "" if place == 0 else "judge "
             of_models.append(
                 [
-                    _contrasted(
-                        self.looks.similarities(place, torch.cat([own[None], self.words.features(words, model)])),
-                        prefix,
-                    )
+                    _contrasted(self.looks, place, torch.cat([own[None], self.words.features(words, model)]))
                     for own, words in zip(read, contrasts, strict=True)
                 ]
             )
@@ -141,32 +147,41 @@ class _Alone:
         return _Alone(tuple(({**own, **more}, spread) for (own, spread), (more, _) in pairs), self.regions)
 
 
-def _contrasted(similar: Float[Tensor, "pictures looks texts"], prefix: str) -> _Alone:
-    """What the first of some texts says against the others."""
+def _contrasted(looks: Looks, model: int, texts: Float[Tensor, "texts features"]) -> _Alone:
+    """What the first of some texts says of pictures against the others."""
+    whole, parts = looks.similarities(model, texts)
+    z, margin, _ = _standing(whole)  # (pictures, views)
+    mean = whole.mean(dim=1, keepdim=True)
+    named = {
+        "alone": z.mean(dim=1),
+        "least alone": z.amin(dim=1),
+        "margin": margin.mean(dim=1),
+        "rank": _standing(mean)[2][:, 0],
+        "similarity": mean[:, 0, 0],
+        "common": (texts[0] @ texts[1:].T).mean().expand(len(whole)),
+    }
+    if parts is not None:
+        z_parts, margin_parts, _ = _standing(parts)
+        named |= {
+            "part": z_parts.amax(dim=1), "mean part": z_parts.mean(dim=1), "part margin": margin_parts.amax(dim=1)
+        }  # fmt: skip
+    prefix = "judge " if model else ""
+    spreads = mean[:, 0, 1:].std(dim=-1).clamp_min(LEAST_SPREAD).tolist()
+    figures = [{prefix + name: float(values[place]) for name, values in named.items()} for place in range(len(whole))]
+    regions = () if parts is None else _regions(z_parts[0])
+    return _Alone(tuple(zip(figures, spreads, strict=True)), regions)
+
+
+def _standing(similar: Float[Tensor, "pictures looks texts"]) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the first text is above the mean of the others, and above the best; and the log odds of its rank."""
     own, others = similar[..., 0], similar[..., 1:]
-    mean, spread = others.mean(dim=-1), others.std(dim=-1).clamp_min(1e-6)
-    z = (own - mean) / spread  # (pictures, looks)
-    rank = (others >= own.unsqueeze(-1)).sum(dim=-1)
-    share = torch.log((rank + 0.5) / (others.shape[-1] - rank + 0.5))
-    best = (others.amax(dim=-1) - mean) / spread
-    figures = []
-    for place in range(len(similar)):
-        named = {
-            "alone": z[place, 0],
-            "rank": -share[place, 0],
-            "margin": z[place, 0] - best[place, 0],
-            "similarity": own[place, 0],
-        }
-        if similar.shape[1] > 1:
-            named |= {"part": z[place, 1:].amax(), "part rank": (-share[place, 1:]).amax()}
-        figures.append(({prefix + name: float(value) for name, value in named.items()}, float(spread[place, 0])))
-    return _Alone(tuple(figures), _regions(z[0]))
+    mean, spread = others.mean(dim=-1), others.std(dim=-1).clamp_min(LEAST_SPREAD)
+    above = (others >= own.unsqueeze(-1)).sum(dim=-1)
+    odds = torch.log((others.shape[-1] - above + 0.5) / (above + 0.5))
+    return (own - mean) / spread, (own - others.amax(dim=-1)) / spread, odds
 
 
-def _regions(z: Float[Tensor, " looks"]) -> tuple[Region, ...]:
-    if len(z) == 1:
-        return ()
-    parts = z[1:]
+def _regions(parts: Float[Tensor, " parts"]) -> tuple[Region, ...]:
     held = parts >= torch.maximum(parts.mean() + HOLDS, parts.amax() - HOLDS)
     return tuple(region for region, holds in zip(PARTS, held.tolist(), strict=True) if holds)
 

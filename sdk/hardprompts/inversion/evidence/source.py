@@ -54,56 +54,71 @@ class EvidenceSource:
         words = false_words(self.models[0].vocabulary, self.categories)
         return Witness(looks, words, PromptTemplate(template), scores_of)
 
-    def measures(self, prompt: HardPrompt, witness: Witness, allowance: Allowance) -> list[Measures] | None:
-        """What is measured of the phrases of a prompt; see `Witness.measures`."""
-        found = statements(prompt.text, self.categories)
-        return witness.measures(prompt.text, found, allowance) if found else []
+    def measures(self, text: str, witness: Witness, allowance: Allowance) -> list[Measures] | None:
+        """What is measured of the statements of a text; see `Witness.measures`."""
+        found = statements(text, self.categories)
+        return witness.measures(text, found, allowance) if found else []
 
-    def with_evidence(
-        self, prompt: HardPrompt, looks: Looks, scores_of: ScoresOfTexts, allowance: Allowance
+    def probability(self, measured: Measures) -> float | None:
+        """How likely a statement is true of all pictures: what it is of the one that it fits least.
+
+        None where nothing is calibrated for what was measured.
+        """
+        calibration = self.calibration(measured)
+        if calibration is None:
+            return None
+        return min(calibration.probability(own, measured.statement.category) for own in measured.of_pictures)
+
+    def calibration(self, measured: Measures) -> EvidenceCalibration | None:
+        """The first calibration that fits what was measured."""
+        names = [model.name for model in self.models]
+        return next((one for one in self.calibrations if one.fits(names, measured.of_pictures[0])), None)
+
+    def evidence(self, measured: Sequence[Measures]) -> tuple[WordEvidence, ...]:
+        """What was measured of statements, as people get it."""
+        return tuple(
+            WordEvidence(
+                one.statement.phrase,
+                one.statement.category,
+                one.contribution,
+                one.exchange,
+                self.probability(one),
+                one.regions,
+            )
+            for one in measured
+        )
+
+    def told(
+        self,
+        prompt: HardPrompt,
+        measured: Sequence[Measures] | None,
+        witness: Witness,
+        allowance: Allowance,
+        began: float,
     ) -> HardPrompt:
-        """The prompt with its evidence, and what that cost."""
-        began, passes, before = clock(), allowance.evaluations, len(allowance.left_out)
-        measured = self.measures(prompt, self.witness(looks, prompt.template, scores_of), allowance)
-        chosen = self.calibration(measured or ())
-        left_out = [*looks.left_out, *allowance.left_out[before:]]
-        if measured and chosen is None:
-            left_out.append(f"probabilities of phrases: nothing is calibrated for {self.models[0].name}")
-        spent = allowance.evaluations - passes
-        told = {
-            "passes": spent,
+        """The prompt with its evidence, what that cost, and what was left out.
+
+        Args:
+            measured: of its statements; None where there was no room.
+            allowance: what was spent on it.
+            began: when that began, by `clock`.
+        """
+        names = [model.name for model in self.models]
+        left_out = [*witness.looks.left_out, *allowance.left_out]
+        used = next(filter(None, map(self.calibration, measured or ())), None)
+        if measured and used is None:
+            left_out.append(f"probabilities of phrases: 0 of {len(measured)}, nothing is calibrated for {names[0]}")
+        cost = {
+            "passes": allowance.evaluations,
             "seconds": round(clock() - began, 3),
-            "calibration": None if chosen is None else chosen.source,
-            "witnesses": [model.name for model in self.models],
-            "views": looks.whole[0].shape[1],
+            "calibration": None if used is None else used.source,
+            "witnesses": names,
+            "views": witness.looks.whole[0].shape[1],
         }
         return dataclasses.replace(
             prompt,
-            evidence=tuple(evidence_of(one, chosen) for one in measured or ()),
+            evidence=self.evidence(measured or ()),
             left_out=tuple(dict.fromkeys((*prompt.left_out, *left_out))),
-            provenance={**prompt.provenance, "evidence": told},
-            evaluations=prompt.evaluations + spent,
+            provenance={**prompt.provenance, "evidence": cost},
+            evaluations=prompt.evaluations + allowance.evaluations,
         )
-
-    def calibration(self, measured: Sequence[Measures]) -> EvidenceCalibration | None:
-        """The calibration that fits what was measured."""
-        names = [model.name for model in self.models]
-        figures = measured[0].of_pictures[0] if measured else {}
-        return next((one for one in self.calibrations if one.fits(names, figures)), None)
-
-
-def probability_of(measured: Measures, calibration: EvidenceCalibration) -> float:
-    """How likely a statement is true of all pictures: what it is of the picture that it fits least."""
-    return min(calibration.probability(one, measured.statement.category) for one in measured.of_pictures)
-
-
-def evidence_of(measured: Measures, calibration: EvidenceCalibration | None) -> WordEvidence:
-    """What was measured of a statement, as people get it."""
-    return WordEvidence(
-        measured.statement.phrase,
-        measured.statement.category,
-        measured.contribution,
-        measured.exchange,
-        None if calibration is None else probability_of(measured, calibration),
-        measured.regions,
-    )

@@ -13,7 +13,7 @@ SILENT = frozenset(
     very just only also too some any each every all both such own same other another more most no not who whom whose
     which what when where while about via per
     picture pictures image images background foreground scene scenes view depiction depicting depicted showing shown
-    featuring front behind between beside
+    featuring style front behind between beside
     """.split()
 )
 
@@ -51,9 +51,12 @@ def statements(text: str, categories: Categories) -> list[Statement]:
 
 
 def without(text: str, left_out: list[Statement]) -> str:
-    """The text without some of its statements, and without the commas and spaces that would be left over."""
-    spans = sorted(span for one in left_out for span in one.spans)
-    return tidy(_with(text, tuple(spans), "")) if spans else text
+    """The text without some of its statements, and without the commas and small words that would be left over."""
+    spans = sorted(_with_small_words(text, span) for one in left_out for span in one.spans)
+    if not spans:
+        return text
+    left = tidy(_with(text, tuple(spans), ""))
+    return left if _JOINS.match(text) else _JOINS.sub("", left)
 
 
 def tidy(text: str) -> str:
@@ -61,6 +64,23 @@ def tidy(text: str) -> str:
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"(?:\s*,)+\s*(?=,|$)|^(?:\s*,)+", "", text)
     return re.sub(r"\s+,", ",", text).strip(" ,")
+
+
+#: What a noun leaves hanging in front of it, and at the beginning of a text.
+_CONNECTING = frozenset("a an the and or of on in at with without from to by near over under".split())
+_SMALL_WORDS = re.compile(rf"(?:\b(?:{'|'.join(sorted(_CONNECTING))})\s+)+$", re.IGNORECASE)
+_JOINS = re.compile(r"(?:and|or|with)\s+", re.IGNORECASE)
+_NEXT_WORD = re.compile(r"\s+([^\W_]+)")
+
+
+def _with_small_words(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """A span with the small words in front of it, which stay where they belong to a word behind it."""
+    start, end = span
+    following = _NEXT_WORD.match(text, end)
+    if following is not None and following.group(1).lower() not in _CONNECTING:
+        return span
+    before = _SMALL_WORDS.search(text[:start])
+    return (before.start() if before else start), end
 
 
 def _with(text: str, spans: tuple[tuple[int, int], ...], other: str) -> str:

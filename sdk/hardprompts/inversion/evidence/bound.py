@@ -1,0 +1,214 @@
+"""Prompts all of whose phrases are likely true: what is not goes, and what is then missing is looked for again."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hardprompts.allowance import Allowance
+from hardprompts.encoders import Backend
+from hardprompts.inversion.evidence.measures import Measures, Witness
+from hardprompts.inversion.evidence.source import EvidenceSource
+from hardprompts.inversion.evidence.statements import SILENT, Statement, statements, without
+from hardprompts.inversion.options import InversionOptions
+from hardprompts.inversion.space import SearchSpace
+from hardprompts.inversion.styles import SEPARATORS
+from hardprompts.inversion.targets import Target
+from hardprompts.methods.word_table import WordTable
+from hardprompts.prompts import Candidate, HardPrompt
+from hardprompts.search.results import leave_one_out
+from hardprompts.vocabulary import Vocabulary
+from hardprompts.wording import words_in
+
+#: Words that fit best what a prompt lacks, of which each is tried behind it; and of those that gain most, how many are
+#: measured.
+LOOKED, MEASURED = 24, 6
+
+#: The share of the target that is added to what a prompt lacks of it.
+TARGET_SHARE = 0.35
+
+#: The share of the time that is left which reading the words of a model may take, if nobody read them before.
+READING_SHARE = 0.25
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvidenceBound:
+    """Keeps of a prompt what is likely true, and adds what it lacks.
+
+    Attributes:
+        least: the probability that each phrase must have.
+        least_gain: what a word must add to be worth its place, in spreads of the similarity of false words.
+        source, witness: what says how likely phrases are true; where nothing is calibrated, all stay.
+        backend: the searched model.
+        target: unit features that the prompt is to resemble.
+        vocabulary: what may be added.
+        num_tokens: of the prompt, at most.
+        separator: what stands between words that are added; None: nothing is added, since the text is to read well.
+        required: phrases that stay, whatever speaks for them.
+    """
+
+    least: float
+    least_gain: float
+    source: EvidenceSource
+    witness: Witness
+    backend: Backend
+    target: Float[Tensor, " features"]
+    vocabulary: Vocabulary
+    num_tokens: int
+    separator: str | None
+    required: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, source: EvidenceSource, witness: Witness, backend: Backend, target: Target, space: SearchSpace,
+        options: InversionOptions,
+    ) -> "EvidenceBound":  # fmt: skip
+        """The bound that was asked for."""
+        separator = None if options.style == "caption" else SEPARATORS.get(options.style or "keywords")
+        gain = options.TOKEN_COST if options.token_cost is None else options.token_cost
+        required = frozenset(word.lower() for phrase in options.required for word in (phrase, *phrase.split()))
+        return cls(
+            options.min_evidence or 0.0, gain, source, witness, backend, target.plain_mean, space.words,
+            options.num_tokens, separator, required,
+        )  # fmt: skip
+
+    def applied(self, prompt: HardPrompt, allowance: Allowance) -> tuple[HardPrompt, list[Measures] | None]:
+        """The prompt within the bound and what was measured of it; as it is, where there is no room to measure it."""
+        found = self._bounded(prompt.text, allowance)
+        if found is None:
+            return prompt, None
+        text, measured = found
+        if text == prompt.text:
+            return prompt, measured
+        return self._rewritten(prompt, text, allowance), measured
+
+    def _rewritten(self, prompt: HardPrompt, text: str, allowance: Allowance) -> HardPrompt:
+        ids = tuple(self.vocabulary.encode(text))
+        (score,) = allowance.insist(lambda: self.witness.scores([text]), passes=1)
+        best = Candidate(text, ids, score)
+
+        def scores_of(rows: Sequence[tuple[int, ...]]) -> Sequence[float]:
+            return self.witness.scores([self.vocabulary.decode(own) for own in rows])
+
+        return dataclasses.replace(
+            prompt,
+            text=text,
+            token_ids=ids,
+            score=score,
+            tokens=self.vocabulary.pieces(ids),
+            attributions=leave_one_out(best, scores_of, allowance) if prompt.attributions else (),
+            candidates=(best, *(one for one in prompt.candidates if one.text != text)),
+            weights=None,
+        )
+
+    def _bounded(self, text: str, allowance: Allowance) -> tuple[str, list[Measures]] | None:
+        """The text that is kept and what was measured of it; None where there was no room to measure any of it."""
+        dropped: set[str] = set()
+        kept = self._kept(text, dropped, allowance)
+        uncalibrated = kept is not None and any(self.source.probability(one) is None for one in kept[1])
+        if kept is None or uncalibrated or self.separator is None:
+            return kept
+        longer = self._completed(kept[0], dropped, allowance)
+        if longer == kept[0]:
+            return kept
+        return self._kept(longer, dropped, allowance) or kept
+
+    def _kept(self, text: str, dropped: set[str], allowance: Allowance) -> tuple[str, list[Measures]] | None:
+        """The text without what is not likely enough, until all that is left is, and what was measured of it.
+
+        Whatever else a phrase stands beside changes what it contributes, and so how likely it is.
+        """
+        while found := statements(text, self.source.categories):
+            measured = self.witness.measures(text, found, allowance)
+            if measured is None:
+                return None
+            false = [one.statement for one in measured if not self._holds(one)]
+            if not false:
+                return text, measured
+            dropped.update(one.phrase.lower() for one in false)
+            text = self._readable(text, false, found)
+        return "", []
+
+    def _holds(self, measured: Measures) -> bool:
+        phrase = measured.statement.phrase.lower()
+        probability = self.source.probability(measured)
+        return phrase in self.required or probability is None or probability >= self.least
+
+    def _readable(self, text: str, false: list[Statement], found: Sequence[Statement]) -> str:
+        """The text without some statements, in an order that the model reads back as it is written."""
+        left = without(text, false)
+        true = [one.phrase for one in found if one not in false]
+        if self._admits(left) or not true:
+            return left if true else ""
+        between = self.separator or " "
+        turned = (between.join(true[place:] + true[:place]) for place in range(len(true)))
+        return next(filter(self._admits, turned), true[0] if self._admits(true[0]) else "")
+
+    def _admits(self, text: str) -> bool:
+        ids = self.vocabulary.encode(text)
+        return bool(ids) and self.vocabulary.admits(ids, self.witness.template)
+
+    # --- what is missing ------------------------------------------------------------------
+
+    def _completed(self, text: str, dropped: set[str], allowance: Allowance) -> str:
+        """The text with the words that it lacks, each likely enough where it was added."""
+        tried = set(dropped)
+        while longer := next(self._longer(text, tried, allowance), None):
+            text = longer
+        return text
+
+    def _longer(self, text: str, tried: set[str], allowance: Allowance) -> Iterator[str]:
+        """The text with one word more that is likely enough and worth its place; those that are not go to `tried`."""
+        words = self._missing(text, tried, allowance)
+        texts = [longer for word in words if self._fits(longer := self._joined(text, word))]
+        scores = allowance.measured("words looked for again", texts, self.witness.scores)
+        if not texts or scores is None:
+            return
+        for place in sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:MEASURED]:
+            longer = texts[place]
+            added = statements(longer, self.source.categories)[-1:]
+            tried.update(one.phrase.lower() for one in added)
+            measured = self.witness.measures(longer, added, allowance)
+            if measured is None:
+                return
+            if self._worth(measured):
+                yield longer
+
+    def _worth(self, measured: Sequence[Measures]) -> bool:
+        return bool(measured) and all(
+            self._holds(one) and min(own["contribution"] for own in one.of_pictures) >= self.least_gain
+            for one in measured
+        )
+
+    def _joined(self, text: str, word: str) -> str:
+        return f"{text}{self.separator}{word}" if text else word
+
+    def _fits(self, text: str) -> bool:
+        return len(self.vocabulary.encode(text)) <= self.num_tokens and self._admits(text)
+
+    def _missing(self, text: str, tried: set[str], allowance: Allowance) -> list[str]:
+        """The words whose own features fit best what a text lacks of the target."""
+        units = self.vocabulary.units
+        seconds = allowance.seconds_left
+        table = WordTable.of(self.backend.text_encoder).features(
+            units, seconds=None if seconds is None else READING_SHARE * seconds, progress=False
+        )
+        lacking = self.target
+        if text:
+            own = self.backend.encode_texts([self.witness.template.fill(text)])[0]
+            lacking = self.target - (own @ self.target) * own + TARGET_SHARE * self.target
+        order = ((table - table.mean(dim=0)) @ lacking).argsort(descending=True).tolist()
+        said = {word.lower() for word in words_in(text)} | tried
+        found: list[str] = []
+        for place in order:
+            word = self.vocabulary.decode(units[place]).strip()
+            if (
+                word
+                and not said & {word.lower(), f"{word.lower()}s", word.lower().removesuffix("s")}
+                and (word.lower() not in SILENT)
+            ):
+                found.append(word)
+            if len(found) == LOOKED:
+                break
+        return found

@@ -1,0 +1,265 @@
+"""Evidence for the phrases of prompts: what is measured, what calibrations make of it, and what a bound leaves."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hardprompts import FileFormatError, HardPrompt, NonFiniteError, PromptInverter
+from hardprompts.inversion import EvidenceCalibration
+from hardprompts.inversion.evidence.calibration import (
+    LabeledFigures,
+    fitted,
+    load_calibrations,
+    save_calibrations,
+)
+from hardprompts.inversion.evidence.statements import statements, tidy, without
+from hardprompts.search import Candidates
+from hardprompts.testing import ToyEncoder, toy_backend
+from hardprompts.wording import Categories
+
+BACKEND = toy_backend()
+TOWER = BACKEND.text_encoder
+assert isinstance(TOWER, ToyEncoder)
+INVERTER = PromptInverter(BACKEND)
+QUICK = {"views": 1, "restarts": 8, "progress": False, "seed": 0}
+DEFAULT = Categories.default()
+
+
+def features(*texts: str) -> torch.Tensor:
+    return BACKEND.encode_texts(texts)
+
+
+# --- statements -----------------------------------------------------------------------------
+
+
+def test_statements_are_phrases_that_say_something_each_once() -> None:
+    found = statements("A neon picture of a fox, a hot dog and the Fox", DEFAULT)
+    assert [(one.phrase, one.category) for one in found] == [
+        ("neon", "style"), ("fox", "subject"), ("hot dog", "subject"),
+    ]  # fmt: skip
+    assert found[1].spans == ((20, 23), (43, 46))
+
+
+@pytest.mark.parametrize(
+    ("text", "left_out", "expected"),
+    [
+        ("red fox, neon", "red", "fox, neon"),
+        ("red, fox, neon", "fox", "red, neon"),
+        ("red fox", "fox", "red"),
+        ("fox", "fox", ""),
+        ("fox neon fox", "fox", "neon"),
+        ("a picture of a fox on blue", "fox", "a picture on blue"),
+        ("a fox and a cat", "fox", "a cat"),
+        ("a fox and a cat", "cat", "a fox"),
+    ],
+)
+def test_what_is_left_out_leaves_no_loose_ends(text: str, left_out: str, expected: str) -> None:
+    found = [one for one in statements(text, DEFAULT) if one.phrase == left_out]
+    assert without(text, found) == expected
+
+
+def test_tidy_changes_nothing_that_is_tidy() -> None:
+    for text in ("red, fox", "a fox; a cat", "1,000 foxes", ""):
+        assert tidy(text) == text
+
+
+# --- what is measured -----------------------------------------------------------------------
+
+
+def test_a_phrase_contributes_what_is_lost_without_it() -> None:
+    prompt = INVERTER.evidence("red house", features("red house"))
+    assert [one.phrase for one in prompt.evidence] == ["red", "house"]
+    for one, other in zip(prompt.evidence, ("house", "red"), strict=True):
+        lost = float(
+            features("red house")[0] @ features("red house")[0] - features("red house")[0] @ features(other)[0]
+        )
+        assert one.contribution == pytest.approx(lost, abs=1e-5)
+        assert one.regions == ()  # features have no parts
+    assert any("regions" in one for one in prompt.left_out)
+
+
+def test_a_prompt_of_ones_own_keeps_all_that_is_known_of_it() -> None:
+    given = INVERTER.invert(features("red house"), num_tokens=2, **QUICK)
+    told = INVERTER.evidence(given, features("red house"))
+    assert (
+        dataclasses.replace(
+            told, evidence=(), left_out=given.left_out, provenance=given.provenance, evaluations=given.evaluations
+        )
+        == given
+    )
+    assert told.evaluations == given.evaluations + told.provenance["evidence"]["passes"]
+
+
+def test_evidence_leaves_the_prompt_as_it_is_and_costs_no_more_than_the_search() -> None:
+    plain = INVERTER.invert(features("red house"), num_tokens=2, **QUICK)
+    told = INVERTER.invert(features("red house"), num_tokens=2, evidence=True, **QUICK)
+    assert (told.text, told.token_ids, told.candidates) == (plain.text, plain.token_ids, plain.candidates)
+    assert told.evidence and not plain.evidence
+    spent = told.provenance["evidence"]["passes"]
+    assert 0 < spent <= plain.evaluations and told.evaluations == plain.evaluations + spent
+
+
+def test_what_there_is_no_room_for_is_named() -> None:
+    told = INVERTER.evidence("red house", features("red house"), max_evaluations=2)
+    assert told.evidence == () and "evidence of phrases: 0 of 3" in told.left_out
+    told = INVERTER.evidence("red house", features("red house"), max_evaluations=8)
+    assert len(told.evidence) == 2 and any(one.startswith("exchanges of phrases") for one in told.left_out)
+    assert all(one.exchange is None for one in told.evidence)
+
+
+def test_a_deadline_that_is_over_leaves_the_prompt() -> None:
+    told = INVERTER.evidence("red house", features("red house"), deadline=0.0)
+    assert told.text == "red house" and told.evidence == () and told.left_out
+
+
+def test_several_images_share_what_is_true_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 1.0})
+    both = INVERTER.evidence("red", features("red house", "old boat")).evidence[0]
+    apart = [INVERTER.evidence("red", features(text)).evidence[0].probability for text in ("red house", "old boat")]
+    assert both.probability == pytest.approx(min(p for p in apart if p is not None), abs=1e-6)
+    assert apart[0] != apart[1]
+
+
+def test_features_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(NonFiniteError):
+        INVERTER.evidence("red", torch.full((1, BACKEND.feature_width), math.nan))
+
+
+@pytest.mark.parametrize("text", ["", "a picture of the", "..."])
+def test_a_text_that_says_nothing_has_no_evidence(text: str) -> None:
+    assert INVERTER.evidence(text, features("red house")).evidence == ()
+
+
+# --- calibrations ---------------------------------------------------------------------------
+
+
+def _calibrated(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float], bias: float = 0.0) -> EvidenceCalibration:
+    one = EvidenceCalibration(("toy",), weights, {"": bias}, "a test")
+
+    def found(_: Any) -> Sequence[EvidenceCalibration]:
+        return (one,)
+
+    monkeypatch.setattr("hardprompts.inversion.inverter.calibrations_of", found)
+    return one
+
+
+def test_nothing_calibrated_gives_no_probability_and_says_so() -> None:
+    told = INVERTER.evidence("red house", features("red house"))
+    assert all(one.probability is None for one in told.evidence)
+    assert any("nothing is calibrated for toy" in one for one in told.left_out)
+    assert told.provenance["evidence"]["calibration"] is None
+
+
+def test_a_calibration_learns_which_figures_speak_for_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4000, generator=generator) * 2
+    noise = torch.randn(4000, generator=generator)
+    labels = torch.rand(4000, generator=generator) < torch.sigmoid(1.5 * logits - 1)
+    examples = [
+        LabeledFigures({"alone": float(a), "noise": float(n)}, "subject", bool(t))
+        for a, n, t in zip(logits, noise, labels, strict=True)
+    ]
+    one = fitted(examples, ["toy"], ["alone", "noise"])
+    assert one.weights["alone"] == pytest.approx(1.5, abs=0.15) and abs(one.weights["noise"]) < 0.15
+    assert one.probability({"alone": 2 / 3, "noise": 0.0}, "subject") == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize("true", [True, False])
+def test_examples_of_one_kind_calibrate_nothing(true: bool) -> None:
+    with pytest.raises(ValueError, match="true and false"):
+        fitted([LabeledFigures({"alone": 1.0}, "subject", true)] * 3, ["toy"], ["alone"])
+
+
+def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
+    one = EvidenceCalibration(("a", "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, "a test", {"color": ("umber",)})
+    assert load_calibrations(save_calibrations(tmp_path / "c.json", [one])) == (one,)
+    assert one.extended(DEFAULT).category("umber") == "color"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [], {}, {"format_version": 2, "calibrations": []}, {"format_version": 1},
+        {"format_version": 1, "calibrations": [{"models": ["a"]}]},
+        {"format_version": 1, "calibrations": [{"models": ["a"], "weights": {"x": "y"}, "biases": {}}]},
+    ],
+)  # fmt: skip
+def test_damaged_calibrations_are_refused(tmp_path: Path, content: Any) -> None:
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    with pytest.raises(FileFormatError, match=r"c\.json"):
+        load_calibrations(tmp_path / "c.json")
+
+
+def test_a_calibration_of_another_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}), models=("another",))
+    monkeypatch.setattr("hardprompts.inversion.inverter.calibrations_of", lambda _: (one,))
+    assert INVERTER.evidence("red", features("red house")).evidence[0].probability is None
+
+
+# --- the bound ------------------------------------------------------------------------------
+
+
+class FixedSearch:
+    """Says "red boat" again and again, so that a search has cost something."""
+
+    def steps(
+        self, objective: Any, vocabulary: Any, initial_ids: torch.Tensor, generator: torch.Generator
+    ) -> Iterator[Candidates]:
+        for _ in range(20):
+            yield Candidates(torch.tensor([vocabulary.encode("red boat")] * len(initial_ids)))
+
+
+BOATS = PromptInverter(BACKEND, method=FixedSearch())
+NO_START = {**QUICK, "initial_prompt": "red boat", "num_tokens": 2}
+
+
+def test_what_is_not_likely_enough_goes_and_what_is_missing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 4.0}, -2.0)
+    found = BOATS.invert(features("red house"), min_evidence=0.8, **NO_START)
+    assert found.evidence and all((one.probability or 0) >= 0.8 for one in found.evidence)
+    assert sorted(found.text.split()) == ["house", "red"]
+    assert BACKEND.vocabulary.encode(found.filled) == list(found.token_ids)
+    assert found.score == pytest.approx(INVERTER.score(found.text, features("red house")), abs=1e-5)
+    assert found.candidates[0].text == found.text and len(found.attributions) == len(found.token_ids)
+
+
+def test_required_words_stay_whatever_speaks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 4.0}, -2.0)
+    found = INVERTER.invert(features("red house"), num_tokens=3, min_evidence=0.8, required=["boat"], **QUICK)
+    assert "boat" in found.text.split()
+
+
+def test_where_nothing_is_true_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {}, -20.0)
+    found = INVERTER.invert(features("red house"), num_tokens=2, min_evidence=0.8, template="a {} b", **QUICK)
+    assert found.text == "" and found.token_ids == () and found.evidence == () and found.filled == "a  b"
+    assert HardPrompt.from_dict(found.to_dict()) == found
+
+
+def test_banned_words_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 4.0}, -2.0)
+    found = BOATS.invert(features("red house"), min_evidence=0.8, banned=["house"], **NO_START)
+    assert "house" not in found.text
+
+
+def test_without_a_calibration_nothing_is_dropped() -> None:
+    plain = INVERTER.invert(features("red house"), num_tokens=2, **QUICK)
+    found = INVERTER.invert(features("red house"), num_tokens=2, min_evidence=0.9, **QUICK)
+    assert found.text == plain.text and any("nothing is calibrated" in one for one in found.left_out)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5, math.nan])
+def test_a_bound_is_a_probability(value: float) -> None:
+    with pytest.raises(ValueError, match="min_evidence"):
+        INVERTER.invert(features("red house"), min_evidence=value)
+
+
+def test_evidence_is_found_for_each_of_several_tasks() -> None:
+    found = INVERTER.invert_each(features("red house", "old boat"), num_tokens=2, evidence=True, **QUICK)
+    assert [{one.phrase for one in prompt.evidence} for prompt in found] == [{"red", "house"}, {"old", "boat"}]
