@@ -6,7 +6,8 @@ from .pictures import ImageJudge, diversities, image_similarities, perceptual_di
 from .selection import BUDGETS, FreshScore, best_by_fresh_seeds, best_within
 from .statements import Match, mean_match, statement_match
 from .tables import markdown_row, markdown_table
-from .texts import TextStatistics, text_similarities, text_statistics, word_matches
+from .texts import TextStatistics, nats_per_word, text_similarities, text_statistics, word_matches
+from .transfer import Judge, TransferMatrix, transfer_matrix
 
 __all__ = [
     "BUDGETS",
@@ -16,8 +17,10 @@ __all__ = [
     "FreshScore",
     "ImageJudge",
     "Interval",
+    "Judge",
     "Match",
     "TextStatistics",
+    "TransferMatrix",
     "best_by_fresh_seeds",
     "best_within",
     "bootstrap_interval",
@@ -30,6 +33,7 @@ __all__ = [
     "markdown_row",
     "markdown_table",
     "mean_match",
+    "nats_per_word",
     "perceptual_distances",
     "prompt_image_similarities",
     "rank_agreement",
@@ -39,5 +43,6 @@ __all__ = [
     "t_quantile",
     "text_similarities",
     "text_statistics",
+    "transfer_matrix",
     "word_matches",
 ]

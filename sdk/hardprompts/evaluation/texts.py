@@ -1,10 +1,13 @@
 """What prompts are as text, and how much they say of what a true prompt says."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from hardprompts.encoders import Backend
 from hardprompts.evaluation.statements import Match
@@ -94,6 +97,30 @@ def text_statistics(
 
 def _share(part: int, total: int) -> float:
     return part / total if total else 0.0
+
+
+def nats_per_word(
+    prompts: Sequence[HardPrompt | str], likelihood: Callable[[Sequence[str]], Float[Tensor, " texts"]]
+) -> tuple[float, ...]:
+    """How surprising each word of a prompt is on average, in nats: the less, the more it reads like written text.
+
+    Words are what stands between spaces, so the figure compares texts of any length, for any tokenizer; an empty text
+    counts as one word.
+
+    Args:
+        likelihood: log p of whole texts, such as `hardprompts.inversion.open_likelihood("transformers:gpt2")`; of a
+            model that took no part in finding the prompts.
+
+    Raises:
+        ValueError: it does not give one finite number for each text.
+    """
+    texts = [filled(prompt) for prompt in prompts]
+    if not texts:
+        return ()
+    found = likelihood(texts).double().flatten().tolist()
+    if len(found) != len(texts) or not all(map(math.isfinite, found)):
+        raise ValueError(f"the likelihood gave {found} for {len(texts)} texts; it must be one finite number for each")
+    return tuple(-value / max(1, len(text.split())) for value, text in zip(found, texts, strict=True))
 
 
 def filled(prompt: HardPrompt | str) -> str:
