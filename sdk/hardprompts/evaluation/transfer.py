@@ -45,7 +45,7 @@ class TransferMatrix:
         """How far each two judges agree on which method's prompt is best for a target, in [-1, 1].
 
         It is Kendall's tau over the methods, for each target by itself and then the mean: some targets are harder than
-        others for all methods, and that is no agreement on prompts. Targets for which a judge has no preference do not
+        others whatever the method, which says nothing about prompts. Targets for which a judge has no preference do not
         count; NaN if none is left.
 
         Raises:
