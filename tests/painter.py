@@ -17,12 +17,12 @@ class Painter:
     """Draws the words of a prompt, and keeps count."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[tuple[str, ...], int]] = []
+        self.calls: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
 
-    def __call__(self, prompts: Sequence[str], seed: int) -> Sequence[Image.Image]:
-        self.calls.append((tuple(prompts), seed))
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Image.Image]:
+        self.calls.append((tuple(prompts), tuple(seeds)))
         return [TOWER.picture(text) for text in prompts]
 
     @property
     def drawn(self) -> list[tuple[str, int]]:
-        return [(text, seed) for texts, seed in self.calls for text in texts]
+        return [pair for texts, seeds in self.calls for pair in zip(texts, seeds, strict=True)]

@@ -29,6 +29,8 @@ OTHERS = {
     ("applications/weights.py", "WeightArguments"): "likewise",
     ("batch/run.py", "invert_many"): "of the batch: its progress, and the seed that each image's is drawn from",
     ("classification/transfer.py", "evaluate_transfer"): "a report on several models; nothing is searched",
+    ("applications/black_box/options.py", "PictureOptions"): "a search by a budget of pictures: no tokens, no passes",
+    ("applications/black_box/options.py", "PictureArguments"): "likewise",
     ("applications/breeding.py", "evolve"): "generations of pictures, each with a person's choice",
 }
 

@@ -8,7 +8,7 @@ Importing this package imports neither diffusers nor transformers.
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,11 +16,15 @@ from hardprompts.encoders import Backend, OpenBackend
 from hardprompts.errors import MissingExtra
 from hardprompts.hookspecs import hookimpl
 
+if TYPE_CHECKING:
+    from hardprompts.applications import Generate, OpenGenerator
+
 #: Public names, and the modules that they are imported from on first use. They do not show up in `dir()`,
 #: which plugin managers walk through.
 _LAZY = {
     "MemoryEstimate": "memory",
     "MemoryPlan": "memory",
+    "PipelineGenerator": "drawing",
     "PromptInversionMixin": "mixin",
     "PromptInversionOutput": "mixin",
     "enable_prompt_inversion": "mixin",
@@ -59,6 +63,35 @@ def open_backend(
     from hardprompts_diffusers import predictors
 
     return predictors.open_backend(name, device=device, dtype=dtype, tokenizer=tokenizer, texts=texts)
+
+
+def open_generator(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> "Generate":
+    """Text-to-image pipelines of diffusers, by local folder or hub id, as `diffusers:/models/sd15`.
+
+    Raises:
+        MissingExtra: diffusers is not installed.
+        BackendError: see `hardprompts_diffusers.drawing.open_generator`.
+    """
+    try:
+        import diffusers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("a diffusers pipeline", "diffusers", error) from error
+    from hardprompts_diffusers import drawing
+
+    return drawing.open_generator(name, device=device, dtype=dtype, steps=steps, guidance_scale=guidance_scale)
+
+
+@hookimpl
+def generators() -> "Mapping[str, OpenGenerator]":
+    """The scheme "diffusers"."""
+    return {"diffusers": open_generator}
 
 
 @hookimpl

@@ -128,6 +128,18 @@ def open_backend(
         BackendError: no such folder or hub id, no network, a damaged file, or a pipeline that cannot be
             searched through; see `noise_predictor`.
     """
+    pipe = load_pipeline(name, device, dtype)
+    predictor = noise_predictor(pipe, name=f"diffusers:{name}", tokenizer=tokenizer, texts=texts)
+    features = ConditioningFeatures(predictor)
+    return Backend(predictor.name, features, None, device, dtype, noise_predictor=predictor)
+
+
+def load_pipeline(name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """The pipeline of a local folder or hub id, frozen, on a device.
+
+    Raises:
+        BackendError: no such folder or hub id, no network, or a damaged file.
+    """
     if not name:
         raise BackendError(
             "diffusers: needs a model: a folder that save_pretrained wrote, or a hub id as in "
@@ -150,6 +162,4 @@ def open_backend(
         ) from error
     for module in modules_of(pipe).values():
         module.eval().requires_grad_(False)
-    predictor = noise_predictor(pipe, name=f"diffusers:{name}", tokenizer=tokenizer, texts=texts)
-    features = ConditioningFeatures(predictor)
-    return Backend(predictor.name, features, None, device, dtype, noise_predictor=predictor)
+    return pipe

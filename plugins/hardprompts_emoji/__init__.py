@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from hardprompts.applications import Generate, OpenGenerator
     from hardprompts.encoders import Backend, OpenBackend
     from hardprompts.inversion import EvidenceCalibration, OpenCalibrations, OpenProposer, Proposer
 
@@ -86,6 +87,26 @@ def _find_calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
 def calibrations() -> Mapping[str, OpenCalibrations]:
     """Return the scheme "emoji"; see `hardprompts_emoji.backend.calibrations`."""
     return {"emoji": _find_calibrations}
+
+
+def _open_generator(
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Generate:
+    """The embedded diffusion model, which draws emoji scenes: `emoji:emoji-sd`."""
+    from hardprompts_emoji.backend import open_generator
+
+    return open_generator(name, device=device, dtype=dtype, steps=steps, guidance_scale=guidance_scale)
+
+
+@_hookimpl
+def generators() -> Mapping[str, OpenGenerator]:
+    """Return the scheme "emoji"; see `hardprompts_emoji.backend.open_generator`."""
+    return {"emoji": _open_generator}
 
 
 @_hookimpl

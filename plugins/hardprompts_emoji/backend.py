@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from hardprompts.applications import Generate, load_generator
 from hardprompts.encoders import Backend
 from hardprompts.errors import BackendError, UnknownName
 from hardprompts.inversion import EvidenceCalibration, Proposer, load_proposer, proposers
@@ -30,6 +31,9 @@ NOTES = {
 }
 
 MODELS = tuple(NOTES)
+
+GENERATOR = "emoji-sd"
+"""The diffusion model that draws."""
 
 DECODER = "emoji-clip-decoder"
 """The decoder that comes with the first of them."""
@@ -91,3 +95,31 @@ CALIBRATIONS = Path(__file__).resolve().parent / "calibrations.json"
 def calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
     """What evidence for words is calibrated by, for emoji-clip; none for other models."""
     return load_calibrations(CALIBRATIONS) if backend.name == f"emoji:{MODELS[0]}" else ()
+
+
+def open_generator(
+    name: str, *, device: torch.device, dtype: torch.dtype, steps: int | None, guidance_scale: float | None
+) -> Generate:
+    """The embedded diffusion model as a generator, in a few steps unless more are asked for.
+
+    Args:
+        name: "" or "emoji-sd".
+        steps, guidance_scale: of the denoiser; None: 8 steps, and a scale of 3.
+
+    Raises:
+        UnknownName: there is no embedded generator of that name.
+        BackendError: its files are damaged or were not installed; MissingExtra if it is in a package that is not.
+    """
+    if name not in ("", GENERATOR):
+        raise UnknownName("embedded generator", name, [GENERATOR])
+    from hardprompts_emoji import path
+
+    try:
+        folder = path(GENERATOR)
+    except FileNotFoundError as error:
+        raise BackendError(f"emoji:{GENERATOR}: {error}") from error
+    chosen = {
+        "steps": 8 if steps is None else steps,
+        "guidance_scale": 3.0 if guidance_scale is None else guidance_scale,
+    }
+    return load_generator(f"diffusers:{folder}", device=device, dtype=dtype, **chosen)

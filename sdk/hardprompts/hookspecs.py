@@ -38,6 +38,14 @@ def captioners() -> Mapping[str, Any]:  # type: ignore[empty-body]
 
 
 @hookspec
+def generators() -> Mapping[str, Any]:  # type: ignore[empty-body]
+    """Ways to open what draws pictures of prompts, by scheme: {"diffusers": open_generator}.
+
+    Each is a `hardprompts.applications.OpenGenerator`.
+    """
+
+
+@hookspec
 def proposers() -> Mapping[str, Any]:  # type: ignore[empty-body]
     """Ways to open what writes whole texts for features, by scheme: {"decoder": open_proposer}.
 

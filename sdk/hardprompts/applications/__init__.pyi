@@ -1,4 +1,12 @@
 # The public names of hardprompts.applications; `__init__.py` imports each from here on first use.
+from .black_box import (
+    Mutation,
+    OpenGenerator,
+    PictureInversion,
+    generators,
+    invert_by_pictures,
+    load_generator,
+)
 from .breeding import Individual, Lineage, evolve
 from .joining import concatenate, negative_prompt
 from .memory import estimate_memory
@@ -11,13 +19,19 @@ __all__ = [
     "ImageScore",
     "Individual",
     "Lineage",
+    "Mutation",
+    "OpenGenerator",
+    "PictureInversion",
     "RankedPrompt",
     "Reranking",
     "concatenate",
     "estimate_memory",
     "evolve",
     "fit_weights",
+    "generators",
+    "invert_by_pictures",
     "likeness",
+    "load_generator",
     "negative_prompt",
     "picture_grid",
     "rerank",

@@ -1,6 +1,6 @@
 """What people do with prompts once they have them: join, cross, rank by pictures, and say what to avoid.
 
-Pictures come from a callable, `generate(prompts, seed)`, which may be a pipeline, an API or a person's
+Pictures come from a callable, `generate(prompts, seeds)`, which may be a pipeline, an API or a person's
 own program; nothing here knows a model that draws.
 """
 
@@ -133,7 +133,8 @@ def evolve(
 ) -> Lineage:
     """Prompts bred from others by the pictures that they make: cross, draw, select, repeat.
 
-    Crossing the prompts of two images gives pictures with something of both.
+    Crossing the prompts of two images gives pictures with something of both. This is for what a person likes,
+    generation by generation; for the prompt of an image with few pictures of a generator see `invert_by_pictures`.
 
     Args:
         parents: two or more prompts, of one image each, say; at least one. Of a text with the markup of a UI the words

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from PIL import Image, ImageDraw, ImageFont
 
 from hardprompts.encoders import Backend
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, quoted
 from hardprompts.images import ImageInput, load_images
 
 #: What each picture is worth, higher is better: (pictures) -> one number each.
@@ -18,10 +18,14 @@ ImageScore: TypeAlias = Callable[[Sequence[Image.Image]], Sequence[float]]
 
 @runtime_checkable
 class Generate(Protocol):
-    """Whatever makes pictures."""
+    """Whatever makes pictures: a pipeline, an API, a person's own program."""
 
-    def __call__(self, prompts: Sequence[str], seed: int) -> Sequence[Image.Image]:
-        """One RGB picture for each prompt; the same for the same prompt and seed."""
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Image.Image | None]:
+        """One RGB picture for each prompt, drawn with the seed at its place: the same for the same two.
+
+        None stands for a picture that was refused; see `hardprompts.applications.invert_by_pictures`, which alone
+        takes that.
+        """
         ...
 
 
@@ -67,13 +71,37 @@ class _Pictures:
         return [self.known[text] for text in texts]
 
     def _drawn(self, texts: list[str], seed: int) -> tuple[list[Image.Image], list[float]]:
-        pictures = load_images(list(self.generate(texts, seed)))
-        if len(pictures) != len(texts):
-            raise ImageError(f"generate returned {len(pictures)} pictures for {len(texts)} prompts; it needs one each")
-        scores = [0.0] * len(texts) if self.image_score is None else [float(s) for s in self.image_score(pictures)]
-        if len(scores) != len(texts) or any(math.isnan(score) for score in scores):
-            raise ImageError(f"image_score must return {len(texts)} numbers, one for each picture, got {scores}")
+        drawn = pictures_of(self.generate, texts, [seed] * len(texts))
+        given = [picture for picture in drawn if picture is not None]
+        if len(given) < len(drawn):
+            raise ImageError(f"generate returned no picture for {quoted(texts[drawn.index(None)])}; it needs one each")
+        pictures = load_images(given)
+        scores = [0.0] * len(texts) if self.image_score is None else scores_of(self.image_score, pictures)
         return pictures, scores
+
+
+def pictures_of(generate: Generate, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
+    """What a generator draws of texts.
+
+    Raises:
+        ImageError: another number of pictures than of texts.
+    """
+    pictures = list(generate(texts, seeds))
+    if len(pictures) != len(texts):
+        raise ImageError(f"generate returned {len(pictures)} pictures for {len(texts)} prompts; it needs one each")
+    return pictures
+
+
+def scores_of(image_score: ImageScore, pictures: Sequence[Image.Image]) -> list[float]:
+    """What pictures are worth.
+
+    Raises:
+        ImageError: another number of scores than of pictures, or NaN.
+    """
+    scores = [float(score) for score in image_score(pictures)]
+    if len(scores) != len(pictures) or any(math.isnan(score) for score in scores):
+        raise ImageError(f"image_score must return {len(pictures)} numbers, one for each picture, got {scores}")
+    return scores
 
 
 def picture_grid(

@@ -109,6 +109,8 @@ class StopReason(str, enum.Enum):
     INTERRUPTED = "interrupted"
     NON_FINITE = "non_finite"
     PROPOSED = "proposed"
+    MAX_PICTURES = "max_pictures"
+    FAILURES = "failures"
 
     __str__ = str.__str__
 
@@ -131,6 +133,8 @@ _SENTENCES = {
     StopReason.INTERRUPTED: "the search was interrupted",
     StopReason.NON_FINITE: "the scores became NaN",
     StopReason.PROPOSED: "the best of what was proposed, without a search",
+    StopReason.MAX_PICTURES: "the pictures of the budget were drawn",
+    StopReason.FAILURES: "the generator failed too often in a row",
 }
 
 

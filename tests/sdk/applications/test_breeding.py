@@ -142,10 +142,10 @@ def test_choosing_nothing_ends_it_and_choosing_what_is_not_there_is_an_error() -
 
 def test_an_interrupt_returns_the_best_so_far() -> None:
     class Impatient(Painter):
-        def __call__(self, prompts: Sequence[str], seed: int) -> Sequence[Image.Image]:
+        def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Image.Image]:
             if len(self.calls) == 3:
                 raise KeyboardInterrupt
-            return super().__call__(prompts, seed)
+            return super().__call__(prompts, seeds)
 
     lineage = evolve(
         ["red house", "old boat"], Impatient(), BACKEND, likeness(TOWER.picture("red boat"), BACKEND), seed=0

@@ -54,8 +54,8 @@ def test_scores_are_means_over_the_seeds() -> None:
     def noisy(pictures: Sequence[Image.Image]) -> list[float]:
         return [len(pictures) + picture.width for picture in pictures]
 
-    def sized(prompts: Sequence[str], seed: int) -> list[Image.Image]:
-        return [Image.new("RGB", (len(text) * seed, 4)) for text in prompts]
+    def sized(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return [Image.new("RGB", (len(text) * seed, 4)) for text, seed in zip(prompts, seeds, strict=True)]
 
     outcome = rerank(candidates("red house", "boat"), sized, noisy, seeds=(1, 2, 6))
     assert outcome.prompt.score == pytest.approx(2 + 9 * 3) and outcome.ranked[0].scores == (11, 20, 56)

@@ -1,0 +1,31 @@
+# The public names of hardprompts.applications.black_box; `__init__.py` imports each from here on first use.
+from .bandit import UpperConfidence
+from .inverter import invert_by_pictures
+from .language import Rewrite
+from .mutations import AddPhrase, Crossover, DropPhrase, ExchangePhrase, GradientSwap, Mutation, Phrases, Screened
+from .options import PictureArguments, PictureOptions
+from .outcome import MutationRecord, PictureInversion, PicturePoint, Trial
+from .schemes import OpenGenerator, generators, load_generator
+
+__all__ = [
+    "AddPhrase",
+    "Crossover",
+    "DropPhrase",
+    "ExchangePhrase",
+    "GradientSwap",
+    "Mutation",
+    "MutationRecord",
+    "OpenGenerator",
+    "Phrases",
+    "PictureArguments",
+    "PictureInversion",
+    "PictureOptions",
+    "PicturePoint",
+    "Rewrite",
+    "Screened",
+    "Trial",
+    "UpperConfidence",
+    "generators",
+    "invert_by_pictures",
+    "load_generator",
+]

@@ -1,0 +1,90 @@
+"""What came of every picture that a generator was asked for, in a file that a later run goes on from."""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hardprompts.atomic import json_text, write_text_atomically
+from hardprompts.errors import FileFormatError
+
+#: The file in a run's folder.
+FILE = "pictures.jsonl"
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One picture that was asked for.
+
+    Attributes:
+        prompt: the whole text that was drawn.
+        score: of the picture; None where there is none.
+        failure: why there is none.
+        picture: the first digits of the SHA-256 of its pixels, by which equal pictures are known.
+    """
+
+    prompt: str
+    seed: int
+    score: float | None = None
+    failure: str = ""
+    picture: str = ""
+
+
+class Journal:
+    """The attempts of a run and of the runs before it that used the same folder; each prompt and seed in order.
+
+    A line of the file is one attempt, written in one go as soon as its score is known; half of a line, which is what a
+    power failure leaves, is dropped. Numbers have all their digits, so that what is read is what was measured.
+
+    Args:
+        folder: None: nothing is kept.
+        of: what the scores depend on beside prompt and seed: the images, the judge, the generator.
+
+    Raises:
+        FileFormatError: the file is of other images, or another judge or generator; or it is damaged.
+    """
+
+    def __init__(self, folder: Path | None, of: Mapping[str, Any]) -> None:
+        self._path = None if folder is None else folder / FILE
+        self._kept: dict[tuple[str, int], collections.deque[Attempt]] = {}
+        if self._path is None:
+            return
+        first = {"format_version": FORMAT_VERSION, **of}
+        if self._path.exists():
+            self._read(self._path, first)
+        else:
+            write_text_atomically(self._path, json_text(first, indent=None))
+
+    def recalled(self, prompt: str, seed: int) -> Attempt | None:
+        """The next attempt of an earlier run at this picture; None if there is none left."""
+        kept = self._kept.get((prompt, seed))
+        return kept.popleft() if kept else None
+
+    def keep(self, attempt: Attempt) -> None:
+        """Adds an attempt that was made now."""
+        if self._path is not None:
+            line = json_text(dataclasses.asdict(attempt), indent=None)
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(line)
+
+    def _read(self, path: Path, first: Mapping[str, Any]) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+            write_text_atomically(path, "".join(lines))
+        try:
+            head, *rest = [json.loads(line) for line in lines]
+            attempts = [Attempt(**row) for row in rest]
+        except (ValueError, TypeError) as error:
+            raise FileFormatError(f"{path} is damaged ({error}); remove it, or give another folder") from error
+        if other := [name for name, value in first.items() if head.get(name) != value]:
+            raise FileFormatError(
+                f"{path} has the pictures of another run: it differs in {', '.join(other)} "
+                f"({', '.join(repr(head.get(name)) for name in other)}); give another folder"
+            )
+        for attempt in attempts:
+            self._kept.setdefault((attempt.prompt, attempt.seed), collections.deque()).append(attempt)
