@@ -1,6 +1,7 @@
 # The public names of hardprompts.inversion; `__init__.py` imports each from here on first use.
 from .captioning import Captioner, OpenCaptioner, captioners, load_captioner
 from .evidence.calibration import EvidenceCalibration, OpenCalibrations, calibrations
+from .evidence.fitting import calibrate
 from .inverter import PromptInverter
 from .options import InversionArguments, InversionOptions
 from .proposals import LikelihoodProposer, OpenProposer, Proposer, load_proposer, proposers
@@ -28,6 +29,7 @@ __all__ = [
     "Proposer",
     "ReadableScore",
     "TextLikelihood",
+    "calibrate",
     "calibrations",
     "captioners",
     "fluency",

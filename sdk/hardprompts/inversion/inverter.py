@@ -45,6 +45,9 @@ from hardprompts.search.rows import Ids
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.wording import Categories
 
+#: The method of a prompt that somebody wrote.
+BY_HAND = "by hand"
+
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
 
@@ -199,7 +202,8 @@ class PromptInverter:
         looks = source.looks(images, 0, allowance)
         scores_of = self._scores_with(looks.whole[0][:, 0].mean(dim=0))
         given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
-        witness = source.witness(looks, given.template, scores_of)
+        searched = given.model == self.backend.name and given.method != BY_HAND
+        witness = source.witness(looks, given.template, scores_of, searched)
         return source.told(given, source.measures(given.text, witness, allowance), witness, allowance, began)
 
     def _scores_with(self, mean: Tensor) -> ScoresOfTexts:
@@ -213,7 +217,7 @@ class PromptInverter:
     def _by_hand(self, text: str, scores_of: ScoresOfTexts) -> HardPrompt:
         ids = tuple(self.backend.vocabulary.encode(text))
         return HardPrompt(
-            text, ids, scores_of([text])[0], model=self.backend.name, method="by hand",
+            text, ids, scores_of([text])[0], model=self.backend.name, method=BY_HAND,
             tokens=self.backend.vocabulary.pieces(ids),
         )  # fmt: skip
 

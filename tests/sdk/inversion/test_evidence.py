@@ -119,7 +119,7 @@ def test_a_deadline_that_is_over_leaves_the_prompt() -> None:
 
 
 def test_several_images_share_what_is_true_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    _calibrated(monkeypatch, {"alone": 1.0})
+    _calibrated(monkeypatch, {"alone": 1.0}, searched=False)
     both = INVERTER.evidence("red", features("red house", "old boat")).evidence[0]
     apart = [INVERTER.evidence("red", features(text)).evidence[0].probability for text in ("red house", "old boat")]
     assert both.probability == pytest.approx(min(p for p in apart if p is not None), abs=1e-6)
@@ -139,8 +139,10 @@ def test_a_text_that_says_nothing_has_no_evidence(text: str) -> None:
 # --- calibrations ---------------------------------------------------------------------------
 
 
-def _calibrated(monkeypatch: pytest.MonkeyPatch, weights: dict[str, float], bias: float = 0.0) -> EvidenceCalibration:
-    one = EvidenceCalibration(("toy",), weights, {"": bias}, "a test")
+def _calibrated(
+    monkeypatch: pytest.MonkeyPatch, weights: dict[str, float], bias: float = 0.0, searched: bool = True
+) -> EvidenceCalibration:
+    one = EvidenceCalibration(("toy",), weights, {"": bias}, searched, "a test")
 
     def found(_: Any) -> Sequence[EvidenceCalibration]:
         return (one,)
@@ -177,7 +179,9 @@ def test_examples_of_one_kind_calibrate_nothing(true: bool) -> None:
 
 
 def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
-    one = EvidenceCalibration(("a", "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, "a test", {"color": ("umber",)})
+    one = EvidenceCalibration(
+        ("a", "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, False, "a test", {"color": ("umber",)}
+    )
     assert load_calibrations(save_calibrations(tmp_path / "c.json", [one])) == (one,)
     assert one.extended(DEFAULT).category("umber") == "color"
 
@@ -187,7 +191,7 @@ def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
     [
         [], {}, {"format_version": 2, "calibrations": []}, {"format_version": 1},
         {"format_version": 1, "calibrations": [{"models": ["a"]}]},
-        {"format_version": 1, "calibrations": [{"models": ["a"], "weights": {"x": "y"}, "biases": {}}]},
+        {"format_version": 1, "calibrations": [{"models": ["a"], "weights": {"x": "y"}, "biases": {}, "searched": True}]},
     ],
 )  # fmt: skip
 def test_damaged_calibrations_are_refused(tmp_path: Path, content: Any) -> None:
@@ -196,8 +200,17 @@ def test_damaged_calibrations_are_refused(tmp_path: Path, content: Any) -> None:
         load_calibrations(tmp_path / "c.json")
 
 
+def test_what_a_search_found_is_calibrated_apart_from_what_somebody_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 1.0}, searched=True)
+    found = INVERTER.invert(features("red house"), num_tokens=2, **QUICK)
+    assert INVERTER.evidence(found, features("red house")).evidence[0].probability is not None
+    assert INVERTER.evidence(found.text, features("red house")).evidence[0].probability is None
+    foreign = dataclasses.replace(found, model="another")
+    assert INVERTER.evidence(foreign, features("red house")).evidence[0].probability is None
+
+
 def test_a_calibration_of_another_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}), models=("another",))
+    one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}, searched=False), models=("another",))
     monkeypatch.setattr("hardprompts.inversion.inverter.calibrations_of", lambda _: (one,))
     assert INVERTER.evidence("red", features("red house")).evidence[0].probability is None
 

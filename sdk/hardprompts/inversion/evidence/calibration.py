@@ -33,6 +33,8 @@ class EvidenceCalibration:
 
     Attributes:
         models: names of the models whose figures it reads, the searched one first.
+        searched: whether it is of prompts that a search with the model found, which fit by construction, so that
+            figures say less; else of those that somebody wrote.
         weights: of each figure; see `Measures`.
         biases: by category, of all statements of it; "" is for all others.
         source: what it was fitted on, in words.
@@ -42,6 +44,7 @@ class EvidenceCalibration:
     models: tuple[str, ...]
     weights: Mapping[str, float]
     biases: Mapping[str, float]
+    searched: bool = True
     source: str = ""
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
@@ -51,9 +54,10 @@ class EvidenceCalibration:
         logit += self.biases.get(category, self.biases.get("", 0.0))
         return min(SUREST, max(1 - SUREST, 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))))
 
-    def fits(self, models: Sequence[str], figures: Mapping[str, float]) -> bool:
+    def fits(self, models: Sequence[str], figures: Mapping[str, float], searched: bool) -> bool:
         """Whether it is of these models, or the first of them, and reads nothing that was not measured."""
-        return self.models == tuple(models[: len(self.models)]) and set(self.weights) <= set(figures)
+        same = self.models == tuple(models[: len(self.models)]) and self.searched == searched
+        return same and set(self.weights) <= set(figures)
 
     def extended(self, categories: Categories) -> Categories:
         """The categories with the phrases of its own."""
@@ -77,6 +81,7 @@ class EvidenceCalibration:
                 tuple(map(str, values["models"])),
                 {str(name): float(weight) for name, weight in values["weights"].items()},
                 {str(name): float(bias) for name, bias in values["biases"].items()},
+                bool(values["searched"]),
                 str(values.get("source", "")),
                 {str(name): tuple(map(str, own)) for name, own in values.get("categories", {}).items()},
             )
@@ -145,6 +150,8 @@ def fitted(
     examples: Sequence[LabeledFigures],
     models: Sequence[str],
     names: Sequence[str],
+    *,
+    searched: bool = True,
     source: str = "",
     categories: Mapping[str, tuple[str, ...]] | None = None,
 ) -> EvidenceCalibration:
@@ -152,6 +159,7 @@ def fitted(
 
     Args:
         names: of the figures that it may read.
+        searched, source, categories: see `EvidenceCalibration`.
 
     Raises:
         ValueError: the examples are all true, all false or none.
@@ -171,8 +179,8 @@ def fitted(
     bias = solved[-1] - weights @ mean
     biases = {name: float(bias + solved[len(names) + place]) for place, name in enumerate(own)}
     return EvidenceCalibration(
-        tuple(models), dict(zip(names, weights.tolist(), strict=True)), {**biases, "": float(bias)}, source,
-        categories or {},
+        tuple(models), dict(zip(names, weights.tolist(), strict=True)), {**biases, "": float(bias)}, searched,
+        source, categories or {},
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Measures:
         contribution, exchange: see `WordEvidence`.
         of_pictures: for each picture, figures by name, in spreads of the similarity of false words.
         regions: the parts of the first picture in which it holds.
+        searched: whether a search with the model found it.
     """
 
     statement: Statement
@@ -42,6 +43,7 @@ class Measures:
     exchange: float | None
     of_pictures: tuple[Mapping[str, float], ...]
     regions: tuple[Region, ...]
+    searched: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,12 +55,14 @@ class Witness:
         words: false words of the searched model.
         template: in which texts are scored.
         scores_of: the scores of filled texts, in the unit of contributions.
+        searched: whether a search with the model found the texts.
     """
 
     looks: Looks
     words: FalseWords
     template: PromptTemplate
     scores_of: Callable[[Sequence[str]], Sequence[float]]
+    searched: bool = True
 
     def measures(self, text: str, found: Sequence[Statement], allowance: Allowance) -> list[Measures] | None:
         """What is measured of each statement; None, with a note, where there is no room for it.
@@ -84,7 +88,7 @@ class Witness:
             for of_picture, spread in alone.of_pictures
         )
         exchange = sum(losses) / len(losses) if losses and self.words.of(one.category) else None
-        return Measures(one, contribution, exchange, figures, alone.regions)
+        return Measures(one, contribution, exchange, figures, alone.regions, self.searched)
 
     def scores(self, texts: Sequence[str]) -> Sequence[float]:
         """The scores of texts in the template."""

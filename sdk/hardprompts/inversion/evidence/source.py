@@ -7,7 +7,7 @@ from typing import Any
 from hardprompts.allowance import Allowance, clock
 from hardprompts.encoders import Backend
 from hardprompts.inversion.evidence.calibration import EvidenceCalibration
-from hardprompts.inversion.evidence.contrast import false_words
+from hardprompts.inversion.evidence.contrast import FalseWords, false_words
 from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.measures import Measures, Witness
 from hardprompts.inversion.evidence.statements import statements
@@ -49,10 +49,14 @@ class EvidenceSource:
         """The pictures as the models see them."""
         return Looks.of(images, self.models, seed, allowance)
 
-    def witness(self, looks: Looks, template: str, scores_of: ScoresOfTexts) -> Witness:
-        """What measures phrases against pictures."""
-        words = false_words(self.models[0].vocabulary, self.categories)
-        return Witness(looks, words, PromptTemplate(template), scores_of)
+    def witness(self, looks: Looks, template: str, scores_of: ScoresOfTexts, searched: bool = True) -> Witness:
+        """What measures phrases against pictures; see `Witness`."""
+        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched)
+
+    @property
+    def false_words(self) -> FalseWords:
+        """What phrases are measured against."""
+        return false_words(self.models[0].vocabulary, self.categories)
 
     def measures(self, text: str, witness: Witness, allowance: Allowance) -> list[Measures] | None:
         """What is measured of the statements of a text; see `Witness.measures`."""
@@ -71,8 +75,8 @@ class EvidenceSource:
 
     def calibration(self, measured: Measures) -> EvidenceCalibration | None:
         """The first calibration that fits what was measured."""
-        names = [model.name for model in self.models]
-        return next((one for one in self.calibrations if one.fits(names, measured.of_pictures[0])), None)
+        names, figures = [model.name for model in self.models], measured.of_pictures[0]
+        return next((one for one in self.calibrations if one.fits(names, figures, measured.searched)), None)
 
     def evidence(self, measured: Sequence[Measures]) -> tuple[WordEvidence, ...]:
         """What was measured of statements, as people get it."""

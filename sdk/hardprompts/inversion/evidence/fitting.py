@@ -1,0 +1,141 @@
+"""Calibrations of one's own: from pictures of which it is known which words are true."""
+
+import functools
+import random
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from hardprompts.allowance import Allowance
+from hardprompts.images import ImageInput
+from hardprompts.inversion.evidence.calibration import EvidenceCalibration, LabeledFigures, fitted
+from hardprompts.inversion.evidence.measures import Measures
+from hardprompts.inversion.evidence.source import EvidenceSource
+from hardprompts.inversion.evidence.statements import statements
+from hardprompts.inversion.inverter import PromptInverter
+from hardprompts.inversion.targets import scores_of_texts
+from hardprompts.wording import Categories, words_in
+
+#: How each picture is searched: as by default, and so that all places are filled, which gives more false words.
+WAYS: tuple[dict[str, Any], ...] = ({}, {"token_cost": 0.0})
+
+#: True phrases of a text that is written for a picture, at most; half as many false ones of their categories join them.
+WRITTEN = 6
+
+#: Figures that are left out where there was no room to measure them, or no picture to look at parts of.
+_EXCHANGES, _PARTS = ("exchange", "least exchange"), ("part", "mean part", "part margin")
+
+
+def calibrate(
+    inverter: PromptInverter,
+    images: Sequence[ImageInput],
+    true_words: Sequence[Collection[str]],
+    *,
+    source: str = "",
+    categories: Categories | None = None,
+    ways: Sequence[dict[str, Any]] = WAYS,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[EvidenceCalibration, ...]:
+    """The calibrations of a model, fitted on pictures: for prompts that it finds, and for texts that somebody wrote.
+
+    A phrase of a prompt counts as true if all of its words are among the true words of the picture, in the singular or
+    plural; what is neither true nor false of it ("wallpaper") counts as false. Some two hundred pictures are enough.
+
+    Args:
+        inverter: finds their prompts; with a judge its figures count too.
+        images: pictures that the model was not tuned on, if its figures are to hold for others.
+        true_words: for each picture, all words that are true of it, with their synonyms.
+        source: what the pictures are, for the provenance.
+        categories: what false words are taken from; default: the lists that come with the package.
+        ways: options of `invert`; each picture is searched once with each of them.
+        seed: of the searches and of the texts that are written.
+
+    Raises:
+        ValueError: as many pictures as lists of words are needed; or all phrases are true, or all are false.
+    """
+    if len(images) != len(true_words):
+        raise ValueError(f"there are {len(images)} images and {len(true_words)} lists of true words; give one for each")
+    models = [inverter.backend] if inverter.judge is None else [inverter.backend, inverter.judge]
+    evidence = EvidenceSource.of(models, (), categories)
+    found: dict[bool, list[LabeledFigures]] = {True: [], False: []}
+    pairs = list(zip(images, true_words, strict=True))
+    for place, (image, words) in enumerate(
+        tqdm(pairs, disable=None if progress else True, unit="picture", leave=False)
+    ):
+        looks = evidence.looks(image, seed, Allowance())
+        scores_of = functools.partial(scores_of_texts, inverter.backend, mean=looks.whole[0][:, 0].mean(dim=0))
+        texts = [(inverter.invert(image, seed=seed, progress=False, **way).text, True) for way in ways]
+        texts.append((written(words, evidence, random.Random(f"{seed} {place}")), False))
+        for text, searched in texts:
+            witness = evidence.witness(looks, "{}", scores_of, searched)
+            found[searched] += labeled(evidence.measures(text, witness, Allowance()) or (), words)
+    names = [model.name for model in models]
+    return tuple(
+        one for searched in (True, False) for one in fits(found[searched], names, searched, source, categories)
+    )
+
+
+def fits(
+    examples: Sequence[LabeledFigures],
+    models: Sequence[str],
+    searched: bool,
+    source: str,
+    categories: Categories | None = None,
+) -> list[EvidenceCalibration]:
+    """Calibrations for all that may have been measured: with and without a judge, exchanges and parts; most first."""
+    measured = list(examples[0].figures) if examples else []
+    lists = {} if categories is None else {
+        name: tuple(sorted(words - Categories.default().lists.get(name, frozenset())))
+        for name, words in categories.lists.items()
+    }  # fmt: skip
+    own = {name: words for name, words in lists.items() if words}
+    found = []
+    for count in range(len(models), 0, -1):
+        seen = [name for name in measured if count > 1 or not name.startswith("judge ")]
+        for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS)):
+            names = [name for name in seen if name.removeprefix("judge ") not in left_out]
+            if left_out and len(names) == len(seen):
+                continue
+            told = f"{source or 'pictures'} ({len(examples)} phrases)"
+            found.append(fitted(examples, models[:count], names, searched=searched, source=told, categories=own))
+    return found
+
+
+def labeled(measured: Iterable[Measures], true_words: Collection[str]) -> Iterator[LabeledFigures]:
+    """What was measured of statements, and whether they are true; see `calibrate`."""
+    for one in measured:
+        true = is_true(one.statement.phrase, true_words)
+        yield from (LabeledFigures(own, one.statement.category, true) for own in one.of_pictures)
+
+
+def is_true(phrase: str, true_words: Collection[str]) -> bool:
+    """Whether all words of a phrase are among the true ones, in the singular or plural."""
+    known = {form for own in true_words for word in words_in(own.lower()) for form in _forms(word)}
+    return all(not known.isdisjoint(_forms(word)) for word in words_in(phrase.lower()))
+
+
+def _forms(word: str) -> set[str]:
+    """A word, and what it may be the plural of."""
+    found = {word}
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        found.add(word[:-1])
+        if word.endswith("es"):
+            found.add(word[:-2])
+        if word.endswith("ies"):
+            found.add(f"{word[:-3]}y")
+    return found
+
+
+def written(true_words: Collection[str], evidence: EvidenceSource, generator: random.Random) -> str:
+    """A text of some true phrases and half as many false ones of their categories, in any order."""
+    known = [phrase for phrase in dict.fromkeys(true_words) if statements(phrase, evidence.categories)]
+    true = generator.sample(sorted(known), min(WRITTEN, len(known)))
+    false = []
+    for phrase in true[::2]:
+        (first, *_) = statements(phrase, evidence.categories)
+        false.append(generator.choice(evidence.false_words.beside(first.category)))
+    phrases = [*true, *(word for word in false if not is_true(word, true_words))]
+    generator.shuffle(phrases)
+    return ", ".join(phrases)
