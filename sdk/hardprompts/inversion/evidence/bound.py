@@ -115,19 +115,21 @@ class EvidenceBound:
         return self._kept(longer, dropped, allowance) or kept
 
     def _kept(self, text: str, dropped: set[str], allowance: Allowance) -> tuple[str, list[Measures]] | None:
-        """The text without what is not likely enough, until all that is left is, and what was measured of it.
+        """The text without what is not likely enough, and what was measured of it.
 
-        Whatever else a phrase stands beside changes what it contributes, and so how likely it is.
+        The unlikeliest phrase goes first, and then the others are measured again: what a phrase contributes, and so how
+        likely it is, depends on what it stands beside.
         """
         while found := statements(text, self.source.categories):
             measured = self.witness.measures(text, found, allowance)
             if measured is None:
                 return None
-            false = [one.statement for one in measured if not self._holds(one)]
+            false = [one for one in measured if not self._holds(one)]
             if not false:
                 return text, measured
-            dropped.update(one.phrase.lower() for one in false)
-            text = self._readable(text, false, found)
+            worst = min(false, key=lambda one: self.source.probability(one) or 0.0).statement
+            dropped.add(worst.phrase.lower())
+            text = self._readable(text, [worst], found)
         return "", []
 
     def _holds(self, measured: Measures) -> bool:

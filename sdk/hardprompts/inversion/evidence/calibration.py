@@ -139,11 +139,16 @@ def load_calibrations(path: str | os.PathLike[str]) -> tuple[EvidenceCalibration
 
 @dataclasses.dataclass(frozen=True)
 class LabeledFigures:
-    """The figures of one statement with one picture, and whether it is true of it."""
+    """The figures of one statement with one picture, and whether it is true of it.
+
+    Attributes:
+        searched: see `EvidenceCalibration`.
+    """
 
     figures: Mapping[str, float]
     category: str
     true: bool
+    searched: bool = True
 
 
 def fitted(

@@ -57,57 +57,80 @@ def calibrate(
     """
     if len(images) != len(true_words):
         raise ValueError(f"there are {len(images)} images and {len(true_words)} lists of true words; give one for each")
-    models = [inverter.backend] if inverter.judge is None else [inverter.backend, inverter.judge]
-    evidence = EvidenceSource.of(models, (), categories)
-    found: dict[bool, list[LabeledFigures]] = {True: [], False: []}
+    evidence, found = source_of(inverter, categories), list[LabeledFigures]()
     pairs = list(zip(images, true_words, strict=True))
     for place, (image, words) in enumerate(
         tqdm(pairs, disable=None if progress else True, unit="picture", leave=False)
     ):
-        looks = evidence.looks(image, seed, Allowance())
-        scores_of = functools.partial(scores_of_texts, inverter.backend, mean=looks.whole[0][:, 0].mean(dim=0))
-        texts = [(inverter.invert(image, seed=seed, progress=False, **way).text, True) for way in ways]
-        texts.append((written(words, evidence, random.Random(f"{seed} {place}")), False))
-        for text, searched in texts:
-            witness = evidence.witness(looks, "{}", scores_of, searched)
-            found[searched] += labeled(evidence.measures(text, witness, Allowance()) or (), words)
-    names = [model.name for model in models]
-    return tuple(
-        one for searched in (True, False) for one in fits(found[searched], names, searched, source, categories)
-    )
+        found += examples(inverter, image, words, evidence, ways, seed + place)
+    return fits(found, evidence, source, categories)
+
+
+def source_of(inverter: PromptInverter, categories: Categories | None = None) -> EvidenceSource:
+    """What measures evidence for the models of an inverter, without a calibration."""
+    models = [inverter.backend] if inverter.judge is None else [inverter.backend, inverter.judge]
+    return EvidenceSource.of(models, (), categories)
+
+
+def examples(
+    inverter: PromptInverter,
+    image: ImageInput,
+    true_words: Collection[str],
+    evidence: EvidenceSource,
+    ways: Sequence[dict[str, Any]],
+    seed: int,
+) -> list[LabeledFigures]:
+    """What is measured of phrases that are found for a picture, and of phrases in a text that is made up for it."""
+    looks = evidence.looks(image, 0, Allowance())
+    scores_of = functools.partial(scores_of_texts, inverter.backend, mean=looks.whole[0][:, 0].mean(dim=0))
+    texts = [(inverter.invert(image, seed=seed, progress=False, **way).text, True) for way in ways]
+    texts.append((written(true_words, evidence, random.Random(seed)), False))
+    found: list[LabeledFigures] = []
+    for text, searched in texts:
+        witness = evidence.witness(looks, "{}", scores_of, searched)
+        found += labeled(evidence.measures(text, witness, Allowance()) or (), true_words)
+    return found
 
 
 def fits(
-    examples: Sequence[LabeledFigures],
-    models: Sequence[str],
-    searched: bool,
-    source: str,
-    categories: Categories | None = None,
-) -> list[EvidenceCalibration]:
-    """Calibrations for all that may have been measured: with and without a judge, exchanges and parts; most first."""
-    measured = list(examples[0].figures) if examples else []
-    lists = {} if categories is None else {
-        name: tuple(sorted(words - Categories.default().lists.get(name, frozenset())))
-        for name, words in categories.lists.items()
-    }  # fmt: skip
-    own = {name: words for name, words in lists.items() if words}
-    found = []
-    for count in range(len(models), 0, -1):
-        seen = [name for name in measured if count > 1 or not name.startswith("judge ")]
+    found: Sequence[LabeledFigures], evidence: EvidenceSource, source: str, categories: Categories | None = None
+) -> tuple[EvidenceCalibration, ...]:
+    """Calibrations for all that may have been measured: with and without exchanges and parts; those of most first.
+
+    Args:
+        source, categories: see `calibrate`.
+    """
+    default = Categories.default().lists
+    lists = {} if categories is None else categories.lists
+    own = {name: tuple(sorted(words - default.get(name, frozenset()))) for name, words in lists.items()}
+    models = [model.name for model in evidence.models]
+    fitted_to: list[EvidenceCalibration] = []
+    for searched in (True, False):
+        some = [one for one in found if one.searched == searched]
+        measured = list(some[0].figures) if some else []
         for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS)):
-            names = [name for name in seen if name.removeprefix("judge ") not in left_out]
-            if left_out and len(names) == len(seen):
+            names = [name for name in measured if name.removeprefix("judge ") not in left_out]
+            if left_out and len(names) == len(measured):
                 continue
-            told = f"{source or 'pictures'} ({len(examples)} phrases)"
-            found.append(fitted(examples, models[:count], names, searched=searched, source=told, categories=own))
-    return found
+            told = f"{len(some)} phrases of {source or 'pictures'}"
+            fitted_to.append(
+                fitted(
+                    some,
+                    models,
+                    names,
+                    searched=searched,
+                    source=told,
+                    categories={name: words for name, words in own.items() if words},
+                )
+            )
+    return tuple(fitted_to)
 
 
 def labeled(measured: Iterable[Measures], true_words: Collection[str]) -> Iterator[LabeledFigures]:
     """What was measured of statements, and whether they are true; see `calibrate`."""
     for one in measured:
         true = is_true(one.statement.phrase, true_words)
-        yield from (LabeledFigures(own, one.statement.category, true) for own in one.of_pictures)
+        yield from (LabeledFigures(own, one.statement.category, true, one.searched) for own in one.of_pictures)
 
 
 def is_true(phrase: str, true_words: Collection[str]) -> bool:
