@@ -29,7 +29,7 @@ def compared(prompt: SoftPrompt, vocabulary: Vocabulary, **fields: Any) -> Audit
     )
 
 
-VOID = {"meta", "br", "line", "circle", "rect", "polygon", "polyline"}
+VOID = {"meta", "img", "br", "line", "circle", "rect", "polygon", "polyline"}
 
 
 class Page(HTMLParser):

@@ -11,6 +11,7 @@ from .breeding import Individual, Lineage, evolve
 from .joining import concatenate, negative_prompt
 from .memory import estimate_memory
 from .pictures import Generate, ImageScore, likeness, picture_grid
+from .report import prompt_page
 from .reranking import RankedPrompt, Reranking, rerank
 from .weights import fit_weights, weighted_conditioning
 
@@ -34,6 +35,7 @@ __all__ = [
     "load_generator",
     "negative_prompt",
     "picture_grid",
+    "prompt_page",
     "rerank",
     "weighted_conditioning",
 ]

@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from hardprompts.cli import batch, classify, comfyui, distill, extensions, hub, inspect, invert, lists, screen, weight
+from hardprompts.cli import (
+    batch,
+    classify,
+    comfyui,
+    distill,
+    extensions,
+    hub,
+    inspect,
+    invert,
+    lists,
+    report,
+    screen,
+    weight,
+)
 
 app = typer.Typer(
     cls=extensions.Commands,
@@ -21,8 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    invert.invert, batch.invert_folder, batch.batch, invert.score, inspect.inspect, distill.distill, weight.weight,
-    hub.push, hub.pull, classify.tune, classify.classify, lists.models, lists.methods, lists.plugins,
+    invert.invert, batch.invert_folder, batch.batch, invert.score, report.report, inspect.inspect, distill.distill,
+    weight.weight, hub.push, hub.pull, classify.tune, classify.classify, lists.models, lists.methods, lists.plugins,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(comfyui.app, name="comfyui")

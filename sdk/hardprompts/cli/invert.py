@@ -26,6 +26,7 @@ from hardprompts.cli.options import (
     PriorWeight,
     PromptStyle,
     ProposerNames,
+    Report,
     Required,
     Restarts,
     Save,
@@ -44,6 +45,7 @@ from hardprompts.cli.options import (
     texts_of,
     torch_dtype,
 )
+from hardprompts.cli.report import check_report, write_report
 from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ _OF_THE_COMMAND = (
     "form",
     "as_json",
     "save",
+    "report",
 )
 
 
@@ -105,6 +108,7 @@ def invert(
     form: Form = None,
     as_json: AsJson = False,
     save: Save = None,
+    report: Report = None,
 ) -> None:
     """Find the prompt of an image, or one prompt for what several images share.
 
@@ -114,6 +118,8 @@ def invert(
     options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
         screen.check_save(save)
+        if report is not None:
+            check_report("--report", report, images)
         if vocabulary is not None:
             from hardprompts.wording import read_phrases
 
@@ -144,6 +150,8 @@ def invert(
             screen.show_prompt(prompt, form)
         if save is not None:
             screen.show_saved(prompt.save_pretrained(save))
+        if report is not None:
+            write_report(report, prompt, images)
     screen.end(prompt.stop_reason)
 
 

@@ -221,6 +221,12 @@ Form = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as JSON.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Also write one page with the picture and all that is known, such as prompt.html."
+    ),
+]
 Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DIR/prompt.json.")]
 
 

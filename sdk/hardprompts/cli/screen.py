@@ -14,9 +14,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 from hardprompts.cli.options import as_flags
@@ -196,10 +198,28 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         f"{prompt.method}, seed {prompt.seed}; {StopReason(prompt.stop_reason).sentence}",
         "dim",
     )
+    if prompt.evidence:
+        show_evidence(prompt)
     for kind, text in prompt.provenance.get("texts", {}).items():
         say(f"{kind} reads: {text}", "dim")
     if prompt.left_out:
         say(f"no room within the limits: {'; '.join(map(printable, prompt.left_out))}", "yellow")
+
+
+def show_evidence(prompt: "HardPrompt") -> None:
+    """What speaks for each phrase of a prompt as a table on stderr, with what its figures mean."""
+    from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
+
+    rows = evidence_rows(prompt)
+    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place in kept:
+        table.add_column(HEADINGS[place], justify="right" if 2 <= place <= 4 else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(row[place])) for place in kept))
+    err.print(table)
+    say(truth_note(prompt), "dim")
+    say(MEANING, "dim")
 
 
 def show_json(prompt: "HardPrompt") -> None:

@@ -3,6 +3,7 @@ from .decoders import IMAGE_SUFFIXES, kind_of
 from .files import FolderImages, caption_files, counted_files, images_in
 from .folders import FolderListing, has_junk, is_junk, list_folder
 from .loading import DECODING_ERRORS, ImageInput, image_weights, load_images, load_item, open_encoded
+from .showing import picture_with_regions
 from .views import augmented_views
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "load_images",
     "load_item",
     "open_encoded",
+    "picture_with_regions",
 ]

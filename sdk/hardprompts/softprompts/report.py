@@ -1,8 +1,4 @@
-"""The audit of a soft-prompt file as one web page that stands alone: no scripts, nothing loaded, to read and to print.
-
-All that comes from the file is data: the template escapes it, control characters and marks that turn the writing
-direction are shown as escapes, and the page's own policy forbids whatever might still slip through.
-"""
+"""The audit of a soft-prompt file as one web page that stands alone; all that comes from the file is data."""
 
 import functools
 from collections.abc import Sequence
@@ -10,8 +6,8 @@ from collections.abc import Sequence
 import jinja2
 import torch
 
-from hardprompts.errors import printable
 from hardprompts.hub.machine import without_machine
+from hardprompts.hub.page import page_environment
 from hardprompts.softprompts import plots
 from hardprompts.softprompts.audit import LONGEST_SHARE, Audit, FileFacts
 from hardprompts.softprompts.findings import encoder_widths, median_lengths
@@ -19,8 +15,8 @@ from hardprompts.softprompts.geometry import NEAR, GeometryReport
 from hardprompts.softprompts.prompt import SoftPrompt
 from hardprompts.softprompts.robustness import Spread
 
-#: Rows of a table, entries of metadata and soft prompts of a file that a page shows, and letters of one text.
-LIMITS = {"max_rows": 80, "max_metadata": 24, "max_prompts": 16, "max_text": 300}
+#: Rows of a table, entries of metadata and soft prompts of a file that a page shows.
+LIMITS = {"max_rows": 80, "max_metadata": 24, "max_prompts": 16}
 
 #: Tokens of a soft prompt that are compared with each other.
 MAX_COMPARED = 512
@@ -45,12 +41,7 @@ def render_refusal(file: FileFacts, reason: str) -> str:
 @functools.cache
 def environment() -> jinja2.Environment:
     """The templates of the page and its plots, which escape every value."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("hardprompts.softprompts", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
+    made = page_environment("hardprompts.softprompts")
     made.globals |= {**LIMITS, "near_angle": NEAR, "frame": plots}
     made.filters |= {
         "curve_plot": plots.CurvePlot.of,
@@ -59,18 +50,9 @@ def environment() -> jinja2.Environment:
         "lengths": _lengths,
         "median_lengths": median_lengths,
         "medians": _medians,
-        "place": "{:.1f}".format,
         "rank": lambda rank: "all" if rank >= LONGEST_SHARE else f"{rank:.0%}",
-        "share": "{:.0%}".format,
-        "shown": _shown,
     }
     return made
-
-
-def _shown(text: object, limit: int = LIMITS["max_text"]) -> str:
-    """A text that is data: without control characters or marks of direction, and not too long."""
-    written = printable(str(text))
-    return written if len(written) <= limit else f"{written[: limit - 1]}…"
 
 
 def _lengths(prompt: SoftPrompt) -> list[tuple[str, str]]:
