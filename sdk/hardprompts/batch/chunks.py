@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hardprompts.batch.output import Row, plain
+from hardprompts.batch.output import COLUMNS, Row, plain
 from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.devices import use_threads
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
@@ -193,6 +193,8 @@ def row_of(key: str, found: HardPrompt | HardPromptsError, image: object = None)
             name: getattr(found, name) for name in ("template", "model", "method", "seed", "stop_reason", "fluency")
         }
         about["model"] = model_label(found.model)
+        asked = "evidence" in found.provenance
+        about["evidence"] = [dataclasses.asdict(one) for one in found.evidence] if asked else None
         return {
             "key": key, "prompt": found.filled, "score": found.score, "token_ids": list(found.token_ids), **about,
             "error": None,
@@ -205,7 +207,4 @@ def row_of(key: str, found: HardPrompt | HardPromptsError, image: object = None)
 
 def failed_row(key: str, error: str) -> Row:
     """What is written about a record that has no prompt."""
-    nothing = dict.fromkeys(
-        ("prompt", "score", "token_ids", "template", "model", "method", "seed", "stop_reason", "fluency")
-    )
-    return {"key": key, **nothing, "error": error}
+    return {**dict.fromkeys(COLUMNS), "key": key, "error": error}

@@ -35,8 +35,12 @@ COLUMNS = (
     "seed",
     "stop_reason",
     "fluency",
+    "evidence",
     "error",
 )
+
+#: Columns that outputs of earlier releases lack: there they are empty.
+LATER = frozenset(("fluency", "evidence"))
 SETTINGS = "_settings.json"  # readers of folders of tables skip what begins with "_"
 FORMAT_VERSION = 1
 
@@ -105,7 +109,8 @@ class Parquet:
         self._schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in COLUMNS])
 
     def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
-        self._arrow.parquet.write_table(self._arrow.Table.from_pylist(list(rows), schema=self._schema), file)
+        written = [{**row, "evidence": _evidence_text(row)} for row in rows]
+        self._arrow.parquet.write_table(self._arrow.Table.from_pylist(written, schema=self._schema), file)
 
     def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
         try:
@@ -123,37 +128,59 @@ class Parquet:
                 tables = []
                 for part in parts[group : group + 256]:
                     with self._arrow.parquet.ParquetFile(part) as source:
-                        tables.append(source.read())
+                        tables.append(self._whole(source.read()))
                 writer.write_table(self._arrow.concat_tables(tables))
+
+    def _whole(self, table: Any) -> Any:
+        """A part with all columns: an earlier release wrote fewer."""
+        for name in sorted(LATER - set(table.column_names)):
+            kind = self._schema.field(name).type
+            table = table.append_column(name, self._arrow.nulls(len(table), kind))
+        return table.select(list(COLUMNS))
 
 
 class Csv:
-    """A table with a header row; `token_ids` are separated by spaces."""
+    """A table with a header row; `token_ids` are separated by spaces, and `evidence` is JSON."""
 
     suffix = ".csv"
 
     def write(self, file: IO[bytes], rows: Sequence[Row]) -> None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+        file.write(_csv_line({name: name for name in COLUMNS}))
         for row in rows:
             ids = row["token_ids"]
-            writer.writerow({**row, "token_ids": None if ids is None else " ".join(map(str, ids))})
-        file.write(text.getvalue().encode())
+            ids = None if ids is None else " ".join(map(str, ids))
+            file.write(_csv_line({**row, "token_ids": ids, "evidence": _evidence_text(row)}))
 
     def read(self, path: Path, columns: Sequence[str]) -> list[Row]:
         try:
             names, rows = csv_rows(path.read_bytes().decode())
-            if tuple(names) != COLUMNS:
+            if tuple(names) != tuple(name for name in COLUMNS if name in names or name not in LATER):
                 raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-            return [{name: row[name] or None for name in columns} for row in rows]
+            return [{name: row.get(name) or None for name in columns} for row in rows]
         except (ValueError, KeyError) as error:
             raise _damaged(path, error) from error
 
     def join(self, file: IO[bytes], parts: Sequence[Path]) -> None:
-        file.write(f"{','.join(COLUMNS)}\n".encode())
+        header = _csv_line({name: name for name in COLUMNS})
+        file.write(header)
         for part in parts:
-            file.write(part.read_bytes().partition(b"\n")[2])
+            written = part.read_bytes()
+            if written.startswith(header):
+                file.write(written.removeprefix(header))
+            else:  # an earlier release wrote fewer columns
+                file.writelines(map(_csv_line, self.read(part, COLUMNS)))
+
+
+def _csv_line(cells: Mapping[str, Any]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()
+
+
+def _evidence_text(row: Row) -> str | None:
+    """The evidence of a row as JSON, where a table has texts in its cells."""
+    found = row["evidence"]
+    return found if found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
 class Captions(JsonLines):

@@ -134,7 +134,8 @@ def invert_many(
         output: "prompts.jsonl", "prompts.csv" or "prompts.parquet", whose parts are kept in a folder beside it,
             "prompts.jsonl.parts"; or a folder for the parts alone, or for captions, see `format`. Rows have key,
             prompt, score, token_ids, template, model, method, seed, stop_reason, fluency, which is null without a
-            `fluency_model`, and error, which is null where there is a prompt. Nothing has paths of this machine in it:
+            `fluency_model`, evidence, which is null unless it was asked for (a list of the fields of `WordEvidence`; in
+            tables as JSON), and error, which is null where there is a prompt. Nothing has paths of this machine in it:
             a model in a folder is "open_clip:…/x", and a key that is an absolute path is "…/cat.png #1f2e3d4c"; a
             warning, and the report, say so.
         model, method, judge, prior, captioner, proposers, fluency_model, device, dtype: see `PromptInverter`. The model

@@ -169,6 +169,17 @@ FluencyModel = Annotated[
         metavar="SCHEME:NAME", help="A causal language model that has no say, and tells how fluent the prompt is."
     ),
 ]
+Evidence = Annotated[
+    bool | None,
+    typer.Option("--evidence", help="Also say of each word what is lost without it, how likely it is true, and where."),
+]
+MinEvidence = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Drop words that are less likely true of the image than this, as 0.8, and look for others instead.",
+    ),
+]
 Bank = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),

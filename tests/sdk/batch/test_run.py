@@ -1,5 +1,6 @@
 """hardprompts.batch in one process: interruptions at every moment, bad records, progress and estimates."""
 
+import csv
 import itertools
 import json
 import sys
@@ -15,8 +16,10 @@ from PIL import Image
 from hardprompts import PromptInverter
 from hardprompts.batch import BatchProgress, BatchReport, Record, estimate, invert_many
 from hardprompts.batch.chunks import Plan, prompts_of_each
-from hardprompts.errors import HardPromptsError, ImageError, NonFiniteError, VocabularyError
+from hardprompts.batch.output import LATER
+from hardprompts.errors import FileFormatError, HardPromptsError, ImageError, NonFiniteError, VocabularyError
 from hardprompts.testing import ToyEncoder, toy_backend
+from hardprompts.wording import WordEvidence
 
 #: What makes a search of the toy model take a moment only.
 QUICK: dict[str, Any] = {"num_tokens": 3, "max_steps": 2, "restarts": 2, "views": 1, "batch_size": 2}
@@ -286,6 +289,63 @@ def test_an_estimate_needs_something_to_measure(tmp_path: Path) -> None:
         estimate(tmp_path, toy_backend, price_per_hour=-1)
     with pytest.raises(ValueError, match="sample"):
         estimate(tmp_path, toy_backend, sample=0)
+
+
+def test_evidence_is_a_column(folder: Path, tmp_path: Path) -> None:
+    table = pytest.importorskip("pyarrow.parquet")
+    for name in ("told.jsonl", "told.csv", "told.parquet"):
+        run(folder, tmp_path / name, evidence=True)
+    told = [row for row in rows(tmp_path / "told.jsonl") if row["error"] is None]
+    assert told and all(row["evidence"] for row in told)
+    for row in told:
+        assert all(WordEvidence.from_dict(one).phrase in row["prompt"] for one in row["evidence"])
+    with open(tmp_path / "told.csv", encoding="utf-8", newline="") as file:
+        of_csv = [json.loads(row["evidence"]) for row in csv.DictReader(file) if row["evidence"]]
+    of_parquet = [row["evidence"] for row in table.read_table(tmp_path / "told.parquet").to_pylist()]
+    assert of_csv == [json.loads(one) for one in of_parquet if one is not None] == [row["evidence"] for row in told]
+    run(folder, tmp_path / "silent.jsonl")
+    assert all(row["evidence"] is None for row in rows(tmp_path / "silent.jsonl"))
+    with pytest.raises(ValueError, match="min_evidence must be a probability"):
+        run(folder, tmp_path / "wrong.jsonl", min_evidence=80)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_output_of_an_earlier_release_is_resumed(folder: Path, tmp_path: Path, suffix: str) -> None:
+    """Its parts have neither fluency nor evidence; the whole has both, which are empty."""
+    run(folder, tmp_path / f"whole.{suffix}")
+    begun = tmp_path / f"begun.{suffix}"
+    run(folder, begun, callback=stopping("cancel", 2))
+    for part in (tmp_path / f"begun.{suffix}.parts").glob("part-*"):
+        without_later_columns(part)
+    assert run(folder, begun).skipped == 4
+    if suffix == "parquet":
+        table = pytest.importorskip("pyarrow.parquet")
+        assert table.read_table(begun).equals(table.read_table(tmp_path / "whole.parquet"))
+    elif suffix == "csv":
+        assert begun.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    else:
+        assert [{**dict.fromkeys(LATER), **row} for row in rows(begun)] == rows(tmp_path / "whole.jsonl")
+    damaged = next((tmp_path / f"begun.{suffix}.parts").glob("part-*"))
+    damaged.write_bytes(damaged.read_bytes().replace(b"score", b"scare"))
+    if suffix == "csv":
+        with pytest.raises(FileFormatError, match="its columns are not"):
+            run(folder, begun)
+
+
+def without_later_columns(part: Path) -> None:
+    """Makes a part as it was before there was fluency or evidence."""
+    if part.suffix == ".parquet":
+        table = pytest.importorskip("pyarrow.parquet")
+        table.write_table(table.read_table(part).drop_columns(list(LATER)), part)
+    elif part.suffix == ".csv":
+        with open(part, encoding="utf-8", newline="") as file:
+            (names, *found) = list(csv.reader(file))
+        kept = [place for place, name in enumerate(names) if name not in LATER]
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([row[place] for place in kept] for row in (names, *found))
+    else:
+        lines = [{name: value for name, value in row.items() if name not in LATER} for row in rows(part)]
+        part.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines), encoding="utf-8")
 
 
 def test_fluency_is_a_column(folder: Path, tmp_path: Path) -> None:

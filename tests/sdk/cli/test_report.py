@@ -56,3 +56,15 @@ def test_evidence_is_a_table_beside_the_prompt(capsys: pytest.CaptureFixture[str
     assert "not calibrated for toy" in " ".join(shown.err.split()) and "true of the picture " not in shown.err
     screen.show_prompt(dataclasses.replace(prompt, evidence=()))
     assert "lost" not in capsys.readouterr().err
+
+
+def test_evidence_is_asked_for_by_a_flag_and_bounded_by_a_number(pictures: Path, tmp_path: Path) -> None:
+    plain = Run("invert", pictures / "a.png", *QUICK)
+    run = Run("invert", pictures / "a.png", *QUICK, "--evidence", "--report", tmp_path / "page.html")
+    assert run.code == 0 and run.out == plain.out
+    assert "lost without it" in run.err and "not calibrated for toy" in " ".join(run.err.split())
+    assert "What speaks for each word" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "lost without it" not in plain.err
+    Run("invert", pictures / "a.png", *QUICK, "--min-evidence", "80").fails("--min-evidence must be a probability")
+    run = Run("batch", pictures, "--output", tmp_path / "x.jsonl", *QUICK, "--evidence")
+    assert '"contribution"' in (tmp_path / "x.jsonl").read_text(encoding="utf-8")
