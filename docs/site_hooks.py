@@ -31,7 +31,7 @@ PACKAGES = {
     "hardprompts.classification": "Labeled texts become prompts.",
     "hardprompts.diffusion": "What a denoiser itself says of a prompt.",
     "hardprompts.softprompts": "Embedding files: read, written, looked into.",
-    "hardprompts.applications": "Prompts joined, bred, weighted and ranked by their pictures.",
+    "hardprompts.applications": "Prompts joined, bred, weighted, and found or ranked by their pictures.",
     "hardprompts.batch": "Many images.",
     "hardprompts.search": "The only loop, and what a method is.",
     "hardprompts.images": "Images of any kind, as models take them.",

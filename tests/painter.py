@@ -1,10 +1,11 @@
 """A painter whose pictures hold the words of their prompt."""
 
+import random
 from collections.abc import Sequence
 
 from PIL import Image
 
-from hardprompts.testing import ToyEncoder, toy_backend
+from hardprompts.testing import WORDS, ToyEncoder, toy_backend
 
 BACKEND = toy_backend()
 
@@ -26,3 +27,14 @@ class Painter:
     @property
     def drawn(self) -> list[tuple[str, int]]:
         return [pair for texts, seeds in self.calls for pair in zip(texts, seeds, strict=True)]
+
+
+class NoisyPainter(Painter):
+    """Draws the words, and one more that the seed decides: pictures of one prompt differ by their seeds."""
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Image.Image]:
+        super().__call__(prompts, seeds)
+        return [
+            TOWER.picture(f"{text} {random.Random(seed).choice(WORDS[1:])}")
+            for text, seed in zip(prompts, seeds, strict=True)
+        ]

@@ -16,6 +16,7 @@ from PIL import Image
 from programs import program
 
 from hardprompts import PromptInverter, load_backend
+from hardprompts.applications import load_generator
 from hardprompts.inversion import load_captioner
 from hardprompts.plugins import register, unregister
 from hardprompts.testing import check_backend, check_captioner, toy_backend
@@ -97,6 +98,17 @@ def test_the_captioner_of_the_docs_is_where_a_search_begins() -> None:
         assert any(candidate.text.startswith("a wide") for candidate in found.candidates)
     finally:
         unregister("shape")
+
+
+def test_the_generator_of_the_docs_draws() -> None:
+    scope: dict[str, object] = {}
+    exec(compile(block("python", "def generators"), "plugins.md", "exec"), scope)
+    register(types.SimpleNamespace(generators=scope["generators"]), "plain")
+    try:
+        drawn = load_generator("plain:red")(["a", "b"], [0, 1])
+        assert [picture.getpixel((0, 0)) for picture in drawn if picture] == [(255, 0, 0)] * 2
+    finally:
+        unregister("plain")
 
 
 def test_the_plugin_is_as_short_as_we_say() -> None:

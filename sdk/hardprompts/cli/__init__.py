@@ -12,6 +12,7 @@ import typer
 
 from hardprompts.cli import (
     batch,
+    black_box,
     classify,
     comfyui,
     distill,
@@ -34,8 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    invert.invert, batch.invert_folder, batch.batch, invert.score, report.report, inspect.inspect, distill.distill,
-    weight.weight, hub.push, hub.pull, classify.tune, classify.classify, lists.models, lists.methods, lists.plugins,
+    invert.invert, batch.invert_folder, batch.batch, black_box.invert_by_pictures, invert.score, report.report,
+    inspect.inspect, distill.distill, weight.weight, hub.push, hub.pull, classify.tune, classify.classify, lists.models,
+    lists.methods, lists.plugins,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(comfyui.app, name="comfyui")

@@ -11,12 +11,15 @@ COLUMN = 23
 
 
 def models() -> None:
-    """List the models that --model and --captioner accept."""
+    """List the models that --model and --captioner accept, and the generators of invert-by-pictures."""
     with clear_errors():
+        from hardprompts.applications import generators
         from hardprompts.encoders import backends
         from hardprompts.inversion.captioning import captioners
 
-        openers: list[tuple[str, Mapping[str, object]]] = [("--model", backends()), ("--captioner", captioners())]
+        openers: list[tuple[str, Mapping[str, object]]] = [
+            ("--model", backends()), ("--captioner", captioners()), ("--generator", generators()),
+        ]  # fmt: skip
         for flag, known in openers:
             for scheme, opener in sorted(known.items()):
                 say(f"{scheme:<{COLUMN}}{_first_line(opener)}", console=out)

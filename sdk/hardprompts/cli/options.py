@@ -186,6 +186,50 @@ Bank = Annotated[
 ]
 PriorWeight = Annotated[float | None, typer.Option(help="Weight of --prior relative to the similarity (default: 0.1).")]
 
+# --- pictures of a generator ------------------------------------------------------------------
+
+GeneratorName = Annotated[
+    str,
+    typer.Option(
+        "--generator",
+        "-g",
+        metavar="SCHEME:NAME",
+        help="What draws: emoji:emoji-sd, diffusers:FOLDER, or python:MODULE:FUNCTION for your own function of prompts "
+        "and seeds, which may ask a service.",
+    ),
+]
+GeneratorSteps = Annotated[int | None, typer.Option(help="Steps of the generator's denoiser (default: its own).")]
+GuidanceScale = Annotated[float | None, typer.Option(help="Guidance scale of the generator (default: its own).")]
+Budget = Annotated[int | None, typer.Option(help="Pictures that the generator is asked for at most (default: 100).")]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="SCHEME:NAME",
+        help="The model that compares pictures with the image (default: --model). With --judge alone no model is "
+        "searched through to begin with.",
+    ),
+]
+StartTexts = Annotated[
+    list[str] | None, typer.Option("--start", metavar="TEXT", help="A text to begin with; repeat the option for more.")
+]
+Rewriter = Annotated[
+    str | None,
+    typer.Option("--language-model", metavar="SCHEME:NAME", help="A masked or causal model that rewrites prompts."),
+]
+ReportAt = Annotated[
+    list[int] | None,
+    typer.Option(
+        metavar="PICTURES",
+        help="Also report the best prompt after so many pictures, for a few more of the budget; repeat for more.",
+    ),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Keep what came of each picture here, and go on from it when run again."),
+]
+Patience = Annotated[int | None, typer.Option(help="End after so many pictures without a better prompt.")]
+
 EmbeddingName = Annotated[str, typer.Option("--name", help="Which one, if the file has several soft prompts.")]
 Rename = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from painter import BACKEND, TOWER, Painter
+from painter import BACKEND, TOWER, NoisyPainter, Painter
 from PIL import Image
 
 from hardprompts import FileFormatError, HardPrompt, PromptInverter, SearchError, VocabularyError
@@ -39,18 +39,6 @@ BANK = (
     PhraseTable.create("things", ("house", "boat", "dog", "cat", "tree", "river")),
 )
 TARGET = TOWER.picture("red house old river")
-NUMBERS = {word: number for number, word in enumerate(WORDS)}
-
-
-class NoisyPainter(Painter):
-    """Draws the words, and one more that the seed decides: pictures of one prompt differ by their seeds."""
-
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> Sequence[Image.Image]:
-        super().__call__(prompts, seeds)
-        return [
-            TOWER.picture(f"{text} {random.Random(seed).choice(WORDS[1:])}")
-            for text, seed in zip(prompts, seeds, strict=True)
-        ]
 
 
 def found(paint: object = None, **options: object) -> PictureInversion:

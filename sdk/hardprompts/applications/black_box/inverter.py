@@ -58,8 +58,8 @@ def invert_by_pictures(
 
     Nothing is asked of the generator but pictures, so it may be a pipeline, a service on the web or a program. The
     search changes the best prompts so far by one of several mutations, which a bandit chooses; draws what is new with
-    the first seed; draws the better half of it, if it is also ahead of the prompts that are changed, with the next
-    seed, and so on; and in the end draws its choice with fresh seeds, by which nothing was chosen.
+    the first seed; draws the best quarter of it, if it is also ahead of a prompt that is changed, with the next seed,
+    and so on; and in the end draws its choice with fresh seeds, by which nothing was chosen.
 
     Why it has a loop of its own beside `run_search`: there the score of a prompt is one number that stays, here it is
     measured more closely the more a prompt promises; there prompts are tokens of a model, here no model need read them;

@@ -75,7 +75,7 @@ class PictureOptions:
     fresh_seeds: Sequence[int] = (1000, 1001, 1002, 1003)
     report_at: Sequence[int] = ()
     population: int = 8
-    survivors: int = 4
+    survivors: int = 3
     exploration: float = 0.5
     max_words: int = 16
     banned: Sequence[str] = ()

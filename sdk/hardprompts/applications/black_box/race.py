@@ -1,4 +1,4 @@
-"""The race of prompts for a budget of pictures: mutate, draw with one seed, draw the better half with the next."""
+"""The race of prompts for a budget of pictures: mutate, draw with one seed, draw the best quarter with the next."""
 
 import dataclasses
 import math
@@ -21,6 +21,9 @@ from hardprompts.wording import Bans
 
 #: Mutations that are tried for one that gives a new prompt, before a round is left smaller.
 ATTEMPTS = 30
+
+#: Of so many prompts one goes on to the next seed: successive halving, but not by halves, since most are no good.
+ETA = 4
 
 #: What the prompts that a search begins with were made by.
 START = "start"
@@ -144,7 +147,7 @@ class Race:
     # --- a round --------------------------------------------------------------------------
 
     def _round(self, group: Sequence[Runner]) -> None:
-        """Draws prompts with the first seed, the better half with the next, and so on; the last may be changed.
+        """Draws prompts with the first seed, the best quarter with the next, and so on; the last may be changed.
 
         Only those go on that are ahead of the last of those that are changed, by the same seeds, or for whom there is
         a place among them.
@@ -168,7 +171,7 @@ class Race:
             return list(running)
         free = self.options.survivors - len(self.pool)
         bar = min(own.mean(number) for own in self.pool) if free <= 0 else -math.inf
-        best = sorted(running, key=lambda own: -own.mean(number))[: max(free, -(-len(running) // 2))]
+        best = sorted(running, key=lambda own: -own.mean(number))[: max(free, -(-len(running) // ETA))]
         return [own for own in best if own.mean(number) > bar]
 
     def _reward(self, running: Sequence[Runner]) -> None:

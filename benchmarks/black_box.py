@@ -1,0 +1,358 @@
+"""Pictures that a search needs with a generator whose words are not those of the model that compares pictures.
+
+    python benchmarks/black_box.py                       # all of docs/black_box.md
+    python benchmarks/black_box.py --tuning              # other targets: settings were chosen on these
+
+emoji-sd draws behind a dictionary that nobody sees: of a share of the words of its world, four related ones at a time
+have changed places, so that "fox" draws what "wolf" should. emoji-clip knows nothing of it. Its image tower scores the
+pictures of every search, and emoji-clip-reference those that are reported, on seeds that nothing was chosen by.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import random
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from common import DOCS, Cells, interval, number, percent, save, write_section
+from PIL import Image
+
+from hardprompts import Backend, PromptInverter, load_backend
+from hardprompts.applications import evolve, invert_by_pictures, likeness, load_generator
+from hardprompts.evaluation import markdown_table
+from hardprompts.methods.banks import PhraseTable
+from hardprompts_emoji import scenes
+
+#: Scenes that no other benchmark draws; those that settings were chosen on are others again.
+FIRST_SEED, TUNING_SEED = scenes.HELD_OUT_SEED + 6_000_000, scenes.HELD_OUT_SEED + 7_000_000
+
+#: Of the dictionary.
+SHARE, GROUP = 0.5, 4
+
+#: Numbers of pictures at which is looked.
+POINTS = (1, 10, 30, 100, 300)
+
+FRESH = tuple(range(9000, 9004))
+
+STEPS, BATCH = 4, 8
+
+#: A timeline: the best prompt from so many pictures on.
+Timeline = list[tuple[int, str]]
+
+
+def related_groups(words: Sequence[str], judge: Backend) -> list[list[str]]:
+    """Words, four related ones together, by a model that no search knows."""
+    features, left, groups = judge.encode_texts(words), list(range(len(words))), []
+    while len(left) >= GROUP:
+        first = left[0]
+        near = (features[left] @ features[first]).topk(GROUP).indices.tolist()
+        group = [left[place] for place in near]
+        groups.append([words[place] for place in group])
+        left = [place for place in left if place not in group]
+    return groups
+
+
+def dictionary(judge: Backend, share: float = SHARE) -> dict[str, str]:
+    """What the generator reads for each word that is not as it should be."""
+    kinds = [
+        [word for words in scenes.BACKGROUNDS.values() for word in words],
+        [word for words in scenes.STYLES.values() for word in words],
+        sorted({word for name in scenes.COMMON_OBJECTS for word in name.split()}),
+    ]
+    found: dict[str, str] = {}
+    draws = random.Random(0)
+    for words in kinds:
+        groups = related_groups(words, judge)
+        for group in draws.sample(groups, round(share * len(groups))):
+            found |= dict(zip(group, [*group[1:], group[0]], strict=True))
+    return found
+
+
+class Renamed:
+    """The generator behind its dictionary; pictures of one target are kept."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        self.words, self.asked = words, 0
+        self.generate = load_generator("emoji:emoji-sd", steps=STEPS, dtype=torch.bfloat16)
+        self.kept: dict[tuple[str, int], Image.Image] = {}
+
+    def read(self, prompt: str) -> str:
+        """What the generator reads."""
+        return re.sub(r"[a-z]+", lambda found: self.words.get(found[0], found[0]), prompt.lower())
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        self.asked += len(prompts)
+        return self.draw([self.read(prompt) for prompt in prompts], seeds)
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """Pictures of prompts as they are."""
+        pairs = list(zip(prompts, seeds, strict=True))
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self.kept]
+        for start in range(0, len(new), BATCH):
+            part = new[start : start + BATCH]
+            drawn = self.generate([text for text, _ in part], [seed for _, seed in part])
+            self.kept |= dict(zip(part, drawn, strict=True))
+        return [self.kept[pair] for pair in pairs]
+
+
+class World:
+    """Models, words and targets."""
+
+    def __init__(self, first_seed: int) -> None:
+        self.clip, self.judge = load_backend("emoji"), load_backend("emoji:emoji-clip-reference")
+        self.draw = Renamed(dictionary(self.judge))
+        self.first_seed = first_seed
+        self.bank = (
+            PhraseTable.create("styles", [word for words in scenes.STYLES.values() for word in words]),
+            PhraseTable.create("things", sorted(scenes.COMMON_OBJECTS)),
+            PhraseTable.create("colors", [word for words in scenes.BACKGROUNDS.values() for word in words]),
+        )
+        self.inverter = PromptInverter(self.clip)
+
+    def scene(self, target: int) -> scenes.Scene:
+        """The scene of a target, with one and with two objects in turn."""
+        return scenes.sample_drawable_scene(self.first_seed + target, 1 + target % 2)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - one world lives as long as the program
+    def image(self, target: int) -> Image.Image:
+        """The picture of a target; pictures of the target before are forgotten."""
+        self.draw.kept.clear()
+        return scenes.render(self.scene(target), seed=target)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019
+    def candidates(self, target: int, seed: int) -> tuple[str, ...]:
+        """What the search of emoji-clip finds, best first."""
+        found = self.inverter.invert(self.image(target), seed=seed, progress=False, max_evaluations=2000)
+        return tuple(dict.fromkeys([found.text, *(candidate.text for candidate in found.candidates)]))
+
+    def phrases(self, seed: int) -> list[str]:
+        """What a search without CLIP begins with: phrases by chance."""
+        draws = random.Random(seed)
+        return [" ".join(draws.choice(table.phrases) for table in self.bank) for _ in range(8)]
+
+    def fresh(self, target: int, text: str, renamed: bool = True) -> float:
+        """The similarity of a prompt's pictures, on fresh seeds, by the judge that no search sees."""
+        prompt = self.draw.read(text) if renamed else text
+        pictures = self.draw.draw([prompt] * len(FRESH), FRESH)
+        return math.fsum(likeness(self.image(target), self.judge)(pictures)) / len(FRESH)
+
+
+# --- searches -----------------------------------------------------------------------------
+
+
+def by_pictures(
+    world: World, target: int, budget: int, seed: int, starts: Sequence[str], clip: bool, **own: Any
+) -> Timeline:
+    """`invert_by_pictures`, all of its pictures for the search."""
+    inverter = FixedStarts(world.clip, world.candidates(target, seed)) if clip else None
+    found = invert_by_pictures(
+        world.image(target), world.draw, world.clip, budget, starts=starts, inverter=inverter, bank=world.bank,
+        seed=seed, progress=False, fresh_seeds=(), report_at=POINTS, **own,
+    )  # fmt: skip
+    return [(point.pictures, point.text) for point in found.points]
+
+
+class FixedStarts(PromptInverter):
+    """An inverter whose search was done before."""
+
+    def __init__(self, backend: Backend, texts: Sequence[str]) -> None:
+        super().__init__(backend)
+        self.texts = texts
+
+    def invert(self, *_: Any, **__: Any) -> Any:
+        """A prompt with the candidates that were found before."""
+        from hardprompts import Candidate, HardPrompt
+
+        return HardPrompt(self.texts[0], (), 0.0, candidates=tuple(Candidate(text, (), 0.0) for text in self.texts))
+
+
+def random_mutation(world: World, target: int, budget: int, seed: int, starts: Sequence[str]) -> Timeline:
+    """One word of the best prompt is exchanged, added or dropped by chance, and kept if its picture is better."""
+    draws, score = random.Random(seed), likeness(world.image(target), world.clip)
+    words = [word for table in world.bank for word in table.phrases]
+    timeline: Timeline = []
+    best, asked, texts = -math.inf, 0, list(starts)[:BATCH]
+    while asked < budget:
+        texts = texts[: budget - asked]
+        for text, found in zip(texts, score(world.draw(texts, [0] * len(texts))), strict=True):
+            asked += 1
+            if found > best:
+                best = found
+                timeline.append((asked, text))
+        texts = [changed(timeline[-1][1], words, draws) for _ in range(BATCH)]
+    return timeline
+
+
+def changed(text: str, words: Sequence[str], draws: random.Random) -> str:
+    """A text with one word exchanged, added or dropped."""
+    own, kind = text.split(), draws.choice(("exchange", "add", "drop"))
+    place = draws.randrange(len(own))
+    if kind == "drop" and len(own) > 1:
+        return " ".join(own[:place] + own[place + 1 :])
+    return " ".join([*own[:place], draws.choice(words), *own[place + (kind == "exchange") :]])
+
+
+def evolution(
+    world: World, target: int, budget: int, seed: int, starts: Sequence[str], seeds: Sequence[int]
+) -> Timeline:
+    """`evolve`: tokens of the best prompts are crossed, and drift to their neighbors."""
+    parents = list(starts)[: min(8, max(1, budget // len(seeds)))]
+    generations = max(0, (budget // len(seeds) - len(parents)) // 8)
+    lineage = evolve(
+        parents, world.draw, world.clip, likeness(world.image(target), world.clip), generations=generations,
+        population=8, survivors=4, seeds=seeds, seed=seed,
+    )  # fmt: skip
+    timeline: Timeline = []
+    best = -math.inf
+    for count, own in enumerate(lineage.individuals, 1):
+        if own.score > best:
+            best = own.score
+            timeline.append((count * len(seeds), own.text))
+    return timeline
+
+
+Run = Callable[[World, int, int, int], Timeline]
+
+
+def methods() -> dict[str, Run]:
+    """The rows of the table."""
+
+    def clip(world: World, target: int, seed: int) -> tuple[str, ...]:
+        return world.candidates(target, seed)
+
+    language = {"language_model": "emoji:emoji-mlm"}
+    return {
+        "CLIP's prompt": lambda w, t, b, s: [(1, clip(w, t, s)[0])],
+        "CLIP + random mutation": lambda w, t, b, s: random_mutation(w, t, b, s, clip(w, t, s)),
+        "CLIP + token evolution": lambda w, t, b, s: evolution(w, t, b, s, clip(w, t, s), (0,)),
+        "CLIP + invert_by_pictures": lambda w, t, b, s: by_pictures(w, t, b, s, (), True, **language),
+        "phrases + random mutation": lambda w, t, b, s: random_mutation(w, t, b, s, w.phrases(s)),
+        "phrases + token evolution": lambda w, t, b, s: evolution(w, t, b, s, w.phrases(s), (0,)),
+        "phrases + invert_by_pictures": lambda w, t, b, s: by_pictures(w, t, b, s, w.phrases(s), False, **language),
+    }
+
+
+def tuned() -> dict[str, Run]:
+    """Settings that were tried on the other targets."""
+    language = {"language_model": "emoji:emoji-mlm"}
+
+    def ours(**own: Any) -> Run:
+        return lambda w, t, b, s: by_pictures(w, t, b, s, (), True, **{**language, **own})
+
+    def free(**own: Any) -> Run:
+        return lambda w, t, b, s: by_pictures(w, t, b, s, w.phrases(s), False, **{**language, **own})
+
+    grids: dict[str, dict[str, Any]] = {
+        "1 seed": {"seeds": (0,)}, "2 seeds": {}, "3 seeds": {"seeds": (0, 1, 2)},
+        "population 4": {"population": 4}, "survivors 2": {"survivors": 2}, "exploration 2": {"exploration": 2.0},
+        "exploration 0.1": {"exploration": 0.1},
+    }  # fmt: skip
+    return {
+        **{f"CLIP + {name}": ours(**own) for name, own in grids.items()},
+        **{f"phrases + {name}": free(**own) for name, own in grids.items()},
+        "CLIP + token evolution, 2 seeds": lambda w, t, b, s: evolution(w, t, b, s, w.candidates(t, s), (0, 1)),
+        **methods(),
+    }
+
+
+# --- measuring ----------------------------------------------------------------------------
+
+
+def measured(world: World, run: Run, target: int, budget: int, seed: int) -> dict[str, Any]:
+    """What a search had at each number of pictures, on fresh seeds, and what stands beside it."""
+    world.image(target)
+    timeline = run(world, target, budget, seed)
+    best = {point: [text for asked, text in timeline if asked <= point] for point in POINTS if point <= budget}
+    own = world.candidates(target, seed)[0]
+    back = {drawn: word for word, drawn in world.draw.words.items()}
+    caption = re.sub(r"[a-z]+", lambda found: back.get(found[0], found[0]), scenes.caption(world.scene(target)))
+    return {
+        "points": {str(point): world.fresh(target, texts[-1]) if texts else None for point, texts in best.items()},
+        "text": timeline[-1][1],
+        "clip": world.fresh(target, own),
+        "clip_on_own_words": world.fresh(target, own, renamed=False),
+        "caption": world.fresh(target, caption),
+    }
+
+
+def rows_of(cells: Sequence[Mapping[str, Any]], budget: int) -> dict[str, Any]:
+    """The figures of one method: means, gains over CLIP's prompt, and shares that reach either level."""
+    points = [point for point in POINTS if point <= budget]
+    found: dict[str, Any] = {"runs": len(cells)}
+    for level in ("clip", "clip_on_own_words"):
+        firsts = [next((p for p in points if (c["points"][str(p)] or -1) >= c[level] - 1e-6), math.inf) for c in cells]
+        median = statistics.median(firsts)
+        found[f"pictures_to_{level}"] = None if math.isinf(median) else median
+        found[f"reach_{level}"] = {
+            str(p): interval((c["points"][str(p)] or -1) >= c[level] - 1e-6 for c in cells) for p in points
+        }
+    for point in points:
+        scores = [(c["points"][str(point)], c) for c in cells if c["points"][str(point)] is not None]
+        found[f"at_{point}"] = interval(score for score, _ in scores)
+        found[f"gain_{point}"] = interval(score - c["clip"] for score, c in scores)
+    return found
+
+
+def table(figures: Mapping[str, Mapping[str, Any]], budget: int) -> str:
+    """Similarities on fresh seeds, and how many targets reach what CLIP's prompt reaches."""
+    points = [point for point in POINTS if point <= budget]
+    head = ["search", *(f"at {point}" for point in points), f"gain at {points[-1]}"]
+    similar = [head] + [
+        [name, *(number(row[f"at_{point}"]) for point in points), number(row[f"gain_{points[-1]}"])]
+        for name, row in figures.items()
+    ]
+    parts = [markdown_table(similar)]
+    levels = {
+        "clip": "what CLIP's prompt reaches here",
+        "clip_on_own_words": "what it reaches on a generator without the dictionary",
+    }
+    for level, words in levels.items():
+        shares = [["search", "pictures, median", *(f"within {point}" for point in points)]]
+        for name, row in figures.items():
+            median = row[f"pictures_to_{level}"]
+            shown = f"more than {budget}" if median is None else f"at most {median:g}"
+            shares.append([name, shown, *(percent(row[f"reach_{level}"][str(point)]) for point in points)])
+        parts.append(f"Share of targets that reach {words}:\n\n{markdown_table(shares)}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    """Runs what is not there yet, and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--budget", type=int, default=100)
+    parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")
+    parser.add_argument("--only", nargs="*", help="rows by name")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    world = World(TUNING_SEED if options.tuning else FIRST_SEED)
+    rows = tuned() if options.tuning else methods()
+    chosen = {name: run for name, run in rows.items() if options.only is None or name in options.only}
+    name = "black_box_tuning" if options.tuning else "black_box"
+    cells = Cells(name, describe=lambda figures: f"{figures['points']} clip {figures['clip']:.3f}")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+    for seed, target in itertools.product(range(options.seeds), range(options.targets)):
+        for row, run in chosen.items():
+            cell = {"method": row, "target": target, "seed": seed, "budget": options.budget}
+            found[row].append(cells.get(cell, functools.partial(measured, world, run, target, options.budget, seed)))
+    figures = {row: rows_of(own, options.budget) for row, own in found.items()}
+    levels = {
+        level: interval(cell[level] for cell in next(iter(found.values())))
+        for level in ("clip", "clip_on_own_words", "caption")
+    }
+    print(levels)
+    print(table(figures, options.budget))
+    if not options.tuning and options.only is None:
+        values = {"targets": options.targets, "seeds": options.seeds, "budget": options.budget, "levels": levels}
+        print(save(name, {**values, "words": len(world.draw.words), "figures": figures}))
+        write_section(DOCS / "black_box.md", "black box", table(figures, options.budget))
+
+
+if __name__ == "__main__":
+    main()
