@@ -1,11 +1,14 @@
 """Pictures that a search needs with a generator whose words are not those of the model that compares pictures.
 
-    python benchmarks/black_box.py                       # all of docs/black_box.md
-    python benchmarks/black_box.py --tuning              # other targets: settings were chosen on these
+    python benchmarks/black_box.py                        # the first tables of docs/black_box.md
+    python benchmarks/black_box.py --generator emoji-sd --targets 6 --budget 100   # the others
+    python benchmarks/black_box.py --tuning               # other targets: settings were chosen on these
 
-emoji-sd draws behind a dictionary that nobody sees: of a share of the words of its world, four related ones at a time
-have changed places, so that "fox" draws what "wolf" should. emoji-clip knows nothing of it. Its image tower scores the
-pictures of every search, and emoji-clip-reference those that are reported, on seeds that nothing was chosen by.
+The generator draws behind a dictionary that nobody sees: of a share of the words of its world, four related ones at a
+time have changed places, so that "fox" draws what "wolf" should. emoji-clip knows nothing of it. Its image tower scores
+the pictures of every search, and emoji-clip-reference those that are reported, on seeds that nothing was chosen by.
+"scenes" draws the things, the color and the style that it reads, as the scenes of this world are drawn, and leaves the
+rest to the seed; emoji-sd is a diffusion model.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from common import DOCS, Cells, interval, number, percent, save, write_section
 from PIL import Image
 
 from hardprompts import Backend, PromptInverter, load_backend
-from hardprompts.applications import evolve, invert_by_pictures, likeness, load_generator
+from hardprompts.applications import Generate, evolve, invert_by_pictures, likeness, load_generator
 from hardprompts.evaluation import markdown_table
 from hardprompts.methods.banks import PhraseTable
 from hardprompts_emoji import scenes
@@ -37,7 +40,7 @@ SHARE, GROUP = 0.5, 4
 #: Numbers of pictures at which is looked.
 POINTS = (1, 10, 30, 100, 300)
 
-FRESH = tuple(range(9000, 9004))
+FRESH = tuple(range(9000, 9008))
 
 STEPS, BATCH = 4, 8
 
@@ -73,12 +76,48 @@ def dictionary(judge: Backend, share: float = SHARE) -> dict[str, str]:
     return found
 
 
+class Illustrator:
+    """Draws scenes as prompts tell: the things, the color and the style that it reads; the seed decides the rest."""
+
+    def __init__(self) -> None:
+        self.things: dict[str, list[str]] = {}
+        for name in scenes.COMMON_OBJECTS:
+            for word in sorted(scenes.object_words(name)):
+                self.things.setdefault(word, []).append(name)
+        self.colors = {word: color for color, words in scenes.BACKGROUNDS.items() for word in words}
+        self.styles = {word: style for style, words in scenes.STYLES.items() for word in words}
+
+    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return [self.picture(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def picture(self, prompt: str, seed: int) -> Image.Image:
+        """One picture; what is not said is the same for all prompts of a seed."""
+        draws = random.Random(seed)
+        color, style = draws.choice(list(scenes.BACKGROUNDS)), draws.choice(list(scenes.STYLES))
+        thing, which = draws.choice(scenes.COMMON_OBJECTS), draws.random()
+        layout = draws.choice((("left", "right"), ("top", "bottom")))
+        words = re.findall(r"[a-z]+", prompt.lower())
+        text = f" {' '.join(words)} "
+        named = {text.index(f" {name} "): name for name in scenes.COMMON_OBJECTS if f" {name} " in text}
+        whole = {word for name in named.values() for word in name.split()}
+        for word in words:
+            if word not in whole and (known := self.things.get(word) or self.things.get(word.rstrip("s"))):
+                named.setdefault(text.index(f" {word} "), known[int(which * len(known))])
+        things = list(dict.fromkeys(named[place] for place in sorted(named)))[:2] or [thing]
+        color = next((self.colors[word] for word in words if word in self.colors), color)
+        style = next((self.styles[word] for word in words if word in self.styles), style)
+        if len(things) == 1:
+            placed = (scenes.SceneObject(things[0], "large", "center"),)
+        else:
+            placed = tuple(scenes.SceneObject(one, "small", where) for one, where in zip(things, layout, strict=True))
+        return scenes.render(scenes.Scene(placed, color, style), seed=seed)
+
+
 class Renamed:
     """The generator behind its dictionary; pictures of one target are kept."""
 
-    def __init__(self, words: Mapping[str, str]) -> None:
-        self.words, self.asked = words, 0
-        self.generate = load_generator("emoji:emoji-sd", steps=STEPS, dtype=torch.bfloat16)
+    def __init__(self, words: Mapping[str, str], generate: Generate) -> None:
+        self.words, self.generate = words, generate
         self.kept: dict[tuple[str, int], Image.Image] = {}
 
     def read(self, prompt: str) -> str:
@@ -86,7 +125,6 @@ class Renamed:
         return re.sub(r"[a-z]+", lambda found: self.words.get(found[0], found[0]), prompt.lower())
 
     def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        self.asked += len(prompts)
         return self.draw([self.read(prompt) for prompt in prompts], seeds)
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
@@ -96,16 +134,23 @@ class Renamed:
         for start in range(0, len(new), BATCH):
             part = new[start : start + BATCH]
             drawn = self.generate([text for text, _ in part], [seed for _, seed in part])
-            self.kept |= dict(zip(part, drawn, strict=True))
+            for pair, picture in zip(part, drawn, strict=True):
+                assert picture is not None, "neither generator refuses anything"
+                self.kept[pair] = picture
         return [self.kept[pair] for pair in pairs]
+
+
+def generator_of(name: str) -> Generate:
+    """What draws."""
+    return Illustrator() if name == "scenes" else load_generator(f"emoji:{name}", steps=STEPS, dtype=torch.bfloat16)
 
 
 class World:
     """Models, words and targets."""
 
-    def __init__(self, first_seed: int) -> None:
+    def __init__(self, first_seed: int, generator: str) -> None:
         self.clip, self.judge = load_backend("emoji"), load_backend("emoji:emoji-clip-reference")
-        self.draw = Renamed(dictionary(self.judge))
+        self.draw = Renamed(dictionary(self.judge), generator_of(generator))
         self.first_seed = first_seed
         self.bank = (
             PhraseTable.create("styles", [word for words in scenes.STYLES.values() for word in words]),
@@ -324,17 +369,18 @@ def table(figures: Mapping[str, Mapping[str, Any]], budget: int) -> str:
 def main() -> None:
     """Runs what is not there yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", choices=("scenes", "emoji-sd"), default="scenes")
     parser.add_argument("--targets", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=int, default=100)
+    parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")
     parser.add_argument("--only", nargs="*", help="rows by name")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    world = World(TUNING_SEED if options.tuning else FIRST_SEED)
+    world = World(TUNING_SEED if options.tuning else FIRST_SEED, options.generator)
     rows = tuned() if options.tuning else methods()
     chosen = {name: run for name, run in rows.items() if options.only is None or name in options.only}
-    name = "black_box_tuning" if options.tuning else "black_box"
+    name = f"black_box_{options.generator.replace('-', '_')}{'_tuning' if options.tuning else ''}"
     cells = Cells(name, describe=lambda figures: f"{figures['points']} clip {figures['clip']:.3f}")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     for seed, target in itertools.product(range(options.seeds), range(options.targets)):
@@ -351,7 +397,7 @@ def main() -> None:
     if not options.tuning and options.only is None:
         values = {"targets": options.targets, "seeds": options.seeds, "budget": options.budget, "levels": levels}
         print(save(name, {**values, "words": len(world.draw.words), "figures": figures}))
-        write_section(DOCS / "black_box.md", "black box", table(figures, options.budget))
+        write_section(DOCS / "black_box.md", options.generator, table(figures, options.budget))
 
 
 if __name__ == "__main__":
