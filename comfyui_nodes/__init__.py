@@ -17,12 +17,13 @@ class HardPromptsExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of the menu."""
-        from . import captions, diffusion, distill, embeddings, invert, models, prompts, publish, weights
+        from . import captions, diffusion, distill, embeddings, invert, models, pictures, prompts, publish, weights
 
         return [
             models.LoadPromptModel,
             invert.ImageToPrompt,
             diffusion.ImageToPromptDiffusion,
+            pictures.ImageToPromptByPictures,
             distill.DistillPrompt,
             embeddings.EmbeddingToPrompt,
             embeddings.InspectEmbedding,

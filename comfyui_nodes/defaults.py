@@ -10,6 +10,7 @@ LOG = logging.getLogger(__name__)
 INVERSION = "hardprompts.inversion.InversionOptions"
 DENOISING = "hardprompts.diffusion.DenoisingOptions"
 DISTILLATION = "hardprompts.distillation.DistillationOptions"
+PICTURES = "hardprompts.applications.black_box.PictureOptions"
 WEIGHTS = "hardprompts.applications.weights.WeightOptions"
 
 #: A graph waits for its nodes: a third of the SDK's steps, where the SDK counts on being interrupted.

@@ -107,7 +107,21 @@ def comfyui(folder: Path) -> Iterator[World]:
     import torch
 
     world = World(folder)
-    kinds = ("Image", "Mask", "Model", "Clip", "Vae", "ClipVisionOutput", "String", "Int", "Float", "Boolean", "Combo")
+    kinds = (
+        "Image",
+        "Mask",
+        "Model",
+        "Clip",
+        "Vae",
+        "ClipVisionOutput",
+        "String",
+        "Int",
+        "Float",
+        "Boolean",
+        "Combo",
+        "Sampler",
+        "Sigmas",
+    )
     io = types.SimpleNamespace(
         **{kind: type(kind, (_Kind,), {}) for kind in kinds}, Custom=lambda name: type(name, (_Kind,), {"name": name}),
         Schema=_Schema, NodeOutput=_NodeOutput, ComfyNode=_ComfyNode, Input=_Port, Output=_Port,
@@ -123,6 +137,8 @@ def comfyui(folder: Path) -> Iterator[World]:
     )
     management = types.SimpleNamespace(
         throw_exception_if_processing_interrupted=world.check,
+        InterruptProcessingException=InterruptProcessingException,
+        intermediate_device=lambda: torch.device("cpu"),
         load_models_gpu=world.load,
         current_loaded_models=world.loaded,
         get_torch_device=lambda: torch.device("cpu"),
@@ -146,6 +162,11 @@ def comfyui(folder: Path) -> Iterator[World]:
         "comfy": types.ModuleType("comfy"),
         "comfy.utils": types.SimpleNamespace(ProgressBar=bar),
         "comfy.model_management": management,
+        "comfy.sample": types.SimpleNamespace(
+            fix_empty_latent_channels=lambda model, latent: latent,
+            prepare_noise=lambda latent, seed: torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed)),
+            sample_custom=lambda model, *given, **options: model.sample(*given, **options),
+        ),
         "comfy.model_patcher": types.SimpleNamespace(ModelPatcher=Patcher),
         "comfy.patcher_extension": types.SimpleNamespace(CallbacksMP=types.SimpleNamespace(ON_DETACH="on_detach")),
         "comfy_api": types.ModuleType("comfy_api"),

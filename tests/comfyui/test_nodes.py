@@ -63,7 +63,7 @@ def test_every_input_and_output_has_a_tooltip(world: World) -> None:
 
 def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
     found = schemas()
-    assert len({schema.node_id for schema in found}) == len(found) == 15
+    assert len({schema.node_id for schema in found}) == len(found) == 16
     for schema in found:
         assert schema.node_id.startswith("HardPrompts")
         ids = [port.id for port in [*schema.inputs, *schema.outputs]]
@@ -661,6 +661,75 @@ def test_what_there_was_no_time_for_is_named_in_the_node_and_the_report(world: W
     assert module("prompts").ShowPrompt.execute(whole.args[3][0], 0).ui["hardprompts"][0]["notices"] == []
 
 
+class WordsClip:
+    """A CLIP whose conditioning is the text."""
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> str:
+        return tokens
+
+
+class DrawingModel:
+    """A MODEL whose latents are what it was given to draw."""
+
+    def __init__(self) -> None:
+        self.drawn: list[tuple[str, str, float, int]] = []
+
+    def sample(self, noise, cfg, sampler, sigmas, positive, negative, latent, *, disable_pbar, seed) -> object:  # type: ignore[no-untyped-def]
+        assert torch.is_inference_mode_enabled() and latent.shape == (1, 4, 8, 8) == noise.shape
+        sys.modules["comfy.model_management"].throw_exception_if_processing_interrupted()  # type: ignore[attr-defined]
+        self.drawn.append((positive, negative, cfg, seed))
+        return positive, seed
+
+
+class PixelsVae:
+    """A VAE that draws a fox where there is one in the text, on the color that it names."""
+
+    downscale_ratio = 8
+
+    def decode(self, samples: tuple[str, int]) -> torch.Tensor:
+        from hardprompts_emoji import scenes
+
+        text, seed = samples
+        thing = scenes.SceneObject("fox" if "fox" in text else "castle", "large", "center")
+        color = next((name for name, words in scenes.BACKGROUNDS.items() if set(words) & set(text.split())), "white")
+        return scenes.render_batch(
+            [scenes.Scene((thing,), color, "flat")], torch.Generator().manual_seed(seed)
+        ).movedim(1, -1)
+
+
+def by_pictures(model: DrawingModel, fox: torch.Tensor, **given: object) -> tuple[Any, ...]:
+    options = {
+        "model": model, "clip": WordsClip(), "vae": PixelsVae(), "sampler": None, "sigmas": None, "image": fox,
+        "prompt_model": emoji_model(), "pictures": 20, "cfg": 5.0, "width": 64, "height": 64, "seed": 0,
+    }  # fmt: skip
+    return tuple(module("pictures").ImageToPromptByPictures.execute(**{**options, **given}).args)
+
+
+def test_a_prompt_is_found_by_the_graphs_own_pictures(world: World, fox: torch.Tensor) -> None:
+    model = DrawingModel()
+    with torch.inference_mode():
+        prompt, raw, score, hard_prompt, report = by_pictures(
+            model, fox.clone(), text="castle (old)", negative="blurry", template="a {}"
+        )
+    assert len(model.drawn) == 20 and {one[1:3] for one in model.drawn} == {("blurry", 5.0)}
+    assert model.drawn[0][0] == "a castle \\(old\\)"  # as CLIP Text Encode must be given it
+    assert "fox" in raw and raw.startswith("a ") and prompt == escape(raw, "comfyui")
+    assert score == hard_prompt.score > 0.8 and hard_prompt.score_unit == "image similarity on fresh seeds"
+    assert "20 pictures, 0 of them failed" in report and "exchange" in report
+    assert world.progress[-1] == (20, 20) and raw in world.texts[-1][0]
+
+
+def test_an_interrupt_ends_a_search_by_pictures(world: World, fox: torch.Tensor) -> None:
+    for at in (1, 30):  # in a picture, and between two
+        model, world.checks, world.interrupt_at = DrawingModel(), 0, at
+        with pytest.raises(InterruptProcessingException):
+            by_pictures(model, fox)
+        assert len(model.drawn) < 20
+
+
 def test_every_node_that_searches_has_a_deadline_and_tells_what_it_left_out(
     world: World, denoiser: Any, fox: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -682,6 +751,11 @@ def test_every_node_that_searches_has_a_deadline_and_tells_what_it_left_out(
         "ImageToPromptDiffusion": {
             "model": None, "clip": None, "vae": None, "image": fox, **limited, "method": "pez", "noises_per_step": 1,
             "restarts": 1, **size,
+        },
+        "ImageToPromptByPictures": {
+            "model": DrawingModel(), "clip": WordsClip(), "vae": PixelsVae(), "sampler": None, "sigmas": None,
+            "prompt_model": emoji_model(), "image": fox, "pictures": 12, "cfg": 1.0, "width": 64, "height": 64,
+            "seed": 0, "deadline": 1e-6,
         },
         "DistillPrompt": {"prompt_model": emoji_model(), "text": "a big fox on violet, flat, a fox", **plain},
         "EmbeddingToPrompt": {"embedding": "x", "clip": None, **plain},

@@ -168,6 +168,9 @@ def test_an_interrupt_patience_and_a_deadline_end_it_with_the_best_so_far() -> N
     assert patient.prompt.stop_reason == "patience" and patient.prompt.score_unit == FRESH
     assert patient.pictures < 1000
     assert found(budget=10**6, deadline=0.5).prompt.stop_reason == "deadline"
+    hurried = NoisyPainter()
+    outcome = found(hurried, deadline=1e-6, inverter=PromptInverter(BACKEND))
+    assert outcome.prompt.stop_reason == "deadline" and len(hurried.drawn) == 1 and outcome.prompt.left_out
     with pytest.raises(KeyboardInterrupt):
         found(lambda prompts, seeds: (_ for _ in ()).throw(KeyboardInterrupt))
 

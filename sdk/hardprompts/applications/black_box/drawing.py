@@ -71,10 +71,11 @@ class Drawing:
             Ended: the budget, the time or the patience with failures is over; what came before is in `scores`.
         """
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self.scores]
-        size = self.options.batch_size
-        for start in range(0, len(new), size):
-            failed = self._call(new[start : start + size])
-            for pair in failed:
+        while new:
+            # However short the deadline, one picture is drawn.
+            size = 1 if not self.asked and self.options.deadline is not None else self.options.batch_size
+            part, new = new[:size], new[size:]
+            for pair in self._call(part):
                 self._retry(pair)
         return [self.scores[pair] for pair in pairs]
 
@@ -88,7 +89,7 @@ class Drawing:
 
     def _call(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Asks for pictures, and returns those that did not come."""
-        if self.allowance.is_over:
+        if self.asked and self.allowance.is_over:
             raise Ended(StopReason(self.allowance.stopped or StopReason.DEADLINE))
         room = self.limit - self.asked
         if room < 1:

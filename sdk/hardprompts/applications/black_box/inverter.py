@@ -9,6 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
+from hardprompts.allowance import Allowance
 from hardprompts.applications.black_box.answers import answer
 from hardprompts.applications.black_box.journal import Journal
 from hardprompts.applications.black_box.language import Rewrite
@@ -37,6 +38,9 @@ from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.search.options import check_names
 from hardprompts.search.progress import on_bar
 from hardprompts.search.seeds import Stream, drawn_seed
+
+#: Of the seconds that there are, how many may go into what the search begins with.
+STARTING_SHARE = 0.25
 
 
 def invert_by_pictures(
@@ -82,8 +86,8 @@ def invert_by_pictures(
         bank: phrases to begin with and to change prompts by: a file, a folder of files, one for each kind of phrase, or
             tables. Default: `default_bank`.
         mutations: instead of those that follow from the above: phrases that are exchanged, added and dropped,
-            crossing; rewriting, where there is a language model; the gradient, and all but dropping and crossing
-            screened too, where there is an inverter.
+            crossing; rewriting, where there is a language model; the gradient, and phrases that are exchanged or added
+            as its model finds likely, where there is an inverter.
         options: see `PictureOptions`.
 
     Returns:
@@ -106,7 +110,7 @@ def invert_by_pictures(
     chosen = PictureOptions(budget=budget, **options)
     chosen = dataclasses.replace(chosen, seed=drawn_seed(chosen.seed))
     assert chosen.seed is not None
-    targets = load_images(images)
+    allowance, targets = Allowance(chosen.deadline), load_images(images)
     opened = _opened_judge(judge, inverter)
     journal = Journal(chosen.place, {
         "images": _hash_of(targets), "judge": _name_of(opened), "generator": getattr(generate, "name", ""),
@@ -116,7 +120,9 @@ def invert_by_pictures(
     phrases = Phrases(_tables(bank))
     own = _mutations(phrases, inverter, language_model, targets, chosen.template) if mutations is None else mutations
     drawn = Stream.PROPOSALS.generator(chosen.seed)
-    searched = {"template": chosen.template, "seed": chosen.seed, "progress": False, **(search or {})}
+    left = allowance.seconds_left
+    searched = {"deadline": None if left is None else STARTING_SHARE * left}
+    searched |= {"template": chosen.template, "seed": chosen.seed, "progress": False, **(search or {})}
     texts = starting_texts(
         targets, [starts] if isinstance(starts, str | HardPrompt) else starts, inverter,
         None if captioner is None else opened_captioner(captioner), phrases, searched, chosen.population, drawn,
@@ -125,7 +131,7 @@ def invert_by_pictures(
         total=chosen.budget, disable=None if chosen.progress else True, desc="pictures", unit="picture", leave=False
     ) as bar:
         followed = dataclasses.replace(chosen, callback=on_bar(chosen.callback, bar))
-        race = Race(generate, score, journal, followed, own)
+        race = Race(generate, score, journal, followed, own, allowance)
         reason = race.run(texts)
         about = {"judge": _name_of(opened), "generator": getattr(generate, "name", "")}
         return answer(race, reason, None if inverter is None else inverter.backend, about)
@@ -172,9 +178,9 @@ def _mutations(
 ) -> list[Mutation]:
     """Those that what is there allows."""
     free: list[Mutation] = [ExchangePhrase(phrases), AddPhrase(phrases)]
-    if language_model is not None:
-        free.append(Rewrite(opened_backend(language_model)))
     others: list[Mutation] = [DropPhrase(phrases), Crossover(phrases)]
+    if language_model is not None:
+        others.insert(0, Rewrite(opened_backend(language_model)))
     if inverter is None:
         return [*free, *others]
     backend, slot = inverter.backend, PromptTemplate(template)

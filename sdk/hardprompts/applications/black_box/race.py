@@ -71,6 +71,7 @@ class Race:
         journal: Journal,
         options: PictureOptions,
         mutations: Sequence[Mutation],
+        allowance: Allowance,
     ) -> None:
         self.options = options
         self.mutations = {mutation.name: mutation for mutation in mutations}
@@ -82,9 +83,8 @@ class Race:
         assert options.seed is not None, "it is drawn before"
         self.generator = Stream.SEARCH.generator(options.seed)
         self.bandit = UpperConfidence(list(self.mutations), options.exploration)
-        self.whole = Allowance(options.deadline)
-        allowance = self.whole.keeping(0)
-        self.drawing = Drawing(generate, image_score, journal, options, allowance, self._seen, self._pause)
+        self.whole = allowance
+        self.drawing = Drawing(generate, image_score, journal, options, allowance.keeping(0), self._seen, self._pause)
         self.runners: dict[str, Runner] = {}
         self.pool: list[Runner] = []
         self.seeds, self.fresh_seeds = list(options.seeds), list(options.fresh_seeds)
