@@ -121,7 +121,7 @@ def invert_by_pictures(
     own = _mutations(phrases, inverter, language_model, targets, chosen.template) if mutations is None else mutations
     drawn = Stream.PROPOSALS.generator(chosen.seed)
     left = allowance.seconds_left
-    searched = {"deadline": None if left is None else STARTING_SHARE * left}
+    searched: dict[str, Any] = {"deadline": None if left is None else STARTING_SHARE * left}
     searched |= {"template": chosen.template, "seed": chosen.seed, "progress": False, **(search or {})}
     texts = starting_texts(
         targets, [starts] if isinstance(starts, str | HardPrompt) else starts, inverter,
