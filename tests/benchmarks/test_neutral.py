@@ -50,8 +50,7 @@ def test_the_same_command_gives_the_same_tables_twice(
     assert second == first
     assert all(row in first for row in (*TWO, "the true text", "the true text of another target"))
     rows = json.loads((folder / "small.json").read_text(encoding="utf-8"))["suites"]["emoji"]["rows"]
-    # Once for a model it looks at some texts before it searches.
-    assert all(40 <= row["passes"] <= 75 for name, row in rows.items() if name in TWO)
+    assert all(40 <= row["passes"] <= 60 for name, row in rows.items() if name in TWO)
     assert rows["the true text"]["precision"] == rows["the true text"]["recall"] == [1.0, 1.0]
     assert rows["the true text of another target"]["F1"] < rows["the true text"]["F1"]
 
