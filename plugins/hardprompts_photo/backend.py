@@ -1,6 +1,7 @@
 """EfficientNet-Lite and all-MiniLM-L6-v2 as one model of images and texts."""
 
 import dataclasses
+import functools
 import pickle
 import warnings
 from collections.abc import Sequence
@@ -32,6 +33,10 @@ NOTE = (
 
 #: The image towers, the default first: side of the square that each reads, in pixels.
 SIZES = {"lite2": 260, "lite0": 224}
+
+
+#: What evidence for words is calibrated by, for the default image tower.
+CALIBRATIONS = Path(__file__).resolve().parent / "calibrations.json"
 
 
 class UnfamiliarPicture(UserWarning):
@@ -111,6 +116,21 @@ class PhotoEncoder:
         """The words for what is seen in a photograph, before any search."""
         (parts,) = self.network.pooled_parts([image])
         return self.bridge.said(self.network.logits(parts).float())
+
+    @functools.cached_property
+    def class_features(self) -> Float[Tensor, "classes text"]:
+        """Of the names of ImageNet's classes, and of "person", which is none of them."""
+        person = normalize(self.text_encoder.encode_text(["person"]))
+        return torch.cat([self.bridge.classes, person.to(self.bridge.classes.device)])
+
+    def class_probabilities(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch classes"]:
+        """How likely something of each class is in any part of RGB images, and a person."""
+        found = []
+        for own in self.network.pooled_parts(images):
+            probabilities = self.network.logits(own).float().softmax(dim=-1)
+            people = (probabilities @ self.bridge.people).mean().reshape(1)
+            found.append(torch.cat([probabilities.amax(dim=0), people]))
+        return torch.stack(found)
 
     def familiarity(self, images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """How surely the classifier recognizes anything in each image; see `Bridge.familiarity`."""

@@ -79,6 +79,22 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class ClassifyingEncoder(Protocol):
+    """What an image encoder offers if it is a classifier, and knows how sure it is of what it sees. Optional.
+
+    Attributes:
+        class_features: of the names of its classes, in the space of the text tower's, of unit length.
+    """
+
+    @property
+    def class_features(self) -> Float[Tensor, "classes features"]: ...
+
+    def class_probabilities(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch classes"]:
+        """How likely something of each class is in RGB images of any size; several may be."""
+        ...
+
+
+@runtime_checkable
 class ConditioningEncoder(Protocol):
     """The frozen text encoders of a denoiser, driven from token embeddings; gradients flow to the embeddings only.
 

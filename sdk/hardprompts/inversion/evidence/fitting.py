@@ -24,7 +24,8 @@ WAYS: tuple[dict[str, Any], ...] = ({}, {"token_cost": 0.0})
 WRITTEN = 6
 
 #: Figures that are left out where there was no room to measure them, or no picture to look at parts of.
-_EXCHANGES, _PARTS = ("exchange", "least exchange"), ("part", "mean part", "part margin")
+_EXCHANGES = ("exchange", "least exchange")
+_PARTS = ("part", "mean part", "part margin", "recognized", "part recognized")
 
 
 def calibrate(

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from hardprompts.allowance import Allowance
-from hardprompts.encoders import Backend
+from hardprompts.encoders import Backend, ClassifyingEncoder
 from hardprompts.images import load_images
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.wording import Region
@@ -20,6 +20,9 @@ from hardprompts.wording import Region
 PARTS: tuple[Region, ...] = tuple(
     (left, top, left + 0.5, top + 0.5) for top in (0.0, 0.25, 0.5) for left in (0.0, 0.25, 0.5)
 )
+
+#: The similarity of a text with the name of a class up to which it names something else, and from which on the same.
+FOREIGN, SAME = 0.4, 0.8
 
 #: Views of each picture that the mean is taken over.
 VIEWS = 8
@@ -33,12 +36,15 @@ class Looks:
         models: who looks.
         whole: for each model (pictures, views, features), the first view the picture as it is.
         parts: for each model (pictures, parts, features); None where features were given instead of pictures.
+        classes: for each model that is a classifier, how likely something of each class is in (pictures, 1 + parts):
+            the whole, then each part; None for others.
         left_out: what there was no time for, in words.
     """
 
     models: tuple[Backend, ...]
     whole: tuple[Float[Tensor, "pictures views _"], ...]
     parts: tuple[Float[Tensor, "pictures parts _"], ...] | None
+    classes: tuple[Float[Tensor, "pictures looks _"] | None, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @classmethod
@@ -52,13 +58,15 @@ class Looks:
         seen = ViewFeatures.of(images, models, views=VIEWS, seed=seed, allowance=own)
         left_out = list(seen.left_out)
         if isinstance(images, Tensor) and images.ndim <= 2 and images.shape[-1] == models[0].feature_width:
-            return cls(tuple(models), seen.of_models, None, (*left_out, "regions: features have none"))
+            return cls(tuple(models), seen.of_models, None, left_out=(*left_out, "regions: features have none"))
         if allowance.is_over or seen.unseen:
-            return cls(tuple(models), seen.of_models, None, (*left_out, f"parts of the pictures: 0 of {len(PARTS)}"))
+            left_out.append(f"parts of the pictures: 0 of {len(PARTS)}")
+            return cls(tuple(models), seen.of_models, None, left_out=tuple(left_out))
         pictures = load_images(images)
         crops = [crop(picture, region) for picture in pictures for region in PARTS]
         parts = tuple(model.encode_images(crops).unflatten(0, (len(pictures), len(PARTS))) for model in models)
-        return cls(tuple(models), seen.of_models, parts, tuple(left_out))
+        classes = tuple(_classes(model, pictures, crops) for model in models)
+        return cls(tuple(models), seen.of_models, parts, classes, tuple(left_out))
 
     @property
     def pictures(self) -> int:
@@ -71,6 +79,25 @@ class Looks:
         """How similar texts are to each view of each picture, and to its parts."""
         whole = torch.einsum("pvf,tf->pvt", self.whole[model], texts)
         return whole, None if self.parts is None else torch.einsum("pcf,tf->pct", self.parts[model], texts)
+
+    def recognized(self, model: int, text: Float[Tensor, " features"]) -> Float[Tensor, "pictures looks"] | None:
+        """How likely something is in each picture, and in each part of it, that a text names; None if it is unknown."""
+        probabilities = self.classes[model] if self.classes else None
+        encoder = self.models[model].image_encoder
+        if probabilities is None or not isinstance(encoder, ClassifyingEncoder):
+            return None
+        nearness = (encoder.class_features @ text - FOREIGN) / (SAME - FOREIGN)
+        return (probabilities @ nearness.clamp(0, 1)).clamp(max=1)
+
+
+def _classes(
+    model: Backend, pictures: Sequence[Image.Image], crops: Sequence[Image.Image]
+) -> Float[Tensor, "pictures looks classes"] | None:
+    if not isinstance(model.image_encoder, ClassifyingEncoder):
+        return None
+    found = model.image_encoder.class_probabilities([*pictures, *crops])
+    whole, parts = found[: len(pictures)], found[len(pictures) :].unflatten(0, (len(pictures), len(PARTS)))
+    return torch.cat([whole.unsqueeze(1), parts], dim=1)
 
 
 def crop(picture: Image.Image, region: Region) -> Image.Image:

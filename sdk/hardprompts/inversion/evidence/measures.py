@@ -22,6 +22,9 @@ EXCHANGES = 8
 #: How many spreads of false words nearer a part of a picture must be than the mean part for a statement to hold there.
 HOLDS = 0.5
 
+#: Added to how likely a classifier holds something, before the logarithm.
+LEAST_RECOGNIZED = 0.003
+
 #: No spread of similarities counts as smaller.
 LEAST_SPREAD = 1e-6
 
@@ -169,6 +172,10 @@ def _contrasted(looks: Looks, model: int, texts: Float[Tensor, "texts features"]
         named |= {
             "part": z_parts.amax(dim=1), "mean part": z_parts.mean(dim=1), "part margin": margin_parts.amax(dim=1)
         }  # fmt: skip
+    recognized = looks.recognized(model, texts[0])
+    if recognized is not None:
+        odds = torch.log(recognized + LEAST_RECOGNIZED)
+        named |= {"recognized": odds[:, 0], "part recognized": odds[:, 1:].amax(dim=1)}
     prefix = "judge " if model else ""
     spreads = mean[:, 0, 1:].std(dim=-1).clamp_min(LEAST_SPREAD).tolist()
     figures = [{prefix + name: float(values[place]) for name, values in named.items()} for place in range(len(whole))]
