@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack
 
-from hardprompts.allowance import Allowance, clock
+from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
 from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
-from hardprompts.inversion.evidence.bound import EvidenceBound
-from hardprompts.inversion.evidence.calibration import calibrations_of
-from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
+from hardprompts.inversion.evidence.finding import EvidenceFinder
 from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
@@ -33,7 +31,7 @@ from hardprompts.inversion.proposals import (
 )
 from hardprompts.inversion.readability import TextLikelihood, open_likelihood
 from hardprompts.inversion.space import SearchSpace
-from hardprompts.inversion.targets import Target, scores_of_texts, spread_of
+from hardprompts.inversion.targets import Target, spread_of
 from hardprompts.inversion.tasks import LOOKING_SHARE, Tasks
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.methods.phrase_bank import TaskPreparation
@@ -44,9 +42,6 @@ from hardprompts.search.registry import DEFAULT_METHOD, method_name, method_sett
 from hardprompts.search.rows import Ids
 from hardprompts.search.seeds import Stream, drawn_seed
 from hardprompts.wording import Categories
-
-#: The method of a prompt that somebody wrote.
-BY_HAND = "by hand"
 
 #: Candidates of a search that similarity, length and fluency are weighed among.
 PARETO_POOL = 256
@@ -180,6 +175,7 @@ class PromptInverter:
         prompt: HardPrompt | str,
         images: "ImageInput | Sequence[ImageInput] | Tensor",
         *,
+        min_evidence: float | None = None,
         categories: Categories | None = None,
         deadline: float | None = None,
         max_evaluations: int | None = None,
@@ -190,36 +186,15 @@ class PromptInverter:
 
         Args:
             images: see `invert`; features have no regions.
+            min_evidence: see `InversionOptions`; to a text that somebody wrote nothing is added.
             categories: that false words are taken from; default: the lists that come with the package.
             deadline, max_evaluations: see `InversionOptions`.
 
         Raises:
-            ImageError, NonFiniteError: see `invert`.
+            ImageError, NonFiniteError, ValueError: see `invert`.
         """
-        began = clock()
-        allowance = InversionOptions(deadline=deadline, max_evaluations=max_evaluations).allowance()
-        source = self._evidence_source(categories)
-        looks = source.looks(images, 0, allowance)
-        scores_of = self._scores_with(looks.whole[0][:, 0].mean(dim=0))
-        given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
-        searched = given.model == self.backend.name and given.method != BY_HAND
-        witness = source.witness(looks, given.template, scores_of, searched)
-        return source.told(given, source.measures(given.text, witness, allowance), witness, allowance, began)
-
-    def _scores_with(self, mean: Tensor) -> ScoresOfTexts:
-        """The similarity of texts with the mean features of images."""
-        return functools.partial(scores_of_texts, self.backend, mean=mean)
-
-    def _evidence_source(self, categories: Categories | None) -> EvidenceSource:
-        models = [self.backend] if self.judge is None else [self.backend, self.judge]
-        return EvidenceSource.of(models, calibrations_of(self.backend), categories)
-
-    def _by_hand(self, text: str, scores_of: ScoresOfTexts) -> HardPrompt:
-        ids = tuple(self.backend.vocabulary.encode(text))
-        return HardPrompt(
-            text, ids, scores_of([text])[0], model=self.backend.name, method=BY_HAND,
-            tokens=self.backend.vocabulary.pieces(ids),
-        )  # fmt: skip
+        options = InversionOptions(min_evidence=min_evidence, deadline=deadline, max_evaluations=max_evaluations)
+        return EvidenceFinder.of(self.backend, self.judge, categories).of_prompt(prompt, images, options)
 
     def _chosen(self, door: str, **options: Any) -> InversionOptions:
         chosen = InversionOptions.of(door, **options)
@@ -272,37 +247,9 @@ class PromptInverter:
             left.left_out += tasks.left_out(task)
             prompts.append(answers.prompt(result, target, left))
         if options.evidence or options.min_evidence is not None:
-            prompts = self._with_evidence(prompts, images, targets[0], answers, seed, allowance)
+            finder = EvidenceFinder.of(self.backend, self.judge)
+            prompts = finder.of_results(prompts, images, targets[0], answers, seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
-
-    def _with_evidence(
-        self,
-        prompts: Sequence[HardPrompt],
-        images: Sequence[Any],
-        targets: Sequence[Target],
-        answers: Answers,
-        seed: int,
-        allowance: Allowance,
-    ) -> list[HardPrompt]:
-        """The prompts of tasks with what speaks for their phrases, for as many passes as were spent so far."""
-        source, spent = self._evidence_source(None), allowance.evaluations
-        found = []
-        for task, (prompt, own, target) in enumerate(zip(prompts, images, targets, strict=True)):
-            began, left = clock(), len(prompts) - task
-            share = allowance.share(left, min(spent, allowance.remaining or spent) // left)
-            witness = source.witness(
-                source.looks(own, seed, share), prompt.template, self._scores_with(target.plain_mean)
-            )
-            kept = prompt
-            if answers.options.min_evidence is None:
-                measured = source.measures(prompt.text, witness, share)
-            else:
-                bound = EvidenceBound.of(source, witness, self.backend, target, answers.space, answers.options)
-                kept, measured = bound.applied(prompt, share)
-                if kept.text != prompt.text:
-                    kept = dataclasses.replace(kept, fluency=answers.fluency(kept.filled, share))
-            found.append(source.told(kept, measured, witness, share, began))
-        return found
 
     def _results(
         self,

@@ -147,7 +147,7 @@ def _calibrated(
     def found(_: Any) -> Sequence[EvidenceCalibration]:
         return (one,)
 
-    monkeypatch.setattr("hardprompts.inversion.inverter.calibrations_of", found)
+    monkeypatch.setattr("hardprompts.inversion.evidence.finding.calibrations_of", found)
     return one
 
 
@@ -211,7 +211,7 @@ def test_what_a_search_found_is_calibrated_apart_from_what_somebody_wrote(monkey
 
 def test_a_calibration_of_another_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}, searched=False), models=("another",))
-    monkeypatch.setattr("hardprompts.inversion.inverter.calibrations_of", lambda _: (one,))
+    monkeypatch.setattr("hardprompts.inversion.evidence.finding.calibrations_of", lambda _: (one,))
     assert INVERTER.evidence("red", features("red house")).evidence[0].probability is None
 
 

@@ -12,9 +12,7 @@ from hardprompts.inversion.evidence.measures import Measures, Witness
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import SILENT, Statement, statements, without
 from hardprompts.inversion.options import InversionOptions
-from hardprompts.inversion.space import SearchSpace
 from hardprompts.inversion.styles import SEPARATORS
-from hardprompts.inversion.targets import Target
 from hardprompts.methods.word_table import WordTable
 from hardprompts.prompts import Candidate, HardPrompt
 from hardprompts.search.results import leave_one_out
@@ -61,16 +59,21 @@ class EvidenceBound:
 
     @classmethod
     def of(
-        cls, source: EvidenceSource, witness: Witness, backend: Backend, target: Target, space: SearchSpace,
+        cls,
+        source: EvidenceSource,
+        witness: Witness,
+        backend: Backend,
+        target: Float[Tensor, " features"],
+        vocabulary: Vocabulary,
         options: InversionOptions,
-    ) -> "EvidenceBound":  # fmt: skip
-        """The bound that was asked for."""
-        separator = None if options.style == "caption" else SEPARATORS.get(options.style or "keywords")
+    ) -> "EvidenceBound":
+        """The bound that was asked for; to a text that somebody wrote nothing is added."""
+        adds = witness.searched and options.style != "caption"
         gain = options.TOKEN_COST if options.token_cost is None else options.token_cost
         required = frozenset(word.lower() for phrase in options.required for word in (phrase, *phrase.split()))
         return cls(
-            options.min_evidence or 0.0, gain, source, witness, backend, target.plain_mean, space.words,
-            options.num_tokens, separator, required,
+            options.min_evidence or 0.0, gain, source, witness, backend, target, vocabulary, options.num_tokens,
+            SEPARATORS[options.style or "keywords"] if adds else None, required,
         )  # fmt: skip
 
     def applied(self, prompt: HardPrompt, allowance: Allowance) -> tuple[HardPrompt, list[Measures] | None]:
