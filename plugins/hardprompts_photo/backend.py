@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pickle
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ class PhotoEncoder:
     network: EfficientNetLite
     bridge: Bridge
     text_encoder: TextEncoder
+    #: What the network said of images, by their ids, as long as they are held.
+    recent: dict[int, tuple[weakref.ref[Image.Image], Tensor]] = dataclasses.field(default_factory=dict, repr=False)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch features"]:
         """Features of RGB images of any size, in the text space, of unit length.
@@ -97,6 +100,7 @@ class PhotoEncoder:
         """
         parts = self.network.pooled_parts(images)
         logits = [self.network.logits(own).float() for own in parts]
+        self._remember(images, logits)
         _warn_of_strangers(
             self.bridge.familiarity(torch.stack([own[0] for own in logits])), self.bridge.least_familiarity
         )
@@ -125,12 +129,27 @@ class PhotoEncoder:
 
     def class_probabilities(self, images: Sequence[Image.Image]) -> Float[Tensor, "batch classes"]:
         """How likely something of each class is in any part of RGB images, and a person."""
+        new = [image for image in images if self._remembered(image) is None]
+        if new:
+            self._remember(new, [self.network.logits(own).float() for own in self.network.pooled_parts(new)])
         found = []
-        for own in self.network.pooled_parts(images):
-            probabilities = self.network.logits(own).float().softmax(dim=-1)
+        for image in images:
+            own = self._remembered(image)
+            assert own is not None, "it was just remembered"
+            probabilities = own.softmax(dim=-1)
             people = (probabilities @ self.bridge.people).mean().reshape(1)
             found.append(torch.cat([probabilities.amax(dim=0), people]))
         return torch.stack(found)
+
+    def _remember(self, images: Sequence[Image.Image], logits: Sequence[Tensor]) -> None:
+        """Keeps what the network said of images as long as they are held; so that it is not asked twice in a row."""
+        for known in [known for known, (image, _) in self.recent.items() if image() is None]:
+            del self.recent[known]
+        self.recent.update({id(one): (weakref.ref(one), own) for one, own in zip(images, logits, strict=True)})
+
+    def _remembered(self, image: Image.Image) -> Tensor | None:
+        held, logits = self.recent.get(id(image), (None, None))
+        return logits if held is not None and held() is image else None
 
     def familiarity(self, images: Sequence[Image.Image]) -> Float[Tensor, " batch"]:
         """How surely the classifier recognizes anything in each image; see `Bridge.familiarity`."""

@@ -28,7 +28,7 @@ from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED
 SCENES_FROM = FIRST_SEED + 200_000_000
 """First seed of the scenes."""
 
-SCENES = {"": 120, "emoji:emoji-clip-reference": 40}
+SCENES = {"": 140, "emoji:emoji-clip-reference": 40}
 """How many scenes are searched, by the judge."""
 
 

@@ -28,7 +28,7 @@ from hardprompts_photo.backend import CALIBRATIONS, UnfamiliarPicture
 from hardprompts_photo.recipe.class_words import synsets
 from hardprompts_photo.recipe.pictures import Picture, download, stamps
 
-PICTURES = 120
+PICTURES = 50
 """How many are searched."""
 
 SIDE = 300

@@ -21,6 +21,7 @@ from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
     Beginning,
+    Proposer,
     ProposerInput,
     ask,
     begin_with,
@@ -185,13 +186,10 @@ class PromptInverter:
         Of several images a phrase is true if it is true of all of them.
 
         Args:
-            images: see `invert`; features have no regions.
             min_evidence: see `InversionOptions`; to a text that somebody wrote nothing is added.
             categories: that false words are taken from; default: the lists that come with the package.
-            deadline, max_evaluations: see `InversionOptions`.
 
-        Raises:
-            ImageError, NonFiniteError, ValueError: see `invert`.
+        The others and the errors are those of `invert`; features have no regions.
         """
         options = InversionOptions(min_evidence=min_evidence, deadline=deadline, max_evaluations=max_evaluations)
         return EvidenceFinder.of(self.backend, self.judge, categories).of_prompt(prompt, images, options)
@@ -229,7 +227,7 @@ class PromptInverter:
         tasks = Tasks.of(images, experts.models, self.captioner, options, seed, allowance, self.search, self._held)
         targets = tasks.targets(options)
         aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
-        texts = self._texts(aims[0], options, seed, allowance)
+        texts = _proposed(asked, aims[0], options, seed, allowance)
         known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
         space = SearchSpace.of(self.backend, aims[0], options, known, self.search, self._held)
         proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
@@ -279,7 +277,9 @@ class PromptInverter:
             score_per_token=experts.token_cost(options) * spread,
             room=space.room,
         )
-        begun = Beginning(self._prepared(space.objective, tasks.captions, allowance), starts.ids, starts.groups)
+        begun = Beginning(
+            _prepared(self.search, self.backend, space.objective, tasks.captions, allowance), starts.ids, starts.groups
+        )
         if experts.proposers:
             rating = functools.partial(run, allowance=searching if unsearched else searching.share(LOOKING_SHARE))
             begun = begin_with(proposals, starts, begun.search, rating, behind=any(tasks.captions))
@@ -299,17 +299,25 @@ class PromptInverter:
         """Whether the method looks for what fits least."""
         return isinstance(self.search, TaskPreparation) and self.search.opposed
 
-    def _texts(
-        self, targets: Sequence[Target], options: InversionOptions, seed: int, allowance: Allowance
-    ) -> list[list[str]]:
-        """What the proposers write for each task."""
-        if not self._asks(options):
-            return [[] for _ in targets]
-        generator = Stream.PROPOSALS.generator(seed)
-        tokens = options.places(options.num_tokens)
-        return ask(self.proposers, unit_features(targets), options.proposals, tokens, generator, allowance)
 
-    def _prepared(self, objective: FeatureSimilarity, captions: Sequence[str | None], allowance: Allowance) -> Search:
-        if not isinstance(self.search, TaskPreparation):
-            return self.search
-        return self.search.prepared(self.backend, objective.mean_targets, objective.template, captions, allowance)
+def _proposed(
+    proposers: Sequence[Proposer], targets: Sequence[Target], options: InversionOptions, seed: int, allowance: Allowance
+) -> list[list[str]]:
+    """What the proposers write for each task; nothing, if none is asked."""
+    if not proposers:
+        return [[] for _ in targets]
+    tokens, generator = options.places(options.num_tokens), Stream.PROPOSALS.generator(seed)
+    return ask(proposers, unit_features(targets), options.proposals, tokens, generator, allowance)
+
+
+def _prepared(
+    search: Search,
+    backend: Backend,
+    objective: FeatureSimilarity,
+    captions: Sequence[str | None],
+    allowance: Allowance,
+) -> Search:
+    """The method, prepared for the tasks of a call if it wants to be."""
+    if not isinstance(search, TaskPreparation):
+        return search
+    return search.prepared(backend, objective.mean_targets, objective.template, captions, allowance)

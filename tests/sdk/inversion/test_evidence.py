@@ -14,10 +14,12 @@ from hardprompts import FileFormatError, HardPrompt, NonFiniteError, PromptInver
 from hardprompts.inversion import EvidenceCalibration
 from hardprompts.inversion.evidence.calibration import (
     LabeledFigures,
+    calibration_error,
     fitted,
     load_calibrations,
     save_calibrations,
 )
+from hardprompts.inversion.evidence.fitting import calibrate, is_true
 from hardprompts.inversion.evidence.statements import statements, tidy, without
 from hardprompts.search import Candidates
 from hardprompts.testing import ToyEncoder, toy_backend
@@ -276,3 +278,51 @@ def test_a_bound_is_a_probability(value: float) -> None:
 def test_evidence_is_found_for_each_of_several_tasks() -> None:
     found = INVERTER.invert_each(features("red house", "old boat"), num_tokens=2, evidence=True, **QUICK)
     assert [{one.phrase for one in prompt.evidence} for prompt in found] == [{"red", "house"}, {"old", "boat"}]
+
+
+def test_a_prompt_that_is_given_may_be_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    _calibrated(monkeypatch, {"alone": 4.0}, -2.0, searched=False)
+    kept = INVERTER.evidence("red boat", features("red house"), min_evidence=0.8)
+    assert kept.text == "red" and kept.method == "by hand"  # nothing is added to what somebody wrote
+    _calibrated(monkeypatch, {"alone": 4.0}, -2.0)
+    found = BOATS.invert(features("red house"), **NO_START)
+    bounded = INVERTER.evidence(found, features("red house"), min_evidence=0.8)
+    assert sorted(bounded.text.split()) == ["house", "red"]
+
+
+# --- fitting --------------------------------------------------------------------------------
+
+
+def test_the_error_of_a_calibration_is_how_far_bins_are_off() -> None:
+    assert calibration_error([0.0, 1.0], [False, True]) == 0
+    assert calibration_error([0.8] * 10, [True] * 8 + [False] * 2, bins=1) == pytest.approx(0)
+    assert calibration_error([0.1, 0.9], [True, True], bins=2) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="one for each"):
+        calibration_error([], [])
+
+
+@pytest.mark.parametrize(
+    ("phrase", "true"),
+    [
+        ("fox", True),
+        ("Foxes", True),
+        ("teddy bear", True),
+        ("teddy cat", False),
+        ("berries", True),
+        ("wallpaper", False),
+    ],
+)
+def test_a_phrase_is_true_if_all_its_words_are(phrase: str, true: bool) -> None:
+    assert is_true(phrase, {"fox", "teddy bear", "berry"}) == true
+
+
+def test_labeled_pictures_calibrate_a_model_of_ones_own() -> None:
+    pairs = [("red house", {"red", "house"}), ("old boat", {"old", "boat"}), ("red boat", {"red", "boat"})]
+    found = calibrate(
+        BOATS, [features(text) for text, _ in pairs], [true for _, true in pairs], source="a test",
+        ways=({"restarts": 4, "num_tokens": 2, "views": 1, "initial_prompt": "red boat"},), progress=False,
+    )  # fmt: skip
+    assert {one.searched for one in found} == {True, False} and all(one.models == ("toy",) for one in found)
+    assert all("a test" in one.source for one in found)
+    with pytest.raises(ValueError, match="2 images and 1 lists"):
+        calibrate(INVERTER, [features("red"), features("old")], [{"red"}])

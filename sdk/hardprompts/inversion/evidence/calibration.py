@@ -134,6 +134,24 @@ def load_calibrations(path: str | os.PathLike[str]) -> tuple[EvidenceCalibration
         raise FileFormatError(f"{os.fspath(path)}: {error}") from error
 
 
+def calibration_error(probabilities: Sequence[float], true: Sequence[bool], bins: int = 10) -> float:
+    """How far probabilities are from the shares of what is true, in [0, 1]: the mean over bins of equally many.
+
+    Raises:
+        ValueError: there are none, or not as many of both.
+
+    Source: the expected calibration error with bins of equal mass (Nguyen and O'Connor 2015).
+    """
+    if not probabilities or len(probabilities) != len(true):
+        raise ValueError(f"{len(probabilities)} probabilities and {len(true)} truths; give one for each, and some")
+    pairs = sorted(zip(probabilities, true, strict=True))
+    error, bins = 0.0, min(bins, len(pairs))
+    for place in range(bins):
+        own = pairs[place * len(pairs) // bins : (place + 1) * len(pairs) // bins]
+        error += abs(sum(probability - held for probability, held in own))
+    return error / len(pairs)
+
+
 # --- fitting ------------------------------------------------------------------------------
 
 

