@@ -99,8 +99,6 @@ def invert(
     proposers: ProposerNames = None,
     fast: Fast = None,
     style: PromptStyle = None,
-    evidence: Evidence = None,
-    min_evidence: MinEvidence = None,
     fluency_model: FluencyModel = None,
     evidence: Evidence = None,
     min_evidence: MinEvidence = None,

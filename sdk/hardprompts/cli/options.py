@@ -163,16 +163,6 @@ PromptStyle = Annotated[
         help="How the prompt reads: tags with commas, keywords, or a caption, which needs --proposer or --prior.",
     ),
 ]
-Evidence = Annotated[
-    bool | None,
-    typer.Option("--evidence", help="Tell of each word what speaks for it: whether it is true, and what it adds."),
-]
-MinEvidence = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE", help="Drop words that are less likely true of the image than that, and look again: 0.8, say."
-    ),
-]
 FluencyModel = Annotated[
     str | None,
     typer.Option(
