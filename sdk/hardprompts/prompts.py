@@ -21,7 +21,7 @@ from hardprompts.hub.machine import Clearance, model_label, shown_model
 from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
-from hardprompts.wording import Categories, WordEvidence, check_text
+from hardprompts.wording import Categories, WordEvidence, WordInteractions, check_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -183,6 +183,8 @@ class HardPrompt(HubMixin):
         fluency: the log-likelihood of each word of the whole text, in nats, by a language model that had no part in
             finding it, if one was asked; higher is better. Captions have about -5 by a good model.
         weights: of its words, if they were fitted; see `hardprompts.applications.fit_weights`.
+        interactions: how much its phrases depend on one another, if that was measured; see
+            `hardprompts.applications.word_interactions`.
         evidence: of its phrases, if it was asked for; see `PromptInverter.evidence`.
         provenance: whatever else tells how it came about; JSON values. Two prompts that differ in nothing else are
             not equal, but have the same hash.
@@ -208,6 +210,7 @@ class HardPrompt(HubMixin):
     left_out: tuple[str, ...] = ()
     fluency: float | None = None
     evidence: tuple[WordEvidence, ...] = ()
+    interactions: WordInteractions | None = None
 
     def __post_init__(self) -> None:
         for name in ("text", "template"):
@@ -355,6 +358,7 @@ class HardPrompt(HubMixin):
                     "left_out": tuple(str(one) for one in fields.get("left_out", ())),
                     "fluency": _number(fields.get("fluency")),
                     "evidence": tuple(map(WordEvidence.from_dict, fields.get("evidence", ()))),
+                    "interactions": _interactions(fields.get("interactions")),
                 }
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -447,6 +451,10 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+def _interactions(values: Mapping[str, Any] | None) -> WordInteractions | None:
+    return None if values is None else WordInteractions.from_dict(values)
+
+
 def _candidate(values: Mapping[str, Any]) -> Candidate:
     return Candidate(str(values["text"]), tuple(map(operator.index, values["token_ids"])), float(values["score"]))
 
@@ -536,6 +544,9 @@ def _card_section(repo_id: str, prompt: HardPrompt) -> str:
     ]
     if escapes:
         parts.append("With the characters that weight words made literal:\n\n" + facts_list(escapes))
+    if prompt.interactions is not None and (pairs := prompt.interactions.strongest()):
+        told = "\n".join(f"1. {code_span(one)} and {code_span(other)}: {value:+.3f}" for one, other, value in pairs)
+        parts.append(f"Phrases that depend on one another most (above 0 they say more together):\n\n{told}")
     if prompt.evidence:
         parts.append(f"What speaks for each phrase:\n\n{_evidence_table(prompt)}")
     if len(prompt.candidates) > 1:

@@ -8,6 +8,8 @@ from .black_box import (
     load_generator,
 )
 from .breeding import Individual, Lineage, evolve
+from .editing import Edit, WordChange, edit
+from .interactions import interaction_picture, word_interactions
 from .joining import concatenate, negative_prompt
 from .memory import estimate_memory
 from .pictures import Generate, ImageScore, likeness, picture_grid
@@ -16,6 +18,7 @@ from .reranking import RankedPrompt, Reranking, rerank
 from .weights import fit_weights, weighted_conditioning
 
 __all__ = [
+    "Edit",
     "Generate",
     "ImageScore",
     "Individual",
@@ -25,11 +28,14 @@ __all__ = [
     "PictureInversion",
     "RankedPrompt",
     "Reranking",
+    "WordChange",
     "concatenate",
+    "edit",
     "estimate_memory",
     "evolve",
     "fit_weights",
     "generators",
+    "interaction_picture",
     "invert_by_pictures",
     "likeness",
     "load_generator",
@@ -38,4 +44,5 @@ __all__ = [
     "prompt_page",
     "rerank",
     "weighted_conditioning",
+    "word_interactions",
 ]

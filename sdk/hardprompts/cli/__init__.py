@@ -16,6 +16,7 @@ from hardprompts.cli import (
     classify,
     comfyui,
     distill,
+    edit,
     extensions,
     hub,
     inspect,
@@ -37,7 +38,7 @@ app = typer.Typer(
 for command in (
     invert.invert, batch.invert_folder, batch.batch, black_box.invert_by_pictures, invert.score, report.report,
     inspect.inspect, distill.distill, weight.weight, hub.push, hub.pull, classify.tune, classify.classify, lists.models,
-    lists.methods, lists.plugins,
+    lists.methods, lists.plugins, edit.edit, edit.interactions,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(comfyui.app, name="comfyui")

@@ -156,6 +156,10 @@ Fast = Annotated[
     bool | None,
     typer.Option("--fast", help="Take the best text of --proposer as it is (default: auto), and search nothing."),
 ]
+Editable = Annotated[
+    bool | None,
+    typer.Option("--editable", help="Prefer words that say by themselves what they say together; see `edit`."),
+]
 PromptStyle = Annotated[
     Literal["tags", "caption", "keywords"] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hardprompts.encoders import Backend, normalize
+from hardprompts.inversion.editability import EDITABLE_WEIGHT, EditableScore
 from hardprompts.inversion.likelihoods import able, weighed_by_likelihood
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.proposals import Proposer, weighed_by_proposals
@@ -47,7 +48,7 @@ class Experts:
 
     def need_spread(self, options: InversionOptions) -> bool:
         """Whether anything counts in spreads."""
-        costs = self.token_cost(options) or options.penalties or options.repetition_penalty
+        costs = self.token_cost(options) or options.penalties or options.repetition_penalty or options.editable
         return bool(costs or self.proposers or self.prior is not None)
 
     def leave_whole(self, options: InversionOptions, proposals: Sequence[Sequence[Ids]]) -> bool:
@@ -73,6 +74,8 @@ class Experts:
         if self.judge is not None:
             means = torch.stack([target.mean for target in aims[1]])
             similarity = JudgedSimilarity(self.judge, self.backend, means, template)
+        if options.editable:
+            similarity = EditableScore(similarity, space.objective, words, EDITABLE_WEIGHT * spread)
         readable = readable_score(similarity, words, template, self.prior, options, spread)
         weight = options.likelihood_share * spread
         likely = weighed_by_likelihood(readable, words, self.proposers, unit_features(aims[0]), weight)

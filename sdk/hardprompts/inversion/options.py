@@ -34,6 +34,7 @@ class InversionArguments(SearchArguments, total=False):
     likelihood_weight: float | None
     style: str | None
     fast: bool
+    editable: bool
     evidence: bool
     min_evidence: float | None
 
@@ -83,6 +84,8 @@ class InversionOptions(SearchOptions):
             important first. Default: as the search finds it.
         fast: return the best of what the proposers wrote, as it is: nothing is searched, each image is seen in one
             view, there are no other candidates, and the contributions of tokens are not measured.
+        editable: prefer prompts whose words can be exchanged: each says by itself what it says among the others, so
+            that exchanging one changes little else; see `hardprompts.applications.edit`.
         evidence: say what speaks for each phrase of the prompt, see `PromptInverter.evidence`; at most as many passes
             as the search took go into that.
         min_evidence: the probability, in (0, 1), of being true of the picture that each phrase must have; others are
@@ -134,6 +137,7 @@ class InversionOptions(SearchOptions):
     likelihood_weight: float | None = None
     style: str | None = None
     fast: bool = False
+    editable: bool = False
     evidence: bool = False
     min_evidence: float | None = None
 

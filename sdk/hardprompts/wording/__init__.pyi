@@ -2,6 +2,7 @@
 from .bans import CATEGORY, NO_LIST, Bans, WordBan
 from .categories import CATEGORIES, OTHER, Categories, category_words
 from .evidence import Region, WordEvidence
+from .interactions import WordInteractions
 from .words import (
     bad_words,
     check_text,
@@ -27,6 +28,7 @@ __all__ = [
     "Region",
     "WordBan",
     "WordEvidence",
+    "WordInteractions",
     "bad_words",
     "category_words",
     "check_text",

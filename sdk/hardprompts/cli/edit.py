@@ -1,0 +1,168 @@
+"""`hardprompts edit` and `hardprompts interactions`: a word exchanged, and how words depend on each other."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hardprompts.cli import screen
+from hardprompts.cli.options import AsJson, Deadline, Device, Dtype, Model, Save, Template, Threads
+from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
+from hardprompts.errors import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from hardprompts.applications import Edit
+    from hardprompts.prompts import HardPrompt
+    from hardprompts.wording import WordInteractions
+
+Prompt = Annotated[str, typer.Argument(help="The prompt, or the folder of a saved one.")]
+
+
+def edit(
+    prompt: Prompt,
+    old: Annotated[str, typer.Argument(help="A word of it, or several that stand together.")],
+    new: Annotated[str, typer.Argument(help="What is written in its place.")],
+    model: Model = None,
+    every: Annotated[bool, typer.Option("--every", help="Exchange all occurrences.")] = False,
+    template: Template = None,
+    device: Device = None,
+    threads: Threads = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    save: Save = None,
+) -> None:
+    """Exchange a word of a prompt, and say what else that changes for the model that reads it."""
+    with clear_errors():
+        screen.check_save(save)
+        with stdout_kept():
+            from hardprompts.applications import edit as edited
+            from hardprompts.cli.invert import open_model
+
+            own = _prompt_of(prompt, template)
+            screen.use_threads(threads, device)
+            found = edited(own, old, new, open_model(model or own.model or None, device, dtype), every=every)
+        if as_json:
+            typer.echo(json.dumps(_values(found), indent=2))
+        else:
+            typer.echo(found.prompt.filled)
+            _show_edit(found)
+        if save is not None:
+            screen.show_saved(found.prompt.save_pretrained(save))
+
+
+def interactions(
+    prompt: Prompt,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="What the prompt is for.")],
+    model: Model = None,
+    template: Template = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Write the table as a picture, in colors.")
+    ] = None,
+    deadline: Deadline = None,
+    device: Device = None,
+    threads: Threads = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    save: Save = None,
+) -> None:
+    """Show how much the words of a prompt depend on one another: what they add to its score alone and together."""
+    with clear_errors():
+        screen.check_save(save)
+        if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            fail(f"--picture writes a .png, .jpg or .webp file, not {picture.name}")
+        with stdout_kept():
+            from hardprompts.applications import word_interactions
+            from hardprompts.cli.invert import open_model
+
+            own = _prompt_of(prompt, template)
+            screen.use_threads(threads, device)
+            backend = open_model(model or own.model or None, device, dtype)
+            found = word_interactions(own, backend, list(images), deadline=deadline)
+        if as_json:
+            screen.show_json(found)
+        elif found.interactions is not None:
+            _show_interactions(found.interactions)
+        if found.left_out:
+            say(f"no room within the limits: {'; '.join(map(printable, found.left_out))}", "yellow")
+        if picture is not None and found.interactions is not None:
+            say(f"wrote {_draw(found.interactions, picture)}", "dim")
+        if save is not None:
+            screen.show_saved(found.save_pretrained(save))
+
+
+def _prompt_of(prompt: str, template: str | None) -> "HardPrompt":
+    """A saved prompt, or one that was typed."""
+    from hardprompts.prompts import HardPrompt, PromptTemplate
+
+    if Path(prompt).is_dir():
+        saved = HardPrompt.from_pretrained(prompt)
+        if template is not None and template != saved.template:
+            fail(f"the saved prompt is for the template {saved.template!r}; leave out --template")
+        return saved
+    return HardPrompt(prompt, (), 0.0, PromptTemplate(template or "{}").text)
+
+
+def literal(text: str) -> "Text":
+    """A cell of a table that is never read as markup."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
+def _values(found: "Edit") -> dict[str, object]:
+    others = [
+        {"phrase": o.phrase, "before": o.before, "after": o.after, "change": o.change, "entangled": o.entangled}
+        for o in found.others
+    ]
+    return {
+        "prompt": found.prompt.cleared()[0].to_dict(), "before": found.before, "old": found.old, "new": found.new,
+        "shift": found.shift, "explained": found.explained, "others": others,
+    }  # fmt: skip
+
+
+def _show_edit(found: "Edit") -> None:
+    """What the exchange changes, on the other stream than the prompt."""
+    from rich.table import Table
+
+    say(f"the meaning moved by {found.shift:.2f}; {100 * max(0.0, found.explained):.0f} % in the direction from "
+        f"{found.old!r} to {found.new!r}", "dim")  # fmt: skip
+    if not found.others:
+        return
+    table = Table(box=None)
+    for head in ("other words", "add before", "add after", "changed by"):
+        table.add_column(head, justify="left" if head == "other words" else "right")
+    for one in found.others:
+        changed = f"{100 * one.share:.0f} %"
+        table.add_row(literal(one.phrase), f"{one.before:.2f}", f"{one.after:.2f}", changed)
+    screen.err.print(table)
+    for one in found.entangled:
+        say(f"{one.phrase!r} depends on {found.old!r}: it says something else beside {found.new!r}", "yellow")
+
+
+def _show_interactions(found: "WordInteractions") -> None:
+    from rich.table import Table
+
+    head, *rows = found.rows()
+    table = Table(box=None)
+    for place, name in enumerate(head):
+        table.add_column(literal(name), justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*(literal(cell) for cell in row))
+    out.print(table)
+    say("above 0: both say more together; below 0: they say the same", "dim")
+
+
+def _draw(found: "WordInteractions", path: Path) -> Path:
+    """Writes the picture whole or not at all."""
+    import io
+
+    from hardprompts.applications import interaction_picture
+    from hardprompts.atomic import write_files_atomically
+
+    held, kind = io.BytesIO(), path.suffix.lower().lstrip(".").replace("jpg", "jpeg")
+    interaction_picture(found).save(held, format=kind)
+    write_files_atomically({path: held.getvalue()})
+    return path
