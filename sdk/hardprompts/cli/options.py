@@ -347,4 +347,4 @@ def as_flags(message: str) -> str:
     named = re.sub(
         r'rename=\{"([^"]+)": "([^"]+)"\}', lambda found: f"--rename {shlex.quote(f'{found[1]}={found[2]}')}", named
     )
-    return re.sub(r"\bname=\.\.\.", "--name", named)
+    return re.sub(r"\bname=\.\.\.", "--name", re.sub(r"\bevery=True\b", "--every", named))

@@ -1,0 +1,58 @@
+"""`hardprompts edit` and `hardprompts interactions` on the toy model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import QUICK, Run
+from PIL import Image
+
+from hardprompts import HardPrompt
+
+pytestmark = pytest.mark.usefixtures("toy_plugin")
+TOY = ("--model", "toy")
+
+
+def test_a_word_is_exchanged_and_what_else_changes_is_said(tmp_path: Path) -> None:
+    run = Run("edit", "red house river", "house", "boat", *TOY, "--save", tmp_path / "boat")
+    assert run.code == 0 and run.out == "red boat river\n"
+    assert "in the direction from 'house' to 'boat'" in run.err and "river" in run.err
+    saved = HardPrompt.from_pretrained(tmp_path / "boat")
+    assert saved.text == "red boat river" and saved.model == "toy"
+    values = json.loads(Run("edit", tmp_path / "boat", "red", "old", "--json").out)
+    assert values["prompt"]["text"] == "old boat river" and values["before"] == "red boat river"
+    assert [one["phrase"] for one in values["others"]] == ["boat", "river"]
+
+
+def test_a_typed_prompt_has_a_template_and_a_saved_one_keeps_its_own(tmp_path: Path) -> None:
+    assert (
+        Run("edit", "red house", "house", "boat", *TOY, "--template", "the {} in snow").out == "the red boat in snow\n"
+    )
+    Run("edit", "red house", "house", "boat", *TOY, "--save", tmp_path / "boat")
+    Run("edit", tmp_path / "boat", "red", "old", "--template", "the {}").fails("the saved prompt is for the template")
+
+
+def test_misuse_of_edit_is_one_line() -> None:
+    Run("edit", "red house red", "red", "old", *TOY).fails("occurs 2 times", "--every")
+    assert Run("edit", "red house red", "red", "old", *TOY, "--every").out == "old house old\n"
+    Run("edit", "red house", "hous", "old", *TOY).fails("did you mean 'house'?")
+    Run("edit", "red house", "red", "", *TOY).fails("no letters or digits")
+
+
+def test_interactions_are_a_table_and_a_picture(pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "table.png"
+    run = Run("interactions", "red house", pictures / "a.png", *TOY, "--picture", path)
+    assert run.code == 0 and "contributes" in run.out and "house" in run.out
+    assert Image.open(path).format == "PNG"
+    told = json.loads(Run("interactions", "red house", pictures / "a.png", *TOY, "--json").out)
+    assert told["interactions"]["phrases"] == ["red", "house"]
+    Run("interactions", "red house", pictures / "a.png", *TOY, "--picture", "a.doc").fails("--picture writes a .png")
+    marked = Run("interactions", "[bold]red house", pictures / "a.png", *TOY)
+    assert marked.code == 0 and "bold" in marked.out
+
+
+def test_editable_reaches_the_search(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    plain = Run("invert", pictures / "a.png", *QUICK, "--editable").out
+    monkeypatch.setattr("hardprompts.inversion.experts.EditableScore", lambda *given: asked.append(given) or given[0])
+    assert Run("invert", pictures / "a.png", *QUICK, "--editable").code == 0 and len(asked) == 1 and plain.strip()
