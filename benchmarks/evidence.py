@@ -105,7 +105,7 @@ def run(inverter: PromptInverter, picture: Any, seed: int) -> Run:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = inverter.invert(picture, seed=seed, progress=False)
-        finder = EvidenceFinder.of(inverter.backend, inverter.judge)
+        finder = EvidenceFinder.of(inverter.backend, inverter.judge, inverter.calibrations)
         looks = finder.source.looks(picture, seed, Allowance())
         told = {}
         for name, bound in ((DEFAULT, None), *((f"at least {bound}", bound) for bound in BOUNDS)):

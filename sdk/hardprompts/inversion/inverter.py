@@ -16,6 +16,7 @@ from hardprompts.errors import ImageError
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
+from hardprompts.inversion.evidence.calibration import CalibrationInput, opened_calibrations
 from hardprompts.inversion.evidence.finding import EvidenceFinder
 from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
@@ -71,6 +72,7 @@ class PromptInverter:
             `LikelihoodProposer` also have a say in what is chosen.
         fluency_model: a language model like `prior`, which has no say in anything: a prompt's `fluency` is what it says
             of the text.
+        calibrations: of evidence, or a file of them; default: those that come with the model.
 
     Raises:
         UnknownName, BackendError: see `load_backend` and `load_captioner`; or the prior is not a causal language model.
@@ -89,20 +91,23 @@ class PromptInverter:
         captioner: str | Captioner | None = None,
         proposers: "ProposerInput | None" = None,
         fluency_model: "str | Backend | TextLikelihood | None" = None,
+        calibrations: CalibrationInput = None,
     ) -> None:
         def opened(model: str | Backend) -> Backend:
             return opened_backend(model, device=device, dtype=dtype)
 
+        def likelihood(model: "str | Backend | TextLikelihood | None") -> TextLikelihood | None:
+            return None if model is None else open_likelihood(model, device=device, dtype=dtype)
+
         self.backend = join_backends([opened(model) for model in several(backend)])
         self.judge = None if judge is None else opened(judge)
-        self.prior = None if prior is None else open_likelihood(prior, device=device, dtype=dtype)
+        self.prior = likelihood(prior)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
-        self.fluency_model = (
-            None if fluency_model is None else open_likelihood(fluency_model, device=device, dtype=dtype)
-        )
+        self.fluency_model = likelihood(fluency_model)
         self.proposers = opened_proposers(proposers, self.backend)
         self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers, self.fluency_model)
         self._used = {"proposers": names_of(proposers)} if self.proposers else {}
+        self.calibrations = opened_calibrations(calibrations, self.backend)
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
 
@@ -183,16 +188,16 @@ class PromptInverter:
     ) -> HardPrompt:
         """A prompt, also one written by hand, with what speaks for each of its phrases; see `WordEvidence`.
 
-        Of several images a phrase is true if it is true of all of them.
-
         Args:
             min_evidence: see `InversionOptions`; to a text that somebody wrote nothing is added.
             categories: that false words are taken from; default: the lists that come with the package.
 
-        The others and the errors are those of `invert`; features have no regions.
+        Of several images a phrase is true if it is true of all. The rest is as for `invert`; features have no regions.
         """
         options = InversionOptions(min_evidence=min_evidence, deadline=deadline, max_evaluations=max_evaluations)
-        return EvidenceFinder.of(self.backend, self.judge, categories).of_prompt(prompt, images, options)
+        return EvidenceFinder.of(self.backend, self.judge, self.calibrations, categories).of_prompt(
+            prompt, images, options
+        )
 
     def _chosen(self, door: str, **options: Any) -> InversionOptions:
         chosen = InversionOptions.of(door, **options)
@@ -215,7 +220,7 @@ class PromptInverter:
 
     def _asks(self, options: InversionOptions) -> bool:
         """Whether the proposers are asked: what they write is not what fits least, nor begins with a given text."""
-        return bool(self.proposers) and options.initial_prompt is None and not self._opposed
+        return bool(self.proposers) and options.initial_prompt is None and not _is_opposed(self.search)
 
     # --- the search -----------------------------------------------------------------------
 
@@ -226,7 +231,7 @@ class PromptInverter:
         experts = Experts(self.backend, self.judge, self.prior, asked)
         tasks = Tasks.of(images, experts.models, self.captioner, options, seed, allowance, self.search, self._held)
         targets = tasks.targets(options)
-        aims = [[target.opposite for target in own] for own in targets] if self._opposed else targets
+        aims = [[target.opposite for target in own] for own in targets] if _is_opposed(self.search) else targets
         texts = _proposed(asked, aims[0], options, seed, allowance)
         known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
         space = SearchSpace.of(self.backend, aims[0], options, known, self.search, self._held)
@@ -236,8 +241,8 @@ class PromptInverter:
         unsearched = options.fast or experts.leave_whole(options, proposals)
         results = self._results(tasks, aims, proposals, space, experts, options, unsearched, seed, allowance)
         answers = Answers(
-            self.backend, space, self.prior, self.fluency_model, options, self._opposed, unsearched, self.method,
-            self.method_settings, {"views": options.looks, "restarts": options.starts, **self._used},
+            self.backend, space, self.prior, self.fluency_model, options, _is_opposed(self.search), unsearched,
+            self.method, self.method_settings, {"views": options.looks, "restarts": options.starts, **self._used},
         )  # fmt: skip
         prompts = []
         for task, (result, target) in enumerate(zip(results, targets[0], strict=True)):
@@ -245,7 +250,7 @@ class PromptInverter:
             left.left_out += tasks.left_out(task)
             prompts.append(answers.prompt(result, target, left))
         if options.evidence or options.min_evidence is not None:
-            finder = EvidenceFinder.of(self.backend, self.judge)
+            finder = EvidenceFinder.of(self.backend, self.judge, self.calibrations)
             prompts = finder.of_results(prompts, images, targets[0], answers, seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
@@ -294,10 +299,10 @@ class PromptInverter:
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
 
-    @property
-    def _opposed(self) -> bool:
-        """Whether the method looks for what fits least."""
-        return isinstance(self.search, TaskPreparation) and self.search.opposed
+
+def _is_opposed(search: Search) -> bool:
+    """Whether a method looks for what fits least."""
+    return isinstance(search, TaskPreparation) and search.opposed
 
 
 def _proposed(

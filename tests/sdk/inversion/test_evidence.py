@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,19 @@ BACKEND = toy_backend()
 TOWER = BACKEND.text_encoder
 assert isinstance(TOWER, ToyEncoder)
 INVERTER = PromptInverter(BACKEND)
+
+
+class FixedSearch:
+    """Says "red boat" again and again, so that a search has cost something."""
+
+    def steps(
+        self, objective: Any, vocabulary: Any, initial_ids: torch.Tensor, generator: torch.Generator
+    ) -> Iterator[Candidates]:
+        for _ in range(20):
+            yield Candidates(torch.tensor([vocabulary.encode("red boat")] * len(initial_ids)))
+
+
+BOATS = PromptInverter(BACKEND, method=FixedSearch())
 QUICK = {"views": 1, "restarts": 8, "progress": False, "seed": 0}
 DEFAULT = Categories.default()
 
@@ -146,10 +159,8 @@ def _calibrated(
 ) -> EvidenceCalibration:
     one = EvidenceCalibration(("toy",), weights, {"": bias}, searched, "a test")
 
-    def found(_: Any) -> Sequence[EvidenceCalibration]:
-        return (one,)
-
-    monkeypatch.setattr("hardprompts.inversion.evidence.finding.calibrations_of", found)
+    for inverter in (INVERTER, BOATS):
+        monkeypatch.setattr(inverter, "calibrations", (one,))
     return one
 
 
@@ -186,6 +197,7 @@ def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
     )
     assert load_calibrations(save_calibrations(tmp_path / "c.json", [one])) == (one,)
     assert one.extended(DEFAULT).category("umber") == "color"
+    assert PromptInverter(BACKEND, calibrations=tmp_path / "c.json").calibrations == (one,)
 
 
 @pytest.mark.parametrize(
@@ -213,24 +225,13 @@ def test_what_a_search_found_is_calibrated_apart_from_what_somebody_wrote(monkey
 
 def test_a_calibration_of_another_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}, searched=False), models=("another",))
-    monkeypatch.setattr("hardprompts.inversion.evidence.finding.calibrations_of", lambda _: (one,))
+    monkeypatch.setattr(INVERTER, "calibrations", (one,))
     assert INVERTER.evidence("red", features("red house")).evidence[0].probability is None
 
 
 # --- the bound ------------------------------------------------------------------------------
 
 
-class FixedSearch:
-    """Says "red boat" again and again, so that a search has cost something."""
-
-    def steps(
-        self, objective: Any, vocabulary: Any, initial_ids: torch.Tensor, generator: torch.Generator
-    ) -> Iterator[Candidates]:
-        for _ in range(20):
-            yield Candidates(torch.tensor([vocabulary.encode("red boat")] * len(initial_ids)))
-
-
-BOATS = PromptInverter(BACKEND, method=FixedSearch())
 NO_START = {**QUICK, "initial_prompt": "red boat", "num_tokens": 2}
 
 

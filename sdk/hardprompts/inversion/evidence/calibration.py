@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -109,6 +109,21 @@ def calibrations() -> dict[str, OpenCalibrations]:
 def calibrations_of(backend: Backend) -> tuple[EvidenceCalibration, ...]:
     """The calibrations that come with a model."""
     return tuple(one for opening in calibrations().values() for one in opening(backend))
+
+
+#: Calibrations as they are asked for: a file, open ones, or None for those that come with the model.
+CalibrationInput: TypeAlias = str | os.PathLike[str] | Sequence[EvidenceCalibration] | None
+
+
+def opened_calibrations(given: CalibrationInput, backend: Backend) -> tuple[EvidenceCalibration, ...]:
+    """The calibrations that are asked for.
+
+    Raises:
+        FileFormatError, OSError: see `load_calibrations`.
+    """
+    if given is None:
+        return calibrations_of(backend)
+    return load_calibrations(given) if isinstance(given, str | os.PathLike) else tuple(given)
 
 
 def save_calibrations(path: str | os.PathLike[str], found: Sequence[EvidenceCalibration]) -> Path:

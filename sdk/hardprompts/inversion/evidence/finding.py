@@ -11,7 +11,7 @@ from hardprompts.allowance import Allowance, clock
 from hardprompts.encoders import Backend
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.evidence.bound import EvidenceBound
-from hardprompts.inversion.evidence.calibration import calibrations_of
+from hardprompts.inversion.evidence.calibration import EvidenceCalibration
 from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
 from hardprompts.inversion.options import InversionOptions
@@ -37,10 +37,16 @@ class EvidenceFinder:
     source: EvidenceSource
 
     @classmethod
-    def of(cls, backend: Backend, judge: Backend | None, categories: Categories | None = None) -> "EvidenceFinder":
-        """The finder of a model and its judge, with the calibrations that come with them."""
+    def of(
+        cls,
+        backend: Backend,
+        judge: Backend | None,
+        calibrations: Sequence[EvidenceCalibration],
+        categories: Categories | None = None,
+    ) -> "EvidenceFinder":
+        """The finder of a model and its judge."""
         models = [backend] if judge is None else [backend, judge]
-        return cls(backend, EvidenceSource.of(models, calibrations_of(backend), categories))
+        return cls(backend, EvidenceSource.of(models, calibrations, categories))
 
     def of_prompt(self, prompt: HardPrompt | str, images: Any, options: InversionOptions) -> HardPrompt:
         """A prompt with its evidence; see `PromptInverter.evidence`."""
