@@ -19,7 +19,7 @@ from hardprompts import PromptInverter, load_backend
 from hardprompts.applications import load_generator
 from hardprompts.inversion import load_captioner
 from hardprompts.plugins import register, unregister
-from hardprompts.testing import check_backend, check_captioner, toy_backend
+from hardprompts.testing import check_backend, check_captioner, check_generator, toy_backend
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -105,6 +105,7 @@ def test_the_generator_of_the_docs_draws() -> None:
     exec(compile(block("python", "def generators"), "plugins.md", "exec"), scope)
     register(types.SimpleNamespace(generators=scope["generators"]), "plain")
     try:
+        check_generator(load_generator("plain:red"))
         drawn = load_generator("plain:red")(["a", "b"], [0, 1])
         assert [picture.getpixel((0, 0)) for picture in drawn if picture] == [(255, 0, 0)] * 2
     finally:

@@ -1,8 +1,8 @@
 """A conformance suite for plugins, and a small model to try things on.
 
-Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_proposer` with a proposer,
-`check_search` with a method of yours, and `check_format` with a format of yours; each raises AssertionError with a
-sentence about what is wrong, and returns None when all is well.
+Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_generator` with what draws,
+`check_proposer` with a proposer, `check_search` with a method of yours, and `check_format` with a format of yours; each
+raises AssertionError with a sentence about what is wrong, and returns None when all is well.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from hardprompts.applications.pictures import Generate, pictures_of
 from hardprompts.atomic import write_files_atomically
 from hardprompts.encoders import Backend, LanguageModelKind, normalize
-from hardprompts.errors import FileFormatError, NonFiniteError
+from hardprompts.errors import FileFormatError, ImageError, NonFiniteError
 from hardprompts.inversion.captioning import Captioner, captions_of
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.likelihoods import likelihoods
@@ -376,6 +377,30 @@ def check_captioner(captioner: Captioner, images: Sequence[Image.Image] = ()) ->
     assert captions_of(captioner, tried) == captions, "the same images gave other captions the second time"
     alone = captions_of(captioner, tried[:1])
     assert alone == captions[:1], f"an image is {captions[0]!r} among others, and {alone[0]!r} alone"
+
+
+def check_generator(generate: Generate, prompts: Sequence[str] = ("a red house", "old boat")) -> None:
+    """Checks that a generator draws a picture for each prompt, the same for the same prompt and seed.
+
+    A picture may be refused, as None; one of all must be there.
+
+    Args:
+        prompts: two or more, to try it on.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    texts, seeds = [*prompts, prompts[0]], list(range(len(prompts) + 1))
+    try:
+        drawn, again = (pictures_of(generate, texts, seeds) for _ in range(2))
+    except ImageError as error:
+        raise AssertionError(str(error)) from error
+    kinds = {type(picture).__name__ for picture in drawn if not isinstance(picture, Image.Image | None)}
+    assert not kinds, f"a picture must be one of PIL, or None, and is a {', '.join(kinds)}"
+    pixels = [None if picture is None else picture.convert("RGB").tobytes() for picture in drawn]
+    assert any(own is not None for own in pixels), "no picture came at all"
+    repeated = [None if picture is None else picture.convert("RGB").tobytes() for picture in again]
+    assert pixels == repeated, "the same prompts and seeds gave other pictures the second time"
 
 
 def check_proposer(proposer: Proposer, backend: Backend, texts: Sequence[str] = ("a red house", "old boat")) -> None:

@@ -8,7 +8,15 @@ import torch
 from hardprompts import load_backend
 from hardprompts.methods import PEZ
 from hardprompts.search.protocol import Candidates
-from hardprompts.testing import ToyEncoder, check_backend, check_captioner, check_inversions, check_search, toy_backend
+from hardprompts.testing import (
+    ToyEncoder,
+    check_backend,
+    check_captioner,
+    check_generator,
+    check_inversions,
+    check_search,
+    toy_backend,
+)
 from hardprompts.vocabulary import Vocabulary
 
 
@@ -79,6 +87,22 @@ def test_a_method_that_does_not_search_is_caught() -> None:
 def test_a_method_that_ignores_the_seed_is_caught() -> None:
     with pytest.raises(AssertionError, match="same seed"):
         check_search(Unseeded())
+
+
+def test_generators_that_break_their_contract_are_caught() -> None:
+    def colored(number: int) -> Image.Image:
+        return Image.new("RGB", (4, 4), (number, 9, 9))
+
+    check_generator(lambda prompts, seeds: [colored(seed) if seed else None for seed in seeds])
+    with pytest.raises(AssertionError, match="1 pictures for 3 prompts"):
+        check_generator(lambda prompts, seeds: [colored(1)])
+    with pytest.raises(AssertionError, match="no picture came"):
+        check_generator(lambda prompts, seeds: [None for _ in seeds])
+    drawn = iter(range(99))
+    with pytest.raises(AssertionError, match="other pictures the second time"):
+        check_generator(lambda prompts, seeds: [colored(next(drawn)) for _ in seeds])
+    with pytest.raises(AssertionError, match="and is a str"):
+        check_generator(lambda prompts, seeds: ["picture" for _ in seeds])
 
 
 def test_captioners_that_break_their_contract_are_caught() -> None:

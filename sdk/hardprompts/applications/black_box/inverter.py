@@ -113,7 +113,7 @@ def invert_by_pictures(
     allowance, targets = Allowance(chosen.deadline), load_images(images)
     opened = _opened_judge(judge, inverter)
     journal = Journal(chosen.place, {
-        "images": _hash_of(targets), "judge": _name_of(opened), "generator": getattr(generate, "name", ""),
+        "images": _hash_of(targets), "judge": _name_of(opened), "generator": _name_of(generate),
         "size": None if chosen.size is None else list(chosen.size),
     })  # fmt: skip
     score = likeness(targets, opened) if isinstance(opened, Backend) else opened
@@ -133,7 +133,7 @@ def invert_by_pictures(
         followed = dataclasses.replace(chosen, callback=on_bar(chosen.callback, bar))
         race = Race(generate, score, journal, followed, own, allowance)
         reason = race.run(texts)
-        about = {"judge": _name_of(opened), "generator": getattr(generate, "name", "")}
+        about = {"judge": _name_of(opened), "generator": _name_of(generate)}
         return answer(race, reason, None if inverter is None else inverter.backend, about)
 
 
@@ -150,8 +150,10 @@ def _opened_judge(
     return opened_backend(judge) if isinstance(judge, str) else judge
 
 
-def _name_of(judge: "Backend | ImageScore") -> str:
-    return judge.name if isinstance(judge, Backend) else getattr(judge, "__qualname__", type(judge).__name__)
+def _name_of(thing: object) -> str:
+    """What a model, a generator or a function is called."""
+    name = getattr(thing, "name", None) or getattr(thing, "__qualname__", None)
+    return str(name or type(thing).__qualname__)
 
 
 def _hash_of(images: Sequence[Any]) -> str:
