@@ -1,8 +1,8 @@
 """A conformance suite for plugins, and a small model to try things on.
 
-Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_generator` with what draws,
-`check_proposer` with a proposer, `check_search` with a method of yours, and `check_format` with a format of yours; each
-raises AssertionError with a sentence about what is wrong, and returns None when all is well.
+Call `check_backend` with a backend that you open, `check_captioner` with a captioner, `check_generator` with what
+draws, `check_proposer` with a proposer, `check_search` with a method of yours, and `check_format` with a format;
+each raises AssertionError with a sentence about what is wrong, and returns None when all is well.
 """
 
 import contextlib

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from PIL import Image
 
 from hardprompts import load_backend
 from hardprompts.methods import PEZ
