@@ -141,7 +141,7 @@ def _of_language_model(
 
 def _gradient(objective: LabelLikelihood, prompt: Tensor, row: int, count: int) -> None:
     """One of so many texts that are alike."""
-    gradient_of(lambda own: Evaluation(objective._loss(own, [row] * count)), prompt)
+    gradient_of(lambda own: Evaluation(objective.losses(own, [row] * count)), prompt)
 
 
 def _extrapolated(work: Callable[[int], object], count: int, device: torch.device) -> int:

@@ -153,7 +153,7 @@ class LabelLikelihood:
     def __call__(self, embeddings: Float[Tensor, "batch tokens dim"], groups: Int[Tensor, " batch"]) -> Evaluation:
         drawn = self._draw() if self.drawn is None else list(self.drawn)
         chosen = self._score_rows() if drawn is None else drawn
-        loss = self._loss(embeddings, chosen)
+        loss = self.losses(embeddings, chosen)
         return Evaluation(loss, -loss.detach() if drawn is None else None)
 
     def held(self) -> "LabelLikelihood":
@@ -167,7 +167,7 @@ class LabelLikelihood:
         if missing:
             embeddings = self.reader.model.vocabulary.embed(torch.tensor(missing, device=ids.device))
             with torch.no_grad():
-                loss = self._loss(embeddings, self._score_rows())
+                loss = self.losses(embeddings, self._score_rows())
             self._scores.update(zip(missing, (-loss).tolist(), strict=True))
         return torch.tensor([self._scores[prompt] for prompt in prompts], device=ids.device)
 
@@ -177,7 +177,7 @@ class LabelLikelihood:
         prompt = vocabulary.embed(vocabulary.sample((1, num_tokens), generator_of(0)))
         fit_batches(
             self.reader.batches(self.rows, 1, num_tokens),
-            lambda rows: gradient_of(lambda own: Evaluation(self._loss(own, rows)), prompt),
+            lambda rows: gradient_of(lambda own: Evaluation(self.losses(own, rows)), prompt),
             at_once,
         )
 
@@ -198,7 +198,7 @@ class LabelLikelihood:
             return None if self.scored is None else list(range(len(self.rows)))
         return draw(len(self.rows), self.sample_size, self.generator)
 
-    def _loss(self, embeddings: Float[Tensor, "batch tokens dim"], chosen: Sequence[int]) -> Float[Tensor, " batch"]:
+    def losses(self, embeddings: Float[Tensor, "batch tokens dim"], chosen: Sequence[int]) -> Float[Tensor, " batch"]:
         """The loss of each prompt over the chosen rows, in float32."""
         with_fluency = self.fluency_weight > 0 and embeddings.shape[1] > 1
         rows = [self.rows[i] for i in chosen]
