@@ -1,4 +1,4 @@
-"""Texts of the embedded decoder: alone, and as where a search begins, against the default; on scenes never seen.
+"""Texts of the embedded decoder: alone, and as where a search begins, against the search alone; on scenes never seen.
 
 `python benchmarks/decoder.py` writes results/decoder.json and the table of docs/decoder.md; with `--page
 language_models` those of docs/language_models.md, where language models propose. The judge is a second model
@@ -32,7 +32,7 @@ from hardprompts import HardPrompt, PromptInverter, load_backend
 CHOOSING, REPORTING = 1_900_000_000, 1_950_000_000
 
 #: Ways to a prompt: proposers, and options of `invert_each`.
-WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "decoder alone, 8 texts (fast)": ("emoji:", {"fast": True, "proposals": 8}),
     "decoder alone, 32 texts (fast)": ("emoji:", {"fast": True}),
     "decoder alone, 128 texts (fast)": ("emoji:", {"fast": True, "proposals": 128}),
@@ -41,17 +41,20 @@ WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
     "decoder, 200 passes": ("emoji:", {"passes": 200}),
     "decoder, 2,000 passes": ("emoji:", {"passes": 2000}),
     "decoder, until it ends": ("emoji:", {}),
-    "default, 2,000 passes": (None, {"passes": 2000}),
-    "default, until it ends": (None, {}),
+    "search alone, 2,000 passes": ("none", {"passes": 2000}),
+    "search alone, until it ends": ("none", {}),
 }
 
 #: Likewise with language models as proposers, beside some of the others.
-LANGUAGE_MODELS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+LANGUAGE_MODELS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "VGD alone (fast)": ("lm:emoji:emoji-lm", {"fast": True}),
     "VGD, 200 passes": ("lm:emoji:emoji-lm", {"passes": 200}),
     "masked particles alone (fast)": ("mlm:emoji:emoji-mlm", {"fast": True}),
     "masked particles, 200 passes": ("mlm:emoji:emoji-mlm", {"passes": 200}),
-    **{way: WAYS[way] for way in ("decoder alone, 32 texts (fast)", "decoder, 200 passes", "default, 2,000 passes")},
+    **{
+        way: WAYS[way]
+        for way in ("decoder alone, 32 texts (fast)", "decoder, 200 passes", "search alone, 2,000 passes")
+    },
 }
 
 #: Of each page: the ways, and the language model that measures fluency, which proposed nothing.
@@ -110,10 +113,10 @@ def table(found: Mapping[str, Any], ways: Sequence[str], language_model: str) ->
     """The figures as a table in Markdown."""
     lines = [
         "| | object named, of one | both named, of two | judge's similarity | judge: at least the caption "
-        "| more than the default at 2,000 passes, by the judge | processor ms a picture | tokens | nats a word |",
+        "| more than the search alone at 2,000 passes, by the judge | processor ms a picture | tokens | nats a word |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    base = [row for objects in (1, 2) for row in found[f"default, 2,000 passes/{objects}"]["rows"]]
+    base = [row for objects in (1, 2) for row in found[f"search alone, 2,000 passes/{objects}"]["rows"]]
     for way in ways:
         one, two = (found[f"{way}/{objects}"] for objects in (1, 2))
         both = [*one["rows"], *two["rows"]]

@@ -191,7 +191,7 @@ def invert_with_clip(
 ) -> list[HardPrompt]:
     """The prompt of each image by the dual encoder, at the setting's number of passes."""
     options: dict[str, Any] = {**method.options, **({"vocabulary": bank()} if method.bank else {})}
-    return PromptInverter(backend, method.search).invert_each(
+    return PromptInverter(backend, method.search, proposers="none").invert_each(
         list(images), num_tokens=num_tokens, seed=seed, batch_size=len(images), progress=False,
         max_evaluations=len(images) * setting.evaluations, **options,
     )  # fmt: skip

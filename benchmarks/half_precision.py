@@ -57,7 +57,7 @@ def measure(
     rows = []
     for dtype, value in DTYPES.items():
         backend = load_backend(name, device=device, dtype=value)
-        inverter = PromptInverter(backend, method=method)
+        inverter = PromptInverter(backend, method=method, proposers="none")
         given = aims if name == "emoji" else list(backend.encode_texts(aims)[:, None])
         options = {"num_tokens": 8, "max_evaluations": max_evaluations, "seed": 0, "progress": False}
         texts = [inverter.invert(target, **options).text for target in given]

@@ -6,7 +6,8 @@ Each method gets the same number of forward and backward passes for each of the 
 with two objects, one scene at a time. What counts is the neutral judge (emoji-clip-reference) and whether the scene
 is named; the similarity that was optimized stands beside, to show that it decides little. Differences from the
 default are paired over the targets, seeds averaged, with 95 % intervals. The default's row is what
-`PromptInverter("emoji").invert(image, max_evaluations=N)` gives. All rows share its tokens, template and views,
+`PromptInverter("emoji", proposers="none").invert(image, max_evaluations=N)` gives: methods are compared alone, without
+a decoder's texts (decoder.py). All rows share its tokens, template and views,
 except where a row says otherwise.
 
 Among how many restarts a method's passes are divided stands in its row (the best of three such numbers, which
@@ -289,7 +290,7 @@ class Bench:
 
     def search(self, row: Row, method: Any, seed: int, place: int) -> tuple[HardPrompt, "Trace", float]:
         """The prompt that a method finds, how it came about, and the seconds that passed."""
-        inverter = PromptInverter(self.backend, method=method, prior=prior(row.prior))
+        inverter = PromptInverter(self.backend, method=method, prior=prior(row.prior), proposers="none")
         options = {key: value() if callable(value) else value for key, value in row.options.items()}
         wall, trace = time.perf_counter(), Trace()
         prompt = inverter.invert(

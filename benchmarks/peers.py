@@ -207,7 +207,7 @@ class Peers:
         }  # fmt: skip
         found: dict[str, list[dict[str, Any]]] = {}
         for name, (method, by_features, extra) in rows.items():
-            inverter = PromptInverter(self.backend, method=method)
+            inverter = PromptInverter(self.backend, method=method, proposers="none")
             inverter.invert(self.targets[0], self.options.num_tokens, max_steps=1, progress=False)  # warms up
             found[name] = []
             for place, limit in enumerate(limits):

@@ -72,10 +72,10 @@ FILLERS = frozenset(
     """.split()
 )
 
-DEFAULT, DECODER = "the default", "the default, with its decoder"
+DEFAULT, ALONE = "the default", "the search alone"
 
 #: Options of `PromptInverter`; what has another name is a method, with the passes that all methods have.
-WAYS: Mapping[str, dict[str, Any]] = {DEFAULT: {}, DECODER: {"proposers": "auto"}}
+WAYS: Mapping[str, dict[str, Any]] = {DEFAULT: {}, ALONE: {"proposers": "none"}}
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=os.environ.get(PHOTOS), help="a folder with labels.json")
     parser.add_argument("--model", default="photo")
     parser.add_argument(
-        "--methods", nargs="*", default=[DECODER, "pez+refine", "refine", "gcg"], help="beside the default"
+        "--methods", nargs="*", default=[ALONE, "pez+refine", "refine", "gcg"], help="beside the default"
     )
     parser.add_argument("--passes", type=int, default=2000, help="of these methods, for each photograph")
     parser.add_argument("--first", type=int, help="so many photographs (default: all); needs --name")

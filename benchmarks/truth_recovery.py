@@ -24,7 +24,7 @@ from hardprompts.search import DEFAULT_METHOD
 def measure(num_objects: int, count: int, method: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The summary and the rows of `count` scenes with so many objects."""
     torch.set_num_threads(1)
-    inverter = PromptInverter("emoji", method=method)
+    inverter = PromptInverter("emoji", method=method, proposers="none")
     judge = load_backend("emoji:emoji-clip-reference")
     scenes = held_out_scenes(count, num_objects)
     images = pictures(scenes)

@@ -132,8 +132,9 @@ class ImageToPrompt(io.ComfyNode):
                 deadline_input(),
                 io.String.Input(
                     "proposer", default="", optional=True, tooltip="What writes whole texts that the search starts "
-                    "from: auto for the decoder that comes with the model (emoji and photo have one), or the name of a "
-                    "folder in models/prompt_models with a decoder. Empty: none."
+                    "from: auto for the decoder that comes with the model (emoji and photo have one), the name of a "
+                    "folder in models/prompt_models with a decoder, or none. Empty: auto for the method build+refine, "
+                    "and none for the others."
                 ),
                 io.Boolean.Input(
                     "fast", default=False, optional=True, tooltip="On: the best text of the proposer as it is, scored, "

@@ -93,7 +93,7 @@ def find(
     model: str,
     options: Mapping[str, Any],
     captioner: str = "",
-    decoder: bool = False,
+    decoder: bool = True,
     fluency_model: str = "",
 ) -> Generator[Live, None, Found]:
     """Searches the prompts of images and yields the best so far.
@@ -102,8 +102,8 @@ def find(
         together: one prompt for what all images share, instead of one for each.
         options: of `PromptInverter.invert`.
         captioner: the name of an image-to-text model, whose captions the search also starts from; "" for none.
-        decoder: the search also starts from what the decoder writes that comes with the model, if one does; it is
-            asked in any case where the options need it.
+        decoder: the search begins with what the decoder writes that comes with the model, if one does; it is asked in
+            any case where the options need it.
         fluency_model: the name of a language model that tells how fluent the prompts are; "" for none.
 
     Raises: what `PromptInverter.invert` raises; Stopped.
@@ -126,7 +126,7 @@ def find(
         if fluency_model.strip():
             job.step("opening the language model")
         inverter = PromptInverter(
-            backend[0], captioner=models.captioner(captioner), proposers=proposers or None,
+            backend[0], captioner=models.captioner(captioner), proposers=proposers,
             fluency_model=models.likelihood(fluency_model),
         )  # fmt: skip
         job.step(f"reading the words of {backend[0].name}, once for each model")

@@ -39,8 +39,8 @@ WORDS = {"Real words": None, "Any tokens": False}
 STYLES = {"As found": None, "Tags": "tags", "Caption": "caption", "Keywords": "keywords"}
 
 #: How it is found.
-WITH_DECODER = "Decoder, then search"
-WAYS: dict[str, dict[str, bool]] = {"Search": {}, WITH_DECODER: {}, "Decoder alone (fast)": {"fast": True}}
+ALONE = "Search without the decoder"
+WAYS: dict[str, dict[str, bool]] = {"Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}}
 
 NO_LIMIT = "empty: until it is done"
 
@@ -182,7 +182,7 @@ class _ImageTab(_Tab):
                 )  # fmt: skip
                 self.ways = gr.Radio(
                     list(WAYS), value=next(iter(WAYS)), label="How",
-                    info="a decoder writes whole texts in milliseconds; fast takes the best of them as it is",
+                    info="a search begins with what a decoder writes, if the model has one; fast takes that as it is",
                 )  # fmt: skip
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
@@ -252,7 +252,7 @@ class _ImageTab(_Tab):
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or "",
-                decoder=way == WITH_DECODER, fluency_model=fluency_model or "",
+                decoder=way != ALONE, fluency_model=fluency_model or "",
             )  # fmt: skip
             found = yield from self._watched(finding, job)
             until = max(prompt.provenance["seconds"] for prompt in found.prompts)

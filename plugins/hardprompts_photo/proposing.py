@@ -36,5 +36,6 @@ def open_proposer(name: str, *, backend: Backend) -> Proposer | None:
 
 def _may_fit(backend: Backend) -> bool:
     """Whether a model is as large as the one that the decoder is for, which takes no time to see."""
-    sizes = (weights.TEXT_TOKENS, weights.TEXT_FEATURES)
-    return backend.language_model is None and (len(backend.vocabulary.table), backend.feature_width) == sizes
+    if backend.language_model is not None or len(backend.vocabulary.table) != weights.TEXT_TOKENS:
+        return False
+    return backend.feature_width == weights.TEXT_FEATURES

@@ -149,7 +149,8 @@ ProposerNames = Annotated[
     typer.Option(
         "--proposer",
         metavar="SCHEME:NAME",
-        help="What writes whole texts to start from: decoder:FOLDER, lm:MODEL, mlm:MODEL, or auto; repeat for more.",
+        help="What writes whole texts to start from: decoder:FOLDER, lm:MODEL, mlm:MODEL, auto for what comes with the "
+        "model (the default method has it unasked), or none; repeat for more.",
     ),
 ]
 Fast = Annotated[

@@ -28,6 +28,7 @@ from hardprompts.inversion.proposals import (
     begin_with,
     names_of,
     opened_proposers,
+    proposers_for,
     usable_ids,
     warn_of_unusable,
 )
@@ -69,7 +70,8 @@ class PromptInverter:
         proposers: what writes whole texts for the images, such as "decoder:FOLDER", "auto" for what comes with the
             model, any object with the method of `Proposer`, or several of these. What they write is scored exactly;
             half of the restarts begin with the best, and the default method goes on from it. Those that are a
-            `LikelihoodProposer` also have a say in what is chosen.
+            `LikelihoodProposer` also have a say in what is chosen. Where none is named, the default method has what
+            comes with the model, and every other method is as published; "none" is none for the default, too.
         fluency_model: a language model like `prior`, which has no say in anything: a prompt's `fluency` is what it says
             of the text.
         calibrations: of evidence, or a file of them; default: those that come with the model.
@@ -104,12 +106,14 @@ class PromptInverter:
         self.prior = likelihood(prior)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
         self.fluency_model = likelihood(fluency_model)
-        self.proposers = opened_proposers(proposers, self.backend)
-        self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers, self.fluency_model)
-        self._used = {"proposers": names_of(proposers)} if self.proposers else {}
         self.calibrations = opened_calibrations(calibrations, self.backend)
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
+        named = proposers_for(self.search) if proposers is None else proposers
+        self.proposers = opened_proposers(named, self.backend)
+        self._warns_of_proposals = proposers is not None
+        self._held = (self.backend, self.judge, self.prior, self.captioner, self.proposers, self.fluency_model)
+        self._used = {"proposers": names_of(named)} if self.proposers else {}
 
     def invert(
         self,
@@ -236,7 +240,7 @@ class PromptInverter:
         known = [*tasks.captions, *itertools.chain.from_iterable(texts)]
         space = SearchSpace.of(self.backend, aims[0], options, known, self.search, self._held)
         proposals = usable_ids(texts, space.words, space.required.template, space.num_tokens)
-        if asked:
+        if asked and self._warns_of_proposals:
             warn_of_unusable(texts, proposals)
         unsearched = options.fast or experts.leave_whole(options, proposals)
         results = self._results(tasks, aims, proposals, space, experts, options, unsearched, seed, allowance)
@@ -287,7 +291,9 @@ class PromptInverter:
         )
         if experts.proposers:
             rating = functools.partial(run, allowance=searching if unsearched else searching.share(LOOKING_SHARE))
-            begun = begin_with(proposals, starts, begun.search, rating, behind=any(tasks.captions))
+            begun = begin_with(
+                proposals, starts, begun.search, rating, captioned=[bool(caption) for caption in tasks.captions]
+            )
         if unsearched:
             return begun.results
         return run(

@@ -21,8 +21,8 @@ from hardprompts.search.rows import NO_TOKEN, Ids, pack, unpack
 from hardprompts.vocabulary import Vocabulary
 from hardprompts.wording import words_in
 
-#: The proposers that come with a model, if there are any.
-AUTO = "auto"
+#: The proposers that come with a model, if there are any; and none, for the method that has these by default.
+AUTO, NONE = "auto", "none"
 
 #: Added to how often a word was proposed, so that no word costs infinitely much.
 SMOOTHING = 0.5
@@ -120,8 +120,19 @@ def _coming_with(backend: Backend) -> dict[str, Proposer]:
     return {scheme: proposer for scheme, proposer in found.items() if proposer is not None}
 
 
+def proposers_for(search: Search) -> ProposerInput:
+    """What a method is given where nobody named a proposer: what comes with the model, for the default method.
+
+    It is at least as good with them, at the same passes (benchmarks/decoder.py and real_decoder.py). Published methods
+    begin as they were published.
+    """
+    return AUTO if isinstance(search, BuildRefine) else NONE
+
+
 def opened_proposers(given: ProposerInput | None, backend: Backend) -> tuple[Proposer, ...]:
     """The proposers that are asked for, open; "auto" stands for those that come with the model, perhaps none.
+
+    "none" stands for none at all.
 
     Raises:
         TypeError: something is neither a name nor a proposer.
@@ -131,6 +142,8 @@ def opened_proposers(given: ProposerInput | None, backend: Backend) -> tuple[Pro
     for one in _several(given):
         if one == AUTO:
             found += _coming_with(backend).values()
+        elif one == NONE:
+            continue
         elif isinstance(one, str):
             found.append(load_proposer(one, backend))
         elif isinstance(one, Proposer):
@@ -233,25 +246,25 @@ class Starts:
         """The task of each row."""
         return torch.arange(len(self.ids), device=self.ids.device) // self.restarts
 
+    def first(self, task: int) -> Ids:
+        """The first start of a task."""
+        return unpack(self.ids[task * self.restarts][None])[0]
+
     def of(
         self, proposals: Sequence[Sequence[Ids]]
     ) -> tuple[Int[Tensor, "proposals tokens"], Int[Tensor, " proposals"]]:
         """Proposals alone as starts, and their tasks; of a task that has none, its own first start."""
-        rows = [own or [unpack(self.ids[task * self.restarts][None])[0]] for task, own in enumerate(proposals)]
+        rows = [own or [self.first(task)] for task, own in enumerate(proposals)]
         tasks = [task for task, own in enumerate(rows) for _ in own]
         packed = pack([ids for own in rows for ids in own], self.ids.device)
         width = self.ids.shape[1] - packed.shape[1]
         return torch.nn.functional.pad(packed, (0, width), value=NO_TOKEN), torch.tensor(tasks, device=self.ids.device)
 
-    def begin_with(self, proposals: Sequence[Sequence[Ids]], behind: bool) -> None:
-        """Lets half of each task's restarts be its proposals, best first.
-
-        Args:
-            behind: the second half, since the first begins with something else.
-        """
+    def begin_with(self, proposals: Sequence[Sequence[Ids]], captioned: Sequence[bool]) -> None:
+        """Lets half of each task's restarts be its proposals, best first: the second half behind a caption."""
         half = max(1, self.restarts // 2)
         for task, own in enumerate(proposals):
-            first = task * self.restarts + (self.restarts - half if behind else 0)
+            first = task * self.restarts + (self.restarts - half if captioned[task] else 0)
             for row, ids in enumerate(own[:half], first):
                 self.ids[row] = NO_TOKEN
                 self.ids[row, : len(ids)] = torch.tensor(ids, device=self.ids.device)
@@ -279,16 +292,16 @@ def begin_with(
     search: Search,
     run: Callable[..., list[SearchResult]],
     *,
-    behind: bool,
+    captioned: Sequence[bool],
 ) -> Beginning:
     """Scores proposals, and lets a search begin with the best of them.
 
-    The default method is given these alone, and goes on from the best, if there are any for every task; of another
-    method's restarts they are one half.
+    The default method is given these and the caption, and goes on from the best, if there are proposals for every task;
+    of another method's restarts they are one half.
 
     Args:
         run: `SearchOptions.run` without the search, its starts and their tasks.
-        behind: see `Starts.begin_with`.
+        captioned: of each task, whether its starts begin with a caption.
 
     Raises:
         SearchError: of a task that has no proposals, the start cannot be returned either.
@@ -300,9 +313,10 @@ def begin_with(
         for result, own in zip(results, proposals, strict=True)
     ]
     if isinstance(search, BuildRefine) and all(best):
-        kept, tasks = starts.of([own[:KEPT] for own in best])
+        rows = [[*([starts.first(task)] if captioned[task] else ()), *own[:KEPT]] for task, own in enumerate(best)]
+        kept, tasks = starts.of(rows)
         return Beginning(dataclasses.replace(search, continues=True), kept, tasks, results)
-    starts.begin_with(best, behind)
+    starts.begin_with(best, captioned)
     return Beginning(search, starts.ids, starts.groups, results)
 
 

@@ -116,7 +116,7 @@ def test_a_model_without_commas_says_so() -> None:
 
 def test_a_caption_needs_somebody_who_knows_how_captions_read() -> None:
     with pytest.raises(ValueError, match="style='caption' needs something that knows how captions read"):
-        inverted("caption")
+        PromptInverter(EMOJI, proposers="none").invert_each(TARGETS, style="caption", **QUICK)
 
     class Writes:
         def propose(self, features: Any, count: int, max_tokens: int, generator: Any) -> list[list[str]]:
