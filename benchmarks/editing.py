@@ -190,10 +190,11 @@ def accuracy(images: Sequence[Image.Image], of: Sequence[Scene]) -> dict[str, tu
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """How prompts are found: with which proposers, method, and options of `invert_each`."""
+    """How prompts are found: with which proposers, method, passes for each, and options of `invert_each`."""
 
     proposers: str | None = None
     method: str | None = None
+    passes: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -204,9 +205,9 @@ WAYS: Mapping[str, Way | None] = {
     "editable=True": Way(options={"editable": True}),
     "captions of the decoder": Way("auto", options={"style": "caption", "num_tokens": 12}),
     "decoder, then search": Way("auto"),
-    "PEZ": Way(method="pez"),
-    "beam": Way(method="beam"),
-    "GCG": Way(method="gcg"),
+    "PEZ, 2,000 passes": Way(method="pez", passes=2000),
+    "beam, 2,000 passes": Way(method="beam", passes=2000),
+    "GCG, 2,000 passes": Way(method="gcg", passes=2000),
 }
 
 BATCH = 64
@@ -220,7 +221,11 @@ def found_by(way: Way | None, of: Sequence[Scene]) -> tuple[list[HardPrompt | st
     method: dict[str, Any] = {} if way.method is None else {"method": way.method}
     inverter = PromptInverter("emoji", proposers=way.proposers, **method)
     began = time.process_time()
-    found = inverter.invert_each(images, batch_size=BATCH, seed=0, progress=False, **way.options)
+    found: list[HardPrompt] = []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        limit: dict[str, Any] = {} if way.passes is None else {"max_evaluations": way.passes * len(part)}
+        found += inverter.invert_each(part, batch_size=BATCH, seed=0, progress=False, **limit, **way.options)
     return [*found], (time.process_time() - began) / len(of)
 
 

@@ -17,7 +17,19 @@ class HardPromptsExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node, in the order of the menu."""
-        from . import captions, diffusion, distill, embeddings, invert, models, pictures, prompts, publish, weights
+        from . import (
+            captions,
+            diffusion,
+            distill,
+            editing,
+            embeddings,
+            invert,
+            models,
+            pictures,
+            prompts,
+            publish,
+            weights,
+        )
 
         return [
             models.LoadPromptModel,
@@ -28,6 +40,7 @@ class HardPromptsExtension(ComfyExtension):
             embeddings.EmbeddingToPrompt,
             embeddings.InspectEmbedding,
             weights.WeightWords,
+            editing.EditPrompt,
             prompts.CombinePrompts,
             prompts.ScorePrompts,
             prompts.ShowPrompt,

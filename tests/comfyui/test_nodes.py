@@ -24,7 +24,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import InterruptProcessingException, World, comfyui
 from toy_denoiser import predictor
 
-from hardprompts import BackendError, FileFormatError, ImageError, PluginError, UnknownName, hookimpl, search_methods
+from hardprompts import (
+    BackendError,
+    FileFormatError,
+    ImageError,
+    PluginError,
+    UnknownName,
+    VocabularyError,
+    hookimpl,
+    search_methods,
+)
 from hardprompts.inversion.options import STYLES
 from hardprompts.plugins import register, unregister
 from hardprompts.prompts import Candidate, HardPrompt, WordWeights, escape
@@ -883,6 +892,15 @@ def test_combine_and_score(world: World, fox: torch.Tensor) -> None:
     assert joined[1] == "fox, violet"
     score = prompts.ScorePrompts.execute
     assert score(model, "a fox", fox).args[0] > score(model, "a castle", fox).args[0]
+
+
+def test_a_word_is_exchanged_and_the_report_says_what_else_changes(world: World) -> None:
+    node, prompt = module("editing").EditPrompt, HardPrompt("neon fox violet", (), 0.0, model="emoji:emoji-clip")
+    text, raw, score, found, report = node.execute(prompt, emoji_model(), "fox", "wolf").args
+    assert text == raw == found.filled == "neon wolf violet" and 0 < score < 1
+    assert "in the direction from 'fox' to 'wolf'" in report and "violet: what it adds changed by" in report
+    with pytest.raises(VocabularyError, match="did you mean 'fox'"):
+        node.execute(prompt, emoji_model(), "fix", "wolf")
 
 
 def test_distilling_tells_how_faithful_it_is(world: World) -> None:
