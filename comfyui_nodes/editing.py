@@ -26,7 +26,7 @@ class EditPrompt(io.ComfyNode):
             category=CATEGORY,
             description="Exchanges a word of a prompt for another one, and says what else that changes.",
             inputs=[
-                HardPromptType.Input("hard_prompt", tooltip="The prompt to change, from any node that finds prompts."),
+                HardPromptType.Input("original", tooltip="The prompt to change, from any node that finds prompts."),
                 PromptModelType.Input("prompt_model", tooltip="The model that reads the prompt."),
                 io.String.Input("old", tooltip="A word of the prompt, or several that stand together: fox."),
                 io.String.Input("new", tooltip="What is written in its place: wolf."),
@@ -45,13 +45,13 @@ class EditPrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, hard_prompt: Any, prompt_model: PromptModel, old: str, new: str, every: bool = False
+        cls, original: Any, prompt_model: PromptModel, old: str, new: str, every: bool | None = None
     ) -> io.NodeOutput:
         """The edited prompt."""
         from hardprompts.applications import edit
 
         with warnings_shown(cls.hidden.unique_id), prompt_model.opened() as backend:
-            found = edit(hard_prompt, old, new, backend, every=every)
+            found = edit(original, old, new, backend, every=bool(every))
         lines = edit_report(found)
         show_text("\n".join([found.prompt.filled, *lines]), cls.hidden.unique_id)
         return io.NodeOutput(*(value[0] for value in prompt_values([found.prompt])), "\n".join(lines))

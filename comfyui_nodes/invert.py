@@ -84,7 +84,7 @@ class ImageToPrompt(io.ComfyNode):
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
         advanced=[
             "restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style",
-            "fluency_model",
+            "fluency_model", "editable",
         ],
     )  # fmt: skip
     def define_schema(cls) -> io.Schema:
@@ -150,6 +150,10 @@ class ImageToPrompt(io.ComfyNode):
                     "prompt reads, and has no say in it: emoji:emoji-lm comes with hardprompts; or transformers:gpt2, "
                     "downloaded on first use, or the name of a folder in models/prompt_models. Empty: none."
                 ),
+                io.Boolean.Input(
+                    "editable", default=False, optional=True, tooltip="On: words are preferred that depend on each "
+                    "other less, so that one can be exchanged and little else changes; see Edit Prompt."
+                ),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -183,6 +187,7 @@ class ImageToPrompt(io.ComfyNode):
         fast: bool | None = None,
         style: str | None = None,
         fluency_model: str = "",
+        editable: bool | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
@@ -197,6 +202,8 @@ class ImageToPrompt(io.ComfyNode):
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
                 **given(deadline=deadline or None, fast=fast or None, style=None if style == AS_FOUND else style),
             }  # fmt: skip
+            if editable:
+                options["editable"] = True
             if target_text.strip():  # else its weight would be refused
                 options |= given(text=target_text.strip(), text_weight=text_weight)
             with prompt_model.opened_with_captioner(called, keep_loaded) as (backend, describing):

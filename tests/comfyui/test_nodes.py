@@ -72,7 +72,7 @@ def test_every_input_and_output_has_a_tooltip(world: World) -> None:
 
 def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
     found = schemas()
-    assert len({schema.node_id for schema in found}) == len(found) == 16
+    assert len({schema.node_id for schema in found}) == len(found) == 17
     for schema in found:
         assert schema.node_id.startswith("HardPrompts")
         ids = [port.id for port in [*schema.inputs, *schema.outputs]]
@@ -134,6 +134,7 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         "fast",
         "style",
         "fluency_model",
+        "editable",
     ]
     assert folded["HardPromptsImageToPrompt"] == rare
     # Every one of a decorator names an input that there is.
