@@ -4,7 +4,7 @@ import dataclasses
 import math
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -80,8 +80,8 @@ class _Pictures:
         return pictures, scores
 
 
-def pictures_of(generate: Generate, texts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image | None]:
-    """What a generator draws of texts.
+def pictures_of(generate: Generate, texts: Sequence[str], seeds: Sequence[int]) -> list[Any]:
+    """What a generator gives for texts, whatever it is: nobody has looked at it yet.
 
     Raises:
         ImageError: another number of pictures than of texts.

@@ -114,7 +114,7 @@ class Drawing:
         pictures: list[Any] = [None] * len(pairs)
         reason = ""
         try:
-            pictures = [*pictures_of(self.generate, texts, seeds)]
+            pictures = pictures_of(self.generate, texts, seeds)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's program raises is counted and kept
             reason, self.error = f"{type(error).__name__}: {brief(error)}", error
         made = []
