@@ -14,12 +14,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from common import Cells, interval, pictures
+from common import DOCS, Cells, interval, number, percent, pictures, save, write_section
 from generation import Setting, draw, open_models
 from PIL import Image
 
 from hardprompts import Backend, HardPrompt, PromptInverter, load_backend
-from hardprompts.evaluation import EditFigures, EditOutcome, Exchange, edit_outcomes, edit_values, t_interval
+from hardprompts.evaluation import (
+    EditFigures,
+    EditOutcome,
+    Exchange,
+    Interval,
+    edit_outcomes,
+    edit_values,
+    markdown_table,
+    t_interval,
+)
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import BACKGROUNDS, COMMON_OBJECTS, HELD_OUT_SEED, STYLES, Scene, SceneObject
 
@@ -245,23 +254,86 @@ def cell(name: str, count: int, first_seed: int, ways: Mapping[str, Way | None] 
     }
 
 
+# --- the table ------------------------------------------------------------------------------
+
+#: What ways are compared with: in what can be edited, and in how well they fit the picture.
+CAPTIONS, DEFAULT = "true captions", "default"
+
+
+def differences(one: Sequence[float | None], other: Sequence[float | None]) -> Interval:
+    """The mean difference of two ways, scene by scene, of those scenes that both have a figure of."""
+    return t_interval([a - b for a, b in zip(one, other, strict=True) if a is not None and b is not None])
+
+
+def signed(value: Interval) -> str:
+    """A difference with its interval."""
+    return f"{value.mean:+.3f} ± {value.half_width:.3f}"
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The figures of all ways as a table in Markdown; the differences are paired."""
+    head = [
+        "",
+        "named",
+        "success",
+        "locality",
+        "more than captions",
+        "clean",
+        "judge's similarity",
+        "more than default",
+    ]
+    rows = [head]
+    for way, own in found.items():
+        figures = {name: _mean(own[name]) for name in EditFigures.HEAD}
+        local = "" if way == CAPTIONS else signed(differences(own["locality"], found[CAPTIONS]["locality"]))
+        better = "" if way == DEFAULT else signed(differences(own["judge"], found[DEFAULT]["judge"]))
+        shares = {name: percent((value.mean, value.half_width)) for name, value in figures.items()}
+        judge = number(interval(own["judge"]))
+        named, success, locality, clean = (shares[name] for name in EditFigures.HEAD)
+        rows.append([way, named, success, locality, local, clean, judge, better])
+    return markdown_table(rows)
+
+
+def _mean(values: Sequence[float | None]) -> Interval:
+    return t_interval([value for value in values if value is not None])
+
+
+def reading(count: int, first_seed: int) -> dict[str, Any]:
+    """How often what is true is read from the scenes themselves, and from pictures drawn from their captions."""
+    of = editable_scenes(count, first_seed)
+    texts = [scenes.caption(scene) for scene in of]
+    return {"scenes": accuracy(pictures(of), of), "drawn": accuracy(drawn(texts, range(count)), of)}
+
+
 def main() -> None:
     """Measures and writes the page's tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scenes", type=int, default=64)
+    parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--choosing", action="store_true", help="the scenes that settings are chosen by")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--only-read", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first_seed = CHOOSING if arguments.choosing else REPORTING
-    cells = Cells("editing", arguments.only_read)
+    cells = Cells("editing", arguments.only_read, lambda told: str(_mean(told.get("clean", [0.0]))))
+    place = {"scenes": arguments.scenes, "seed": first_seed}
     found: dict[str, Any] = {}
     for way in arguments.ways:
-        place = {"way": way, "scenes": arguments.scenes, "seed": first_seed}
-        found[way] = cells.get(place, functools.partial(cell, way, arguments.scenes, first_seed))
-        known = [[v for v in found[way][name] if v is not None] for name in ("judge", *EditFigures.HEAD)]
-        print(way, *(t_interval(values) for values in known), flush=True)
+        measure = functools.partial(cell, way, arguments.scenes, first_seed)
+        try:
+            found[way] = cells.get({"way": way, **place}, measure)
+        except LookupError as error:
+            print(error)
+    read = cells.get({"way": "reading", **place}, functools.partial(reading, arguments.scenes, first_seed))
+    told = "; ".join(
+        f"{kind}: {percent(read['scenes'][kind])} of the scenes, {percent(read['drawn'][kind])} as drawn from captions"
+        for kind in read["scenes"]
+    )
+    written = f"{table(found)}\n\nWhat the reader reads rightly: {told}."
+    print(written)
+    if not arguments.choosing:
+        save("editing", {"scenes": arguments.scenes, "reading": read, "ways": found})
+        write_section(DOCS / "editing.md", "editing", written)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ DOCS = ROOT / "docs"
 #: The pages with what people start from; each of their blocks is run.
 GUIDES = ("image.md", "embedding.md", "long_prompt.md", "labeled_texts.md", "folder.md", "diffusers.md")
 #: Other pages whose every block is run.
-RUN = ("photo.md", "decoder.md", "language_models.md", "black_box.md", "evidence.md")
+RUN = ("photo.md", "decoder.md", "language_models.md", "black_box.md", "evidence.md", "editing.md")
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.\d+")
