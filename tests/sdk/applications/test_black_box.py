@@ -22,6 +22,7 @@ from hardprompts.applications.black_box import (
     Mutation,
     Phrases,
     PictureInversion,
+    RelatedPhrase,
     Rewrite,
     Screened,
     UpperConfidence,
@@ -114,7 +115,7 @@ def test_an_inverter_gives_starts_token_ids_and_mutations() -> None:
         search={"num_tokens": 4, "max_evaluations": 300},
     )  # fmt: skip
     assert next(iter(outcome.trials)).text == "green dog"
-    assert {"gradient", "exchange, screened", "add, screened"} < set(outcome.mutations)
+    assert {"gradient", "related", "exchange, screened", "add, screened"} < set(outcome.mutations)
     assert outcome.prompt.token_ids == tuple(BACKEND.vocabulary.encode(outcome.prompt.text))
     assert outcome.prompt.model == "toy" and outcome.prompt.template == "a {} here"
     assert sum(record.tries for record in outcome.mutations.values()) >= 20
@@ -385,6 +386,17 @@ def test_the_gradient_and_screening_lead_towards_the_images() -> None:
     swap = ExchangePhrase(Phrases([PhraseTable.create("words", WORDS)]))
     assert mean(Screened(blind, BACKEND, target)) > mean(blind) + 0.05
     assert mean(GradientSwap(BACKEND, target)) > mean(swap) + 0.05
+
+
+def test_related_phrases_are_those_that_the_model_finds_alike() -> None:
+    phrases, generator = Phrases([PhraseTable.create("words", WORDS)]), torch.Generator().manual_seed(0)
+    related = RelatedPhrase(phrases, BACKEND, count=3)
+    features = BACKEND.encode_texts(list(WORDS))
+    similar = (features[WORDS.index("house")] @ features.T).topk(4).indices.tolist()
+    near = {f"{WORDS[place]}," for place in similar} - {"house,"}
+    assert {related.mutated(["house,"], generator) for _ in range(60)} == near
+    alone = RelatedPhrase(Phrases([PhraseTable.create("words", ["house"])]), BACKEND)
+    assert alone.mutated(["house"], generator) is None
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])

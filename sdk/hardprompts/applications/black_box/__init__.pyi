@@ -2,7 +2,17 @@
 from .bandit import UpperConfidence
 from .inverter import invert_by_pictures
 from .language import Rewrite
-from .mutations import AddPhrase, Crossover, DropPhrase, ExchangePhrase, GradientSwap, Mutation, Phrases, Screened
+from .mutations import (
+    AddPhrase,
+    Crossover,
+    DropPhrase,
+    ExchangePhrase,
+    GradientSwap,
+    Mutation,
+    Phrases,
+    RelatedPhrase,
+    Screened,
+)
 from .options import PictureArguments, PictureOptions
 from .outcome import MutationRecord, PictureInversion, PicturePoint, Trial
 from .schemes import OpenGenerator, generators, load_generator
@@ -21,6 +31,7 @@ __all__ = [
     "PictureInversion",
     "PictureOptions",
     "PicturePoint",
+    "RelatedPhrase",
     "Rewrite",
     "Screened",
     "Trial",

@@ -21,6 +21,7 @@ from hardprompts.applications.black_box.mutations import (
     GradientSwap,
     Mutation,
     Phrases,
+    RelatedPhrase,
     Screened,
 )
 from hardprompts.applications.black_box.options import PictureArguments, PictureOptions
@@ -86,8 +87,8 @@ def invert_by_pictures(
         bank: phrases to begin with and to change prompts by: a file, a folder of files, one for each kind of phrase, or
             tables. Default: `default_bank`.
         mutations: instead of those that follow from the above: phrases that are exchanged, added and dropped,
-            crossing; rewriting, where there is a language model; the gradient, and phrases that are exchanged or added
-            as its model finds likely, where there is an inverter.
+            crossing; rewriting, where there is a language model; and where there is an inverter, the gradient, related
+            phrases, and phrases that are exchanged or added as its model finds likely.
         options: see `PictureOptions`.
 
     Returns:
@@ -188,4 +189,5 @@ def _mutations(
     backend, slot = inverter.backend, PromptTemplate(template)
     target = normalize(backend.encode_images(list(targets)).mean(dim=0))
     screened: list[Mutation] = [Screened(one, backend, target, slot) for one in free]
-    return [*screened, GradientSwap(backend, target, slot), *others, *free]
+    towards: list[Mutation] = [RelatedPhrase(phrases, backend), GradientSwap(backend, target, slot)]
+    return [*screened, *towards, *others, *free]

@@ -190,6 +190,38 @@ class GradientSwap:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class RelatedPhrase:
+    """One phrase becomes one of those that a model finds most like it: what another model may call the same thing.
+
+    Attributes:
+        backend: whose text features tell what is alike.
+        count: of the phrases of all kinds that one is drawn from.
+    """
+
+    phrases: Phrases
+    backend: Backend
+    count: int = 12
+    name: str = "related"
+
+    @functools.cached_property
+    def _every(self) -> tuple[list[str], Float[Tensor, "phrases features"]]:
+        texts = list(dict.fromkeys(phrase for table in self.phrases.tables for phrase in table.phrases))
+        return texts, self.backend.encode_texts(texts)
+
+    def mutated(self, parents: Sequence[str], generator: torch.Generator) -> str | None:
+        own, (texts, features) = self.phrases.split(parents[0]), self._every
+        place = _draw(len(own), generator)
+        bare = own[place].rstrip(_SIGNS)
+        (similar,) = (self.backend.encode_texts([bare]) @ features.T).cpu()
+        near = [texts[i] for i in similar.topk(min(self.count + 1, len(texts))).indices.tolist()]
+        others = [text for text in near if text.lower() != bare.lower()][: self.count]
+        if not others:
+            return None
+        own[place] = others[_draw(len(others), generator)] + own[place][len(bare) :]
+        return " ".join(own)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Screened:
     """What another mutation proposes several times, of which one is drawn that a model finds like the images.
 
