@@ -65,15 +65,18 @@ class Own:
     Attributes:
         options: of `PromptInverter`.
         suites: that it is for; none: all.
+        invert: options of `invert`.
     """
 
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     suites: tuple[str, ...] = ()
+    invert: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 OURS: Mapping[str, Own] = {
     DEFAULT: Own(),
     "hardprompts, with its decoder": Own({"proposers": "auto"}, ("emoji", "harder", "photographs")),
+    "hardprompts, min_evidence 0.8": Own({}, ("emoji", "harder"), {"min_evidence": 0.8}),
     "hardprompts, pez": Own({"method": "pez"}),
     "hardprompts, beam": Own({"method": "beam"}),
 }
@@ -253,12 +256,12 @@ class Bench:
             counted.passes, began = 0, time.process_time()
             prompt = inverter.invert(
                 suite.target(place), suite.tokens, seed=self.options.seed + place, progress=False,
-                max_evaluations=self.options.passes,
+                max_evaluations=self.options.passes, **OURS[name].invert,
             )  # fmt: skip
             texts[target], passes[target] = prompt.filled, counted.passes
             seconds[target] = round(time.process_time() - began, 3)
         return {
-            "name": name, "program": f"hardprompts, {OURS[name].options or 'as installed'}", "prompts": texts,
+            "name": name, "program": "hardprompts", "prompts": texts,
             "budget": f"{self.options.passes} passes", "passes": passes, "seconds": seconds,
         }  # fmt: skip
 
