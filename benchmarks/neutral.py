@@ -30,7 +30,6 @@ It writes benchmarks/results/neutral.json and docs/neutral.md.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -41,6 +40,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import editing
 import neutral_suites
 import peers
 import torch
@@ -77,6 +77,7 @@ OURS: Mapping[str, Own] = {
     DEFAULT: Own(),
     "hardprompts, with its decoder": Own({"proposers": "auto"}, ("emoji", "harder", "photographs")),
     "hardprompts, min_evidence 0.8": Own({}, ("emoji", "harder"), {"min_evidence": 0.8}),
+    "hardprompts, editable": Own({}, ("emoji",), {"editable": True}),
     "hardprompts, pez": Own({"method": "pez"}),
     "hardprompts, beam": Own({"method": "beam"}),
 }
@@ -297,9 +298,8 @@ class Bench:
 
     def edits(self, row: Row, suite: Suite) -> dict[str, list[float | None]]:
         """How well a row's texts can be edited, where pictures can be drawn; see editing.py."""
-        if self.options.no_edits or not suite.scenes or importlib.util.find_spec("editing") is None:
+        if self.options.no_edits or not suite.scenes:
             return {}
-        import editing
 
         def compute() -> dict[str, Any]:
             ended = editing.outcomes(row.texts, suite.scenes)
