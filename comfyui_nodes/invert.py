@@ -84,7 +84,7 @@ class ImageToPrompt(io.ComfyNode):
         found_as=["clip interrogator", "interrogate", "img2prompt", "caption", "describe", "pez"],
         advanced=[
             "restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style",
-            "fluency_model", "editable",
+            "fluency_model", "editable", "min_evidence",
         ],
     )  # fmt: skip
     def define_schema(cls) -> io.Schema:
@@ -154,6 +154,11 @@ class ImageToPrompt(io.ComfyNode):
                     "editable", default=False, optional=True, tooltip="On: words are preferred that depend on each "
                     "other less, so that one can be exchanged and little else changes; see Edit Prompt."
                 ),
+                io.Float.Input(
+                    "min_evidence", default=0.0, min=0.0, max=0.99, step=0.01, optional=True, tooltip="How likely true "
+                    "of the image each word must be, such as 0.8; others are dropped, and better ones looked for. "
+                    "0: words are not checked."
+                ),
             ],
             outputs=[
                 *prompt_outputs(is_list=True),
@@ -188,6 +193,7 @@ class ImageToPrompt(io.ComfyNode):
         style: str | None = None,
         fluency_model: str = "",
         editable: bool | None = None,
+        min_evidence: float | None = None,
     ) -> io.NodeOutput:
         """The prompts."""
         from hardprompts import PromptInverter
@@ -200,7 +206,8 @@ class ImageToPrompt(io.ComfyNode):
                 "template": template, "banned": banned_words(banned),
                 "unlike": None if unlike is None else to_images(unlike),
                 "callback": Progress(cls.hidden.unique_id), "progress": False,
-                **given(deadline=deadline or None, fast=fast or None, style=None if style == AS_FOUND else style),
+                **given(deadline=deadline or None, fast=fast or None, style=None if style == AS_FOUND else style,
+                        min_evidence=min_evidence or None, evidence=bool(min_evidence) or None),
             }  # fmt: skip
             if editable:
                 options["editable"] = True

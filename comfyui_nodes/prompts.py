@@ -128,6 +128,7 @@ class ShowPrompt(io.ComfyNode):
 def display(prompt: Any, candidates: int) -> dict[str, Any]:
     """What web/js/show_prompt.js draws of a prompt, as JSON values."""
     from hardprompts import PromptTemplate
+    from hardprompts.applications.evidence import HEADINGS, evidence_rows, truth_note
     from hardprompts.hub.machine import model_label
     from hardprompts.prompts import fluency_note, ranking_note
 
@@ -146,6 +147,8 @@ def display(prompt: Any, candidates: int) -> dict[str, Any]:
         "model": model_label(prompt.model),
         "method": prompt.method,
         "notices": notices_of([prompt]),
+        "evidence": [HEADINGS, *evidence_rows(prompt)] if prompt.evidence else [],
+        "truth": truth_note(prompt) if prompt.evidence else "",
         "candidates": [{"text": other.text, "score": other.score} for other in others[:candidates]],
         "ranking": ranking_note(prompt) if others[:candidates] else "",
     }

@@ -52,6 +52,7 @@ def prompt_values(prompts: "list[HardPrompt]") -> tuple[list[str], list[str], li
 
 def report(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
     """Prompts with scores, settings and other candidates as text, one paragraph each; then the notices."""
+    from hardprompts.applications.evidence import evidence_table
     from hardprompts.hub.machine import model_label
     from hardprompts.prompts import fluency_note, ranking_note
 
@@ -67,6 +68,7 @@ def report(prompts: "list[HardPrompt]", notices: Sequence[str] = ()) -> str:
         others = [candidate for candidate in prompt.candidates if candidate.text != prompt.text]
         lines += [f"  {candidate.score:.4f}  {candidate.text}" for candidate in others[:4]]
         lines += [f"  ({note})" for note in [ranking_note(prompt)] if note and others]
+        lines += [evidence_table(prompt)] if prompt.evidence else []
         paragraphs.append("\n".join(lines))
     return "\n\n".join([*paragraphs, *(["\n".join(notices)] if notices else [])])
 

@@ -124,6 +124,18 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "4": Node("HardPromptsShow", {"hard_prompt": ["3", 3], "candidates": 4}, (760, 20), (440, 330)),
         "5": Node("PreviewAny", {"source": ["3", 0]}, (760, 420), (440, 130)),
     },
+    "prompt_evidence": {
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 210), (300, 330)),
+        "2": _model((20, 20)),
+        "3": Node(
+            "HardPromptsEvidence",
+            {"prompt_model": ["2", 0], "image": ["1", 0], "text": "simple violet drawing of a fox and a castle",
+             "min_evidence": 0.8, "deadline": 0.0},
+            (360, 20), (520, 560),
+        ),
+        "4": Node("PreviewImage", {"images": ["3", 0]}, (920, 20), (360, 330)),
+        "5": Node("PreviewAny", {"source": ["3", 2]}, (920, 420), (360, 130)),
+    },
     "weighted_words": {
         "1": Node("LoadImage", {"image": "example.png"}, (20, 180), (330, 330)),
         "2": _checkpoint((20, 20)),

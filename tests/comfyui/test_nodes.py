@@ -72,7 +72,7 @@ def test_every_input_and_output_has_a_tooltip(world: World) -> None:
 
 def test_ids_are_unique_among_inputs_and_outputs(world: World) -> None:
     found = schemas()
-    assert len({schema.node_id for schema in found}) == len(found) == 17
+    assert len({schema.node_id for schema in found}) == len(found) == 18
     for schema in found:
         assert schema.node_id.startswith("HardPrompts")
         ids = [port.id for port in [*schema.inputs, *schema.outputs]]
@@ -124,18 +124,8 @@ def test_newer_versions_find_nodes_by_other_words_and_fold_rare_inputs_away(worl
         assert schema.search_aliases, schema.node_id
         assert not {name.casefold() for name in schema.search_aliases} & {schema.display_name.casefold()}
         folded[schema.node_id] = [port.id for port in schema.inputs if port.advanced]
-    rare = [
-        "restarts",
-        "text_weight",
-        "keep_loaded",
-        "captioner",
-        "deadline",
-        "proposer",
-        "fast",
-        "style",
-        "fluency_model",
-        "editable",
-    ]
+    rare = ["restarts", "text_weight", "keep_loaded", "captioner", "deadline", "proposer", "fast", "style"]
+    rare += ["fluency_model", "editable", "min_evidence"]
     assert folded["HardPromptsImageToPrompt"] == rare
     # Every one of a decorator names an input that there is.
     source = "".join(file.read_text(encoding="utf-8") for file in NODES.glob("*.py"))
@@ -632,6 +622,52 @@ def test_a_language_model_tells_how_fluent_prompts_are_and_changes_none(world: W
         node.execute(prompt_model=model, image=fox, fluency_model="transformers:/etc", **SEARCH)
     with pytest.raises(BackendError, match="is not a language model"):
         node.execute(prompt_model=model, image=fox, fluency_model="emoji", **SEARCH)
+
+
+# --- evidence -----------------------------------------------------------------------------
+
+
+def test_a_prompt_is_checked_word_by_word(world: World, fox: torch.Tensor) -> None:
+    node, model = module("evidence").PromptEvidence, emoji_model()
+    picture, table, kept, prompt = node.execute(
+        prompt_model=model, image=fox, text=" violet drawing of a fox and a castle ", min_evidence=0.8
+    ).args
+    assert picture.shape[0] == 1 and picture.shape[-1] == 3 and picture.dtype == torch.float32
+    assert float(picture.min()) >= 0 and float(picture.max()) <= 1
+    by_phrase = {one.phrase: one for one in prompt.evidence}
+    assert {"fox", "castle", "violet"} <= set(by_phrase) and table.split()[:3] == ["word", "kind", "true"]
+    assert "fox" in kept.split(", ") and "castle" not in kept.split(", ")
+    plain = node.execute(prompt_model=model, image=fox, hard_prompt=prompt).args
+    assert plain[3].evidence == prompt.evidence and plain[2] == kept
+    (shown,) = module("prompts").ShowPrompt.execute(prompt, 0).ui["hardprompts"]
+    assert [row[0] for row in shown["evidence"][1:]] == [one.phrase for one in prompt.evidence]
+    assert shown["truth"] in table
+    assert any(one.regions for one in prompt.evidence)
+    assert picture.shape == fox.shape and not torch.equal(picture, fox)
+
+
+def test_what_is_checked_is_a_prompt_or_a_text(world: World, fox: torch.Tensor) -> None:
+    node, model = module("evidence").PromptEvidence, emoji_model()
+    for given in ({}, {"text": "  "}, {"text": "a fox", "hard_prompt": HardPrompt("fox", (1,), 0.1)}):
+        with pytest.raises(ValueError, match="connect a hard_prompt or write a text"):
+            node.execute(prompt_model=model, image=fox, **given)
+    assert not model.is_open
+    for image in (torch.zeros(1, 1, 1, 1), torch.rand(2, 40, 30, 4)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an empty picture
+            found = node.execute(prompt_model=model, image=image, text="<script> a|b (fox:1.2)", min_evidence=0.01)
+        assert "script" in found.args[1] and found.ui == {"text": [found.args[1]]}
+    silent = node.execute(prompt_model=model, image=fox, text="a picture of the").args
+    assert silent[2] == "" and silent[3].evidence == ()
+
+
+def test_a_search_drops_words_that_are_not_likely_enough(world: World, fox: torch.Tensor) -> None:
+    node, model = module("invert").ImageToPrompt, emoji_model()
+    plain = node.execute(prompt_model=model, image=fox, min_evidence=0.0, **SEARCH).args
+    bound = node.execute(prompt_model=model, image=fox, min_evidence=0.9, **SEARCH).args
+    assert not plain[3][0].evidence and "True of the picture" not in plain[4]
+    assert bound[3][0].evidence and all((one.probability or 0) >= 0.9 for one in bound[3][0].evidence)
+    assert "True of the picture" in bound[4]
 
 
 def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(

@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 
 const SHADES = ["#bfe9f2", "#fbe7a1"];
 const WITH_TEXT = new Set([
+  "HardPromptsEvidence",
   "HardPromptsInspectEmbedding",
   "HardPromptsSave",
   "HardPromptsSaveCaptions",
@@ -16,6 +17,20 @@ function element(tag, style, text) {
   made.style.cssText = style;
   if (text !== undefined) made.textContent = text;
   return made;
+}
+
+function drawTable([headings, ...rows]) {
+  const table = element("table", "border-collapse:collapse;font-size:11px;margin:6px 0");
+  const filled = headings.map((_, column) => rows.some((row) => row[column]));
+  [headings, ...rows].forEach((cells, index) => {
+    const line = element("tr", index ? "" : "opacity:.75");
+    cells.forEach((cell, column) => {
+      const align = column >= 2 && column <= 4 ? "right" : "left";
+      if (filled[column]) line.append(element("td", `padding:1px 10px 1px 0;text-align:${align};vertical-align:bottom`, cell));
+    });
+    table.append(line);
+  });
+  return table;
 }
 
 function drawPrompt(prompt) {
@@ -38,6 +53,10 @@ function drawPrompt(prompt) {
   if (prompt.weighted) box.append(element("div", "font-family:monospace;font-size:12px", prompt.weighted));
   box.append(element("div", "opacity:.75;font-size:11px;margin-top:2px", score.filter(Boolean).join(" · ")));
   for (const notice of prompt.notices) box.append(element("div", "opacity:.75;font-size:11px", notice));
+  if (prompt.evidence.length) {
+    box.append(drawTable(prompt.evidence));
+    box.append(element("div", "opacity:.75;font-size:11px", prompt.truth));
+  }
   for (const other of prompt.candidates) {
     box.append(element("div", "font-family:monospace;font-size:11px", `${other.score.toFixed(3)}  ${other.text}`));
   }

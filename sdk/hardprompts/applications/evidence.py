@@ -5,11 +5,15 @@ from typing import NamedTuple
 
 from hardprompts.hub.machine import model_label
 from hardprompts.hub.page import shown
+from hardprompts.images.showing import percent
 from hardprompts.prompts import HardPrompt
 from hardprompts.wording import Region, WordEvidence
 
 #: What the columns are called.
 HEADINGS = ("word", "kind", "true of the picture", "lost without it", "lost with a wrong word", "where")
+
+#: The same where there is little room.
+SHORT_HEADINGS = ("word", "kind", "true", "without it", "wrong word", "where")
 
 #: What they mean, but for the third; see `truth_note`.
 MEANING = (
@@ -38,7 +42,7 @@ def evidence_rows(prompt: HardPrompt) -> list[EvidenceRow]:
         EvidenceRow(
             one.phrase,
             one.category,
-            "" if one.probability is None else f"{one.probability:.0%}",
+            "" if one.probability is None else percent(one.probability),
             f"{one.contribution:+.3f}",
             "" if one.exchange is None else f"{one.exchange:+.3f}",
             place_in_words(one.regions),
@@ -66,8 +70,8 @@ def truth_note(prompt: HardPrompt) -> str:
 
 def evidence_table(prompt: HardPrompt) -> str:
     """The evidence of a prompt as lines of plain text, with what the columns mean."""
-    rows = [HEADINGS, *evidence_rows(prompt)]
-    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows[1:])]
+    rows = [SHORT_HEADINGS, *evidence_rows(prompt)]
+    kept = [place for place in range(len(SHORT_HEADINGS)) if any(row[place] for row in rows[1:])]
     cells = [[shown(row[place], MOST_LETTERS) for place in kept] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]

@@ -96,7 +96,12 @@ def _frame(picture: Image.Image, regions: Sequence[Region], color: str, inset: i
 
 def _label(place: int, one: WordEvidence) -> str:
     name = one.phrase if one.phrase.isprintable() and max(one.phrase) <= LAST_LETTER else f"{place + 1}"
-    return name if one.probability is None else f"{name} {one.probability:.0%}"
+    return name if one.probability is None else f"{name} {percent(one.probability)}"
+
+
+def percent(probability: float) -> str:
+    """A probability in whole percents, and never as a certainty: "97%", ">99%", "<1%"."""
+    return ">99%" if probability > 0.99 else "<1%" if probability < 0.01 else f"{probability:.0%}"
 
 
 class _Labels:
