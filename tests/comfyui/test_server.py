@@ -313,6 +313,29 @@ def test_ph2p_on_the_graphs_own_models_changes_nothing(server: Server, base: Pat
     assert pixels(ok(server.run(picture(5, lora))), base) == before
 
 
+def test_a_prompt_is_found_by_the_graphs_own_pictures(server: Server, base: Path) -> None:
+    workflow, unet, clip = graph(lora=True)
+    before = pixels(ok(server.run(picture(5, True))), base)
+    run = ok(server.run(workflow | {
+        "image": node("LoadImage", image=FOX),
+        "model": node("HardPromptsLoadModel", model="emoji", dtype="float32", device="cpu"),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", model=unet, scheduler="normal", steps=2, denoise=1.0),
+        "search": node(
+            "HardPromptsImageToPromptByPictures", model=unet, clip=clip, vae=["load", 2], sampler=["sampler", 0],
+            sigmas=["sigmas", 0], prompt_model=["model", 0], image=["image", 0], pictures=12, cfg=2.0, width=64,
+            height=64, seed=0, text="a (fox)", negative="blurry",
+        ),
+        "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
+        "report": node("PreviewAny", source=["search", 4]),
+    }))  # fmt: skip
+    (report,) = run.outputs["report"]["text"]
+    assert "image similarity on fresh seeds" in report and "12 pictures, 0 of them failed" in report, report
+    steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
+    assert steps and steps[-1] == 12
+    assert pixels(ok(server.run(picture(5, True))), base) == before
+
+
 def test_ph2p_reads_models_once_more_whose_weights_come_and_go(server: Server) -> None:
     if "disable_dynamic" not in (comfyui_path() or Path()).joinpath("comfy/model_patcher.py").read_text():
         pytest.skip("this ComfyUI loads every model in full")
