@@ -164,7 +164,7 @@ def said(run: Run) -> str:
 def test_every_node_is_there_with_its_help_page_and_translation(server: Server) -> None:
     info = server.get("/object_info")
     own = [name for name in info if name.startswith("HardPrompts")]
-    assert len(own) == 15
+    assert len(own) == 18
     for name in own:
         with urllib.request.urlopen(f"{server.url}/extensions/hardprompts/docs/{name}.md") as page:
             assert page.read().startswith(b"# ")
