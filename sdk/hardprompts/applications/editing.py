@@ -134,6 +134,7 @@ def edit(
         score_unit="cosine similarity with the prompt before",
         tokens=backend.vocabulary.pieces(ids),
         candidates=(Candidate(text, ids, score),),
+        evaluations=len(texts),
         provenance={"original": given.text, "parts": [old, new]},
     )
     changes = [

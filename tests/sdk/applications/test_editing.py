@@ -38,6 +38,7 @@ def test_an_edited_prompt_is_encoded_and_scored_anew() -> None:
     assert new.score == pytest.approx(float(before @ after), abs=1e-5)
     assert new.score_unit == "cosine similarity with the prompt before" and new.method == "edit"
     assert new.candidates == (Candidate(new.text, new.token_ids, new.score),)
+    assert new.evaluations == 8  # both texts, both words, and each other word left out of both texts
     assert new.provenance == {"original": "red house river", "parts": ["house", "boat"]}
 
 
