@@ -1,20 +1,24 @@
 """What the page shows of prompts, as HTML and SVG: everything that is data is escaped."""
 
-import base64
 import html
-import io
 import itertools
 from collections.abc import Sequence
 
 from PIL import Image
 
+from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
+from hardprompts.images.showing import jpeg_address, picture_with_regions
 from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note
 from hardprompts.search.protocol import StopReason
+from hardprompts.wording import WordEvidence
 
 #: The colors of the lines of a curve, readable on black and white.
 COLORS = ("#0e7490", "#b45309", "#7c3aed", "#15803d", "#be123c", "#4d7c0f", "#1d4ed8", "#a21caf")
 WIDTH, HEIGHT = 400, 130
 SIDE = 96
+
+#: The longer side of a picture with regions, in pixels.
+PLACE_SIDE = 512
 
 
 def prompt_html(prompt: HardPrompt, note: str = "") -> str:
@@ -56,6 +60,32 @@ def contributions_html(prompt: HardPrompt) -> str:
         )
     caption = "What each token contributes: the score that is lost without it"
     return f'<table class="hp-words"><caption>{caption}</caption>{"".join(rows)}</table>'
+
+
+def evidence_html(prompt: HardPrompt) -> str:
+    """What is known of each word, as a table with what its figures mean; "" where nothing is."""
+    if not prompt.evidence:
+        return ""
+    rows = evidence_rows(prompt)
+    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        written = (
+            f"<{tag}{' class=hp-figure' if 2 <= place <= 4 else ''}>{html.escape(cells[place])}</{tag}>"
+            for place in kept
+        )
+        return f"<tr>{''.join(written)}</tr>"
+
+    lines = [line(HEADINGS, "th"), *(line(row, "td") for row in rows)]
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in (truth_note(prompt), MEANING))
+    return f'<div class="hp-evidence"><table>{"".join(lines)}</table>{notes}</div>'
+
+
+def place_html(picture: Image.Image, evidence: Sequence[WordEvidence]) -> str:
+    """A picture with the regions of words."""
+    address = jpeg_address(picture_with_regions(picture, evidence, PLACE_SIDE), PLACE_SIDE)
+    names = html.escape(", ".join(one.phrase for one in evidence))
+    return f'<img class="hp-place" alt="where {names} fits best" src="{address}">'
 
 
 def curve_svg(lines: Sequence[Sequence[tuple[float, float]]], until: float) -> str:
@@ -118,13 +148,8 @@ def list_html(lines: Sequence[str], title: str = "") -> str:
 
 def thumbnail(image: Image.Image, name: str) -> str:
     """A small picture that is part of the page."""
-    small = image.copy()
-    small.thumbnail((2 * SIDE, 2 * SIDE))
-    written = io.BytesIO()
-    small.save(written, "JPEG", quality=80)
-    data = base64.b64encode(written.getvalue()).decode()
     named = f'alt="{html.escape(name)}" title="{html.escape(name)}"'
-    return f'<img class="hp-thumb" {named} src="data:image/jpeg;base64,{data}">'
+    return f'<img class="hp-thumb" {named} src="{jpeg_address(image, 2 * SIDE)}">'
 
 
 def for_uis(prompt: HardPrompt) -> tuple[str, str, str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from hardprompts.allowance import Allowance
@@ -21,6 +22,9 @@ from hardprompts_app.work import Job, Models, on_the_page, read_words
 #: Pictures of one call.
 MOST_IMAGES = 64
 
+#: The longer side of pictures that are kept to check words against, in pixels.
+PICTURE_SIDE = 1024
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
@@ -33,6 +37,7 @@ class Found:
         targets: the images' features that each prompt is compared with.
         options: those of the search.
         fluency_model: the name of the language model that tells how fluent they are; "" for none.
+        pictures: the images of each prompt, no larger than `PICTURE_SIDE`.
     """
 
     model: str
@@ -41,6 +46,7 @@ class Found:
     targets: tuple[Tensor, ...]
     options: Mapping[str, Any]
     fluency_model: str = ""
+    pictures: tuple[tuple[Image.Image, ...], ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -142,7 +148,10 @@ def find(
         if backend[0].note:
             job.notices.append(on_the_page(backend[0].note))
         names = tuple(Path(path).name for path in images)
-        return Found(model, names, tuple(prompts), tuple(targets), dict(options), fluency_model)
+        for picture in pictures:
+            picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+        owned = (tuple(pictures),) if len(prompts) == 1 else tuple((picture,) for picture in pictures)
+        return Found(model, names, tuple(prompts), tuple(targets), dict(options), fluency_model, owned)
 
     following = job.follow(work)
     while True:
@@ -184,9 +193,22 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         tokens=backend.vocabulary.pieces(ids),
         attributions=contributions,
         weights=None,
+        evidence=prompt.evidence if text == prompt.text else (),
         fluency=None if judging is None else float(fluency([template.fill(text)], judging)),
         provenance={**prompt.provenance, **({} if text == prompt.text else {"edited": True})},
     )
+
+
+def checked_words(models: Models, found: Found, index: int, text: str) -> HardPrompt:
+    """The prompt with another text, and with what speaks for each of its words.
+
+    Raises:
+        TemplateError, VocabularyError, ValueError: the model cannot read the text.
+    """
+    prompt = edited(models, found, index, text)
+    if prompt.evidence:
+        return prompt
+    return PromptInverter(models.open(found.model)).evidence(prompt, list(found.pictures[index]))
 
 
 def _best(job: Job[Found], backend: Backend, options: Mapping[str, Any]) -> tuple[HardPrompt, ...]:

@@ -10,7 +10,7 @@ from hardprompts.batch import BatchReport
 from hardprompts.distillation.audits import DECODING_SECONDS
 from hardprompts.distillation.faithfulness import DistilledPrompt
 from hardprompts.images import IMAGE_SUFFIXES
-from hardprompts.prompts import ranking_note
+from hardprompts.prompts import HardPrompt, ranking_note
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import api, display, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
@@ -41,6 +41,16 @@ STYLES = {"As found": None, "Tags": "tags", "Caption": "caption", "Keywords": "k
 #: How it is found.
 ALONE = "Search without the decoder"
 WAYS: dict[str, dict[str, bool]] = {"Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}}
+
+#: Whether words are checked against the image, and how.
+CHECKS: dict[str, dict[str, Any]] = {
+    "No": {},
+    "Yes": {"evidence": True},
+    "Yes, and drop what is less than 80% likely": {"evidence": True, "min_evidence": 0.8},
+}
+
+#: All words of a table that are seen somewhere, in one picture.
+EVERY_WORD = "all of them"
 
 NO_LIMIT = "empty: until it is done"
 
@@ -184,6 +194,10 @@ class _ImageTab(_Tab):
                     list(WAYS), value=next(iter(WAYS)), label="How",
                     info="a search begins with what a decoder writes, if the model has one; fast takes that as it is",
                 )  # fmt: skip
+                self.checks = gr.Radio(
+                    list(CHECKS), value=next(iter(CHECKS)), label="Check each word against the image",
+                    info="how likely it is true, what it adds, and where it is seen",
+                )  # fmt: skip
                 with gr.Accordion("Words, bans, time, seed", open=False):
                     self.words = gr.Radio(list(WORDS), value="Real words", label="Words")
                     self.banned = gr.Textbox("", label="Words that must not occur", info=BANNED_INFO)
@@ -208,14 +222,19 @@ class _ImageTab(_Tab):
                     self.text = gr.Textbox("", label="Edit it; its score follows", lines=2)
                     self.edited, self.contributions = gr.HTML(), gr.HTML()
                     self.texts = self.copies()
+                    self.check = gr.Button("Check each word against the image", size="sm")
+                    self.evidence, self.known = gr.HTML(), gr.State()
+                    self.word = gr.Radio(label="Where is it seen?", visible=False)
+                    self.place = gr.HTML()
         self._events()
 
     def _events(self) -> None:
         choices = [self.after, self.pick, self.candidates, self.text]
-        shown = [self.edited, self.contributions, *self.texts]
+        checked = [self.evidence, self.word, self.place, self.known]
+        shown = [self.edited, self.contributions, *self.texts, *checked]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
-            self.captioner, self.style, self.ways, self.fluency_model,
+            self.captioner, self.style, self.ways, self.fluency_model, self.checks,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -230,6 +249,11 @@ class _ImageTab(_Tab):
             **SCORES, **OWN,
         )  # fmt: skip
 
+        self.check.click(
+            self.checked, [self.found, self.pick, self.text], checked, show_progress="minimal", **SCORES, **OWN
+        )
+        self.word.input(self.placed, [self.known, self.word], self.place, show_progress="hidden", **SCORES, **OWN)
+
     def look(self, files: list[str] | None) -> tuple[str, str]:
         """The dropped images in small, or what is wrong with them."""
         if not files:
@@ -241,14 +265,14 @@ class _ImageTab(_Tab):
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
         seconds: float | None, seed: str, captioner: str | None, style: str, way: str, fluency_model: str | None,
-        request: gr.Request,
+        check: str, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
         with one_line(files or ()) as problems:
             options = checked_options({
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
-                "seed": seed_of(seed), "style": STYLES[style], **WAYS[way],
+                "seed": seed_of(seed), "style": STYLES[style], **WAYS[way], **CHECKS[check],
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or "",
@@ -289,16 +313,45 @@ class _ImageTab(_Tab):
         choices = [(f"{one.score:.3f}  {one.text}", one.text) for one in prompt.candidates]
         return gr.update(choices=choices, value=prompt.text, info=ranking_note(prompt)), prompt.text
 
-    def follow(self, found: image.Found | None, index: int | None, text: str) -> tuple[str, ...]:
-        """The edited prompt with its score, what its words contribute, and how it is copied."""
+    def follow(self, found: image.Found | None, index: int | None, text: str) -> tuple[Any, ...]:
+        """The edited prompt with its score, what its words contribute, how it is copied, and what is known of words."""
+        nothing = ("", "", "", "", "", "")
         if found is None or not text.strip():
-            return ("", "", "", "", "", "")
+            return *nothing, *self._words(None, None)
         with one_line() as problems:
             best = found.prompts[index or 0]
             prompt = image.edited(self.models, found, index or 0, text.strip())
             note = "" if prompt.text == best.text else f"{prompt.score - best.score:+.3f} against the best"
-            return display.prompt_html(prompt, note), display.contributions_html(prompt), *display.for_uis(prompt)
-        return error_html(problems[0]), "", "", "", "", ""
+            about = display.prompt_html(prompt, note), display.contributions_html(prompt), *display.for_uis(prompt)
+            return *about, *self._words(prompt, found.pictures[index or 0][0])
+        return error_html(problems[0]), *nothing[1:], *self._words(None, None)
+
+    def checked(self, found: image.Found | None, index: int | None, text: str) -> tuple[Any, ...]:
+        """What is known of each word of the prompt, as found or edited."""
+        if found is None or not text.strip():
+            return self._words(None, None)
+        with one_line() as problems:
+            prompt = image.checked_words(self.models, found, index or 0, text.strip())
+            told, *others = self._words(prompt, found.pictures[index or 0][0])
+            return told or status_html("there is no word in it that could be true or false of an image"), *others
+        return error_html(problems[0]), *self._words(None, None)[1:]
+
+    def placed(self, known: tuple[Any, ...] | None, word: str | None) -> str:
+        """The picture with the regions of a word, or of all words."""
+        if known is None or word is None:
+            return ""
+        evidence, picture = known
+        return display.place_html(picture, [one for one in evidence if word in (one.phrase, EVERY_WORD)])
+
+    def _words(self, prompt: HardPrompt | None, picture: Any) -> tuple[Any, ...]:
+        """The table of words, those that are seen somewhere, the picture with the first, and what that is drawn of."""
+        if prompt is None or not prompt.evidence:
+            return "", gr.update(visible=False), "", None
+        seen = [one.phrase for one in prompt.evidence if one.regions]
+        known = (prompt.evidence, picture)
+        choices = [*seen, *([EVERY_WORD] if len(seen) > 1 else [])]
+        words = gr.update(choices=choices, value=seen[0] if seen else None, visible=bool(seen))
+        return display.evidence_html(prompt), words, self.placed(known, seen[0]) if seen else "", known
 
 
 # --- embeddings -------------------------------------------------------------------------------

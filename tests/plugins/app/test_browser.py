@@ -178,6 +178,22 @@ def test_a_style_and_the_decoder_alone_are_chosen(page: Any) -> None:
     assert ", " in page.locator(".hp-prompt code").first.inner_text()
 
 
+def test_words_are_checked_and_shown_in_the_picture(page: Any) -> None:
+    page.get_by_label("Yes", exact=True).check()
+    find(page, EXAMPLES / "selfie-hourglass-key-blue-sepia.png")
+    table = page.locator(".hp-evidence")
+    table.wait_for()
+    assert "true of the picture" in table.inner_text()
+    page.get_by_label("Edit it; its score follows").fill("a <b>key</b>, blue")
+    page.get_by_text("against the best").wait_for()
+    table.wait_for(state="detached")  # what it said was about another text
+    press(page, "Check each word against the image")
+    table.wait_for()
+    assert "key" in table.inner_text() and page.locator(".hp-evidence b").count() == 0
+    page.get_by_label("key", exact=True).check()
+    assert page.locator(".hp-place").get_attribute("alt") == "where key fits best"
+
+
 def test_the_keyboard_is_enough(page: Any) -> None:
     drop(page, FOX)
     page.locator(".hp-thumb").first.wait_for()

@@ -113,10 +113,10 @@ def test_an_image_becomes_a_prompt(client: Client, picture: Path) -> None:
     assert client.predict(found.text, handle_file(picture), api_name="/score") == pytest.approx(found.score, abs=1e-4)
 
 
-def test_a_language_model_is_named_among_the_options(client: Client, picture: Path) -> None:
-    options = {**FAST, "fluency_model": "emoji:emoji-lm"}
+def test_fluency_and_evidence_are_asked_for_among_the_options(client: Client, picture: Path) -> None:
+    options = {**FAST, "fluency_model": "emoji:emoji-lm", "evidence": True}
     answer = client.predict([handle_file(picture)], options=options, api_name="/invert")
-    assert answer["prompts"][0]["fluency"] < 0
+    assert answer["prompts"][0]["fluency"] < 0 and answer["prompts"][0]["evidence"]
 
 
 def test_a_long_prompt_becomes_a_short_one(client: Client) -> None:

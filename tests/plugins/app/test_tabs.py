@@ -12,8 +12,9 @@ from PIL import Image
 from hardprompts.errors import BackendError, FileFormatError, ImageError, UnknownName
 from hardprompts.search.protocol import SearchProgress
 from hardprompts.testing import toy_backend
+from hardprompts.wording import WordEvidence
 from hardprompts_app import embedding, folder, image, shorten
-from hardprompts_app.display import prompt_html
+from hardprompts_app.display import evidence_html, place_html, prompt_html
 from hardprompts_app.work import Job, Models
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -167,6 +168,32 @@ def test_a_language_model_tells_how_fluent_a_prompt_is_and_follows_what_is_edite
     assert public.likelihood("emoji:emoji-lm") is not None and public.likelihood(" ") is None
     with pytest.raises(UnknownName, match="emoji:emoji-lm"):
         public.likelihood("transformers:/etc")
+
+
+def test_words_are_checked_against_the_image_as_found_and_as_edited(models: Models, pictures: list[str]) -> None:
+    _, plain = seen_and_found(image.find(models, Job(), pictures, False, "", FAST))
+    assert not plain.prompts[0].evidence and evidence_html(plain.prompts[0]) == ""
+    _, told = seen_and_found(image.find(models, Job(), pictures, False, "", {**FAST, "evidence": True}))
+    first = told.prompts[0]
+    assert first.text == plain.prompts[0].text and first.evidence
+    assert image.checked_words(models, told, 0, first.text) is first
+    late = image.checked_words(models, plain, 0, first.text)
+    assert [one.phrase for one in late.evidence] == [one.phrase for one in first.evidence]
+    assert late.evidence[0].contribution == pytest.approx(first.evidence[0].contribution, abs=1e-3)
+    assert image.edited(models, told, 0, "slow cat").evidence == ()
+    typed = image.checked_words(models, told, 1, "slow cat <b>")
+    assert typed.text == "slow cat <b>" and "slow" in [one.phrase for one in typed.evidence]
+    shown = evidence_html(dataclasses.replace(typed, evidence=(WordEvidence("<b>|x", "other", 0.1, 0.2, 0.999),)))
+    assert "&lt;b&gt;|x" in shown and "&gt;99%" in shown and "<b>" not in shown
+    assert "not calibrated for toy" in evidence_html(typed)
+
+
+def test_a_picture_shows_where_a_word_is_seen() -> None:
+    red = WordEvidence("<i>", "color", 0.1, regions=((0.0, 0.0, 0.5, 0.5),))
+    for picture in (Image.new("RGB", (1, 1)), Image.new("RGB", (1024, 700))):
+        shown = place_html(picture, [red])
+        assert 'alt="where &lt;i&gt; fits best"' in shown and "data:image/jpeg;base64," in shown
+        assert len(shown) < 200_000
 
 
 def test_a_captioners_words_are_started_from(
