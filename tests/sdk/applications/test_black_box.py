@@ -299,6 +299,15 @@ def test_a_larger_budget_goes_on_from_a_smaller_one(tmp_path: Path) -> None:
     assert large.recalled >= small.pictures - 4 and len(paint.drawn) == 150 - large.recalled
 
 
+def test_a_run_that_a_breakdown_ended_asks_again(tmp_path: Path) -> None:
+    whole = found(budget=80)
+    down = Failing(lambda text, seed, tries: OSError("down") if len(down.calls) > 4 else False)
+    first = found(down, folder=tmp_path, budget=80, max_failures=6)
+    assert first.prompt.stop_reason == "failures"
+    for _ in range(2):
+        same(whole, found(Failing(lambda *_: False), folder=tmp_path, budget=80, max_failures=6))
+
+
 def test_half_a_line_is_dropped_and_damage_or_another_run_is_refused(tmp_path: Path) -> None:
     whole = found(folder=tmp_path, budget=40)
     path = tmp_path / "pictures.jsonl"

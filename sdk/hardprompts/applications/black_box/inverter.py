@@ -116,7 +116,7 @@ def invert_by_pictures(
     journal = Journal(chosen.place, {
         "images": _hash_of(targets), "judge": _name_of(opened), "generator": _name_of(generate),
         "size": None if chosen.size is None else list(chosen.size),
-    })  # fmt: skip
+    }, chosen.max_failures)  # fmt: skip
     score = likeness(targets, opened) if isinstance(opened, Backend) else opened
     phrases = Phrases(_tables(bank))
     own = _mutations(phrases, inverter, language_model, targets, chosen.template) if mutations is None else mutations

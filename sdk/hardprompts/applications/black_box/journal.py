@@ -43,19 +43,21 @@ class Journal:
     Args:
         folder: None: nothing is kept.
         of: what the scores depend on beside prompt and seed: the images, the judge, the generator.
+        breakdown: so many failures at the end of the file, or more, are those of a generator that broke down: they are
+            removed, so that a run in the same folder asks again.
 
     Raises:
         FileFormatError: the file is of other images, or another judge or generator; or it is damaged.
     """
 
-    def __init__(self, folder: Path | None, of: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, of: Mapping[str, Any], breakdown: int) -> None:
         self._path = None if folder is None else folder / FILE
         self._kept: dict[tuple[str, int], collections.deque[Attempt]] = {}
         if self._path is None:
             return
         first = {"format_version": FORMAT_VERSION, **of}
         if self._path.exists():
-            self._read(self._path, first)
+            self._read(self._path, first, breakdown)
         else:
             write_text_atomically(self._path, json_text(first, indent=None))
 
@@ -71,7 +73,7 @@ class Journal:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(line)
 
-    def _read(self, path: Path, first: Mapping[str, Any]) -> None:
+    def _read(self, path: Path, first: Mapping[str, Any], breakdown: int) -> None:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
             lines.pop()
@@ -86,5 +88,9 @@ class Journal:
                 f"{path} has the pictures of another run: it differs in {', '.join(other)} "
                 f"({', '.join(repr(head.get(name)) for name in other)}); give another folder"
             )
+        last = next((place for place, one in enumerate(reversed(attempts)) if one.score is not None), len(attempts))
+        if last >= breakdown:
+            attempts = attempts[: len(attempts) - last]
+            write_text_atomically(path, "".join(lines[: 1 + len(attempts)]))
         for attempt in attempts:
             self._kept.setdefault((attempt.prompt, attempt.seed), collections.deque()).append(attempt)
