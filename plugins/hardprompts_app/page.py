@@ -203,6 +203,10 @@ class _ImageTab(_Tab):
                     self.banned = gr.Textbox("", label="Words that must not occur", info=BANNED_INFO)
                     self.seconds = gr.Number(SECONDS, label="Seconds at most", minimum=0, info=NO_LIMIT)
                     self.seed = gr.Textbox("", label="Seed", info="a whole number; empty: drawn")
+                    self.editable = gr.Checkbox(
+                        False, label="Words that can be exchanged",
+                        info="prefer words that say by themselves what they say together",
+                    )  # fmt: skip
                     self.captioner = gr.Dropdown(
                         ["", *(installed_captioners() if models.private else ())], value="", visible=models.private,
                         allow_custom_value=models.private, label="Captioner",
@@ -234,7 +238,7 @@ class _ImageTab(_Tab):
         shown = [self.edited, self.contributions, *self.texts, *checked]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
-            self.captioner, self.style, self.ways, self.fluency_model, self.checks,
+            self.captioner, self.style, self.ways, self.fluency_model, self.checks, self.editable,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -265,14 +269,14 @@ class _ImageTab(_Tab):
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
         seconds: float | None, seed: str, captioner: str | None, style: str, way: str, fluency_model: str | None,
-        check: str, request: gr.Request,
+        check: str, editable: bool, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
         with one_line(files or ()) as problems:
             options = checked_options({
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
-                "seed": seed_of(seed), "style": STYLES[style], **WAYS[way], **CHECKS[check],
+                "seed": seed_of(seed), "style": STYLES[style], "editable": editable or None, **WAYS[way], **CHECKS[check],
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or "",

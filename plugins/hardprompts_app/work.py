@@ -35,7 +35,7 @@ LOOK_EVERY = 0.2
 OPTIONS = (
     "num_tokens", "template", "words", "required", "banned", "deadline", "seed", "max_steps", "max_evaluations",
     "patience", "restarts", "token_cost", "top_k", "views", "shortest", "repetition_penalty", "caption",
-    "initial_prompt", "vocabulary", "style", "fast", "evidence",
+    "initial_prompt", "vocabulary", "style", "fast", "editable", "evidence",
     "min_evidence",
 )  # fmt: skip
 

@@ -113,8 +113,8 @@ def test_an_image_becomes_a_prompt(client: Client, picture: Path) -> None:
     assert client.predict(found.text, handle_file(picture), api_name="/score") == pytest.approx(found.score, abs=1e-4)
 
 
-def test_fluency_and_evidence_are_asked_for_among_the_options(client: Client, picture: Path) -> None:
-    options = {**FAST, "fluency_model": "emoji:emoji-lm", "evidence": True}
+def test_fluency_evidence_and_editable_words_are_asked_for_among_the_options(client: Client, picture: Path) -> None:
+    options = {**FAST, "fluency_model": "emoji:emoji-lm", "evidence": True, "editable": True}
     answer = client.predict([handle_file(picture)], options=options, api_name="/invert")
     assert answer["prompts"][0]["fluency"] < 0 and answer["prompts"][0]["evidence"]
 
