@@ -48,9 +48,10 @@ def warnings_shown(node_id: Any) -> Iterator[None]:
 
 
 def notices_of(prompts: Iterable[Any], warned: Iterable[str] = ()) -> list[str]:
-    """One line for what the limits left no room for in any of the prompts, and one for each warning."""
-    left_out = dict.fromkeys(what for prompt in prompts for what in prompt.left_out)
-    return [*([f"no room within the limits: {'; '.join(left_out)}"] if left_out else []), *warned]
+    """A line for what the limits left no room for in any of the prompts, for other reasons, and for each warning."""
+    from hardprompts.prompts import omission_notes
+
+    return [*omission_notes(what for prompt in prompts for what in prompt.left_out), *warned]
 
 
 def deadline_input() -> io.Input:

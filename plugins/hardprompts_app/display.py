@@ -8,7 +8,7 @@ from PIL import Image
 
 from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
 from hardprompts.images.showing import jpeg_address, picture_with_regions
-from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note
+from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note, omission_notes
 from hardprompts.search.protocol import StopReason
 from hardprompts.wording import WordEvidence
 
@@ -130,9 +130,8 @@ def error_html(text: str) -> str:
 
 
 def notices_html(prompts: Sequence[HardPrompt], notices: Sequence[str] = ()) -> str:
-    """What found no room within the limits of a search, and what else its user is to know; "" if there is nothing."""
-    left = dict.fromkeys(each for prompt in prompts for each in prompt.left_out)
-    lines = [f"no room within the limits: {'; '.join(left)}"] if left else []
+    """What was left out of prompts, and what else their user is to know; "" if there is nothing."""
+    lines = omission_notes(each for prompt in prompts for each in prompt.left_out)
     lines += dict.fromkeys(notices)
     said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return f'<ul class="hp-list hp-notices" role="note">{said}</ul>' if said else ""

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,7 @@ from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
 from hardprompts.wording import Categories, WordEvidence, WordInteractions, check_text
+from hardprompts.wording.evidence import UNCALIBRATED
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -500,6 +501,14 @@ def ranking_note(prompt: HardPrompt) -> str:
     seen = f"{views} views of each image, with " if isinstance(views, int) and views > 1 else ""
     beside = f"the {prompt.score_unit} with each image as it is" if seen else f"the {prompt.score_unit} of each text"
     return f"ranked by {seen}length and all else that was asked for; the numbers are {beside}"
+
+
+def omission_notes(left_out: Iterable[str]) -> list[str]:
+    """What was left out of prompts, in lines: what the limits left no room for, and what other reasons there were."""
+    each = dict.fromkeys(left_out)
+    limited = [one for one in each if UNCALIBRATED not in one]
+    others = [one for one in each if UNCALIBRATED in one]
+    return [*([f"no room within the limits: {'; '.join(limited)}"] if limited else []), *others]
 
 
 def fluency_note(prompt: HardPrompt) -> str:

@@ -182,7 +182,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
     Args:
         form: what its words are arranged in instead: `BY_CATEGORY`, or see `HardPrompt.arranged`.
     """
-    from hardprompts.prompts import fluency_note
+    from hardprompts.prompts import fluency_note, omission_notes
     from hardprompts.search.protocol import StopReason
 
     if form is not None:
@@ -202,8 +202,8 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         show_evidence(prompt)
     for kind, text in prompt.provenance.get("texts", {}).items():
         say(f"{kind} reads: {text}", "dim")
-    if prompt.left_out:
-        say(f"no room within the limits: {'; '.join(map(printable, prompt.left_out))}", "yellow")
+    for note in omission_notes(prompt.left_out):
+        say(note, "yellow")
 
 
 def show_evidence(prompt: "HardPrompt") -> None:

@@ -9,6 +9,10 @@ from typing import Any, TypeAlias
 Region: TypeAlias = tuple[float, float, float, float]
 
 
+#: Stands in what a prompt says was left out, where the reason is no limit: no probabilities were to be had.
+UNCALIBRATED = "nothing is calibrated for"
+
+
 @dataclasses.dataclass(frozen=True)
 class WordEvidence:
     """What speaks for one phrase of a prompt; a phrase that occurs twice has one, for all of its occurrences.

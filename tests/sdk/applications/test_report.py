@@ -10,11 +10,12 @@ import pytest
 from audits import Page
 from PIL import Image
 
-from hardprompts import HardPrompt, ImageError
+from hardprompts import HardPrompt, ImageError, PromptInverter
 from hardprompts.applications import prompt_page
 from hardprompts.applications.evidence import MEANING, evidence_table, kept_phrases, place_in_words, truth_note
 from hardprompts.applications.report import MAX_POINTS, Curve
-from hardprompts.prompts import Candidate, HistoryPoint, TradeOff, WordWeights
+from hardprompts.prompts import Candidate, HistoryPoint, TradeOff, WordWeights, omission_notes
+from hardprompts.testing import toy_backend
 from hardprompts.wording import WordEvidence
 
 EVIDENCE = (
@@ -66,7 +67,7 @@ def test_the_page_says_all_that_is_known(tmp_path: Path) -> None:
     for expected in (
         "art of ", " (best)", "0.123", "6.5", "nats a word", "1,234", "2.5 seconds", "cat.png", "gcg", "toy", "7",
         "the method had nothing left to try", "art of red fox neon \\(best\\)", "(red:1.2)", "+0.200", "-0.050",
-        "blue owl", "0.111", "No room within the limits: contributions of tokens: 0 of 8", "views", "1,234 passes",
+        "blue owl", "0.111", "no room within the limits: contributions of tokens: 0 of 8", "views", "1,234 passes",
         "97%", "12%", "calibrated on 2,000 scenes", MEANING, "top left", "-0.010", "Trade-offs",
     ):  # fmt: skip
         assert expected in said(text), expected
@@ -80,7 +81,7 @@ def test_what_is_not_known_has_no_place_on_it() -> None:
     page = Page(prompt_page(HardPrompt("fox", (), 0.5)))
     assert "fox" in page.text and "0.500" in page.text
     for absent in (
-        "What each token", "What speaks", "Candidates", "Trade-offs", "How it was found", "Settings", "nats", "No room",
+        "What each token", "What speaks", "Candidates", "Trade-offs", "How it was found", "Settings", "nats", "no room",
         "passes", "seed", "template",
     ):  # fmt: skip
         assert absent not in page.text, absent
@@ -190,6 +191,10 @@ def test_a_table_of_text_has_a_line_for_each_phrase_and_no_empty_column() -> Non
 
 
 def test_uncalibrated_is_said() -> None:
+    told = PromptInverter(toy_backend()).evidence("red house", toy_backend().image_encoder.picture("red house"))
+    (note,) = omission_notes(told.left_out)
+    assert "nothing is calibrated for toy" in note and "no room" not in note  # it is another reason
+    assert omission_notes([*told.left_out, "a", "b", "a"]) == ["no room within the limits: a; b", note]
     plain = whole(evidence=tuple(dataclasses.replace(one, probability=None) for one in EVIDENCE), provenance={})
     assert "not calibrated for toy" in truth_note(plain) and "not calibrated" in prompt_page(plain)
     assert "calibrated on 2,000 scenes" in truth_note(whole())
