@@ -276,7 +276,8 @@ class _ImageTab(_Tab):
         with one_line(files or ()) as problems:
             options = checked_options({
                 "num_tokens": int(length), "words": WORDS[words], "banned": phrases(banned), "deadline": seconds,
-                "seed": seed_of(seed), "style": STYLES[style], "editable": editable or None, **WAYS[way], **CHECKS[check],
+                "seed": seed_of(seed), "style": STYLES[style], "editable": editable or None, **WAYS[way],
+                **CHECKS[check],
             })  # fmt: skip
             finding = image.find(
                 self.models, job, files, together != "One prompt each", model, options, captioner or "",
