@@ -1,8 +1,8 @@
 """Calibrate evidence for emoji-clip: ``python -m hardprompts_emoji.recipe.calibrate_evidence --build FOLDER``.
 
 Prompts are found for training scenes, a third of them turned, cropped, blurred and tinted, so that pictures that the
-model does not know well are among them; a second time with emoji-clip-reference as the judge. What was measured of
-their phrases is kept in the folder, so that a run that is interrupted goes on when it is started again.
+model does not know well are among them. What was measured of their phrases is kept in the folder, so that a run that is
+interrupted goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
 from hardprompts import PromptInverter
-from hardprompts.inversion.evidence.calibration import EvidenceCalibration, LabeledFigures, save_calibrations
+from hardprompts.inversion.evidence.calibration import LabeledFigures, save_calibrations
 from hardprompts.inversion.evidence.fitting import WAYS, examples, fits, source_of
+from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.wording import Categories
 from hardprompts_emoji import scenes
 from hardprompts_emoji.backend import CALIBRATIONS
@@ -28,8 +29,8 @@ from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED
 SCENES_FROM = FIRST_SEED + 200_000_000
 """First seed of the scenes."""
 
-SCENES = {"": 140, "emoji:emoji-clip-reference": 40}
-"""How many scenes are searched, by the judge."""
+SCENES = 140
+"""How many scenes are searched."""
 
 
 def categories() -> Categories:
@@ -65,12 +66,10 @@ def distorted(picture: Image.Image, generator: random.Random) -> Image.Image:
     return found
 
 
-def measured(judge: str, build: Path) -> Iterator[LabeledFigures]:
+def measured(inverter: PromptInverter, evidence: EvidenceSource, build: Path) -> Iterator[LabeledFigures]:
     """What was measured of the phrases of all scenes; what the folder has is not measured again."""
-    inverter = PromptInverter("emoji", judge=judge or None)
-    evidence = source_of(inverter, categories())
-    for place in range(SCENES[judge]):
-        path = build / f"{judge.rpartition(':')[2] or 'alone'}-{place}.json"
+    for place in range(SCENES):
+        path = build / f"{place}.json"
         if not path.exists():
             scene, generator = scenes.sample_scene(SCENES_FROM + place), random.Random(place)
             picture = scenes.render(scene, seed=place)
@@ -89,12 +88,10 @@ def main() -> None:
     build = parser.parse_args().build
     build.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    found: list[EvidenceCalibration] = []
-    for judge, count in SCENES.items():
-        evidence = source_of(PromptInverter("emoji", judge=judge or None), categories())
-        source = f"prompts for {count} scenes of emoji" + (f", judged by {judge}" if judge else "")
-        found = [*fits(list(measured(judge, build)), evidence, source, categories()), *found]
-    print(save_calibrations(CALIBRATIONS, found))
+    inverter = PromptInverter("emoji", calibrations=())
+    evidence = source_of(inverter, categories())
+    found = list(measured(inverter, evidence, build))
+    print(save_calibrations(CALIBRATIONS, fits(found, evidence, f"prompts for {SCENES} scenes of emoji", categories())))
 
 
 if __name__ == "__main__":

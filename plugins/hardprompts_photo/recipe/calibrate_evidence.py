@@ -122,7 +122,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UnfamiliarPicture)
-    inverter = PromptInverter("photo")
+    inverter = PromptInverter("photo", calibrations=())
     evidence, found = source_of(inverter), list[LabeledFigures]()
     for place in range(PICTURES):
         path = folder / f"{place}.json"
