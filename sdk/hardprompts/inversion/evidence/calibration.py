@@ -20,8 +20,9 @@ from hardprompts.wording import Categories
 
 FORMAT_VERSION = 1
 
-#: What the squares of weights cost, of figures in units of their spread, for each statement.
-SHRINKAGE = 1e-3
+#: What half the squares of weights cost, of figures in units of their spread: as if they were drawn from a normal
+#: distribution of deviation 1.
+SHRINKAGE = 1.0
 
 #: No statement is said to be surer than that.
 SUREST = 0.999
@@ -226,7 +227,7 @@ def _logistic(
     inputs: Float[Tensor, "examples inputs"], labels: Float[Tensor, " examples"], free: int, steps: int = 50
 ) -> Float[Tensor, " inputs"]:
     """Weights by Newton's method; the last `free` inputs cost nothing."""
-    price = torch.full((inputs.shape[1],), SHRINKAGE * len(inputs), dtype=inputs.dtype)
+    price = torch.full((inputs.shape[1],), SHRINKAGE, dtype=inputs.dtype)
     price[-free:] = 1e-6 * len(inputs)
     weights = torch.zeros(inputs.shape[1], dtype=inputs.dtype)
     for _ in range(steps):
