@@ -1,7 +1,8 @@
 """Calibrate evidence for the model `photo`: ``python -m hardprompts_photo.recipe.calibrate_evidence --build FOLDER``.
 
-Pictures are put together from stamps of Tux Paint, cut-out photographs with a sentence each, of the half that may be
-learned from: one to three on a ground that is not plain, so that they are read as photographs are. A word is true of
+Pictures are put together from stamps of Tux Paint, cut-out photographs with a sentence each: of the half that may be
+learned from, those of things that ImageNet has, for of others the model cannot be right. One to three stand on a ground
+that is not plain, so that they are read as photographs are. A word is true of
 one if a sentence has it, or if it names by WordNet the same thing, a kind of it or what it is a kind of. What was
 measured of their phrases is kept in the folder, so that a run that is interrupted goes on when it is started again.
 """
@@ -25,10 +26,10 @@ from hardprompts.inversion.evidence.calibration import LabeledFigures, save_cali
 from hardprompts.inversion.evidence.fitting import examples, fits, source_of
 from hardprompts.wording import words_in
 from hardprompts_photo.backend import CALIBRATIONS, UnfamiliarPicture
-from hardprompts_photo.recipe.class_words import synsets
+from hardprompts_photo.recipe.class_words import class_names, synsets
 from hardprompts_photo.recipe.pictures import Picture, download, stamps
 
-PICTURES = 50
+PICTURES = 40
 """How many are searched."""
 
 SIDE = 300
@@ -101,7 +102,7 @@ def composed(chosen: list[Picture], others: list[Picture], generator: random.Ran
         ground.paste(blurred, (0, 0), blurred)
     noise = np.random.default_rng(generator.randrange(2**32)).normal(0, 6, (SIDE, SIDE, 1))
     picture = Image.fromarray((np.asarray(ground) + noise).clip(0, 255).astype(np.uint8))
-    share = generator.uniform(0.55, 0.95) if len(chosen) == 1 else generator.uniform(0.4, 0.6)
+    share = generator.uniform(0.7, 1.0) if len(chosen) == 1 else generator.uniform(0.4, 0.6)
     for stamp in chosen:
         with Image.open(stamp.file) as opened:
             cut = opened.convert("RGBA")
@@ -117,8 +118,11 @@ def main() -> None:
     parser.add_argument("--build", type=Path, default=Path("build/photo"), help="where downloads are kept")
     build = parser.parse_args().build
     tree = download(build)
-    names, own = Names(tree / "usr/share/wordnet"), [one for one in stamps(tree) if not one.held_out]
-    folder = build / "evidence"
+    names = Names(tree / "usr/share/wordnet")
+    things = {word for name in class_names() for word in (name.lower(), name.lower().split()[-1])}
+    known = [one for one in stamps(tree) if names.true_words(" ".join(one.words)) & things]
+    own = [one for one in known if not one.held_out]
+    folder = build / "evidence of words"
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UnfamiliarPicture)
@@ -128,7 +132,7 @@ def main() -> None:
         path = folder / f"{place}.json"
         if not path.exists():
             generator = random.Random(place)
-            chosen = generator.sample(own, generator.choice((1, 1, 2, 3)))
+            chosen = generator.sample(own, generator.choice((1, 1, 1, 2, 3)))
             picture = composed(chosen, generator.sample(own, 2), generator)
             true = set().union(*(names.true_words(" ".join(one.words)) for one in chosen))
             ways = [{"max_evaluations": PASSES}] if place % 2 else [{"max_evaluations": PASSES, "token_cost": 0.05}]

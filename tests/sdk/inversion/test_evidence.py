@@ -72,6 +72,7 @@ def test_statements_are_phrases_that_say_something_each_once() -> None:
         ("a picture of a fox on blue", "fox", "a picture on blue"),
         ("a fox and a cat", "fox", "a cat"),
         ("a fox and a cat", "cat", "a fox"),
+        ("malaria watercolor turquoise", "malaria", "watercolor turquoise"),
     ],
 )
 def test_what_is_left_out_leaves_no_loose_ends(text: str, left_out: str, expected: str) -> None:

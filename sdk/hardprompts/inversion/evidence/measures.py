@@ -59,6 +59,8 @@ class Witness:
         template: in which texts are scored.
         scores_of: the scores of filled texts, in the unit of contributions.
         searched: whether a search with the model found the texts.
+        score: of the prompt that texts are parts of, which says how well the pictures are understood at all; None: of
+            each text itself.
     """
 
     looks: Looks
@@ -66,6 +68,7 @@ class Witness:
     template: PromptTemplate
     scores_of: Callable[[Sequence[str]], Sequence[float]]
     searched: bool = True
+    score: float | None = None
 
     def measures(self, text: str, found: Sequence[Statement], allowance: Allowance) -> list[Measures] | None:
         """What is measured of each statement; None, with a note, where there is no room for it.
@@ -86,8 +89,9 @@ class Witness:
     def _of(
         self, one: Statement, score: float, contribution: float, losses: Sequence[float], alone: "_Alone"
     ) -> Measures:
+        understood = score if self.score is None else self.score
         figures = tuple(
-            {**of_picture, **_context(contribution, losses, spread), "score": score}
+            {**of_picture, **_context(contribution, losses, spread), "score": understood}
             for of_picture, spread in alone.of_pictures
         )
         exchange = sum(losses) / len(losses) if losses and self.words.of(one.category) else None

