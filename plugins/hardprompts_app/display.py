@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
+from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 from hardprompts.images.showing import jpeg_address, picture_with_regions
 from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note, omission_notes
 from hardprompts.search.protocol import StopReason
@@ -67,11 +67,11 @@ def evidence_html(prompt: HardPrompt) -> str:
     if not prompt.evidence:
         return ""
     rows = evidence_rows(prompt)
-    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+    kept = columns(rows)
 
     def line(cells: Sequence[str], tag: str) -> str:
         written = (
-            f"<{tag}{' class=hp-figure' if 2 <= place <= 4 else ''}>{html.escape(cells[place])}</{tag}>"
+            f"<{tag}{' class=hp-figure' if place in FIGURES else ''}>{html.escape(cells[place])}</{tag}>"
             for place in kept
         )
         return f"<tr>{''.join(written)}</tr>"

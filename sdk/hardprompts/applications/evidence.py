@@ -12,6 +12,9 @@ from hardprompts.wording import Region, WordEvidence
 #: What the columns are called.
 HEADINGS = ("word", "kind", "true of the picture", "lost without it", "lost with a wrong word", "where")
 
+#: The columns that have figures.
+FIGURES = (2, 3, 4)
+
 #: The same where there is little room.
 SHORT_HEADINGS = ("word", "kind", "true", "without it", "wrong word", "where")
 
@@ -51,6 +54,11 @@ def evidence_rows(prompt: HardPrompt) -> list[EvidenceRow]:
     ]
 
 
+def columns(rows: Sequence[EvidenceRow]) -> list[int]:
+    """The columns in which anything stands."""
+    return [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+
+
 def truth_note(prompt: HardPrompt) -> str:
     """What the probabilities of a prompt's phrases mean, or why there are none."""
     told = prompt.provenance.get("evidence")
@@ -71,8 +79,7 @@ def truth_note(prompt: HardPrompt) -> str:
 def evidence_table(prompt: HardPrompt) -> str:
     """The evidence of a prompt as lines of plain text, with what the columns mean."""
     rows = [SHORT_HEADINGS, *evidence_rows(prompt)]
-    kept = [place for place in range(len(SHORT_HEADINGS)) if any(row[place] for row in rows[1:])]
-    cells = [[shown(row[place], MOST_LETTERS) for place in kept] for row in rows]
+    cells = [[shown(row[place], MOST_LETTERS) for place in columns(evidence_rows(prompt))] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     return "\n".join([*lines, "", truth_note(prompt), MEANING])

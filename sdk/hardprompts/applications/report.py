@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jinja2
 from PIL import Image
 
-from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
+from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 from hardprompts.hub.machine import shown_model
 from hardprompts.hub.page import page_environment
 from hardprompts.images import ImageInput, load_images
@@ -68,8 +68,9 @@ def prompt_page(prompt: HardPrompt, images: "ImageInput | Sequence[ImageInput]" 
 @functools.cache
 def _environment() -> jinja2.Environment:
     made = page_environment("hardprompts.applications")
-    made.globals |= {**LIMITS, "headings": HEADINGS, "meaning": MEANING}
+    made.globals |= {**LIMITS, "figures": FIGURES, "headings": HEADINGS, "meaning": MEANING}
     made.filters |= {
+        "columns": columns,
         "curve": Curve.of,
         "evidence_rows": evidence_rows,
         "fluency_note": fluency_note,

@@ -208,13 +208,13 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
 
 def show_evidence(prompt: "HardPrompt") -> None:
     """What speaks for each phrase of a prompt as a table on stderr, with what its figures mean."""
-    from hardprompts.applications.evidence import HEADINGS, MEANING, evidence_rows, truth_note
+    from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 
     rows = evidence_rows(prompt)
-    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+    kept = columns(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place in kept:
-        table.add_column(HEADINGS[place], justify="right" if 2 <= place <= 4 else "left", overflow="fold")
+        table.add_column(HEADINGS[place], justify="right" if place in FIGURES else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(row[place])) for place in kept))
     err.print(table)

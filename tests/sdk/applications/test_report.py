@@ -196,6 +196,9 @@ def test_uncalibrated_is_said() -> None:
     assert "nothing is calibrated for toy" in note and "no room" not in note  # it is another reason
     assert omission_notes([*told.left_out, "a", "b", "a"]) == ["no room within the limits: a; b", note]
     plain = whole(evidence=tuple(dataclasses.replace(one, probability=None) for one in EVIDENCE), provenance={})
+    assert "<th class=number>true of the picture" in prompt_page(
+        whole()
+    ) and "<th class=number>true" not in prompt_page(plain)
     assert "not calibrated for toy" in truth_note(plain) and "not calibrated" in prompt_page(plain)
     assert "calibrated on 2,000 scenes" in truth_note(whole())
     assert [one.phrase for one in kept_phrases(whole(), 0.8)] == ["red fox"]
