@@ -14,8 +14,8 @@ Among how many restarts a method's passes are divided stands in its row (the bes
 `--tune` compares on other scenes), and schedules are fitted to the passes. A run that is stopped goes on where it
 stopped. It writes benchmarks/results/methods.json, the table of docs/methods.md and its picture. `--group before`
 compares the default with the one before it alone, `--group pez+refine` that one with variants of itself, `--group
-language_models` what language models write. The first row
-of a group is what the others are compared with.
+language_models` what language models write, and `--group fluency`, every method on fewer targets, how fluent they are:
+nats a word by a language model that none of them asks. The first row of a group is what the others are compared with.
 """
 
 import argparse
@@ -26,7 +26,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from common import DOCS, Cells, pictures, save, save_figure, scenes_in_turn, subplots, truth_rows, write_section
+from common import (
+    DOCS,
+    Cells,
+    nats_of,
+    pictures,
+    save,
+    save_figure,
+    scenes_in_turn,
+    subplots,
+    truth_rows,
+    write_section,
+)
 from comparison import Measurement
 from generation import bank, command
 
@@ -66,6 +77,9 @@ PART = 10
 
 #: Restarts that `--tune` compares.
 RESTARTS = (1, 4, 16)
+
+#: What tells how fluent prompts are; no method of the tables asks it.
+FLUENCY_MODEL = "emoji:emoji-lm-large"
 
 #: Processor seconds at which the prompt so far is looked at.
 SECONDS = tuple(0.0625 * 2**k for k in range(8))
@@ -176,6 +190,7 @@ GROUPS = {
         ),
         CAPTION: METHODS[CAPTION],
     },
+    "fluency": METHODS,
 }
 
 
@@ -411,8 +426,8 @@ def by_target(name: str, runs: Sequence[Sequence[Mapping[str, Any]]], key: str) 
 
 
 HEAD = (
-    "method", "restarts", "judge", "over the default", "own similarity", "objects", "background", "style", "tokens",
-    "re-encodes", "passes", "processor s",
+    "method", "restarts", "judge", "over the default", "own similarity", "objects", "background", "style",
+    "nats a word", "tokens", "re-encodes", "passes", "processor s",
 )  # fmt: skip
 
 
@@ -420,6 +435,10 @@ def report(
     rows: Mapping[str, Row], measured: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], options: argparse.Namespace
 ) -> tuple[dict[str, Any], str]:
     """All figures, and the table, best judge first; differences are from the first of the rows."""
+    told = nats_of([run["prompt"] for own in measured.values() for runs in own for run in runs], FLUENCY_MODEL)
+    measured = {
+        name: [[{**run, "nats": told[run["prompt"]]} for run in runs] for runs in own] for name, own in measured.items()
+    }
     judged = {name: by_target(name, runs, "judge") for name, runs in measured.items()}
     first = next(iter(rows))
     reference, called = judged[first], _called(first)
@@ -448,6 +467,7 @@ def report(
                 "" if name == first else f"{over.mean:+.3f} ± {over.half_width:.3f}",
                 str(own["similarity"]),
                 *(f"{100 * own[key].mean:.0f} %" for key in ("objects", "background", "style")),
+                f"{own['nats'].mean:.1f}",
                 f"{own['tokens'].mean:.1f}",
                 f"{100 * own['reencodes'].mean:.0f} %",
                 f"{own['evaluations'].mean:.0f}",
@@ -459,7 +479,7 @@ def report(
             facts[name]["soft_similarity"] = [soft.mean, soft.low, soft.high]
             spent = [f"{own['evaluations'].mean:.0f}", f"{own['seconds'].mean:.2f}"]
             lines.append(
-                ["soft prompt, no text", str(rows[name].restarts), "it reads text", "", str(soft)] + [""] * 5 + spent
+                ["soft prompt, no text", str(rows[name].restarts), "it reads text", "", str(soft)] + [""] * 6 + spent
             )
     setting = {"targets": len(reference.values), "seeds": max(map(len, measured[first])), "passes": options.passes,
                "num_tokens": options.num_tokens, "threads": options.threads}  # fmt: skip
@@ -477,7 +497,18 @@ def _called(first: str) -> str:
     return "the default" if first == DEFAULT else first
 
 
-KEYS = ("judge", "similarity", "objects", "background", "style", "tokens", "reencodes", "evaluations", "seconds")
+KEYS = (
+    "judge",
+    "similarity",
+    "objects",
+    "background",
+    "style",
+    "nats",
+    "tokens",
+    "reencodes",
+    "evaluations",
+    "seconds",
+)
 
 
 def standing(judged: Mapping[str, Measurement]) -> str:

@@ -12,9 +12,9 @@ Every search has the same number of forward and backward passes for each target,
 Every text found is encoded again by the model's own tokenizer. What counts besides that similarity: the judge, another
 encoder's similarity of the text with the true prompt (multilingual-e5-small); and true words, the share of the words
 found that stand in the prompt, which needs no model. Differences are paired over targets and seeds. The default's row
-is what `PromptInverter(model, proposers="none").invert(features, max_evaluations=N)` gives (real_decoder.py
-has the decoder's); the other methods of ours have the restarts
-of benchmarks/methods.py. Importing, loading and one search before are not timed.
+is what `PromptInverter(model).invert(features, max_evaluations=N)` gives, which begins with a decoder's texts; the
+search alone has none, nor have the other methods of ours, with the restarts of benchmarks/methods.py. Importing,
+loading and one search before are not timed.
 
 A run that is stopped goes on where it stopped. It writes benchmarks/results/real_text.json and docs/results.md.
 """
@@ -65,6 +65,7 @@ class Row:
         share: of the passes that everybody has.
         peer: an optimizer of tropt in the stead of all that.
         targets, seeds: at most so many, of what takes long.
+        proposers: of the default.
     """
 
     method: Callable[[int, int], Any] | None = None
@@ -74,10 +75,12 @@ class Row:
     peer: str = ""
     targets: int = TEST_PROMPTS
     seeds: int = 1
+    proposers: str = "auto"
 
 
 DEFAULT, QUARTER, ALONE = "the default", "the default, a quarter of the passes", "the default, for similarity alone"
 ALONE_QUARTER = f"{ALONE}, a quarter of the passes"
+SEARCH = "the search alone"
 # Peers search all tokens that survive the round trip; the default the real words among them.
 ALONE_ANY = f"{ALONE}, of any tokens"
 OTHER = "another person's prompt, whole"
@@ -89,6 +92,7 @@ FIRST: dict[str, Row] = {
     ALONE: Row(options=SAME, seeds=3),
     ALONE_ANY: Row(options={**SAME, "words": False, "banned": "none"}, seeds=3),
     QUARTER: Row(share=0.25, seeds=3),
+    SEARCH: Row(seeds=3, proposers="none"),
     ALONE_QUARTER: Row(options=SAME, share=0.25, seeds=3),
     "tropt gcg, 64 candidates": Row(peer="gcg, 64 candidates", seeds=3),
     "tropt gaslite, 16 candidates": Row(peer="gaslite, 16 candidates", seeds=3),
@@ -235,9 +239,9 @@ class Bench:
         """The runs of a part of the targets."""
         passes = round(row.share * self.options.passes)
         cell = {
-            "row": name, "method": self.default if row.method is None and not row.peer else "", "passes": passes,
-            "tokens": self.options.num_tokens, "threads": self.options.threads, "seed": seed, "first": places.start,
-            "count": len(places),
+            "row": name, "method": f"{self.default}, {row.proposers}" if row.method is None and not row.peer else "",
+            "passes": passes, "tokens": self.options.num_tokens, "threads": self.options.threads, "seed": seed,
+            "first": places.start, "count": len(places),
         }  # fmt: skip
 
         def compute() -> dict[str, Any]:
@@ -260,7 +264,7 @@ class Bench:
     def run(self, name: str, row: Row, passes: int, seed: int, place: int) -> dict[str, Any]:
         """One prompt of ours for one target."""
         if row.method is None:
-            inverter = PromptInverter(self.backend, proposers="none")
+            inverter = PromptInverter(self.backend, proposers=row.proposers)
         else:
             made = row.method(passes // (row.restarts or 1), self.options.num_tokens)
             inverter = PromptInverter(self.backend, method=made, proposers="none")
