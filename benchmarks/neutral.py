@@ -92,10 +92,12 @@ class Foreign:
         checkout: variable with the folder of its code, if it is not installed.
         options: more of the adapter's command line; or the optimizer.
         suites: that it is for; none: all.
+        keeps: whether it has something to keep between runs (--cache).
     """
 
     adapter: str = ""
     checkout: str = ""
+    keeps: bool = False
     options: tuple[str, ...] = ()
     suites: tuple[str, ...] = ()
 
@@ -105,8 +107,8 @@ PROGRAMS: Mapping[str, Foreign] = {
     "tropt gcg, 64 candidates": Foreign(options=("gcg, 64 candidates",)),
     "tropt mac, 64 candidates": Foreign(options=("mac, 64 candidates",)),
     "STEPS": Foreign("steps.py", "HARDPROMPTS_STEPS", suites=("emoji",)),
-    "VGD": Foreign("vgd.py", "HARDPROMPTS_VGD"),
-    "CLIP Interrogator": Foreign("interrogator.py"),
+    "VGD": Foreign("vgd.py", "HARDPROMPTS_VGD", keeps=True),
+    "CLIP Interrogator": Foreign("interrogator.py", keeps=True),
 }
 
 
@@ -275,7 +277,7 @@ class Bench:
         given += ["--seed", str(self.options.seed), *program.options]
         if program.checkout:
             given += ["--checkout", os.environ[program.checkout]]
-        elif self.options.cache is not None:
+        if self.options.cache is not None and program.keeps:
             given += ["--cache", self.options.cache]
         with tempfile.TemporaryDirectory() as folder:
             neutral_suites.write_targets({suite.name: suite}, Path(folder), self.options.passes)

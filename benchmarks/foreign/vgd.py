@@ -41,8 +41,20 @@ def tokenize(tower: Tower, texts: list[str], **_: Any) -> dict[str, list[list[in
     }
 
 
+def nearest_words(tower: Tower, targets: Tensor, cache: str) -> list[str]:
+    """For each target the nearest of the vocabulary's words, with which their prompt ends; kept in a folder."""
+    words = sorted({piece.split("<", 1)[0] for piece in tower.tokenizer.get_vocab()})
+    words = [word for word in words if word.isalpha() and word.isascii()]
+    kept = Path(cache) / f"vgd-{len(tower.table)}.pt" if cache else None
+    features = torch.load(kept, weights_only=True) if kept and kept.exists() else tower.of_texts(words)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(features, kept)
+    return [words[place] for place in (targets @ features.T).argmax(dim=1).tolist()]
+
+
 def main() -> None:
-    given, task = arguments(__doc__, checkout="", prefix="a picture of")
+    given, task = arguments(__doc__, checkout="", cache="", prefix="a picture of a")
     checkout = Path(given.checkout)
     # Imported by their module, and not used by what runs here.
     for name in ("open_clip", "diffusers", "bluestar", "bluestar.utils", "bluestar.utils.chat_template",
@@ -55,27 +67,33 @@ def main() -> None:
     words = transformers.AutoTokenizer.from_pretrained(task.language_model)
     # Beams of CLIP times beams of the language model for each, as theirs 10 times 10, at each of the places.
     expand = 10
-    beams = max(1, task.passes // (expand * task.tokens))
+    length = max(1, task.tokens - 1)  # the word that is kept counts too
+    beams = max(1, task.passes // (expand * length))
+
+    begun = nearest_words(task.tower, task.features, given.cache)
+    begins = {tuple(target.tolist()): word for target, word in zip(task.features, begun, strict=True)}
 
     def prompt(target: Tensor) -> str:
+        prefix = f"{given.prefix} {begins[tuple(target[0].tolist())]}"
         search = code.VGD.__new__(code.VGD)
         torch.nn.Module.__init__(search)
         search.clip, search.clip_tokenizer = ClipOf(task.tower), lambda texts, **more: tokenize(task.tower, texts)
         search.llm, search.llm_tokenizer = language, words
-        search.llm_prompt = torch.tensor([words.encode(given.prefix, add_special_tokens=False)])
+        search.llm_prompt = torch.tensor([words.encode(prefix, add_special_tokens=False)])
         search.all_target_features = target
         search.llm_alpha, search.clip_alpha = 1.0, 1.5
         search.beam_expand_factor, search.clip_beam_size, search.llm_beam_size = expand, beams, expand * beams
         search.beam_offset = torch.zeros(1, dtype=torch.long)
-        search.length_cutoff, search.max_length, search.min_length = False, task.tokens, task.tokens
+        search.length_cutoff, search.max_length, search.min_length = False, length, length
         search.reset()
         with redirect_stdout(io.StringIO()), torch.no_grad():
-            return str(search.generate_prompt()["text"][0]).strip()
+            found = str(search.generate_prompt()["text"][0]).strip()
+        return f"{begins[tuple(target[0].tolist())]} {found}"
 
     differences = [
-        f"the project's language model of 2.8 million parameters, begun with {given.prefix!r}, in place of Llama 2 "
-        "with a chat prompt and the nearest word of the vocabulary",
-        f"{beams} times {expand} beams in place of 10 times 10, {task.tokens} tokens in place of 32",
+        f"the project's language model of 2.8 million parameters, begun with {given.prefix!r} and the nearest word of "
+        "the vocabulary, in place of Llama with a chat prompt that ends with that word; the word is kept in the prompt",
+        f"{beams} times {expand} beams in place of 10 times 10, {length} tokens in place of 32",
         "another model than CLIP ViT-H-14, with a scale of 100 on its cosines",
     ]
     write(given.row, task.row("VGD", f"VGD {commit(checkout)}", differences, prompt))
