@@ -387,6 +387,9 @@ COLUMNS = ("judge", "precision", "recall", "F1", "nats a word", "evidence", "edi
 #: Those that stand without their difference from the default.
 ALONE = ("precision", "recall", "evidence", "edit success")
 
+#: By which a program can be ahead, beside the judges.
+MEASURES = ("F1", "nats a word", "edit locality")
+
 #: Figures of each target; None: a text has none.
 Figures = Mapping[str, Mapping[str, Sequence[float | None]]]
 
@@ -432,7 +435,7 @@ def report(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> tuple[dict[st
         line += [rows[name].held_to, "" if math.isnan(rows[name].passes) else f"{rows[name].passes:.0f}"]
         table.append(line)
     lines = [f"### {suite.title}", "", f"{len(suite.ids)} targets, prompts of {suite.tokens} tokens."]
-    lines += [ahead(figures, rows), "", markdown_table(table), "", *transfer_lines(suite, figures)]
+    lines += [ahead(suite, figures, rows), "", markdown_table(table), "", *transfer_lines(suite, figures)]
     lines += ["", examples(suite, rows, order)]
     facts = {
         name: {
@@ -520,14 +523,16 @@ def better(found: Interval | None, key: str) -> bool:
     return found is not None and (found.high < 0 if key == "nats a word" else found.low > 0)
 
 
-def ahead(figures: Figures, rows: Mapping[str, Row]) -> str:
+def ahead(suite: Suite, figures: Figures, rows: Mapping[str, Row]) -> str:
     """Which programs are ahead of our default beyond the interval, by what."""
     searched = [name for name in rows if name not in (DEFAULT, TRUE, OTHER)]
+    measures = {judge: f"judge {judge}" for judge in suite.judges} | {key: key for key in MEASURES}
     told = []
-    for key in ("judge", "F1", "nats a word", "edit locality"):
+    for what, key in measures.items():
         names = [name for name in searched if better(paired(figures, name, key), key)]
-        told.append(f"by {key}: {', '.join(names) or 'nobody'}")
-    return f"Ahead of our default by more than the interval (in bold below) are, {'; '.join(told)}."
+        if any(key in own for own in figures.values()):
+            told.append(f"by {what}: {'; '.join(names) or 'nobody'}")
+    return "Ahead of our default by more than the interval are,\n\n" + "\n".join(f"- {line}" for line in told)
 
 
 def transfer_lines(suite: Suite, figures: Figures) -> list[str]:
