@@ -96,7 +96,10 @@ class Drawing:
             raise Ended(StopReason.MAX_PICTURES)
         allowed = pairs[:room]
         failed = [pair for pair, attempt in self._attempts(allowed) if not self._take(pair, attempt)]
+        self._in_a_row = self._in_a_row + 1 if len(failed) == len(allowed) else 0
         self.pause()
+        if self._in_a_row >= self.options.max_failures:
+            raise Ended(StopReason.FAILURES)
         if len(allowed) < len(pairs):
             raise Ended(StopReason.MAX_PICTURES)
         return failed
@@ -145,12 +148,8 @@ class Drawing:
         self.asked += 1
         if attempt.score is None:
             self.failures += 1
-            self._in_a_row += 1
             self.last_failure = attempt.failure
-            if self._in_a_row >= self.options.max_failures:
-                raise Ended(StopReason.FAILURES)
             return False
-        self._in_a_row = 0
         self.scores[pair], self.hashes[pair] = attempt.score, attempt.picture
         self.seen(pair, attempt.score)
         return True

@@ -55,7 +55,7 @@ class PictureOptions:
         banned: what must not occur in what the search writes; see `hardprompts.wording.Bans.of`.
         batch_size: prompts of one call of the generator.
         retries: times that a picture which did not come is asked for again.
-        max_failures: pictures that did not come, one after the other, after which the search ends.
+        max_failures: calls of the generator in a row of which no picture came, after which the search ends.
         size: (width, height) that pictures must have, else they count as failures; None: any.
         patience: pictures without a better prompt, after which the search ends.
         deadline: seconds for the whole call, of which some are kept for the fresh seeds.
