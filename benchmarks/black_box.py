@@ -343,7 +343,25 @@ def rows_of(cells: Sequence[Mapping[str, Any]], budget: int) -> dict[str, Any]:
     return found
 
 
-def table(figures: Mapping[str, Mapping[str, Any]], budget: int) -> str:
+def compared(found: Mapping[str, Sequence[Mapping[str, Any]]], budget: int) -> dict[str, dict[str, Any]]:
+    """How much better `invert_by_pictures` is than what begins with the same, target by target."""
+    pairs = [(start, other) for start in ("CLIP", "phrases") for other in ("random mutation", "token evolution")]
+    rows: dict[str, dict[str, Any]] = {}
+    for start, other in pairs:
+        ours, theirs = found.get(f"{start} + invert_by_pictures"), found.get(f"{start} + {other}")
+        if ours is None or theirs is None:
+            continue
+        rows[f"{start}: than {other}"] = {
+            str(point): interval(
+                a["points"][str(point)] - b["points"][str(point)] for a, b in zip(ours, theirs, strict=True)
+            )
+            for point in POINTS
+            if point <= budget
+        }
+    return rows
+
+
+def table(figures: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mapping[str, Any]], budget: int) -> str:
     """Similarities on fresh seeds, and how many targets reach what CLIP's prompt reaches."""
     points = [point for point in POINTS if point <= budget]
     head = ["search", *(f"at {point}" for point in points), f"gain at {points[-1]}"]
@@ -351,7 +369,13 @@ def table(figures: Mapping[str, Mapping[str, Any]], budget: int) -> str:
         [name, *(number(row[f"at_{point}"]) for point in points), number(row[f"gain_{points[-1]}"])]
         for name, row in figures.items()
     ]
-    parts = [markdown_table(similar)]
+    better = [["begun with", *(f"at {point}" for point in points)]] + [
+        [name, *(number(row[str(point)]) for point in points)] for name, row in compared.items()
+    ]
+    parts = [
+        markdown_table(similar),
+        f"By how much invert_by_pictures is better, target by target:\n\n{markdown_table(better)}",
+    ]
     levels = {
         "clip": "what CLIP's prompt reaches here",
         "clip_on_own_words": "what it reaches on a generator without the dictionary",
@@ -388,16 +412,17 @@ def main() -> None:
             cell = {"method": row, "target": target, "seed": seed, "budget": options.budget}
             found[row].append(cells.get(cell, functools.partial(measured, world, run, target, options.budget, seed)))
     figures = {row: rows_of(own, options.budget) for row, own in found.items()}
+    against = compared(found, options.budget)
     levels = {
         level: interval(cell[level] for cell in next(iter(found.values())))
         for level in ("clip", "clip_on_own_words", "caption")
     }
     print(levels)
-    print(table(figures, options.budget))
+    print(text := table(figures, against, options.budget))
     if not options.tuning and options.only is None:
         values = {"targets": options.targets, "seeds": options.seeds, "budget": options.budget, "levels": levels}
-        print(save(name, {**values, "words": len(world.draw.words), "figures": figures}))
-        write_section(DOCS / "black_box.md", options.generator, table(figures, options.budget))
+        print(save(name, {**values, "words": len(world.draw.words), "figures": figures, "compared": against}))
+        write_section(DOCS / "black_box.md", options.generator, text)
 
 
 if __name__ == "__main__":
