@@ -447,7 +447,7 @@ def test_the_assembled_package_runs_in_a_fresh_comfyui_and_is_imported_at_once(t
     command = [sys.executable, "-m", "hardprompts", "comfyui", "assemble", str(pack)]
     subprocess.run([*command, "--publisher", "me", "--repository", "https://example.org"], check=True)
     with running(tmp_path) as fresh:
-        assert len([name for name in fresh.get("/object_info") if name.startswith("HardPrompts")]) == 15
+        assert len([name for name in fresh.get("/object_info") if name.startswith("HardPrompts")]) == 18
         assert fresh.get("/i18n")["de"]["nodeDefs"]["HardPromptsShow"]["display_name"] == "Prompt zeigen"
         assert "image_to_prompt" in fresh.get("/workflow_templates")["hardprompts"]
         assert "fox" in ok(fresh.run(image_to_prompt(FOX))).outputs["show"]["text"][0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -163,7 +164,7 @@ class Curve:
     @classmethod
     def of(cls, prompt: HardPrompt) -> "Curve | None":
         """The curve of a prompt's search; None where there is none."""
-        known = [point for point in prompt.history if math.isfinite(point.score)]
+        known = _best_so_far([point for point in prompt.history if math.isfinite(point.score)])
         if len(known) < 2:
             return None
         low, high = min(point.score for point in known), max(point.score for point in known)
@@ -180,6 +181,12 @@ class Curve:
             steps += [place(point.evaluations, before.score), place(point.evaluations, point.score)]
             before = point
         return cls((*steps, place(last, before.score)), low, high, last)
+
+
+def _best_so_far(points: Sequence[HistoryPoint]) -> list[HistoryPoint]:
+    """The points with the best score up to each: what several searches made one after the other begins anew."""
+    best = itertools.accumulate((point.score for point in points), max)
+    return [dataclasses.replace(point, score=score) for point, score in zip(points, best, strict=True)]
 
 
 def _thinned(points: Sequence[HistoryPoint]) -> Sequence[HistoryPoint]:

@@ -173,6 +173,9 @@ def test_the_curve_stays_in_its_frame_and_ends_with_the_best() -> None:
     assert all(curve.LEFT <= x <= curve.WIDTH - curve.RIGHT for x, _ in curve.points)
     assert all(curve.TOP - 1e-6 <= y <= curve.HEIGHT - curve.BOTTOM + 1e-6 for _, y in curve.points)
     assert curve.points[-1] == pytest.approx((curve.WIDTH - curve.RIGHT, curve.TOP))
+    falling = (HistoryPoint(0, 0.0, 0, 0.1), HistoryPoint(1, 0.1, 5, 0.6), HistoryPoint(2, 0.2, 9, 0.4))
+    heights = [y for _, y in Curve.of(whole(history=falling)).points]  # type: ignore[union-attr]
+    assert heights == sorted(heights, reverse=True)
     flat = Curve.of(whole(history=(HistoryPoint(0, 0.0, 0, 0.5), HistoryPoint(1, 0.1, 9, 0.5)), evaluations=0))
     assert flat is not None and flat.low == flat.high == 0.5
 
