@@ -165,6 +165,7 @@ def score(
     text: Annotated[str, typer.Argument(metavar="TEXT")],
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     model: Model = None,
+    evidence: Evidence = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
@@ -175,8 +176,12 @@ def score(
 
         with stdout_kept():
             screen.use_threads(threads, device)
-            similarity = PromptInverter(open_model(model, device, dtype)).score(text, image)
+            inverter = PromptInverter(open_model(model, device, dtype))
+            similarity = inverter.score(text, image)
+            checked = inverter.evidence(text, image) if evidence else None
         say(f"{similarity:.4f}", console=out)
+        if checked is not None:
+            screen.show_evidence(checked)
 
 
 def check_options(options: dict[str, Any]) -> None:

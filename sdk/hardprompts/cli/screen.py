@@ -211,6 +211,9 @@ def show_evidence(prompt: "HardPrompt") -> None:
     from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 
     rows = evidence_rows(prompt)
+    if not rows:
+        say("there is no word in it that could be true or false of the image", "yellow")
+        return
     kept = columns(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place in kept:

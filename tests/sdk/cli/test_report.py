@@ -68,3 +68,12 @@ def test_evidence_is_asked_for_by_a_flag_and_bounded_by_a_number(pictures: Path,
     Run("invert", pictures / "a.png", *QUICK, "--min-evidence", "80").fails("--min-evidence must be a probability")
     run = Run("batch", pictures, "--output", tmp_path / "x.jsonl", *QUICK, "--evidence")
     assert '"contribution"' in (tmp_path / "x.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_text_of_ones_own_is_checked_word_by_word(pictures: Path) -> None:
+    plain, told = (
+        Run("score", "red [b]house", pictures / "a.png", "-m", "toy", *more) for more in ((), ("--evidence",))
+    )
+    assert plain.out == told.out and "lost" not in plain.err
+    assert "red" in told.err and "house" in told.err and "not calibrated for toy" in " ".join(told.err.split())
+    assert "no word in it" in Run("score", "of the", pictures / "a.png", "-m", "toy", "--evidence").err
