@@ -48,10 +48,10 @@ def warnings_shown(node_id: Any) -> Iterator[None]:
 
 
 def notices_of(prompts: Iterable[Any], warned: Iterable[str] = ()) -> list[str]:
-    """A line for what the limits left no room for in any of the prompts, for other reasons, and for each warning."""
-    from hardprompts.prompts import omission_notes
+    """What is to be known of the prompts, see `notes_on`, and a line for each warning."""
+    from hardprompts.prompts import notes_on
 
-    return [*omission_notes(what for prompt in prompts for what in prompt.left_out), *warned]
+    return [*notes_on(prompts), *warned]
 
 
 def deadline_input() -> io.Input:

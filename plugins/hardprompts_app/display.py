@@ -8,7 +8,7 @@ from PIL import Image
 
 from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 from hardprompts.images.showing import jpeg_address, picture_with_regions
-from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note, omission_notes
+from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note, notes_on
 from hardprompts.search.protocol import StopReason
 from hardprompts.wording import WordEvidence
 
@@ -130,8 +130,8 @@ def error_html(text: str) -> str:
 
 
 def notices_html(prompts: Sequence[HardPrompt], notices: Sequence[str] = ()) -> str:
-    """What was left out of prompts, and what else their user is to know; "" if there is nothing."""
-    lines = omission_notes(each for prompt in prompts for each in prompt.left_out)
+    """That a prompt is empty, what was left out, and what else their user is to know; "" if there is nothing."""
+    lines = notes_on(prompts)
     lines += dict.fromkeys(notices)
     said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return f'<ul class="hp-list hp-notices" role="note">{said}</ul>' if said else ""

@@ -503,12 +503,21 @@ def ranking_note(prompt: HardPrompt) -> str:
     return f"ranked by {seen}length and all else that was asked for; the numbers are {beside}"
 
 
-def omission_notes(left_out: Iterable[str]) -> list[str]:
-    """What was left out of prompts, in lines: what the limits left no room for, and what other reasons there were."""
-    each = dict.fromkeys(left_out)
+def notes_on(prompts: Iterable[HardPrompt]) -> list[str]:
+    """What users should know of prompts that were found, in lines.
+
+    That one is empty, what the limits left no room for, and what was left out for other reasons.
+    """
+    found = list(prompts)
+    empty = any("evidence" in one.provenance and not one.text for one in found)
+    each = dict.fromkeys(what for one in found for what in one.left_out)
     limited = [one for one in each if UNCALIBRATED not in one]
     others = [one for one in each if UNCALIBRATED in one]
-    return [*([f"no room within the limits: {'; '.join(limited)}"] if limited else []), *others]
+    return [
+        *(["the prompt is empty: no word is as likely true as min_evidence asks for; lower it"] if empty else []),
+        *([f"no room within the limits: {'; '.join(limited)}"] if limited else []),
+        *others,
+    ]
 
 
 def fluency_note(prompt: HardPrompt) -> str:

@@ -18,7 +18,7 @@ from hardprompts.hub.machine import shown_model
 from hardprompts.hub.page import page_environment
 from hardprompts.images import ImageInput, load_images
 from hardprompts.images.showing import jpeg_address, picture_with_regions
-from hardprompts.prompts import HardPrompt, HistoryPoint, PromptTemplate, fluency_note, omission_notes, ranking_note
+from hardprompts.prompts import HardPrompt, HistoryPoint, PromptTemplate, fluency_note, notes_on, ranking_note
 from hardprompts.search.protocol import StopReason
 
 #: Rows of a table, and pictures, that a page shows.
@@ -75,7 +75,7 @@ def _environment() -> jinja2.Environment:
         "curve": Curve.of,
         "evidence_rows": evidence_rows,
         "fluency_note": fluency_note,
-        "omission_notes": omission_notes,
+        "notes_on": notes_on,
         "pasted": _pasted,
         "ranking_note": ranking_note,
         "settings": _settings,

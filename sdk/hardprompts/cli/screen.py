@@ -182,7 +182,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
     Args:
         form: what its words are arranged in instead: `BY_CATEGORY`, or see `HardPrompt.arranged`.
     """
-    from hardprompts.prompts import fluency_note, omission_notes
+    from hardprompts.prompts import fluency_note, notes_on
     from hardprompts.search.protocol import StopReason
 
     if form is not None:
@@ -202,7 +202,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         show_evidence(prompt)
     for kind, text in prompt.provenance.get("texts", {}).items():
         say(f"{kind} reads: {text}", "dim")
-    for note in omission_notes(prompt.left_out):
+    for note in notes_on([prompt]):
         say(note, "yellow")
 
 

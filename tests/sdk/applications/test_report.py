@@ -14,7 +14,7 @@ from hardprompts import HardPrompt, ImageError, PromptInverter
 from hardprompts.applications import prompt_page
 from hardprompts.applications.evidence import MEANING, evidence_table, kept_phrases, place_in_words, truth_note
 from hardprompts.applications.report import MAX_POINTS, Curve
-from hardprompts.prompts import Candidate, HistoryPoint, TradeOff, WordWeights, omission_notes
+from hardprompts.prompts import Candidate, HistoryPoint, TradeOff, WordWeights, notes_on
 from hardprompts.testing import toy_backend
 from hardprompts.wording import WordEvidence
 
@@ -195,9 +195,12 @@ def test_a_table_of_text_has_a_line_for_each_phrase_and_no_empty_column() -> Non
 
 def test_uncalibrated_is_said() -> None:
     told = PromptInverter(toy_backend()).evidence("red house", toy_backend().image_encoder.picture("red house"))
-    (note,) = omission_notes(told.left_out)
+    (note,) = notes_on([told])
     assert "nothing is calibrated for toy" in note and "no room" not in note  # it is another reason
-    assert omission_notes([*told.left_out, "a", "b", "a"]) == ["no room within the limits: a; b", note]
+    hurried = dataclasses.replace(told, text="", left_out=(*told.left_out, "a", "b", "a"))
+    empty, limits, other = notes_on([told, hurried])
+    assert "the prompt is empty" in empty and limits == "no room within the limits: a; b" and other == note
+    assert "the prompt is empty" in said(prompt_page(hurried)) and notes_on([HardPrompt("", (), 0.0)]) == []
     plain = whole(evidence=tuple(dataclasses.replace(one, probability=None) for one in EVIDENCE), provenance={})
     assert "<th class=number>true of the picture" in prompt_page(
         whole()
