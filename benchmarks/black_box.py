@@ -394,7 +394,7 @@ def main() -> None:
     """Runs what is not there yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", choices=("scenes", "emoji-sd"), default="scenes")
-    parser.add_argument("--targets", type=int, default=24)
+    parser.add_argument("--targets", type=int, default=18)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--budget", type=int, default=100)
     parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")
