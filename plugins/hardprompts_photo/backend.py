@@ -36,10 +36,6 @@ NOTE = (
 SIZES = {"lite2": 260, "lite0": 224}
 
 
-#: What evidence for words is calibrated by, for the default image tower.
-CALIBRATIONS = Path(__file__).resolve().parent / "calibrations.json"
-
-
 class UnfamiliarPicture(UserWarning):
     """A picture in which the classifier recognizes nothing, so that words for it are guesses."""
 

@@ -109,28 +109,28 @@ def plain_words(wordnet: Path) -> list[str]:
     """The plain word of each class, "" where there is none; `wordnet` is the folder of WordNet's data.noun."""
     import timm.data
 
-    known = synsets(wordnet / "data.noun")
+    synsets = _synsets(wordnet / "data.noun")
     ids = Path(timm.data.__file__).parent / "_info" / "imagenet_synsets.txt"
     offsets = [line.strip()[1:] for line in ids.read_text().splitlines() if line.strip()]
     found = []
     for name, offset in zip(class_names(), offsets, strict=True):
-        found.append(PLAIN_WORD_OF.get(name) or _nearest(offset, known))
+        found.append(PLAIN_WORD_OF.get(name) or _nearest(offset, synsets))
     return found
 
 
-def _nearest(offset: str, known: dict[str, tuple[list[str], list[str]]]) -> str:
-    level, seen = known[offset][1], {offset}
+def _nearest(offset: str, synsets: dict[str, tuple[list[str], list[str]]]) -> str:
+    level, seen = synsets[offset][1], {offset}
     while level:
         for parent in level:
-            for word in known[parent][0][:3]:
+            for word in synsets[parent][0][:3]:
                 if word in PLAIN_WORDS:
                     return SAID.get(word, word)
         seen.update(level)
-        level = [up for parent in level for up in known[parent][1] if up not in seen]
+        level = [up for parent in level for up in synsets[parent][1] if up not in seen]
     return ""
 
 
-def synsets(file: Path) -> dict[str, tuple[list[str], list[str]]]:
+def _synsets(file: Path) -> dict[str, tuple[list[str], list[str]]]:
     """WordNet's nouns: offset -> (words, offsets of what is above)."""
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines():

@@ -18,6 +18,7 @@ from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
 from hardprompts.inversion.evidence.calibration import CalibrationInput, opened_calibrations
 from hardprompts.inversion.evidence.finding import EvidenceFinder
+from hardprompts.inversion.evidence.measures import PASSES_OF_A_PHRASE
 from hardprompts.inversion.experts import Experts, unit_features
 from hardprompts.inversion.options import InversionArguments, InversionOptions
 from hardprompts.inversion.proposals import (
@@ -205,21 +206,7 @@ class PromptInverter:
 
     def _chosen(self, door: str, **options: Any) -> InversionOptions:
         chosen = InversionOptions.of(door, **options)
-        if self.prior is None and chosen.prior_weight != InversionOptions.prior_weight:
-            raise ValueError(
-                f"prior_weight = {chosen.prior_weight} is of no use without a prior; give PromptInverter(prior=...)"
-            )
-        if chosen.fast and not self._asks(chosen):
-            raise ValueError(
-                "fast=True returns what proposers write, and there are none here; give PromptInverter(proposers=...), "
-                "no initial_prompt and no method that looks for what fits least"
-            )
-        if chosen.style == "caption" and self.prior is None and not self._asks(chosen):
-            raise ValueError(
-                "style='caption' needs something that knows how captions read, and there is nothing here; give "
-                "PromptInverter(prior=...), or proposers=..., such as 'auto' for what comes with the model, and then "
-                "no initial_prompt and no method that looks for what fits least"
-            )
+        _check_use(chosen, self.prior is not None, self._asks(chosen))
         return chosen.seeded()
 
     def _asks(self, options: InversionOptions) -> bool:
@@ -253,7 +240,7 @@ class PromptInverter:
             left = allowance.share(len(results) - task)
             left.left_out += tasks.left_out(task)
             prompts.append(answers.prompt(result, target, left))
-        if options.evidence or options.min_evidence is not None:
+        if options.wants_evidence:
             finder = EvidenceFinder.of(self.backend, self.judge, self.calibrations)
             prompts = finder.of_results(prompts, images, targets[0], answers, seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
@@ -275,8 +262,9 @@ class PromptInverter:
         spread = 0.0
         if experts.need_spread(options):
             spread = spread_of(space.objective, space.words, space.num_tokens, seed, allowance, space.room)
-        # What is measured of the results: the texts of the candidates, and what each token contributes.
-        searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens))
+        # What is measured of the results: the texts of the candidates, what each token contributes, and evidence.
+        of_each_token = 1 + (PASSES_OF_A_PHRASE if options.wants_evidence else 0)
+        searching = allowance.keeping(len(aims[0]) * (options.top_k + space.num_tokens * of_each_token))
         run = functools.partial(
             options.run,
             objective=space.objective,
@@ -303,6 +291,25 @@ class PromptInverter:
             top_k=max(options.top_k, PARETO_POOL) if options.pareto else None,
             description=self.method,
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
+        )
+
+
+def _check_use(options: InversionOptions, has_prior: bool, asks: bool) -> None:
+    """Raises ValueError where an option needs a prior or proposers, and there are none that are asked."""
+    if not has_prior and options.prior_weight != InversionOptions.prior_weight:
+        raise ValueError(
+            f"prior_weight = {options.prior_weight} is of no use without a prior; give PromptInverter(prior=...)"
+        )
+    if options.fast and not asks:
+        raise ValueError(
+            "fast=True returns what proposers write, and there are none here; give PromptInverter(proposers=...), "
+            "no initial_prompt and no method that looks for what fits least"
+        )
+    if options.style == "caption" and not has_prior and not asks:
+        raise ValueError(
+            "style='caption' needs something that knows how captions read, and there is nothing here; give "
+            "PromptInverter(prior=...), or proposers=..., such as 'auto' for what comes with the model, and then "
+            "no initial_prompt and no method that looks for what fits least"
         )
 
 

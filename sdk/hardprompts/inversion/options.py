@@ -174,6 +174,11 @@ class InversionOptions(SearchOptions):
         return 1 if self.fast else self.views
 
     @property
+    def wants_evidence(self) -> bool:
+        """Whether it is measured what speaks for the phrases of a prompt."""
+        return self.evidence or self.min_evidence is not None
+
+    @property
     def likelihood_share(self) -> float:
         """`likelihood_weight`, with the default of the style."""
         if self.likelihood_weight is not None:

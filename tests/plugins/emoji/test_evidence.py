@@ -52,3 +52,8 @@ def test_a_black_picture_has_no_likely_words() -> None:
     found = INVERTER.invert(render(dataclasses.replace(SCENE, objects=(), background="black")), seed=0, progress=False,
         min_evidence=0.9)  # fmt: skip
     assert {one.category for one in found.evidence} <= {"color", "style"}
+
+
+def test_within_a_limit_of_passes_the_search_leaves_room_for_evidence() -> None:
+    found = INVERTER.invert(render(SCENE), seed=0, progress=False, evidence=True, max_evaluations=400)
+    assert found.evidence and found.evaluations <= 400 and all(one.probability is not None for one in found.evidence)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 import hardprompts_photo
-from hardprompts import load_backend
-from hardprompts.encoders import Backend
+from hardprompts import PromptInverter, load_backend
+from hardprompts.encoders import Backend, ClassifyingEncoder
 from hardprompts.errors import BackendError, MissingExtra
 from hardprompts.methods.word_table import WordTable
 from hardprompts.testing import check_backend
@@ -477,3 +477,30 @@ def test_tokens_are_shown_as_they_stand_in_the_text(photo: Backend) -> None:
     prompt = PromptInverter(photo).invert(CAT, seed=0, progress=False)
     assert prompt.text == "egyptian mau cat"
     assert prompt.pieces() == [("egyptian", " "), ("ma", ""), ("u", " "), ("cat", "")]
+
+
+# --- what the classifier knows -----------------------------------------------------------------------------------------
+
+
+@needs_extra
+def test_how_likely_classes_are_is_known_beside_the_features(photo: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = photo.image_encoder
+    assert isinstance(encoder, ClassifyingEncoder)
+    with Image.open(CAT) as opened:
+        picture = opened.convert("RGB")
+    photo.encode_images([picture])
+    monkeypatch.setattr(image_tower.EfficientNetLite, "pooled_parts", None)  # what was just seen is not looked at again
+    (likely,) = encoder.class_probabilities([picture])
+    nearness = encoder.class_features @ photo.encode_texts(["cat", "teapot"]).T
+    assert likely.shape == nearness.shape[:1] and ((likely >= 0) & (likely <= 1)).all()
+    cat, teapot = (likely @ nearness.clamp(min=0.6)).tolist()
+    assert cat > teapot
+
+
+@needs_extra
+def test_what_is_not_calibrated_has_no_probability() -> None:
+    told = PromptInverter("photo", device="cpu").evidence("a cat and a teapot", CAT)
+    assert [one.phrase for one in told.evidence] == ["cat", "teapot"]
+    assert all(one.probability is None for one in told.evidence)
+    assert told.evidence[0].contribution > told.evidence[1].contribution
+    assert any("nothing is calibrated for photo" in one for one in told.left_out)

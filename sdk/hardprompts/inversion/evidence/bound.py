@@ -106,34 +106,28 @@ class EvidenceBound:
         )
 
     def _bounded(self, text: str, allowance: Allowance) -> tuple[str, list[Measures]] | None:
-        """The text that is kept and what was measured of it; None where there was no room to measure any of it."""
-        dropped: set[str] = set()
-        kept = self._kept(text, dropped, allowance)
-        uncalibrated = kept is not None and any(self.source.probability(one) is None for one in kept[1])
-        if kept is None or uncalibrated or self.separator is None:
-            return kept
-        longer = self._completed(kept[0], dropped, allowance)
-        if longer == kept[0]:
-            return kept
-        return self._kept(longer, dropped, allowance) or kept
+        """The text that is kept and what was measured of it; None where there was no room to measure any of it.
 
-    def _kept(self, text: str, dropped: set[str], allowance: Allowance) -> tuple[str, list[Measures]] | None:
-        """The text without what is not likely enough, and what was measured of it.
-
-        The unlikeliest phrase goes first, and then the others are measured again: what a phrase contributes, and so how
-        likely it is, depends on what it stands beside.
+        How likely a phrase is, is what its figures say in the prompt that the search found, where they are calibrated;
+        beside fewer words every phrase would contribute more.
         """
-        while found := statements(text, self.source.categories):
-            measured = self.witness.measures(text, found, allowance)
-            if measured is None:
-                return None
-            false = [one for one in measured if not self._holds(one)]
-            if not false:
-                return text, measured
-            worst = min(false, key=lambda one: self.source.probability(one) or 0.0).statement
-            dropped.add(worst.phrase.lower())
-            text = self._readable(text, [worst], found)
-        return "", []
+        found = statements(text, self.source.categories)
+        measured = self.witness.measures(text, found, allowance) if found else []
+        if measured is None:
+            return None
+        known = {_key(one): one for one in measured}
+        false = [one.statement for one in measured if not self._holds(one)]
+        kept = self._readable(text, false, found) if false else text
+        if self.separator is not None and all(self.source.probability(one) is not None for one in measured):
+            kept = self._completed(kept, known, allowance)
+        if kept == text:
+            return text, measured
+        found = statements(kept, self.source.categories)
+        again = self.witness.measures(kept, found, allowance) if found else []
+        if again is None:  # then contributions are those in the prompt that was found
+            return kept, [known[_key(one)] for one in found if _key(one) in known]
+        # Words that only now stand side by side may be another phrase.
+        return kept, [one.judged_by(known.get(_key(one)) or one.looked_for_again()) for one in again]
 
     def _holds(self, measured: Measures) -> bool:
         phrase = measured.statement.phrase.lower()
@@ -156,33 +150,33 @@ class EvidenceBound:
 
     # --- what is missing ------------------------------------------------------------------
 
-    def _completed(self, text: str, dropped: set[str], allowance: Allowance) -> str:
-        """The text with the words that it lacks, each likely enough where it was added."""
-        tried = set(dropped)
-        while longer := next(self._longer(text, tried, allowance), None):
+    def _completed(self, text: str, known: dict[str, Measures], allowance: Allowance) -> str:
+        """The text with the words that it lacks, each likely enough; what was measured of them goes to `known`."""
+        while longer := next(self._longer(text, known, allowance), None):
             text = longer
         return text
 
-    def _longer(self, text: str, tried: set[str], allowance: Allowance) -> Iterator[str]:
-        """The text with one word more that is likely enough and worth its place; those that are not go to `tried`."""
-        words = self._missing(text, tried, allowance)
+    def _longer(self, text: str, known: dict[str, Measures], allowance: Allowance) -> Iterator[str]:
+        """The text with one word more that is likely enough and worth its place."""
+        words = self._missing(text, set(known), allowance)
         texts = [longer for word in words if self._fits(longer := self._joined(text, word))]
         scores = allowance.measured("words looked for again", texts, self.witness.scores)
         if not texts or scores is None:
             return
         for place in sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:MEASURED]:
             longer = texts[place]
-            added = statements(longer, self.source.categories)[-1:]
-            tried.update(one.phrase.lower() for one in added)
-            measured = self.witness.measures(longer, added, allowance)
+            found = statements(longer, self.source.categories)[-1:]
+            measured = self.witness.measures(longer, found, allowance)
             if measured is None:
                 return
+            known.update((_key(one), one.looked_for_again()) for one in measured if _key(one) not in known)
             if self._worth(measured):
                 yield longer
 
     def _worth(self, measured: Sequence[Measures]) -> bool:
         return bool(measured) and all(
-            self._holds(one) and min(own["contribution"] for own in one.of_pictures) >= self.least_gain
+            (self.source.probability(one.looked_for_again()) or 0.0) >= self.least
+            and min(own["contribution"] for own in one.of_pictures) >= self.least_gain
             for one in measured
         )
 
@@ -217,3 +211,8 @@ class EvidenceBound:
             if len(found) == LOOKED:
                 break
         return found
+
+
+def _key(one: Measures | Statement) -> str:
+    statement = one.statement if isinstance(one, Measures) else one
+    return statement.phrase.lower()

@@ -61,8 +61,7 @@ class EvidenceFinder:
         scores_of = self._scores_with(mean)
         given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
         searched = given.model == self.backend.name and given.method != BY_HAND
-        score = given.score if searched else None
-        witness = self.source.witness(looks, given.template, scores_of, searched, score)
+        witness = self.source.witness(looks, given.template, scores_of, searched)
         if options.min_evidence is None:
             measured = self.source.measures(given.text, witness, allowance)
             return self.source.told(given, measured, witness, allowance, began)
@@ -90,7 +89,7 @@ class EvidenceFinder:
             began, left = clock(), len(prompts) - task
             share = allowance.share(left, min(spent, allowance.remaining or spent) // left)
             looks, scores_of = self.source.looks(own, seed, share), self._scores_with(target.plain_mean)
-            witness = self.source.witness(looks, prompt.template, scores_of, score=prompt.score)
+            witness = self.source.witness(looks, prompt.template, scores_of)
             if options.min_evidence is None:
                 kept, measured = prompt, self.source.measures(prompt.text, witness, share)
             else:

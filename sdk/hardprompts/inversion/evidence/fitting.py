@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from hardprompts.allowance import Allowance
 from hardprompts.images import ImageInput
 from hardprompts.inversion.evidence.calibration import EvidenceCalibration, LabeledFigures, fitted
-from hardprompts.inversion.evidence.measures import Measures
+from hardprompts.inversion.evidence.measures import IN_CONTEXT, Measures
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import statements
 from hardprompts.inversion.inverter import PromptInverter
@@ -96,7 +96,7 @@ def examples(
 def fits(
     found: Sequence[LabeledFigures], evidence: EvidenceSource, source: str, categories: Categories | None = None
 ) -> tuple[EvidenceCalibration, ...]:
-    """Calibrations for all that may have been measured: with and without exchanges and parts; those of most first.
+    """Calibrations for all that may have been measured: with and without exchanges, parts and the text around.
 
     Args:
         source, categories: see `calibrate`.
@@ -109,7 +109,7 @@ def fits(
     for searched in (True, False):
         some = [one for one in found if one.searched == searched]
         measured = list(some[0].figures) if some else []
-        for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS)):
+        for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS), IN_CONTEXT, (*IN_CONTEXT, *_PARTS)):
             names = [name for name in measured if name.removeprefix("judge ") not in left_out]
             if left_out and len(names) == len(measured):
                 continue

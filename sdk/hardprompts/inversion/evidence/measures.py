@@ -19,6 +19,12 @@ from hardprompts.wording import Region
 #: False words that stand in the place of each statement.
 EXCHANGES = 8
 
+#: What a phrase takes: alone, left out, and exchanged.
+PASSES_OF_A_PHRASE = 2 + EXCHANGES
+
+#: Figures of a phrase that depend on what it stands beside.
+IN_CONTEXT = frozenset({"contribution", "exchange", "least exchange", "score"})
+
 #: How many spreads of false words nearer a part of a picture must be than the mean part for a statement to hold there.
 HOLDS = 0.5
 
@@ -39,6 +45,7 @@ class Measures:
         of_pictures: for each picture, figures by name, in spreads of the similarity of false words.
         regions: the parts of the first picture in which it holds.
         searched: whether a search with the model found it.
+        added: it is no part of what the search found, but was looked for again.
     """
 
     statement: Statement
@@ -47,6 +54,18 @@ class Measures:
     of_pictures: tuple[Mapping[str, float], ...]
     regions: tuple[Region, ...]
     searched: bool
+    added: bool = False
+
+    def looked_for_again(self) -> "Measures":
+        """The same without what depends on a prompt that no search found, of which nothing is calibrated."""
+        alone = tuple(
+            {name: value for name, value in own.items() if name not in IN_CONTEXT} for own in self.of_pictures
+        )
+        return dataclasses.replace(self, of_pictures=alone, added=True)
+
+    def judged_by(self, other: "Measures") -> "Measures":
+        """What a phrase contributes here, and the figures that say how likely it is from where they are calibrated."""
+        return dataclasses.replace(self, of_pictures=other.of_pictures, added=other.added)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,8 +78,6 @@ class Witness:
         template: in which texts are scored.
         scores_of: the scores of filled texts, in the unit of contributions.
         searched: whether a search with the model found the texts.
-        score: of the prompt that texts are parts of, which says how well the pictures are understood at all; None: of
-            each text itself.
     """
 
     looks: Looks
@@ -68,7 +85,6 @@ class Witness:
     template: PromptTemplate
     scores_of: Callable[[Sequence[str]], Sequence[float]]
     searched: bool = True
-    score: float | None = None
 
     def measures(self, text: str, found: Sequence[Statement], allowance: Allowance) -> list[Measures] | None:
         """What is measured of each statement; None, with a note, where there is no room for it.
@@ -89,9 +105,8 @@ class Witness:
     def _of(
         self, one: Statement, score: float, contribution: float, losses: Sequence[float], alone: "_Alone"
     ) -> Measures:
-        understood = score if self.score is None else self.score
         figures = tuple(
-            {**of_picture, **_context(contribution, losses, spread), "score": understood}
+            {**of_picture, **_context(contribution, losses, spread), "score": score}
             for of_picture, spread in alone.of_pictures
         )
         exchange = sum(losses) / len(losses) if losses and self.words.of(one.category) else None

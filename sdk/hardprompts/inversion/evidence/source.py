@@ -55,10 +55,9 @@ class EvidenceSource:
         template: str,
         scores_of: ScoresOfTexts,
         searched: bool = True,
-        score: float | None = None,
     ) -> Witness:
         """What measures phrases against pictures; see `Witness`."""
-        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched, score)
+        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched)
 
     @property
     def false_words(self) -> FalseWords:
@@ -78,7 +77,10 @@ class EvidenceSource:
         calibration = self.calibration(measured)
         if calibration is None:
             return None
-        return min(calibration.probability(own, measured.statement.category) for own in measured.of_pictures)
+        own = measured.statement.category
+        # How often words of its category are true among what searches find says nothing of others.
+        names = {own, ""} if measured.added else {own}
+        return min(calibration.probability(one, name) for one in measured.of_pictures for name in names)
 
     def calibration(self, measured: Measures) -> EvidenceCalibration | None:
         """The first calibration that fits what was measured."""
