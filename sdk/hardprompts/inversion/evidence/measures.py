@@ -45,7 +45,7 @@ class Measures:
         of_pictures: for each picture, figures by name, in spreads of the similarity of false words.
         regions: the parts of the first picture in which it holds.
         searched: whether a search with the model found it.
-        added: it is no part of what the search found, but was looked for again.
+        added: the search did not find it; it was looked for again afterwards.
     """
 
     statement: Statement
