@@ -8,7 +8,7 @@ from PIL import Image
 
 from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
 from hardprompts.images.showing import jpeg_address, picture_with_regions
-from hardprompts.prompts import HardPrompt, PromptTemplate, fluency_note, notes_on
+from hardprompts.prompts import HardPrompt, HistoryPoint, PromptTemplate, fluency_note, notes_on
 from hardprompts.search.protocol import StopReason
 from hardprompts.wording import WordEvidence
 
@@ -86,6 +86,12 @@ def place_html(picture: Image.Image, evidence: Sequence[WordEvidence]) -> str:
     address = jpeg_address(picture_with_regions(picture, evidence, PLACE_SIDE), PLACE_SIDE)
     names = html.escape(", ".join(one.phrase for one in evidence))
     return f'<img class="hp-place" alt="where {names} fits best" src="{address}">'
+
+
+def line_of(history: Sequence[HistoryPoint]) -> list[tuple[float, float]]:
+    """(seconds, best score so far): what several searches made one after the other begins anew in their history."""
+    best = itertools.accumulate((point.score for point in history), max)
+    return [(point.seconds, score) for point, score in zip(history, best, strict=True)]
 
 
 def curve_svg(lines: Sequence[Sequence[tuple[float, float]]], until: float) -> str:

@@ -285,7 +285,7 @@ class _ImageTab(_Tab):
             )  # fmt: skip
             found = yield from self._watched(finding, job)
             until = max(prompt.provenance["seconds"] for prompt in found.prompts)
-            lines = [[(point.seconds, point.score) for point in prompt.history] for prompt in found.prompts]
+            lines = [display.line_of(prompt.history) for prompt in found.prompts]
             best = "".join(
                 display.prompt_html(prompt, label if len(found.prompts) > 1 else "")
                 for prompt, label in zip(found.prompts, found.labels, strict=True)

@@ -76,7 +76,10 @@ def shots(browser: Any, url: str, folder: Path) -> Iterator[tuple[str, Any]]:
     page.locator(".hp-words").first.wait_for()
 
     page = opened(browser, url)
+    page.get_by_label("Yes", exact=True).check()
     find(page, fox, owl)
+    page.locator(".hp-evidence").wait_for()
+    page.wait_for_timeout(1500)
     yield "done", page
     page.get_by_label("Edit it; its score follows").fill("fox purple background")
     page.get_by_text("against the best").wait_for()

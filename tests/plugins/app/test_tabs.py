@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from hardprompts.errors import BackendError, FileFormatError, ImageError, UnknownName
+from hardprompts.prompts import HistoryPoint
 from hardprompts.search.protocol import SearchProgress
 from hardprompts.testing import toy_backend
 from hardprompts.wording import WordEvidence
 from hardprompts_app import embedding, folder, image, shorten
-from hardprompts_app.display import evidence_html, place_html, prompt_html
+from hardprompts_app.display import evidence_html, line_of, place_html, prompt_html
 from hardprompts_app.work import Job, Models
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -186,6 +187,11 @@ def test_words_are_checked_against_the_image_as_found_and_as_edited(models: Mode
     shown = evidence_html(dataclasses.replace(typed, evidence=(WordEvidence("<b>|x", "other", 0.1, 0.2, 0.999),)))
     assert "&lt;b&gt;|x" in shown and "&gt;99%" in shown and "<b>" not in shown
     assert "not calibrated for toy" in evidence_html(typed)
+
+
+def test_the_line_of_several_searches_never_falls() -> None:
+    history = [HistoryPoint(step, float(step), 9 * step, score) for step, score in enumerate((0.1, 0.5, 0.3, 0.6))]
+    assert line_of(history) == [(0.0, 0.1), (1.0, 0.5), (2.0, 0.5), (3.0, 0.6)] and line_of([]) == []
 
 
 def test_a_picture_shows_where_a_word_is_seen() -> None:
