@@ -215,10 +215,11 @@ class Way:
 #: Ways to a prompt; None: the true caption.
 WAYS: Mapping[str, Way | None] = {
     "true captions": None,
-    "default": Way(),
-    "editable=True": Way(options={"editable": True}),
+    "search without a decoder": Way("none"),
+    "the same, editable=True": Way("none", options={"editable": True}),
+    "default": Way(scenes=20),
+    "default, editable=True": Way(scenes=20, options={"editable": True}),
     "captions of the decoder": Way("auto", options={"style": "caption", "num_tokens": 12, "fast": True}, scenes=20),
-    "decoder, then search": Way("auto"),
     "PEZ, 1,000 passes": Way(method="pez", passes=1000, scenes=20),
     "beam, 1,000 passes": Way(method="beam", passes=1000, scenes=20),
     "GCG, 1,000 passes": Way(method="gcg", passes=1000, scenes=20),
@@ -262,7 +263,7 @@ def cell(name: str, count: int, first_seed: int, ways: Mapping[str, Way | None] 
 # --- the table ------------------------------------------------------------------------------
 
 #: What ways are compared with: in what can be edited, and in how well they fit the picture.
-CAPTIONS, DEFAULT = "true captions", "default"
+CAPTIONS, SEARCH = "true captions", "search without a decoder"
 
 
 def differences(one: Sequence[float | None], other: Sequence[float | None]) -> Interval:
@@ -277,12 +278,12 @@ def signed(value: Interval) -> str:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """The figures of all ways as a table in Markdown; the differences are paired."""
-    names = ("scenes", "named", "success", "locality", "minus captions'", "clean", "judge", "minus default's")
+    names = ("scenes", "named", "success", "locality", "minus captions'", "clean", "judge", "minus search's")
     rows = [["", *names]]
     for way, own in found.items():
         figures = {name: _mean(own[name]) for name in EditFigures.HEAD}
         local = "" if way == CAPTIONS else signed(differences(own["locality"], found[CAPTIONS]["locality"]))
-        better = "" if way == DEFAULT else signed(differences(own["judge"], found[DEFAULT]["judge"]))
+        better = "" if way == SEARCH else signed(differences(own["judge"], found[SEARCH]["judge"]))
         shares = {name: percent((value.mean, value.half_width)) for name, value in figures.items()}
         judge = number(interval(own["judge"]))
         named, success, locality, clean = (shares[name] for name in EditFigures.HEAD)
