@@ -20,7 +20,7 @@ PLUGINS_VARIABLE = "HARDPROMPTS_PLUGINS"
 OWN_METHODS = "methods"
 
 #: What a plugin may add: the hooks of `hardprompts.hookspecs`.
-HOOKS = ("backends", "captioners", "generators", "proposers", "search_methods", "soft_prompt_formats")
+HOOKS = ("backends", "calibrations", "captioners", "generators", "proposers", "search_methods", "soft_prompt_formats")
 
 
 @functools.cache
