@@ -49,7 +49,6 @@ def main() -> None:
     interrogator = clip_interrogator.Interrogator(settings)
     tables = ("artists", "flavors", "mediums", "movements", "trendings")
     merged = code._merge_tables([getattr(interrogator, name) for name in tables], interrogator)
-    before = task.tower.passes
     # Each phrase that is added is chosen among all that were ranked first.
     ranked = max(1, task.passes // given.phrases - 2)
 
@@ -61,8 +60,8 @@ def main() -> None:
     differences = [
         "no captioner: it begins with the nearest phrase of its banks",
         f"{given.phrases} phrases at most, each of the nearest {ranked}, in place of 32 of 2,048",
-        f"another model than CLIP ViT-L-14; its {len(merged.labels):,} phrases were encoded once before, "
-        f"{before:,} passes that are not counted",
+        f"another model than CLIP ViT-L-14; its {len(merged.labels):,} phrases were encoded once before, which is not "
+        "counted",
     ]
     program = f"clip-interrogator {version('clip-interrogator')}"
     write(given.row, task.row("CLIP Interrogator", program, differences, prompt))
