@@ -78,7 +78,7 @@ def main() -> None:
     print(text)
     print(save(name, {"bounds": BOUNDS, "artists": harder_world.who_draws(), "worlds": facts}))
     if not options.choosing:
-        write_section(DOCS / "evidence.md", "figures", f"```console\n{command()}\n```\n\n{text}")
+        write_section(DOCS / "evidence.md", "figures", f"```bash\n{command()}\n```\n\n{text}")
 
 
 # --- running ------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Calibrate evidence for emoji-clip: ``python -m hardprompts_emoji.recipe.calibrate_evidence --build FOLDER``.
 
-Prompts are found for training scenes, a third of them turned, cropped, blurred and tinted, so that pictures that the
-model does not know well are among them. What was measured of their phrases is kept in the folder, so that a run that is
-interrupted goes on when it is started again.
+Prompts are found for training scenes, without the decoder; a third of the scenes are turned, cropped, blurred and
+tinted, so that pictures that the model does not know well are among them. What was measured of their phrases is kept in
+the folder, so that a run that is interrupted goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main() -> None:
     build = parser.parse_args().build
     build.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    inverter = PromptInverter("emoji", calibrations=())
+    inverter = PromptInverter("emoji", calibrations=(), proposers=())
     evidence = source_of(inverter, categories())
     found = list(measured(inverter, evidence, build))
     print(save_calibrations(CALIBRATIONS, fits(found, evidence, f"prompts for {SCENES} scenes of emoji", categories())))
