@@ -75,7 +75,7 @@ class Own:
 
 OURS: Mapping[str, Own] = {
     DEFAULT: Own(),
-    "hardprompts, with its decoder": Own({"proposers": "auto"}, ("emoji", "harder", "photographs")),
+    "hardprompts, the search alone": Own({"proposers": "none"}),
     "hardprompts, min_evidence 0.8": Own({}, ("emoji", "harder"), {"min_evidence": 0.8}),
     "hardprompts, editable": Own({}, ("emoji",), {"editable": True}),
     "hardprompts, pez": Own({"method": "pez"}),

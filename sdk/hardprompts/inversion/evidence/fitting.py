@@ -98,6 +98,8 @@ def fits(
 ) -> tuple[EvidenceCalibration, ...]:
     """Calibrations for all that may have been measured: with and without exchanges, parts and the text around.
 
+    Of prompts that a search found, and of texts that somebody wrote, those alone of which there are examples.
+
     Args:
         source, categories: see `calibrate`.
     """
@@ -108,7 +110,9 @@ def fits(
     fitted_to: list[EvidenceCalibration] = []
     for searched in (True, False):
         some = [one for one in found if one.searched == searched]
-        measured = list(some[0].figures) if some else []
+        if not some:
+            continue
+        measured = list(some[0].figures)
         for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS), IN_CONTEXT, (*IN_CONTEXT, *_PARTS)):
             names = [name for name in measured if name.removeprefix("judge ") not in left_out]
             if left_out and len(names) == len(measured):
