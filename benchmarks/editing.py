@@ -217,7 +217,7 @@ WAYS: Mapping[str, Way | None] = {
     "true captions": None,
     "search without a decoder": Way("none"),
     "the same, editable=True": Way("none", options={"editable": True}),
-    "default": Way(scenes=20),
+    "default": Way(),
     "default, editable=True": Way(options={"editable": True}),
     "captions of the decoder": Way("auto", options={"style": "caption", "num_tokens": 12, "fast": True}, scenes=20),
     "PEZ, 1,000 passes": Way(method="pez", passes=1000, scenes=20),
