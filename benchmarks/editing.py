@@ -222,7 +222,7 @@ WAYS: Mapping[str, Way | None] = {
     "captions of the decoder": Way("auto", options={"style": "caption", "num_tokens": 12, "fast": True}, scenes=20),
     "PEZ, 1,000 passes": Way(method="pez", passes=1000, scenes=20),
     "beam, 1,000 passes": Way(method="beam", passes=1000, scenes=20),
-    "GCG, 1,000 passes": Way(method="gcg", passes=1000, scenes=20),
+    "GCG, 4 restarts, 1,000 passes": Way(method="gcg", passes=1000, options={"restarts": 4}, scenes=20),
 }
 
 BATCH = 64
