@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,16 +15,31 @@ from hardprompts.vocabulary import Vocabulary
 from hardprompts_decoder.files import Decoder
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DecoderProposer:
     """Proposes what a decoder writes for features.
 
+    A pickle has no weights, and says how to open it again.
+
     Attributes:
-        vocabulary: of the model that it was trained for.
+        place: the folder, or the repository of the Hub, that the decoder was opened from.
+        backend: the model that it was trained for.
     """
 
     decoder: Decoder
-    vocabulary: Vocabulary
+    place: str
+    backend: Backend
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """That of the model."""
+        return self.backend.vocabulary
+
+    def __reduce__(self) -> "tuple[Callable[..., DecoderProposer], tuple[Any, ...]]":
+        return opened, (self.place, self.backend)
+
+    def __repr__(self) -> str:
+        return f"DecoderProposer({self.place!r} for {self.backend.name!r})"
 
     def propose(
         self, features: Float[Tensor, "targets features"], count: int, max_tokens: int, generator: torch.Generator
@@ -63,4 +79,4 @@ def opened(folder: str | os.PathLike[str], backend: Backend) -> DecoderProposer:
         raise BackendError(f"{backend.name} is a language model, which has no features that a decoder could read")
     decoder = Decoder.from_pretrained(folder, backend.device)
     decoder.check(backend, folder)
-    return DecoderProposer(decoder, backend.vocabulary)
+    return DecoderProposer(decoder, os.fspath(folder), backend)

@@ -179,7 +179,7 @@ def _csv_line(cells: Mapping[str, Any]) -> bytes:
 
 def _evidence_text(row: Row) -> str | None:
     """The evidence of a row as JSON, where a table has texts in its cells."""
-    found = row["evidence"]
+    found = row.get("evidence")
     return found if found is None or isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
