@@ -128,12 +128,12 @@ class Tower:
         self.is_clip = config["model_type"] == "clip"
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         if self.is_clip:
-            self.model = transformers.CLIPModel.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
+            self.model = transformers.CLIPModel.from_pretrained(folder, attn_implementation="sdpa").float()
             embedding = self.model.text_model.embeddings.token_embedding
             text = self.model.text_model.config
             self.start, self.end, self.context = text.bos_token_id, text.eos_token_id, text.max_position_embeddings
         else:
-            self.model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+            self.model = transformers.AutoModel.from_pretrained(folder).float()
             embedding = self.model.embeddings.word_embeddings
             self.start, self.end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
             self.context = CONTEXT

@@ -134,7 +134,7 @@ def test_an_edited_candidate_is_scored_and_copied(page: Any) -> None:
     find(page, FOX)
     page.locator(".hp-candidates label").nth(1).click()
     page.get_by_label("Edit it; its score follows").fill("a (fox) on purple")
-    page.locator(".hp-prompt").last.filter(has_text="purple").wait_for()
+    page.locator(".hp-prompt").last.filter(has_text="(fox)").wait_for()
     for name, text in (
         ("Copy for ComfyUI", r"a \(fox\) on purple"),
         ("Copy for A1111", r"a \(fox\) on purple"),
