@@ -1,5 +1,6 @@
 """The neutral benchmark: the same command gives the same tables, rows of files and foreign programs are read as told."""
 
+import importlib.metadata
 import json
 import math
 import sys
@@ -151,6 +152,10 @@ def test_the_tower_counts_what_goes_through_it_and_back() -> None:
     assert counted.passes == 9
 
 
+@pytest.mark.skipif(
+    int(importlib.metadata.version("transformers").partition(".")[0]) < 5,
+    reason="the adapters, which run in an environment of their own, call CLIP's layers as transformers 5 has them",
+)
 def test_foreign_programs_get_the_features_that_we_search() -> None:
     """The adapters' tower is written without this project; what it says of a text is what `Backend` says."""
     import neutral_suites
