@@ -16,6 +16,7 @@ from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import scores_of_texts
 from hardprompts.inversion.views import ViewFeatures
 from hardprompts.prompts import HardPrompt, PromptTemplate
+from hardprompts.search.results import written_by_hand
 from hardprompts.wording import Categories, WordInteractions
 
 #: Phrases of a prompt between which interactions are measured, at most: those that contribute most. They take
@@ -54,7 +55,9 @@ def word_interactions(
     backend = opened_backend(model)
     if backend.image_encoder is None and not isinstance(images, Tensor):
         raise BackendError(f"{backend.name} has no image tower, so no prompt can be scored; use a model that has one")
-    given = prompt if isinstance(prompt, HardPrompt) else _by_hand(prompt, backend)
+    given = prompt
+    if not isinstance(given, HardPrompt):
+        given = written_by_hand(given, backend.vocabulary, backend.name, 0.0)
     found = statements(given.text, categories or Categories.default())
     if not found:
         raise VocabularyError(f"the prompt {given.text!r} has no word that says something of a picture")
@@ -72,11 +75,6 @@ def word_interactions(
         left_out=(*given.left_out, *allowance.left_out),
         evaluations=given.evaluations + allowance.evaluations,
     )
-
-
-def _by_hand(text: str, backend: Backend) -> HardPrompt:
-    ids = tuple(backend.vocabulary.encode(text))
-    return HardPrompt(text, ids, 0.0, model=backend.name, method="by hand", tokens=backend.vocabulary.pieces(ids))
 
 
 def _measured(

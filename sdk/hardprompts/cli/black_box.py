@@ -137,5 +137,4 @@ def _show(found: "PictureInversion", as_json: bool) -> None:
     for point in found.points[:-1]:
         score = "not drawn once more" if point.score is None else f"{point.score:.3f}"
         say(f"after {point.pictures} pictures {score}: {printable(point.text)}", "dim")
-    if prompt.left_out:
-        say(f"no room within the limits: {'; '.join(prompt.left_out)}", "yellow")
+    screen.show_notes(prompt)

@@ -8,12 +8,9 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.options import AsJson, Deadline, Device, Dtype, Model, Save, Template, Threads
-from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
-from hardprompts.errors import printable
+from hardprompts.cli.screen import clear_errors, fail, literal, out, say, stdout_kept
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from hardprompts.applications import Edit
     from hardprompts.prompts import HardPrompt
     from hardprompts.wording import WordInteractions
@@ -85,8 +82,7 @@ def interactions(
             screen.show_json(found)
         elif found.interactions is not None:
             _show_interactions(found.interactions)
-        if found.left_out:
-            say(f"no room within the limits: {'; '.join(map(printable, found.left_out))}", "yellow")
+        screen.show_notes(found)
         if picture is not None and found.interactions is not None:
             say(f"wrote {_draw(found.interactions, picture)}", "dim")
         if save is not None:
@@ -103,13 +99,6 @@ def _prompt_of(prompt: str, template: str | None) -> "HardPrompt":
             fail(f"the saved prompt is for the template {saved.template!r}; leave out --template")
         return saved
     return HardPrompt(prompt, (), 0.0, PromptTemplate(template or "{}").text)
-
-
-def literal(text: str) -> "Text":
-    """A cell of a table that is never read as markup."""
-    from rich.text import Text
-
-    return Text(printable(text))
 
 
 def _values(found: "Edit") -> dict[str, object]:

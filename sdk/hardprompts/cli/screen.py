@@ -43,6 +43,19 @@ def say(text: str | Text, style: str = "", console: Console = err) -> None:
     console.print(Text(printable(text), style) if isinstance(text, str) else text, soft_wrap=True, highlight=False)
 
 
+def literal(text: str) -> Text:
+    """A cell of a table that is never read as markup."""
+    return Text(printable(text))
+
+
+def show_notes(prompt: "HardPrompt") -> None:
+    """What users should know of a prompt besides, on stderr; see `notes_on`."""
+    from hardprompts.prompts import notes_on
+
+    for note in notes_on([prompt]):
+        say(note, "yellow")
+
+
 def fail(message: str) -> NoReturn:
     """Ends the command with one red line."""
     say(f"error: {' '.join(message.split())}", "bold red")
@@ -182,7 +195,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
     Args:
         form: what its words are arranged in instead: `BY_CATEGORY`, or see `HardPrompt.arranged`.
     """
-    from hardprompts.prompts import fluency_note, notes_on
+    from hardprompts.prompts import fluency_note
     from hardprompts.search.protocol import StopReason
 
     if form is not None:
@@ -202,8 +215,7 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
         show_evidence(prompt)
     for kind, text in prompt.provenance.get("texts", {}).items():
         say(f"{kind} reads: {text}", "dim")
-    for note in notes_on([prompt]):
-        say(note, "yellow")
+    show_notes(prompt)
 
 
 def show_evidence(prompt: "HardPrompt") -> None:
@@ -219,7 +231,7 @@ def show_evidence(prompt: "HardPrompt") -> None:
     for place in kept:
         table.add_column(HEADINGS[place], justify="right" if place in FIGURES else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(row[place])) for place in kept))
+        table.add_row(*(literal(row[place]) for place in kept))
     err.print(table)
     say(truth_note(prompt), "dim")
     say(MEANING, "dim")

@@ -14,8 +14,22 @@ from hardprompts.vocabulary import Vocabulary
 
 Prompt = TypeVar("Prompt", bound=HardPrompt)
 
+#: The method of a prompt that somebody wrote.
+BY_HAND = "by hand"
+
 #: The scores of prompts that are given by their ids, which may be none at all.
 ScoresOf = Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
+
+
+def written_by_hand(text: str, vocabulary: Vocabulary, model: str, score: float) -> HardPrompt:
+    """A text that somebody wrote as a prompt for a model.
+
+    Args:
+        vocabulary: of the model.
+        score: of the text.
+    """
+    ids = tuple(vocabulary.encode(text))
+    return HardPrompt(text, ids, score, model=model, method=BY_HAND, tokens=vocabulary.pieces(ids))
 
 
 def leave_one_out(best: Candidate, scores_of: ScoresOf, allowance: Allowance, size: int = 256) -> tuple[float, ...]:

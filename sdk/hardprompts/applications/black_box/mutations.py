@@ -159,7 +159,6 @@ class GradientSwap:
         backend: has the tower, and the tokens.
         target: the images' features in it, a unit vector.
         count: of the tokens that one is drawn from.
-        near: choose by the first-order step (True), or among a token's neighbors.
 
     Source: HotFlip, arXiv 1712.06751; the candidates of GCG, arXiv 2307.15043.
     """

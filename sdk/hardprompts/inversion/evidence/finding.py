@@ -18,10 +18,8 @@ from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import Target, scores_of_texts
 from hardprompts.inversion.words import chosen_words
 from hardprompts.prompts import HardPrompt
+from hardprompts.search.results import BY_HAND, written_by_hand
 from hardprompts.wording import Categories
-
-#: The method of a prompt that somebody wrote.
-BY_HAND = "by hand"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +57,10 @@ class EvidenceFinder:
         """The same of pictures that were looked at already."""
         mean = looks.whole[0][:, 0].mean(dim=0)
         scores_of = self._scores_with(mean)
-        given = prompt if isinstance(prompt, HardPrompt) else self._by_hand(prompt, scores_of)
+        given = prompt
+        if not isinstance(given, HardPrompt):
+            (score,) = scores_of([given])
+            given = written_by_hand(given, self.backend.vocabulary, self.backend.name, score)
         searched = given.model == self.backend.name and given.method != BY_HAND
         witness = self.source.witness(looks, given.template, scores_of, searched)
         if options.min_evidence is None:
@@ -104,10 +105,3 @@ class EvidenceFinder:
     def _scores_with(self, mean: Tensor) -> ScoresOfTexts:
         """The similarity of texts with the mean features of images."""
         return functools.partial(scores_of_texts, self.backend, mean=mean)
-
-    def _by_hand(self, text: str, scores_of: ScoresOfTexts) -> HardPrompt:
-        ids = tuple(self.backend.vocabulary.encode(text))
-        return HardPrompt(
-            text, ids, scores_of([text])[0], model=self.backend.name, method=BY_HAND,
-            tokens=self.backend.vocabulary.pieces(ids),
-        )  # fmt: skip
