@@ -56,10 +56,7 @@ def open_backend(
         MissingExtra: diffusers is not installed.
         BackendError: see `hardprompts_diffusers.predictors.open_backend`.
     """
-    try:
-        import diffusers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("a diffusers pipeline", "diffusers", error) from error
+    _check_diffusers()
     from hardprompts_diffusers import predictors
 
     return predictors.open_backend(name, device=device, dtype=dtype, tokenizer=tokenizer, texts=texts)
@@ -79,13 +76,18 @@ def open_generator(
         MissingExtra: diffusers is not installed.
         BackendError: see `hardprompts_diffusers.drawing.open_generator`.
     """
+    _check_diffusers()
+    from hardprompts_diffusers import drawing
+
+    return drawing.open_generator(name, device=device, dtype=dtype, steps=steps, guidance_scale=guidance_scale)
+
+
+def _check_diffusers() -> None:
+    """Raises MissingExtra where diffusers is not installed."""
     try:
         import diffusers  # noqa: F401
     except ImportError as error:
         raise MissingExtra("a diffusers pipeline", "diffusers", error) from error
-    from hardprompts_diffusers import drawing
-
-    return drawing.open_generator(name, device=device, dtype=dtype, steps=steps, guidance_scale=guidance_scale)
 
 
 @hookimpl
