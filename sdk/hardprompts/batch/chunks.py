@@ -1,6 +1,7 @@
 """Chunks: the records that are searched together, and what comes of them."""
 
 import dataclasses
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hardprompts.atomic import json_text
 from hardprompts.batch.output import COLUMNS, Row, plain
 from hardprompts.batch.records import Record, UnusablePicture
 from hardprompts.devices import use_threads
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.hub.machine import model_label, without_machine
 from hardprompts.images import ImageInput
+from hardprompts.inversion.evidence.calibration import CalibrationInput, load_calibrations
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
 from hardprompts.search.protocol import StopReason
@@ -34,6 +37,7 @@ class InverterSettings:
     captioner: Any = None
     proposers: Any = None
     fluency_model: Any = None
+    calibrations: CalibrationInput = None
     device: "torch.device | str | None" = None
     dtype: torch.dtype | None = None
     threads: int | None = None
@@ -49,6 +53,7 @@ class InverterSettings:
         return PromptInverter(
             model, self.method, device=self.device, dtype=self.dtype, judge=self.judge, prior=self.prior,
             captioner=self.captioner, proposers=self.proposers, fluency_model=self.fluency_model,
+            calibrations=self.calibrations,
         )  # fmt: skip
 
     def described(self) -> dict[str, Any]:
@@ -62,11 +67,19 @@ class InverterSettings:
             for name, part in {"proposers": self.proposers, "fluency_model": self.fluency_model}.items()
             if part is not None
         }
+        if self.calibrations is not None:
+            asked["calibrations"] = _digest(self.calibrations)
         return {
             **{name: plain(part) for name, part in named.items()},
             **asked,
             "dtype": str(dtype).removeprefix("torch."),
         }
+
+
+def _digest(given: CalibrationInput) -> str:
+    """What tells calibrations from others, wherever their file is."""
+    found = load_calibrations(given) if isinstance(given, str | os.PathLike) else given or ()
+    return hashlib.sha256(json_text([one.to_dict() for one in found]).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.inversion.captioning import Captioner
+    from hardprompts.inversion.evidence.calibration import CalibrationInput
     from hardprompts.inversion.proposals import Proposer
     from hardprompts.search.protocol import Search
 
@@ -109,6 +110,7 @@ def estimate(
     captioner: "str | Captioner | None" = None,
     proposers: "str | Proposer | Sequence[str | Proposer] | None" = None,
     fluency_model: "str | Backend | None" = None,
+    calibrations: "CalibrationInput" = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 16,
@@ -148,7 +150,7 @@ def estimate(
     started = time.perf_counter()
     try:
         inverter = InverterSettings(
-            model, method, judge, prior, captioner, proposers, fluency_model, device, dtype, threads
+            model, method, judge, prior, captioner, proposers, fluency_model, calibrations, device, dtype, threads
         ).open()
         opened = time.perf_counter()
         on_gpu = inverter.backend.device.type == "cuda"

@@ -22,6 +22,7 @@ from hardprompts.search.registry import DEFAULT_METHOD
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.inversion.captioning import Captioner
+    from hardprompts.inversion.evidence.calibration import CalibrationInput
     from hardprompts.inversion.proposals import Proposer
     from hardprompts.search.protocol import Callback, Search, SearchProgress
 
@@ -102,6 +103,7 @@ def invert_many(
     captioner: "str | Captioner | None" = None,
     proposers: "str | Proposer | Sequence[str | Proposer] | None" = None,
     fluency_model: "str | Backend | None" = None,
+    calibrations: "CalibrationInput" = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 16,
@@ -138,9 +140,9 @@ def invert_many(
             tables as JSON), and error, which is null where there is a prompt. Nothing has paths of this machine in it:
             a model in a folder is "open_clip:…/x", and a key that is an absolute path is "…/cat.png #1f2e3d4c"; a
             warning, and the report, say so.
-        model, method, judge, prior, captioner, proposers, fluency_model, device, dtype: see `PromptInverter`. The model
-            may also be a function without arguments that opens it. Workers open it themselves: it cannot be open
-            already then.
+        model, method, judge, prior, captioner, proposers, fluency_model, calibrations, device, dtype: see
+            `PromptInverter`. The model may also be a function without arguments that opens it. Workers open it
+            themselves: it cannot be open already then.
         batch_size: records that are searched together: more use a GPU better, and lose more when a run is stopped.
         workers: None: this process. Else so many of Ray's (`pip install "hardprompts[ray]"`), each with a model of
             its own. Ray restarts a worker that dies and repeats its work.
@@ -173,7 +175,9 @@ def invert_many(
     check_options(options, {"batch_size": batch_size, "workers": workers, "threads": threads})
     if workers is not None and on_step is not None:
         raise ValueError("on_step is for searches in this process; leave it out, or run without workers")
-    opening = InverterSettings(model, method, judge, prior, captioner, proposers, fluency_model, device, dtype, threads)
+    opening = InverterSettings(
+        model, method, judge, prior, captioner, proposers, fluency_model, calibrations, device, dtype, threads
+    )
     if workers is not None:
         from hardprompts.batch.on_ray import check_ray
 

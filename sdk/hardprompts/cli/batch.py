@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hardprompts.cli import screen
-from hardprompts.cli.invert import check_options
+from hardprompts.cli.invert import calibrations_at, check_options
 from hardprompts.cli.options import (
     Banned,
     BatchSize,
+    Calibrations,
     CaptionerName,
     Compile,
     Deadline,
@@ -53,7 +54,7 @@ SHOWN = 10
 #: Parameters of `batch` that are not options of `invert_many` and `estimate` alike.
 _OF_THE_COMMAND = (
     "source", "output", "model", "ray", "output_format", "overwrite", "retry_errors", "estimate", "sample",
-    "price_per_hour", "vocabulary", "dtype",
+    "price_per_hour", "vocabulary", "calibrations", "dtype",
 )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ def batch(
     fluency_model: FluencyModel = None,
     evidence: Evidence = None,
     min_evidence: MinEvidence = None,
+    calibrations: Calibrations = None,
     style: PromptStyle = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -140,7 +142,7 @@ def batch(
             fail("--sample and --price-per-hour are for --estimate")
         if workers is None:
             screen.use_threads(threads, device)
-        options = _opening(options, model, vocabulary, dtype)
+        options = _opening(options, model, vocabulary, calibrations, dtype)
         if not estimate:
             assert output is not None
             report = _run(
@@ -187,6 +189,7 @@ def invert_folder(
     fluency_model: FluencyModel = None,
     evidence: Evidence = None,
     min_evidence: MinEvidence = None,
+    calibrations: Calibrations = None,
     style: PromptStyle = None,
     device: Device = None,
     threads: Threads = None,
@@ -205,14 +208,16 @@ def invert_folder(
         from hardprompts.batch.sources import folder_source
 
         screen.use_threads(threads, device)
-        options = _opening(options, model, vocabulary, dtype)
+        options = _opening(options, model, vocabulary, calibrations, dtype)
         source = folder_source(folder, recursive)
         output, format = (folder, "txt") if csv is None else (csv, "csv")
         report = _run(source, output, format=format, retry_errors=True, overwrite=overwrite, **options)
     _end(report, "the same command tries the images that failed again")
 
 
-def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None, dtype: str | None) -> dict[str, Any]:
+def _opening(
+    options: dict[str, Any], model: str | None, vocabulary: Path | None, calibrations: Path | None, dtype: str | None
+) -> dict[str, Any]:
     """The arguments of `invert_many` for the options that were given.
 
     Raises:
@@ -223,11 +228,14 @@ def _opening(options: dict[str, Any], model: str | None, vocabulary: Path | None
 
         options["vocabulary"] = read_phrases(vocabulary)
     check_options(options)
+    wanted = bool(options.get("evidence")) or "min_evidence" in options
+    counted = calibrations_at(calibrations, wanted)
     if options.get("fast") or options.get("style") == "caption":
         options.setdefault("proposers", ["auto"])
     from hardprompts.encoders import default_model
 
-    return {**options, "model": default_model() if model is None else model, **given({"dtype": torch_dtype(dtype)})}
+    opening = {"calibrations": counted, "dtype": torch_dtype(dtype)}
+    return {**options, "model": default_model() if model is None else model, **given(opening)}
 
 
 def _run(source: Any, output: Path, **options: Any) -> "BatchReport":

@@ -11,6 +11,7 @@ from hardprompts.cli.options import (
     AsJson,
     Bank,
     Banned,
+    Calibrations,
     Caption,
     CaptionerName,
     Compile,
@@ -54,6 +55,7 @@ from hardprompts.cli.screen import clear_errors, fail, out, say, stdout_kept
 if TYPE_CHECKING:
     from hardprompts.diffusion.inverter import DenoisingInverter
     from hardprompts.encoders import Backend
+    from hardprompts.inversion.evidence.calibration import EvidenceCalibration
     from hardprompts.inversion.inverter import PromptInverter
     from hardprompts.search.protocol import Search
 
@@ -67,6 +69,7 @@ _OF_THE_COMMAND = (
     "captioner",
     "proposers",
     "fluency_model",
+    "calibrations",
     "texts",
     "device",
     "threads",
@@ -104,6 +107,7 @@ def invert(
     fluency_model: FluencyModel = None,
     evidence: Evidence = None,
     min_evidence: MinEvidence = None,
+    calibrations: Calibrations = None,
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
@@ -139,13 +143,15 @@ def invert(
             fail("--prior-weight needs --prior, the language model that it is the weight of")
         if captioner is not None and caption is not None:
             fail("--caption says what --captioner would find; leave one of them out")
+        counted = calibrations_at(calibrations, bool(evidence) or min_evidence is not None)
         search = search_of(method, bank)
         with stdout_kept():
             screen.use_threads(threads, device)
             needed = fast or (style == "caption" and prior is None)
             asked = ["auto"] if needed and not proposers else proposers
             of_search = given({
-                "prior": prior, "captioner": captioner, "proposers": asked, "fluency_model": fluency_model, **options
+                "prior": prior, "captioner": captioner, "proposers": asked, "fluency_model": fluency_model,
+                "calibrations": counted, **options,
             })  # fmt: skip
             inverter = open_inverter(model, search, of_search, device, dtype, **texts_of(texts))
             with screen.LiveSearch() as live:
@@ -166,17 +172,19 @@ def score(
     image: Annotated[Path, typer.Argument(metavar="IMAGE")],
     model: Model = None,
     evidence: Evidence = None,
+    calibrations: Calibrations = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = None,
 ) -> None:
     """Print the cosine similarity of a text and an image."""
     with clear_errors():
+        counted = calibrations_at(calibrations, bool(evidence))
         from hardprompts.inversion.inverter import PromptInverter
 
         with stdout_kept():
             screen.use_threads(threads, device)
-            inverter = PromptInverter(open_model(model, device, dtype))
+            inverter = PromptInverter(open_model(model, device, dtype), calibrations=counted)
             similarity = inverter.score(text, image)
             checked = inverter.evidence(text, image) if evidence else None
         say(f"{similarity:.4f}", console=out)
@@ -197,6 +205,24 @@ def check_options(options: dict[str, Any]) -> None:
     SearchOptions(**{name: value for name, value in options.items() if name in known})
     if "template" in options:
         PromptTemplate(options["template"])
+
+
+def calibrations_at(path: Path | None, wanted: bool) -> "tuple[EvidenceCalibration, ...] | None":
+    """The calibrations of a file, read before a model is opened; None for those that come with the model.
+
+    Args:
+        wanted: whether evidence is asked for.
+
+    Raises:
+        FileFormatError, OSError: it is another file, or cannot be read.
+    """
+    if path is None:
+        return None
+    if not wanted:
+        fail("--calibrations is for --evidence and --min-evidence; add one of them, or leave it out")
+    from hardprompts.inversion.evidence.calibration import load_calibrations
+
+    return load_calibrations(path)
 
 
 def search_of(method: str | None, bank: Path | None) -> "str | Search | None":
@@ -267,7 +293,7 @@ def open_inverter(
         inverter = PromptInverter(
             backend, device=device, dtype=torch_dtype(dtype), prior=options.get("prior"),
             captioner=options.get("captioner"), proposers=options.get("proposers"),
-            fluency_model=options.get("fluency_model"), **method,
+            fluency_model=options.get("fluency_model"), calibrations=options.get("calibrations"), **method,
         )  # fmt: skip
         if "deadline" not in options:
             screen.read_words(inverter.search, backend)

@@ -185,6 +185,14 @@ MinEvidence = Annotated[
         help="Drop words that are less likely true of the image than this, as 0.8, and look for others instead.",
     ),
 ]
+Calibrations = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Calibrations of evidence that you fitted for this model, as `save_calibrations` writes them (default: "
+        "what comes with the model).",
+    ),
+]
 Bank = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Phrases to choose from, one a line, or a folder of such files (phrase-bank)."),

@@ -12,11 +12,11 @@ from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend, join_backends, opened_backend, several
-from hardprompts.errors import ImageError
+from hardprompts.errors import ImageError, listed
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
-from hardprompts.inversion.evidence.calibration import CalibrationInput, opened_calibrations
+from hardprompts.inversion.evidence.calibration import CalibrationInput, EvidenceCalibration, opened_calibrations
 from hardprompts.inversion.evidence.finding import EvidenceFinder
 from hardprompts.inversion.evidence.measures import PASSES_OF_A_PHRASE
 from hardprompts.inversion.experts import Experts, unit_features
@@ -79,6 +79,8 @@ class PromptInverter:
 
     Raises:
         UnknownName, BackendError: see `load_backend` and `load_captioner`; or the prior is not a causal language model.
+        FileFormatError, OSError: see `load_calibrations`.
+        ValueError: the calibrations are of other models.
 
     Source: PEZ, arXiv 2302.03668, section 4.
     """
@@ -107,7 +109,7 @@ class PromptInverter:
         self.prior = likelihood(prior)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
         self.fluency_model = likelihood(fluency_model)
-        self.calibrations = opened_calibrations(calibrations, self.backend)
+        self.calibrations = _calibrations(calibrations, self.backend)
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
         named = proposers_for(self.search) if proposers is None else proposers
@@ -292,6 +294,19 @@ class PromptInverter:
             description=self.method,
             allowance=searching.share(2) if options.pareto or options.shortest is not None else searching,
         )
+
+
+def _calibrations(given: CalibrationInput, backend: Backend) -> tuple[EvidenceCalibration, ...]:
+    """The calibrations that are asked for, of which one at least is for the model unless there is none."""
+    found = opened_calibrations(given, backend)
+    others = {one.models[0] for one in found}
+    if given is not None and others and backend.name not in others:
+        raise ValueError(
+            f"the calibrations are for {listed(sorted(others))} and not for {backend.name}, and figures of one model "
+            "mean nothing for another; open that model, or fit calibrations for this one with "
+            "`hardprompts.inversion.calibrate`"
+        )
+    return found
 
 
 def _check_use(options: InversionOptions, has_prior: bool, asks: bool) -> None:

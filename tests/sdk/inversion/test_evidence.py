@@ -194,11 +194,14 @@ def test_examples_of_one_kind_calibrate_nothing(true: bool) -> None:
 
 def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
     one = EvidenceCalibration(
-        ("a", "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, False, "a test", {"color": ("umber",)}
+        (BACKEND.name, "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, False, "a test", {"color": ("umber",)}
     )
     assert load_calibrations(save_calibrations(tmp_path / "c.json", [one])) == (one,)
     assert one.extended(DEFAULT).category("umber") == "color"
     assert PromptInverter(BACKEND, calibrations=tmp_path / "c.json").calibrations == (one,)
+    with pytest.raises(ValueError, match="the calibrations are for 'another' and not for"):
+        PromptInverter(BACKEND, calibrations=[dataclasses.replace(one, models=("another",))])
+    assert PromptInverter(BACKEND, calibrations=()).calibrations == ()
 
 
 @pytest.mark.parametrize(
