@@ -55,9 +55,7 @@ def word_interactions(
     backend = opened_backend(model)
     if backend.image_encoder is None and not isinstance(images, Tensor):
         raise BackendError(f"{backend.name} has no image tower, so no prompt can be scored; use a model that has one")
-    given = prompt
-    if not isinstance(given, HardPrompt):
-        given = written_by_hand(given, backend.vocabulary, backend.name, 0.0)
+    given = prompt if isinstance(prompt, HardPrompt) else HardPrompt(prompt, (), 0.0)
     found = statements(given.text, categories or Categories.default())
     if not found:
         raise VocabularyError(f"the prompt {given.text!r} has no word that says something of a picture")
@@ -68,10 +66,13 @@ def word_interactions(
     def scores_of(texts: Sequence[str]) -> list[float]:
         return scores_of_texts(backend, [template.fill(text) for text in texts], target)
 
-    measured = _measured(given.text, found, scores_of, allowance)
+    score = allowance.measured("score of the prompt", [given.text], scores_of)
+    if not given.model:
+        by_hand = written_by_hand(given.text, backend.vocabulary, backend.name, 0.0 if score is None else score[0])
+        given = dataclasses.replace(by_hand, template=given.template)
     return dataclasses.replace(
         given,
-        interactions=measured,
+        interactions=None if score is None else _measured(given.text, score[0], found, scores_of, allowance),
         left_out=(*given.left_out, *allowance.left_out),
         evaluations=given.evaluations + allowance.evaluations,
     )
@@ -79,20 +80,20 @@ def word_interactions(
 
 def _measured(
     text: str,
+    whole: float,
     found: list[Statement],
     scores_of: Callable[[Sequence[str]], Sequence[float]],
     allowance: Allowance,
 ) -> WordInteractions | None:
     """The interactions of statements; None where there is no room for them."""
-    kept, alone = _most_important(text, found, scores_of, allowance)
-    if alone is None:
+    kept, left = _most_important(text, whole, found, scores_of, allowance)
+    if left is None:
         return None
     pairs = list(itertools.combinations(range(len(kept)), 2))
     texts = [without(text, [kept[i], kept[j]]) for i, j in pairs]
     both = allowance.measured("interactions of phrases", texts, scores_of)
     if both is None:
         return None
-    whole, *left = alone
     values = [[0.0] * len(kept) for _ in kept]
     for (i, j), score in zip(pairs, both, strict=True):
         values[i][j] = values[j][i] = whole - left[i] - left[j] + score
@@ -103,25 +104,64 @@ def _measured(
 
 def _most_important(
     text: str,
+    whole: float,
     found: list[Statement],
     scores_of: Callable[[Sequence[str]], Sequence[float]],
     allowance: Allowance,
 ) -> tuple[list[Statement], list[float] | None]:
-    """The statements that contribute most, and the scores of the text and of the text without each of them."""
-    texts = [text, *(without(text, [one]) for one in found)]
-    scores = allowance.measured("contributions of phrases", texts, scores_of)
+    """The statements that contribute most, and the scores of the text without each of them."""
+    scores = allowance.measured("contributions of phrases", [without(text, [one]) for one in found], scores_of)
     if scores is None or len(found) <= MOST_PHRASES:
         return found, scores
-    order = sorted(range(len(found)), key=lambda i: -abs(scores[0] - scores[i + 1]))
+    order = sorted(range(len(found)), key=lambda i: -abs(whole - scores[i]))
     places = sorted(order[:MOST_PHRASES])
     allowance.leave_out("interactions: phrases", MOST_PHRASES, len(found))
-    return [found[i] for i in places], [scores[0], *(scores[i + 1] for i in places)]
+    return [found[i] for i in places], [scores[i] for i in places]
 
 
-# --- the picture ----------------------------------------------------------------------------
+# --- in words -----------------------------------------------------------------------------
+
+#: What the numbers mean.
+DEPENDENCE = (
+    "Above 0, two words say more together than each by itself. Below 0, each adds less beside the other, as words do "
+    "that say the same. The further from 0, the more changes for one when the other is exchanged."
+)
+
+
+def interaction_notes(interactions: WordInteractions, most: int = 3) -> list[str]:
+    """A sentence for each pair of phrases that depend on each other most; none where the third decimal is 0."""
+    return [
+        f"{one!r} and {other!r}: each adds {abs(value):.3f} {'more' if value > 0 else 'less'} beside the other"
+        for one, other, value in interactions.strongest(most)
+        if round(abs(value), 3) > 0
+    ]
+
+
+# --- in colors ------------------------------------------------------------------------------
 
 #: Colors of what says more together, of what says the same, and of nothing.
 TOGETHER, SAME, NOTHING = (214, 96, 77), (67, 147, 195), (247, 247, 247)
+
+#: The steps of color in each direction, where there are not as many as there are numbers.
+LEVELS = 4
+
+
+def interaction_levels(interactions: WordInteractions) -> list[list[int]]:
+    """(phrases, phrases) whole numbers in [-LEVELS, LEVELS]: the steps of color of the interactions.
+
+    The strongest of all has the last step of its direction; a phrase with itself has 0.
+    """
+    most = _strongest(interactions)
+    return [[round(LEVELS * value / most) for value in row] for row in interactions.values]
+
+
+def level_colors() -> dict[int, str]:
+    """The color of each step, as CSS has it."""
+    return {level: "#{:02x}{:02x}{:02x}".format(*_color(level / LEVELS)) for level in range(-LEVELS, LEVELS + 1)}
+
+
+def _strongest(interactions: WordInteractions) -> float:
+    return max((abs(value) for row in interactions.values for value in row), default=0.0) or 1.0
 
 
 def interaction_picture(interactions: WordInteractions, cell: int = 56) -> Image.Image:
@@ -144,7 +184,7 @@ def interaction_picture(interactions: WordInteractions, cell: int = 56) -> Image
     side = left + cell * len(phrases) + 8
     picture = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(picture)
-    most = max((abs(value) for row in interactions.values for value in row), default=0.0) or 1.0
+    most = _strongest(interactions)
     for i, phrase in enumerate(phrases):
         middle = left + cell * i + cell // 2
         draw.text((left - 8, middle), phrase, font=font, fill="#222", anchor="rm")

@@ -14,6 +14,7 @@ import jinja2
 from PIL import Image
 
 from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, columns, evidence_rows, truth_note
+from hardprompts.applications.interactions import DEPENDENCE, interaction_levels, interaction_notes, level_colors
 from hardprompts.hub.machine import shown_model
 from hardprompts.hub.page import page_environment
 from hardprompts.images import ImageInput, load_images
@@ -69,12 +70,17 @@ def prompt_page(prompt: HardPrompt, images: "ImageInput | Sequence[ImageInput]" 
 @functools.cache
 def _environment() -> jinja2.Environment:
     made = page_environment("hardprompts.applications")
-    made.globals |= {**LIMITS, "figures": FIGURES, "headings": HEADINGS, "meaning": MEANING}
+    made.globals |= {
+        **LIMITS, "figures": FIGURES, "headings": HEADINGS, "meaning": MEANING, "dependence": DEPENDENCE,
+        "colors": {level: color for level, color in level_colors().items() if level},
+    }  # fmt: skip
     made.filters |= {
         "columns": columns,
         "curve": Curve.of,
         "evidence_rows": evidence_rows,
         "fluency_note": fluency_note,
+        "interaction_levels": interaction_levels,
+        "interaction_notes": interaction_notes,
         "notes_on": notes_on,
         "pasted": _pasted,
         "ranking_note": ranking_note,

@@ -8,7 +8,7 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.options import AsJson, Deadline, Device, Dtype, Model, Save, Template, Threads
-from hardprompts.cli.screen import clear_errors, fail, literal, out, say, stdout_kept
+from hardprompts.cli.screen import clear_errors, fail, literal, say, stdout_kept
 
 if TYPE_CHECKING:
     from hardprompts.applications import Edit
@@ -81,7 +81,7 @@ def interactions(
         if as_json:
             screen.show_json(found)
         elif found.interactions is not None:
-            _show_interactions(found.interactions)
+            screen.show_interactions(found.interactions, screen.out)
         screen.show_notes(found)
         if picture is not None and found.interactions is not None:
             say(f"wrote {_draw(found.interactions, picture)}", "dim")
@@ -129,19 +129,6 @@ def _show_edit(found: "Edit") -> None:
     screen.err.print(table)
     for one in found.entangled:
         say(f"{one.phrase!r} depends on {found.old!r}: it says something else beside {found.new!r}", "yellow")
-
-
-def _show_interactions(found: "WordInteractions") -> None:
-    from rich.table import Table
-
-    head, *rows = found.rows()
-    table = Table(box=None)
-    for place, name in enumerate(head):
-        table.add_column(literal(name), justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(*(literal(cell) for cell in row))
-    out.print(table)
-    say("above 0: both say more together; below 0: they say the same", "dim")
 
 
 def _draw(found: "WordInteractions", path: Path) -> Path:

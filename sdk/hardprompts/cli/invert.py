@@ -1,6 +1,8 @@
 """`hardprompts invert` and `hardprompts score`: images and a prompt."""
 
 import dataclasses
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,7 @@ from hardprompts.cli.options import (
     Fast,
     FluencyModel,
     Form,
+    Interactions,
     Method,
     MinEvidence,
     Model,
@@ -57,7 +60,11 @@ if TYPE_CHECKING:
     from hardprompts.encoders import Backend
     from hardprompts.inversion.evidence.calibration import EvidenceCalibration
     from hardprompts.inversion.inverter import PromptInverter
+    from hardprompts.prompts import HardPrompt
     from hardprompts.search.protocol import Search
+
+#: The share of a deadline that the search may take where something is measured behind it.
+SEARCHING_SHARE = 0.9
 
 #: Parameters of `invert` that are not options of the search.
 _OF_THE_COMMAND = (
@@ -78,6 +85,7 @@ _OF_THE_COMMAND = (
     "as_json",
     "save",
     "report",
+    "interactions",
 )
 
 
@@ -108,6 +116,7 @@ def invert(
     evidence: Evidence = None,
     min_evidence: MinEvidence = None,
     calibrations: Calibrations = None,
+    interactions: Interactions = False,
     bank: Bank = None,
     prior: Prior = None,
     prior_weight: PriorWeight = None,
@@ -151,11 +160,17 @@ def invert(
             asked = ["auto"] if needed and not proposers else proposers
             of_search = given({
                 "prior": prior, "captioner": captioner, "proposers": asked, "fluency_model": fluency_model,
-                "calibrations": counted, **options,
+                "calibrations": counted, "interactions": interactions or None, **options,
             })  # fmt: skip
             inverter = open_inverter(model, search, of_search, device, dtype, **texts_of(texts))
+            began = time.monotonic()
+            if interactions and deadline is not None:
+                options["deadline"] = SEARCHING_SHARE * deadline
             with screen.LiveSearch() as live:
                 prompt = inverter.invert(list(images), callback=live, progress=False, **options)
+            if interactions:
+                left = None if deadline is None else max(1e-3, deadline - (time.monotonic() - began))
+                prompt = _with_interactions(prompt, inverter, images, left)
         if as_json:
             screen.show_json(prompt)
         else:
@@ -165,6 +180,28 @@ def invert(
         if report is not None:
             write_report(report, prompt, images)
     screen.end(prompt.stop_reason)
+
+
+def _with_interactions(
+    prompt: "HardPrompt",
+    inverter: "PromptInverter | DenoisingInverter",
+    images: Sequence[Path],
+    seconds: float | None,
+) -> "HardPrompt":
+    """The prompt with how much its words depend on one another; as it is, where that cannot be measured."""
+    from hardprompts.applications import word_interactions
+    from hardprompts.errors import VocabularyError
+    from hardprompts.inversion.inverter import PromptInverter
+    from hardprompts.search.protocol import StopReason
+
+    if prompt.stop_reason == StopReason.INTERRUPTED or not isinstance(inverter, PromptInverter):
+        say("interrupted, so nothing was measured of how its words depend on one another", "yellow")
+        return prompt
+    try:
+        return word_interactions(prompt, inverter.backend, list(images), deadline=seconds)
+    except VocabularyError as error:  # an empty prompt, say, which is an answer
+        say(f"nothing depends on another word: {error}", "yellow")
+        return prompt
 
 
 def score(

@@ -185,6 +185,10 @@ MinEvidence = Annotated[
         help="Drop words that are less likely true of the image than this, as 0.8, and look for others instead.",
     ),
 ]
+Interactions = Annotated[
+    bool,
+    typer.Option("--interactions", help="Also say how much the words of the prompt depend on one another."),
+]
 Calibrations = Annotated[
     Path | None,
     typer.Option(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hardprompts.prompts import HardPrompt
     from hardprompts.search.protocol import Search, SearchProgress
     from hardprompts.softprompts import SoftPrompt
+    from hardprompts.wording import WordInteractions
 
 #: Exit codes: an image of many failed or was passed over; nothing could be done; Ctrl-C, as shells count it.
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -213,6 +214,8 @@ def show_prompt(prompt: "HardPrompt", form: str | None = None) -> None:
     )
     if prompt.evidence:
         show_evidence(prompt)
+    if prompt.interactions is not None:
+        show_interactions(prompt.interactions)
     for kind, text in prompt.provenance.get("texts", {}).items():
         say(f"{kind} reads: {text}", "dim")
     show_notes(prompt)
@@ -235,6 +238,20 @@ def show_evidence(prompt: "HardPrompt") -> None:
     err.print(table)
     say(truth_note(prompt), "dim")
     say(MEANING, "dim")
+
+
+def show_interactions(found: "WordInteractions", console: Console = err) -> None:
+    """How much the phrases of a prompt depend on one another, as a table with what its figures mean."""
+    from hardprompts.applications.interactions import DEPENDENCE
+
+    head, *rows = found.rows()
+    table = Table(box=None)
+    for place, name in enumerate(head):
+        table.add_column(literal(name), justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*(literal(cell) for cell in row))
+    console.print(table)
+    say(DEPENDENCE, "dim")
 
 
 def show_json(prompt: "HardPrompt") -> None:

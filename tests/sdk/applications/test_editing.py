@@ -11,6 +11,7 @@ from painter import BACKEND, TOWER
 from hardprompts import BackendError, Candidate, FileFormatError, HardPrompt, TemplateError, VocabularyError
 from hardprompts.applications import edit, interaction_picture, word_interactions
 from hardprompts.applications.editing import ENTANGLED, WordChange
+from hardprompts.applications.interactions import interaction_levels, interaction_notes, level_colors
 from hardprompts.prompts import WordWeights
 from hardprompts.wording import WordEvidence, WordInteractions
 
@@ -205,6 +206,30 @@ def test_the_picture_shows_what_depends_in_color() -> None:
     assert interaction_picture(WordInteractions((), (), ())).size[0] > 0
     with pytest.raises(ValueError, match="at least 16"):
         interaction_picture(shown, 4)
+
+
+def test_a_prompt_that_somebody_wrote_gets_its_score_and_model() -> None:
+    picture = TOWER.picture("red house")
+    for given in ("red house", HardPrompt("red house", (), 0.0, "the {} in snow")):
+        found = word_interactions(given, BACKEND, picture)
+        assert found.model == BACKEND.name and found.tokens == ("red", "house") and found.evaluations == 4
+        assert found.score == pytest.approx(
+            float(features(found.filled) @ BACKEND.encode_images([picture])[0].double())
+        )
+    known = prompt("red house")
+    assert word_interactions(known, BACKEND, picture).score == known.score
+
+
+def test_what_depends_is_said_in_words_and_in_steps_of_color() -> None:
+    values = ((0.0, 0.2, -0.1), (0.2, 0.0, 0.0004), (-0.1, 0.0004, 0.0))
+    found = WordInteractions(("fox", "neon", "night"), (0.1, 0.2, 0.3), values)
+    assert interaction_notes(found) == [
+        "'fox' and 'neon': each adds 0.200 more beside the other",
+        "'fox' and 'night': each adds 0.100 less beside the other",
+    ]
+    assert interaction_levels(found) == [[0, 4, -2], [4, 0, 0], [-2, 0, 0]]
+    assert interaction_levels(WordInteractions(("a",), (0.1,), ((0.0,),))) == [[0]]
+    assert level_colors()[4] == "#d6604d" and level_colors()[-4] == "#4393c3" and level_colors()[0] == "#f7f7f7"
 
 
 def test_interactions_are_a_table() -> None:

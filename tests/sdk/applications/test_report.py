@@ -13,15 +13,17 @@ from PIL import Image
 from hardprompts import HardPrompt, ImageError, PromptInverter
 from hardprompts.applications import prompt_page
 from hardprompts.applications.evidence import MEANING, evidence_table, kept_phrases, place_in_words, truth_note
+from hardprompts.applications.interactions import DEPENDENCE
 from hardprompts.applications.report import MAX_POINTS, Curve
 from hardprompts.prompts import Candidate, HistoryPoint, TradeOff, WordWeights, notes_on
 from hardprompts.testing import toy_backend
-from hardprompts.wording import WordEvidence
+from hardprompts.wording import WordEvidence, WordInteractions
 
 EVIDENCE = (
     WordEvidence("red fox", "subject", 0.25, 0.2, 0.97, ((0.0, 0.0, 0.5, 0.5),)),
     WordEvidence("neon", "style", -0.01, None, 0.12),
 )
+INTERACTIONS = WordInteractions(("red fox", "neon"), (0.25, -0.01), ((0.0, -0.031), (-0.031, 0.0)))
 CALIBRATED = {"evidence": {"calibration": "2,000 scenes"}}
 
 
@@ -47,6 +49,7 @@ def whole(**fields: Any) -> HardPrompt:
         "left_out": ("contributions of tokens: 0 of 8",),
         "fluency": -6.54,
         "evidence": EVIDENCE,
+        "interactions": INTERACTIONS,
     }
     return HardPrompt(**{**known, **fields})
 
@@ -69,6 +72,7 @@ def test_the_page_says_all_that_is_known(tmp_path: Path) -> None:
         "the method had nothing left to try", "art of red fox neon \\(best\\)", "(red:1.2)", "+0.200", "-0.050",
         "blue owl", "0.111", "no room within the limits: contributions of tokens: 0 of 8", "views", "1,234 passes",
         "97%", "12%", "calibrated on 2,000 scenes", MEANING, "top left", "-0.010", "Trade-offs",
+        "'red fox' and 'neon': each adds 0.031 less beside the other", DEPENDENCE, "word adds red fox neon",
     ):  # fmt: skip
         assert expected in said(text), expected
     pictures = [attributes for name, attributes in page.elements if name == "img"]
@@ -81,7 +85,7 @@ def test_what_is_not_known_has_no_place_on_it() -> None:
     page = Page(prompt_page(HardPrompt("fox", (), 0.5)))
     assert "fox" in page.text and "0.500" in page.text
     for absent in (
-        "What each token", "What speaks", "Candidates", "Trade-offs", "How it was found", "Settings", "nats", "no room",
+        "What each token", "What speaks", "Candidates", "Trade-offs", "How it was found", "How much words depend", "Settings", "nats", "no room",
         "passes", "seed", "template",
     ):  # fmt: skip
         assert absent not in page.text, absent
@@ -111,6 +115,7 @@ def test_nothing_that_is_data_acts_on_the_page(tmp_path: Path) -> None:
         weights=None,
         provenance={HOSTILE: HOSTILE, "seconds": HOSTILE, "evidence": {"calibration": HOSTILE}},
         evidence=tuple(dataclasses.replace(one, phrase=HOSTILE, category=HOSTILE) for one in EVIDENCE),
+        interactions=dataclasses.replace(INTERACTIONS, phrases=(HOSTILE, f"{HOSTILE}!")),
     )
     text = prompt_page(hostile, [tmp_path / name])
     expected, page = Page(prompt_page(whole(), [noise(20, 20)])), Page(text)
@@ -120,6 +125,18 @@ def test_nothing_that_is_data_acts_on_the_page(tmp_path: Path) -> None:
     assert not set(text) & {"\x1b", "\x00", "\u202e"} and "{{ 7*7 }}" in page.text
     (policy,) = [a["content"] for n, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy is not None and policy.startswith("default-src 'none'")
+
+
+def test_words_that_depend_on_each_other_are_in_color() -> None:
+    text = prompt_page(whole())
+    page = Page(text)
+    cells = [attributes.get("class") for name, attributes in page.elements if name == "td"]
+    assert cells.count("number level-4") == 2 and "td.level-4{background:#4393c3" in text
+    many = [f"word{number}" for number in range(24)]
+    wide = WordInteractions(tuple(many), (0.1,) * 24, tuple((0.0,) * 24 for _ in many))
+    assert "word23" in prompt_page(whole(interactions=wide)) and "beside the other" not in prompt_page(
+        whole(interactions=WordInteractions(("fox",), (0.1,), ((0.0,),)))
+    ).replace(DEPENDENCE, "")
 
 
 def test_folders_of_this_machine_do_not_stand_on_it(tmp_path: Path) -> None:

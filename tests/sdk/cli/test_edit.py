@@ -1,6 +1,7 @@
 """`hardprompts edit` and `hardprompts interactions` on the toy model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,35 @@ def test_interactions_are_a_table_and_a_picture(pictures: Path, tmp_path: Path) 
     Run("interactions", "red house", pictures / "a.png", *TOY, "--picture", "a.doc").fails("--picture writes a .png")
     marked = Run("interactions", "[bold]red house", pictures / "a.png", *TOY)
     assert marked.code == 0 and "bold" in marked.out
+
+
+def test_invert_measures_what_depends_and_shows_it_in_the_report(pictures: Path, tmp_path: Path) -> None:
+    page, picture = tmp_path / "page.html", pictures / "a.png"
+    plain = Run("invert", picture, *QUICK)
+    run = Run("invert", picture, *QUICK, "--interactions", "--report", page, "--save", tmp_path / "saved")
+    assert run.code == 0 and run.out == plain.out and "contributes" in run.err and "contributes" not in plain.err
+    assert "How much words depend on each other" in page.read_text(encoding="utf-8")
+    saved = HardPrompt.from_pretrained(tmp_path / "saved")
+    assert saved.interactions is not None and set(saved.interactions.phrases) <= set(plain.out.split())
+    assert (
+        saved.evaluations > HardPrompt.from_dict(json.loads(Run("invert", picture, *QUICK, "--json").out)).evaluations
+    )
+    asked = json.loads(Run("invert", picture, *QUICK, "--interactions", "--json").out)
+    assert asked["interactions"]["phrases"] == list(saved.interactions.phrases)
+    hurried = Run("invert", picture, *QUICK, "--interactions", "--deadline", "0")
+    assert hurried.code == 0 and hurried.out and "no room within the limits" in hurried.err
+
+
+def test_an_empty_or_interrupted_prompt_is_not_lost_for_its_interactions(
+    pictures: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    asked = ("invert", pictures / "a.png", *QUICK, "--interactions")
+    (tmp_path / "words.txt").write_text("of\nthe\n", encoding="utf-8")
+    run = Run(*asked, "--vocabulary", tmp_path / "words.txt")
+    assert run.code == 0 and run.out and "nothing depends on another word" in run.err
+    interrupt(2)
+    run = Run(*asked)
+    assert run.code == 130 and run.out and "interrupted, so nothing was measured" in run.err
 
 
 def test_editable_reaches_the_search(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

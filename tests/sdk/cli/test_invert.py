@@ -240,6 +240,7 @@ def test_a_model_that_only_generates_images_is_inverted_by_its_denoiser(
     assert run.code == 0 and run.out.count("\n") == 1
     assert "toy denoiser" in run.err and "ph2p" in run.err
     Run("invert", pictures / "a.png", *QUICK, "--words", "--require", "red").fails("--words, --require", "denoiser")
+    Run("invert", pictures / "a.png", *QUICK, "--interactions").fails("--interactions cannot be used", "denoiser")
 
 
 def test_a_proposer_is_given_by_name_and_taken_as_it_is(pictures: Path, tmp_path: Path) -> None:
