@@ -59,12 +59,5 @@ class EditPrompt(io.ComfyNode):
 
 def edit_report(found: "Edit") -> list[str]:
     """What an exchange changes, a line for each thing."""
-    return [
-        f"the meaning moved by {found.shift:.2f}; {100 * max(0.0, found.explained):.0f} % in the direction from "
-        f"{found.old!r} to {found.new!r}",
-        *(f"{one.phrase}: what it adds changed by {100 * one.share:.0f} %" for one in found.others),
-        *(
-            f"{one.phrase!r} depends on {found.old!r}: it says something else beside {found.new!r}"
-            for one in found.entangled
-        ),
-    ]
+    changed = (f"{one.phrase}: what it adds changed by {one.share:.0%}" for one in found.others)
+    return [found.moved, *changed, *found.warnings]

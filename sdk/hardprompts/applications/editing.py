@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -75,6 +76,32 @@ class Edit:
     def entangled(self) -> tuple[WordChange, ...]:
         """The phrases that do something else now, the most changed first."""
         return tuple(sorted((one for one in self.others if one.entangled), key=lambda one: -one.share))
+
+    @property
+    def moved(self) -> str:
+        """How far the meaning moved, and in which direction, in a sentence."""
+        share = max(0.0, self.explained)
+        return f"the meaning moved by {self.shift:.2f}; {share:.0%} in the direction from {self.old!r} to {self.new!r}"
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each phrase that does something else now, the most changed first."""
+        return [
+            f"{one.phrase!r} depends on {self.old!r}: it says something else beside {self.new!r}"
+            for one in self.entangled
+        ]
+
+    def rows(self) -> list[list[str]]:
+        """The cells of a table: what each other phrase adds before and after."""
+        return [
+            ["other words", "add before", "add after", "changed by"],
+            *([o.phrase, f"{o.before:.2f}", f"{o.after:.2f}", f"{o.share:.0%}"] for o in self.others),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values that may be shared."""
+        others = [{**dataclasses.asdict(one), "entangled": one.entangled} for one in self.others]
+        return {**vars(self), "prompt": self.prompt.cleared()[0].to_dict(), "others": others}
 
 
 def edit(

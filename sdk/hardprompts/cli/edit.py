@@ -8,7 +8,7 @@ import typer
 
 from hardprompts.cli import screen
 from hardprompts.cli.options import AsJson, Deadline, Device, Dtype, Model, Save, Template, Threads
-from hardprompts.cli.screen import clear_errors, fail, literal, say, stdout_kept
+from hardprompts.cli.screen import clear_errors, fail, say, stdout_kept
 
 if TYPE_CHECKING:
     from hardprompts.applications import Edit
@@ -42,7 +42,7 @@ def edit(
             screen.use_threads(threads, device)
             found = edited(own, old, new, open_model(model or own.model or None, device, dtype), every=every)
         if as_json:
-            typer.echo(json.dumps(_values(found), indent=2))
+            typer.echo(json.dumps(found.to_dict(), indent=2))
         else:
             typer.echo(found.prompt.filled)
             _show_edit(found)
@@ -101,34 +101,13 @@ def _prompt_of(prompt: str, template: str | None) -> "HardPrompt":
     return HardPrompt(prompt, (), 0.0, PromptTemplate(template or "{}").text)
 
 
-def _values(found: "Edit") -> dict[str, object]:
-    others = [
-        {"phrase": o.phrase, "before": o.before, "after": o.after, "change": o.change, "entangled": o.entangled}
-        for o in found.others
-    ]
-    return {
-        "prompt": found.prompt.cleared()[0].to_dict(), "before": found.before, "old": found.old, "new": found.new,
-        "shift": found.shift, "explained": found.explained, "others": others,
-    }  # fmt: skip
-
-
 def _show_edit(found: "Edit") -> None:
     """What the exchange changes, on the other stream than the prompt."""
-    from rich.table import Table
-
-    say(f"the meaning moved by {found.shift:.2f}; {100 * max(0.0, found.explained):.0f} % in the direction from "
-        f"{found.old!r} to {found.new!r}", "dim")  # fmt: skip
-    if not found.others:
-        return
-    table = Table(box=None)
-    for head in ("other words", "add before", "add after", "changed by"):
-        table.add_column(head, justify="left" if head == "other words" else "right")
-    for one in found.others:
-        changed = f"{100 * one.share:.0f} %"
-        table.add_row(literal(one.phrase), f"{one.before:.2f}", f"{one.after:.2f}", changed)
-    screen.err.print(table)
-    for one in found.entangled:
-        say(f"{one.phrase!r} depends on {found.old!r}: it says something else beside {found.new!r}", "yellow")
+    say(found.moved, "dim")
+    if found.others:
+        screen.show_rows(found.rows(), screen.err)
+    for warning in found.warnings:
+        say(warning, "yellow")
 
 
 def _draw(found: "WordInteractions", path: Path) -> Path:

@@ -244,14 +244,18 @@ def show_interactions(found: "WordInteractions", console: Console = err) -> None
     """How much the phrases of a prompt depend on one another, as a table with what its figures mean."""
     from hardprompts.applications.interactions import DEPENDENCE
 
-    head, *rows = found.rows()
+    show_rows(found.rows(), console)
+    say(DEPENDENCE, "dim")
+
+
+def show_rows(rows: Sequence[Sequence[str]], console: Console) -> None:
+    """A table of a head and rows, whose first cells are texts and the others figures."""
     table = Table(box=None)
-    for place, name in enumerate(head):
+    for place, name in enumerate(rows[0]):
         table.add_column(literal(name), justify="left" if place == 0 else "right")
-    for row in rows:
+    for row in rows[1:]:
         table.add_row(*(literal(cell) for cell in row))
     console.print(table)
-    say(DEPENDENCE, "dim")
 
 
 def show_json(prompt: "HardPrompt") -> None:
