@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from hardprompts.applications import edit, word_interactions
 from hardprompts.distillation.faithfulness import DistilledPrompt
 from hardprompts.images import load_images
 from hardprompts.inversion.inverter import PromptInverter
@@ -73,6 +74,18 @@ class Calls:
             if image is None:
                 raise ValueError("there is no image to compare the text with")
             return PromptInverter(self.models.open(model)).score(text, load_images(image))
+
+    def edit(self, text: str, old: str, new: str, model: str, every: bool) -> Values:
+        """A prompt with a word exchanged, and what that changes: what `hardprompts edit --json` has."""
+        with _as_gradio_says():
+            return edit(text, old, new, self.models.open(model), every=every).to_dict()
+
+    def interactions(self, text: str, image: str | None, model: str) -> Values:
+        """How much the words of a text depend on each other for an image, among the fields of `prompt.json`."""
+        with _as_gradio_says([image] if image else []):
+            if image is None:
+                raise ValueError("there is no image to compare the text with")
+            return _values(word_interactions(text, self.models.open(model), load_images(image)))
 
 
 def _told(finding: Generator[Any, None, Any], values: Any) -> Generator[Values, None, Any]:

@@ -10,6 +10,7 @@ from hardprompts.applications.evidence import FIGURES, HEADINGS, MEANING, column
 from hardprompts.images.showing import jpeg_address, picture_with_regions
 from hardprompts.prompts import HardPrompt, HistoryPoint, PromptTemplate, fluency_note, notes_on
 from hardprompts.search.protocol import StopReason
+from hardprompts.search.results import BY_HAND
 from hardprompts.wording import WordEvidence
 
 #: The colors of the lines of a curve, readable on black and white.
@@ -39,7 +40,9 @@ def prompt_html(prompt: HardPrompt, note: str = "") -> str:
 
 
 def ended(prompt: HardPrompt) -> str:
-    """How a search went, in one line."""
+    """How a search went, in one line; that there was none, for somebody's own words."""
+    if prompt.method == BY_HAND:
+        return "your own words; nothing was searched"
     seconds = prompt.provenance.get("seconds", 0.0)
     sentence = "you stopped it" if prompt.stop_reason == "cancelled" else StopReason(prompt.stop_reason).sentence
     return f"{seconds:.1f} s, {prompt.evaluations:,} evaluations, seed {prompt.seed}; {sentence}"

@@ -15,7 +15,7 @@ from hardprompts.images import load_images
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.readability import fluency
 from hardprompts.prompts import Candidate, HardPrompt, PromptTemplate
-from hardprompts.search.results import leave_one_out
+from hardprompts.search.results import BY_HAND, leave_one_out
 from hardprompts_app.display import thumbnail
 from hardprompts_app.work import Job, Models, on_the_page, read_words
 
@@ -147,11 +147,7 @@ def find(
             targets = list(features.split(1))
         if backend[0].note:
             job.notices.append(on_the_page(backend[0].note))
-        names = tuple(Path(path).name for path in images)
-        for picture in pictures:
-            picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        owned = (tuple(pictures),) if len(prompts) == 1 else tuple((picture,) for picture in pictures)
-        return Found(model, names, tuple(prompts), tuple(targets), dict(options), fluency_model, owned)
+        return _found(model, images, pictures, prompts, targets, options, fluency_model)
 
     following = job.follow(work)
     while True:
@@ -161,6 +157,76 @@ def find(
             found: Found = end.value
             return found
         yield Live(_best(job, backend[0], options) if backend else (), _doing(job))
+
+
+def written(
+    models: Models,
+    job: Job[Found],
+    paths: Sequence[str] | None,
+    together: bool,
+    model: str,
+    text: str,
+    options: Mapping[str, Any],
+    fluency_model: str = "",
+) -> Generator[Live, None, Found]:
+    """What somebody wrote about images, as if it had been found for them; nothing is searched.
+
+    Args:
+        options: of which `evidence` and `min_evidence` count.
+
+    Raises:
+        ImageError, BackendError: see `find`.
+        TemplateError, VocabularyError, ValueError: there is no text, or the model cannot read it.
+    """
+    images = list(checked(paths))
+    if not (own := text.strip()):
+        raise ValueError("there are no words yet: write the prompt that the image is to be compared with")
+
+    def work() -> Found:
+        pictures = load_images(images)
+        backend = models.with_images(model)
+        job.step("looking at the image" if len(images) == 1 else "looking at the images")
+        features = backend.encode_images(pictures)
+        targets = [features] if together else list(features.split(1))
+        bare = HardPrompt(own, (), 0.0, model=backend.name, method=BY_HAND)
+        found = _found(model, images, pictures, [bare] * len(targets), targets, options, fluency_model)
+        prompts = [edited(models, found, place, own) for place in range(len(targets))]
+        if options.get("evidence"):
+            least = options.get("min_evidence")
+            inverter = PromptInverter(backend)
+            prompts = [
+                inverter.evidence(prompt, list(seen), min_evidence=least)
+                for prompt, seen in zip(prompts, found.pictures, strict=True)
+            ]
+        ranked = (Candidate(one.text, one.token_ids, one.score) for one in prompts)
+        prompts = [dataclasses.replace(one, candidates=(own,)) for one, own in zip(prompts, ranked, strict=True)]
+        return dataclasses.replace(found, prompts=tuple(prompts))
+
+    following = job.follow(work)
+    while True:
+        try:
+            next(following)
+        except StopIteration as end:
+            found: Found = end.value
+            return found
+        yield Live((), job.doing)
+
+
+def _found(
+    model: str,
+    paths: Sequence[str],
+    pictures: Sequence[Image.Image],
+    prompts: Sequence[HardPrompt],
+    targets: Sequence[Tensor],
+    options: Mapping[str, Any],
+    fluency_model: str,
+) -> Found:
+    """What was found, with the pictures in the size in which they are kept."""
+    for picture in pictures:
+        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    owned = (tuple(pictures),) if len(prompts) == 1 else tuple((picture,) for picture in pictures)
+    names = tuple(Path(path).name for path in paths)
+    return Found(model, names, tuple(prompts), tuple(targets), dict(options), fluency_model, owned)
 
 
 def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:

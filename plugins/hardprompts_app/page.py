@@ -14,6 +14,7 @@ from hardprompts.prompts import HardPrompt, ranking_note
 from hardprompts.softprompts.audit import Audit
 from hardprompts_app import api, display, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
+from hardprompts_app.exchange_panel import ExchangePanel
 from hardprompts_app.work import (
     LANGUAGE_MODELS,
     Job,
@@ -39,8 +40,8 @@ WORDS = {"Real words": None, "Any tokens": False}
 STYLES = {"As found": None, "Tags": "tags", "Caption": "caption", "Keywords": "keywords"}
 
 #: How it is found.
-ALONE = "Search without the decoder"
-WAYS: dict[str, dict[str, bool]] = {"Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}}
+ALONE, OWN_WORDS = "Search without the decoder", "My own words"
+WAYS: dict[str, dict[str, bool]] = {"Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}, OWN_WORDS: {}}
 
 #: Whether words are checked against the image, and how.
 CHECKS: dict[str, dict[str, Any]] = {
@@ -192,8 +193,10 @@ class _ImageTab(_Tab):
                 )  # fmt: skip
                 self.ways = gr.Radio(
                     list(WAYS), value=next(iter(WAYS)), label="How",
-                    info="a search begins with what a decoder writes, if the model has one; fast takes that as it is",
+                    info="a search begins with what a decoder writes, if the model has one; fast takes that as it is; "
+                    "your own words are only compared with the image",
                 )  # fmt: skip
+                self.own = gr.Textbox("", label="Your own words, which are compared with the image", visible=False)
                 self.checks = gr.Radio(
                     list(CHECKS), value=next(iter(CHECKS)), label="Check each word against the image",
                     info="how likely it is true, what it adds, and where it is seen",
@@ -230,15 +233,17 @@ class _ImageTab(_Tab):
                     self.evidence, self.known = gr.HTML(), gr.State()
                     self.word = gr.Radio(label="Where is it seen?", visible=False)
                     self.place = gr.HTML()
+                    self.exchange = ExchangePanel(models, self.found, self.pick, self.text)
         self._events()
 
     def _events(self) -> None:
         choices = [self.after, self.pick, self.candidates, self.text]
         checked = [self.evidence, self.word, self.place, self.known]
-        shown = [self.edited, self.contributions, *self.texts, *checked]
+        shown = [self.edited, self.contributions, *self.texts, *checked, self.exchange.depends]
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
             self.captioner, self.style, self.ways, self.fluency_model, self.checks, self.editable,
+            self.own,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -257,6 +262,15 @@ class _ImageTab(_Tab):
             self.checked, [self.found, self.pick, self.text], checked, show_progress="minimal", **SCORES, **OWN
         )
         self.word.input(self.placed, [self.known, self.word], self.place, show_progress="hidden", **SCORES, **OWN)
+        self.ways.input(
+            self.chosen, self.ways, [self.own, self.start], queue=False, show_progress="hidden", **OWN
+        )  # fmt: skip
+        self.exchange.events(ran, [self.text.input, self.candidates.input], {**SCORES, **OWN})
+
+    def chosen(self, way: str) -> tuple[Any, Any]:
+        """A field for own words, and what the button is called, if a person chose to write them."""
+        own = way == OWN_WORDS
+        return gr.update(visible=own), gr.update(value="Compare my words" if own else "Find the prompt")
 
     def look(self, files: list[str] | None) -> tuple[str, str]:
         """The dropped images in small, or what is wrong with them."""
@@ -269,7 +283,7 @@ class _ImageTab(_Tab):
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
         seconds: float | None, seed: str, captioner: str | None, style: str, way: str, fluency_model: str | None,
-        check: str, editable: bool, request: gr.Request,
+        check: str, editable: bool, own: str, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
@@ -279,12 +293,15 @@ class _ImageTab(_Tab):
                 "seed": seed_of(seed), "style": STYLES[style], "editable": editable or None, **WAYS[way],
                 **CHECKS[check],
             })  # fmt: skip
-            finding = image.find(
-                self.models, job, files, together != "One prompt each", model, options, captioner or "",
-                decoder=way != ALONE, fluency_model=fluency_model or "",
-            )  # fmt: skip
+            shared, judging = together != "One prompt each", fluency_model or ""
+            if way == OWN_WORDS:
+                finding = image.written(self.models, job, files, shared, model, own, options, judging)
+            else:
+                finding = image.find(
+                    self.models, job, files, shared, model, options, captioner or "", way != ALONE, judging
+                )
             found = yield from self._watched(finding, job)
-            until = max(prompt.provenance["seconds"] for prompt in found.prompts)
+            until = max(prompt.provenance.get("seconds", 0.0) for prompt in found.prompts)
             lines = [display.line_of(prompt.history) for prompt in found.prompts]
             best = "".join(
                 display.prompt_html(prompt, label if len(found.prompts) > 1 else "")
@@ -322,14 +339,14 @@ class _ImageTab(_Tab):
         """The edited prompt with its score, what its words contribute, how it is copied, and what is known of words."""
         nothing = ("", "", "", "", "", "")
         if found is None or not text.strip():
-            return *nothing, *self._words(None, None)
+            return *nothing, *self._words(None, None), ""
         with one_line() as problems:
             best = found.prompts[index or 0]
             prompt = image.edited(self.models, found, index or 0, text.strip())
             note = "" if prompt.text == best.text else f"{prompt.score - best.score:+.3f} against the best"
             about = display.prompt_html(prompt, note), display.contributions_html(prompt), *display.for_uis(prompt)
-            return *about, *self._words(prompt, found.pictures[index or 0][0])
-        return error_html(problems[0]), *nothing[1:], *self._words(None, None)
+            return *about, *self._words(prompt, found.pictures[index or 0][0]), ""
+        return error_html(problems[0]), *nothing[1:], *self._words(None, None), ""
 
     def checked(self, found: image.Found | None, index: int | None, text: str) -> tuple[Any, ...]:
         """What is known of each word of the prompt, as found or edited."""
@@ -519,6 +536,7 @@ def _endpoints(models: Models) -> None:
     calls = api.Calls(models)
     files, text = gr.File(file_count="multiple", visible=False), gr.Textbox(visible=False)
     file, model = gr.File(visible=False), gr.Textbox("", visible=False)
+    old, new = gr.Textbox(visible=False), gr.Textbox(visible=False)
     options, flag = gr.JSON({}, visible=False), gr.Checkbox(False, visible=False)
     answer, number = gr.JSON(visible=False), gr.Number(visible=False)
     call = gr.Button(visible=False)
@@ -527,5 +545,7 @@ def _endpoints(models: Models) -> None:
         (calls.shorten, [text, model, options], answer, DEVICE),
         (calls.inspect, [file, model, flag], answer, DEVICE),
         (calls.score, [text, file, model], number, SCORES),
+        (calls.edit, [text, old, new, model, flag], answer, SCORES),
+        (calls.interactions, [text, file, model], answer, SCORES),
     ):
         call.click(function, inputs, given, api_name=function.__name__, **group)

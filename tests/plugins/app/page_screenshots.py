@@ -1,8 +1,8 @@
-"""Opens the page in a real browser, uses each tab, and takes ten pictures.
+"""Opens the page in a real browser, uses each tab, and takes eleven pictures.
 
     python tests/plugins/app/page_screenshots.py [FOLDER]
 
-Needs playwright and Debian's chromium. Pictures of docs/app.md are taken into docs/app, all ten into FOLDER if there is one.
+Needs playwright and Debian's chromium. Pictures of docs/app.md are taken into docs/app, all into FOLDER if there is one.
 """
 
 import argparse
@@ -21,7 +21,10 @@ EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
 PICTURES = ROOT / "docs" / "app"
 
 #: Those of the page in the documentation.
-SHOWN = ("done", "phone")
+SHOWN = ("done", "exchange", "phone")
+
+#: Those of which a part is shown alone.
+PARTS = {"exchange": ".hp-exchange"}
 
 LONG = (
     "a large drawing of a fox in a flat style, a fox on a violet background, a picture of one fox, violet everywhere, "
@@ -41,6 +44,16 @@ def find(page: Any, *files: Path) -> None:
     page.get_by_role("button", name="Find the prompt").click()
     page.locator(".hp-words").first.wait_for()
     page.wait_for_timeout(500)
+
+
+def exchange(page: Any, old: str, new: str) -> None:
+    """Exchanges a word of the prompt, in the panel that is opened for it, until it says what that did."""
+    if not page.get_by_label("This word").is_visible():
+        page.get_by_role("button", name="Exchange a word").click()
+    page.get_by_label("This word").fill(old)
+    page.get_by_label("becomes").fill(new)
+    page.get_by_role("button", name="Exchange", exact=True).click()
+    page.locator(".hp-exchange :is([role=status], [role=alert])").first.wait_for()
 
 
 def tab(page: Any, name: str) -> None:
@@ -84,6 +97,19 @@ def shots(browser: Any, url: str, folder: Path) -> Iterator[tuple[str, Any]]:
     page.get_by_label("Edit it; its score follows").fill("fox purple background")
     page.get_by_text("against the best").wait_for()
     yield "edited", page
+
+    page = opened(browser, url)
+    drop(page, fox)
+    page.locator(".hp-thumb").first.wait_for()
+    page.get_by_label("My own words").check()
+    page.get_by_label("Your own words").fill("flat fox violet purple")
+    page.get_by_role("button", name="Compare my words").click()
+    page.locator(".hp-words").first.wait_for()
+    exchange(page, "fox", "wolf")
+    page.get_by_role("button", name="Which words depend").click()
+    page.get_by_text("beside the other").first.wait_for()
+    page.wait_for_timeout(500)
+    yield "exchange", page
 
     page = opened(browser, url)
     tab(page, "Embedding")
@@ -151,7 +177,11 @@ def main() -> None:
                 everything.mkdir(parents=True, exist_ok=True)
                 page.screenshot(path=everything / f"{name}.png", full_page=True)
             if name in SHOWN:
-                page.screenshot(path=PICTURES / f"{name}.png", full_page=name != "phone")
+                path = PICTURES / f"{name}.png"
+                if name in PARTS:
+                    page.locator(PARTS[name]).screenshot(path=path)
+                else:
+                    page.screenshot(path=path, full_page=name != "phone")
 
 
 if __name__ == "__main__":

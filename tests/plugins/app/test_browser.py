@@ -14,7 +14,7 @@ pytest.importorskip("gradio", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="drives the browser")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page_screenshots import EXAMPLES, drop, find, started, tab  # noqa: E402 - it stands beside this file
+from page_screenshots import EXAMPLES, drop, exchange, find, started, tab  # noqa: E402 - it stands beside this file
 from page_server import ROOT, opened, running  # noqa: E402
 
 FOX, OWL = EXAMPLES / "fox-purple-flat.png", EXAMPLES / "owl-brown-night.png"
@@ -194,6 +194,40 @@ def test_words_are_checked_and_shown_in_the_picture(page: Any) -> None:
     assert page.locator(".hp-place").get_attribute("alt") == "where key fits best"
 
 
+def test_a_word_is_exchanged_and_the_way_back_is_kept(page: Any) -> None:
+    drop(page, FOX)
+    page.locator(".hp-thumb").first.wait_for()
+    page.get_by_label("My own words").check()
+    page.get_by_label("Your own words").fill("flat fox violet purple")
+    press(page, "Compare my words")
+    page.get_by_text("your own words; nothing was searched").wait_for()
+    page.locator(".hp-words").first.wait_for()
+    exchange(page, "fox", "wolf")
+    text = page.get_by_label("Edit it; its score follows")
+    assert text.input_value() == "flat wolf violet purple"
+    page.locator(".hp-prompt small", has_text="against the best").wait_for()
+    changed = page.locator(".hp-exchange [role=status]")
+    assert "in the direction from 'fox' to 'wolf'" in changed.inner_text() and "violet" in changed.inner_text()
+    press(page, "Which words depend on each other?")
+    page.get_by_text("'violet' and 'purple': each adds").wait_for()
+    exchange(page, "foxx", "bear")
+    alert = page.locator(".hp-exchange [role=alert]")
+    alert.filter(has_text="is not a word of the prompt").wait_for()
+    assert text.input_value() == "flat wolf violet purple" and page.get_by_label("This word").input_value() == "foxx"
+    press(page, "Back to: flat fox violet purple")
+    page.locator(".hp-prompt", has_text="fox").last.wait_for()
+    assert text.input_value() == "flat fox violet purple"
+    page.get_by_text("beside the other").first.wait_for(state="detached")  # it was about another text
+    assert page.get_by_role("button", name="Back to").count() == 0
+    text.fill("fox fox")
+    exchange(page, "fox", "wolf")
+    alert.filter(has_text="with the tick below").wait_for()
+    page.get_by_label("Everywhere").check()
+    exchange(page, "fox", "wolf")
+    page.get_by_role("button", name="Back to: fox fox").wait_for()
+    assert text.input_value() == "wolf wolf"
+
+
 def test_the_keyboard_is_enough(page: Any) -> None:
     drop(page, FOX)
     page.locator(".hp-thumb").first.wait_for()
@@ -209,6 +243,9 @@ def test_a_phone_scrolls_down_and_not_sideways(there: tuple[Any, str, Path]) -> 
     phone = opened(there[0], there[1], viewport={"width": 360, "height": 740}, has_touch=True)
     find(phone, FOX)
     wide = "() => document.documentElement.scrollWidth"
+    exchange(phone, "fox", "wolf")
+    press(phone, "Which words depend on each other?")
+    phone.get_by_text("beside the other").first.wait_for()
     assert phone.evaluate(wide) <= 360
     for name in ("Embedding", "Shorten", "Folder"):
         if phone.get_by_role("tab", name=name).is_visible():

@@ -96,9 +96,9 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "a.png"
 
 
-def test_programs_see_four_endpoints_and_nothing_of_the_page(client: Client) -> None:
+def test_programs_see_six_endpoints_and_nothing_of_the_page(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/invert", "/shorten", "/inspect", "/score"}
+    assert set(endpoints) == {"/invert", "/shorten", "/inspect", "/score", "/edit", "/interactions"}
     names = [each["parameter_name"] for each in endpoints["/invert"]["parameters"]]
     assert names == ["images", "model", "together", "options"]
 
@@ -131,6 +131,18 @@ def test_an_embedding_is_described(client: Client, tmp_path: Path) -> None:
     save_file({"emb_params": toy_backend().vocabulary.table[5:7].clone()}, tmp_path / "x.safetensors")
     answer = client.predict(handle_file(tmp_path / "x.safetensors"), api_name="/inspect")
     assert any("2 tokens" in line for line in answer["soft_prompts"][0]["sentences"])
+
+
+def test_a_word_is_exchanged_and_what_depends_is_told(client: Client, picture: Path) -> None:
+    answer = client.predict("red house river", "house", "boat", api_name="/edit")
+    assert answer["prompt"]["text"] == "red boat river" and [one["phrase"] for one in answer["others"]] == [
+        "red",
+        "river",
+    ]
+    told = client.predict("red house", handle_file(picture), api_name="/interactions")
+    assert told["interactions"]["phrases"] == ["red", "house"]
+    with pytest.raises(AppError, match="did you mean 'house'"):
+        client.predict("red house", "hous", "boat", api_name="/edit")
 
 
 def test_the_code_of_the_page_in_the_docs_works(
