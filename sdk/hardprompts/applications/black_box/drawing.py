@@ -1,11 +1,12 @@
 """A generator behind a counter: every picture that it is asked for counts, and what it fails at is not lost on it."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from PIL import Image
+
 from hardprompts.allowance import Allowance
-from hardprompts.applications.black_box.journal import Attempt, Journal
+from hardprompts.applications.black_box.journal import Attempt, Journal, digest_of
 from hardprompts.applications.black_box.options import PictureOptions
 from hardprompts.applications.pictures import Generate, ImageScore, pictures_of, scores_of
 from hardprompts.errors import ImageError, brief
@@ -15,8 +16,8 @@ from hardprompts.search.protocol import StopReason
 #: A prompt in its template, and a seed.
 Pair = tuple[str, int]
 
-#: Digits of a picture's hash that are kept.
-_DIGITS = 16
+#: An attempt, and its picture where there is one.
+Made = tuple[Attempt, Image.Image | None]
 
 
 class Ended(Exception):
@@ -32,7 +33,8 @@ class Drawing:
 
     Args:
         limit: pictures that may be asked for so far; what is beyond raises `Ended`.
-        seen: called after every attempt, whether it was made now or in an earlier run.
+        seen: called with the score and the picture of every prompt and seed, whether they were drawn now or in an
+            earlier run, of which the picture may be gone; with None and None where all attempts failed.
         pause: called after every call of the generator; may raise `Ended`.
 
     Attributes:
@@ -52,7 +54,7 @@ class Drawing:
         journal: Journal,
         options: PictureOptions,
         allowance: Allowance,
-        seen: Callable[[Pair, float | None], None],
+        seen: Callable[[Pair, float | None, Image.Image | None], None],
         pause: Callable[[], None],
     ) -> None:
         self.generate, self.image_score, self.journal, self.options = generate, image_score, journal, options
@@ -85,7 +87,7 @@ class Drawing:
             if not self._call([pair]):
                 return
         self.scores[pair] = None
-        self.seen(pair, None)
+        self.seen(pair, None, None)
 
     def _call(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Asks for pictures, and returns those that did not come."""
@@ -95,7 +97,7 @@ class Drawing:
         if room < 1:
             raise Ended(StopReason.MAX_PICTURES)
         allowed = pairs[:room]
-        failed = [pair for pair, attempt in self._attempts(allowed) if not self._take(pair, attempt)]
+        failed = [pair for pair, made in self._attempts(allowed) if not self._take(pair, *made)]
         self._in_a_row = self._in_a_row + 1 if len(failed) == len(allowed) else 0
         self.pause()
         if self._in_a_row >= self.options.max_failures:
@@ -104,15 +106,16 @@ class Drawing:
             raise Ended(StopReason.MAX_PICTURES)
         return failed
 
-    def _attempts(self, pairs: Sequence[Pair]) -> list[tuple[Pair, Attempt]]:
+    def _attempts(self, pairs: Sequence[Pair]) -> list[tuple[Pair, Made]]:
         """An attempt at each picture: those of earlier runs, and the others now, in one call."""
-        found = {pair: self.journal.recalled(*pair) for pair in pairs}
-        missing = [pair for pair in pairs if found[pair] is None]
-        self.recalled += len(pairs) - len(missing)
-        made = dict(zip(missing, self._made(missing), strict=True)) if missing else {}
-        return [(pair, found[pair] or made[pair]) for pair in pairs]
+        recalled = {pair: self.journal.recalled(*pair) for pair in pairs}
+        found = {pair: (own, self.journal.picture(own)) for pair, own in recalled.items() if own is not None}
+        missing = [pair for pair in pairs if pair not in found]
+        self.recalled += len(found)
+        found |= dict(zip(missing, self._made(missing), strict=True)) if missing else {}
+        return [(pair, found[pair]) for pair in pairs]
 
-    def _made(self, pairs: Sequence[Pair]) -> list[Attempt]:
+    def _made(self, pairs: Sequence[Pair]) -> list[Made]:
         texts, seeds = [text for text, _ in pairs], [seed for _, seed in pairs]
         pictures: list[Any] = [None] * len(pairs)
         reason = ""
@@ -122,28 +125,26 @@ class Drawing:
             reason, self.error = f"{type(error).__name__}: {brief(error)}", error
         made = []
         for (text, seed), picture in zip(pairs, pictures, strict=True):
-            attempt = self._judged(text, seed, picture, reason)
-            self.journal.keep(attempt)
-            made.append(attempt)
+            made.append(self._judged(text, seed, picture, reason))
+            self.journal.keep(*made[-1])
         return made
 
-    def _judged(self, text: str, seed: int, given: Any, reason: str) -> Attempt:
+    def _judged(self, text: str, seed: int, given: Any, reason: str) -> Made:
         """One attempt with its score, which is measured of this picture alone: its company changes no digit."""
         if reason or given is None:
-            return Attempt(text, seed, failure=reason or "no picture")
+            return Attempt(text, seed, failure=reason or "no picture"), None
         try:
             (picture,) = load_images([given])
         except (ImageError, OSError) as error:
-            return Attempt(text, seed, failure=f"not a picture: {brief(error)}")
+            return Attempt(text, seed, failure=f"not a picture: {brief(error)}"), None
         if self.options.size is not None and picture.size != self.options.size:
-            return Attempt(text, seed, failure=f"a picture of {picture.width} x {picture.height} pixels")
+            return Attempt(text, seed, failure=f"a picture of {picture.width} x {picture.height} pixels"), None
         if picture.getbbox() is None:
-            return Attempt(text, seed, failure="a black picture, as safety filters give")
+            return Attempt(text, seed, failure="a black picture, as safety filters give"), None
         (score,) = scores_of(self.image_score, [picture])
-        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
-        return Attempt(text, seed, score, picture=digest[:_DIGITS])
+        return Attempt(text, seed, score, picture=digest_of(picture)), picture
 
-    def _take(self, pair: Pair, attempt: Attempt) -> bool:
+    def _take(self, pair: Pair, attempt: Attempt, picture: Image.Image | None) -> bool:
         """Counts an attempt; whether its picture came."""
         self.asked += 1
         if attempt.score is None:
@@ -151,5 +152,5 @@ class Drawing:
             self.last_failure = attempt.failure
             return False
         self.scores[pair], self.hashes[pair] = attempt.score, attempt.picture
-        self.seen(pair, attempt.score)
+        self.seen(pair, attempt.score, picture)
         return True

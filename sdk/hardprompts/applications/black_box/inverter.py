@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 
 from hardprompts.allowance import Allowance
 from hardprompts.applications.black_box.answers import answer
+from hardprompts.applications.black_box.correction import Correction
 from hardprompts.applications.black_box.journal import Journal
 from hardprompts.applications.black_box.language import Rewrite
 from hardprompts.applications.black_box.mutations import (
@@ -189,5 +190,5 @@ def _mutations(
     backend, slot = inverter.backend, PromptTemplate(template)
     target = normalize(backend.encode_images(list(targets)).mean(dim=0))
     screened: list[Mutation] = [Screened(one, backend, target, slot) for one in free]
-    towards: list[Mutation] = [RelatedPhrase(phrases, backend), GradientSwap(backend, target, slot)]
-    return [*screened, *towards, *others, *free]
+    towards: list[Mutation] = [Correction(phrases, backend, target, slot), RelatedPhrase(phrases, backend), GradientSwap(backend, target, slot)]
+    return [*towards, *screened, *others, *free]

@@ -2,18 +2,24 @@
 
 import collections
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hardprompts.atomic import json_text, write_text_atomically
+from PIL import Image
+
+from hardprompts.atomic import json_text, write_text_atomically, written_atomically
 from hardprompts.errors import FileFormatError
 
-#: The file in a run's folder.
-FILE = "pictures.jsonl"
+#: The file in a run's folder, and the folder beside it that has the pictures, each by the first digits of its hash.
+FILE, PICTURES = "pictures.jsonl", "pictures"
 
 FORMAT_VERSION = 1
+
+#: Digits of a picture's hash that are kept.
+_DIGITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Attempt:
     score: float | None = None
     failure: str = ""
     picture: str = ""
+
+
+def digest_of(picture: Image.Image) -> str:
+    """The first digits of the SHA-256 of a picture's size and pixels, by which equal pictures are known."""
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()[:_DIGITS]
 
 
 class Journal:
@@ -66,12 +77,32 @@ class Journal:
         kept = self._kept.get((prompt, seed))
         return kept.popleft() if kept else None
 
-    def keep(self, attempt: Attempt) -> None:
-        """Adds an attempt that was made now."""
+    def picture(self, attempt: Attempt) -> Image.Image | None:
+        """The picture of an attempt of an earlier run; None where there is none, or it is not there any more."""
+        path = self._place_of(attempt)
+        if path is None or not path.exists():
+            return None
+        try:
+            with Image.open(path) as opened:
+                picture = opened.convert("RGB")
+        except OSError as error:
+            raise FileFormatError(f"{path} is damaged ({error}); remove it, and it is done without") from error
+        return picture if digest_of(picture) == attempt.picture else None
+
+    def keep(self, attempt: Attempt, picture: Image.Image | None = None) -> None:
+        """Adds an attempt that was made now: its picture, then its line."""
+        place = self._place_of(attempt)
+        if place is not None and picture is not None and not place.exists():
+            with written_atomically(place) as file:
+                picture.save(file, "PNG")
         if self._path is not None:
             line = json_text(dataclasses.asdict(attempt), indent=None)
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(line)
+
+    def _place_of(self, attempt: Attempt) -> Path | None:
+        kept = self._path is not None and attempt.picture
+        return self._path.parent / PICTURES / f"{attempt.picture}.png" if self._path is not None and kept else None
 
     def _read(self, path: Path, first: Mapping[str, Any], breakdown: int) -> None:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

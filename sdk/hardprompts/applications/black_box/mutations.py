@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from hardprompts.encoders import Backend
@@ -35,6 +36,15 @@ class Mutation(Protocol):
             parents: the prompt to change, and others that do well, best first.
             generator: of all randomness.
         """
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A mutation that learns from what is drawn."""
+
+    def drawn(self, text: str, picture: Image.Image) -> None:
+        """Takes in a picture that came of a prompt of the search, as soon as it is there."""
         ...
 
 
@@ -71,6 +81,11 @@ class Phrases:
             found.append(" ".join(words[:count]))
             del words[:count]
         return found
+
+    def alternatives(self, phrase: str) -> Sequence[str]:
+        """The phrases of its kind; () where it is in no table."""
+        kind = self._kind(phrase)
+        return () if kind is None else self.tables[kind].phrases
 
     def other(self, phrase: str, generator: torch.Generator) -> str | None:
         """Another phrase of the same kind, with the same sign behind; of any kind where this one is in no table."""

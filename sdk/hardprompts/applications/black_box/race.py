@@ -5,12 +5,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 
 from hardprompts.allowance import Allowance, clock
 from hardprompts.applications.black_box.bandit import UpperConfidence
 from hardprompts.applications.black_box.drawing import Drawing, Ended, Pair
 from hardprompts.applications.black_box.journal import Journal
-from hardprompts.applications.black_box.mutations import Mutation
+from hardprompts.applications.black_box.mutations import Mutation, Watcher
 from hardprompts.applications.black_box.options import PictureOptions
 from hardprompts.applications.pictures import Generate, ImageScore
 from hardprompts.errors import SearchError, VocabularyError, warn_user
@@ -79,6 +80,7 @@ class Race:
             raise ValueError(
                 f"mutations must be one or more, each of another name; got {[one.name for one in mutations]}"
             )
+        self.watchers = [mutation for mutation in mutations if isinstance(mutation, Watcher)]
         self.template, self.bans = PromptTemplate(options.template), Bans.of(options.banned)
         assert options.seed is not None, "it is drawn before"
         self.generator = Stream.SEARCH.generator(options.seed)
@@ -237,11 +239,14 @@ class Race:
 
     # --- the best so far ------------------------------------------------------------------
 
-    def _seen(self, pair: Pair, score: float | None) -> None:
+    def _seen(self, pair: Pair, score: float | None, picture: Image.Image | None) -> None:
         """Takes in one picture of the search."""
         runner = self.runners[pair[0]]
         if not self._searching:
             return
+        if picture is not None:
+            for watcher in self.watchers:
+                watcher.drawn(runner.text, picture)
         if score is None:
             runner.failed = True
             return
