@@ -1,7 +1,7 @@
 """Pictures that a search needs with a generator whose words are not those of the model that compares pictures.
 
     python benchmarks/black_box.py                        # the first tables of docs/black_box.md
-    python benchmarks/black_box.py --generator emoji-sd --targets 6 --budget 100   # the others
+    python benchmarks/black_box.py --generator emoji-sd --targets 8 --seeds 1 --budget 60   # the others
     python benchmarks/black_box.py --tuning               # other targets: settings were chosen on these
 
 The generator draws behind a dictionary that nobody sees: of a share of the words of its world, four related ones at a
@@ -12,21 +12,26 @@ rest to the seed; emoji-sd is a diffusion model.
 """
 
 import argparse
+import dataclasses
 import functools
+import hashlib
 import itertools
 import math
 import random
 import re
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from common import DOCS, Cells, interval, number, percent, save, write_section
 from PIL import Image
+from torch import Tensor
 
 from hardprompts import Backend, PromptInverter, load_backend
 from hardprompts.applications import Generate, evolve, invert_by_pictures, likeness, load_generator
+from hardprompts.encoders import ImageEncoder
 from hardprompts.evaluation import markdown_table
 from hardprompts.methods.banks import PhraseTable
 from hardprompts_emoji import scenes
@@ -39,6 +44,15 @@ SHARE, GROUP = 0.5, 4
 
 #: Numbers of pictures at which is looked.
 POINTS = (1, 10, 30, 100, 300)
+
+#: What a search may reach, as its tables say it.
+LEVELS = {
+    "clip_on_own_words": "what CLIP's prompt reaches on a generator without the dictionary",
+    "clip": "what CLIP's prompt reaches here",
+}
+
+#: How much less similar a prompt's pictures may be that reach a level.
+CLOSE = 1e-6
 
 FRESH = tuple(range(9000, 9008))
 
@@ -145,11 +159,35 @@ def generator_of(name: str) -> Generate:
     return Illustrator() if name == "scenes" else load_generator(f"emoji:{name}", steps=STEPS, dtype=torch.bfloat16)
 
 
+class Remembering:
+    """An image tower that looks at each picture once: most searches draw some that another one has drawn."""
+
+    def __init__(self, tower: ImageEncoder) -> None:
+        self.tower = tower
+        self.known: dict[bytes, Tensor] = {}
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """The features of those that are new, and of the others."""
+        keys = [hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest() for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self.known}
+        if new:
+            self.known.update(zip(new, self.tower.encode_images(list(new.values())), strict=True))
+        return torch.stack([self.known[key] for key in keys])
+
+
+def remembering(name: str) -> Backend:
+    """A model that looks at each picture once."""
+    opened = load_backend(name)
+    assert opened.image_encoder is not None, "it compares pictures"
+    return dataclasses.replace(opened, image_encoder=Remembering(opened.image_encoder))
+
+
 class World:
     """Models, words and targets."""
 
     def __init__(self, first_seed: int, generator: str) -> None:
-        self.clip, self.judge = load_backend("emoji"), load_backend("emoji:emoji-clip-reference")
+        self.clip, self.judge = remembering("emoji"), remembering("emoji:emoji-clip-reference")
+        self.language = load_backend("emoji:emoji-mlm")
         self.draw = Renamed(dictionary(self.judge), generator_of(generator))
         self.first_seed = first_seed
         self.bank = (
@@ -197,7 +235,7 @@ def by_pictures(
     inverter = FixedStarts(world.clip, world.candidates(target, seed)) if clip else None
     found = invert_by_pictures(
         world.image(target), world.draw, world.clip, budget, starts=starts, inverter=inverter, bank=world.bank,
-        seed=seed, progress=False, fresh_seeds=(), report_at=POINTS, **own,
+        seed=seed, progress=False, fresh_seeds=(), report_at=range(1, budget), **own,
     )  # fmt: skip
     return [(point.pictures, point.text) for point in found.points]
 
@@ -270,27 +308,27 @@ def methods() -> dict[str, Run]:
     def clip(world: World, target: int, seed: int) -> tuple[str, ...]:
         return world.candidates(target, seed)
 
-    language = {"language_model": "emoji:emoji-mlm"}
     return {
         "CLIP's prompt": lambda w, t, b, s: [(1, clip(w, t, s)[0])],
         "CLIP + random mutation": lambda w, t, b, s: random_mutation(w, t, b, s, clip(w, t, s)),
         "CLIP + token evolution": lambda w, t, b, s: evolution(w, t, b, s, clip(w, t, s), (0,)),
-        "CLIP + invert_by_pictures": lambda w, t, b, s: by_pictures(w, t, b, s, (), True, **language),
+        "CLIP + invert_by_pictures": lambda w, t, b, s: by_pictures(w, t, b, s, (), True, language_model=w.language),
         "phrases + random mutation": lambda w, t, b, s: random_mutation(w, t, b, s, w.phrases(s)),
         "phrases + token evolution": lambda w, t, b, s: evolution(w, t, b, s, w.phrases(s), (0,)),
-        "phrases + invert_by_pictures": lambda w, t, b, s: by_pictures(w, t, b, s, w.phrases(s), False, **language),
+        "phrases + invert_by_pictures": lambda w, t, b, s: by_pictures(
+            w, t, b, s, w.phrases(s), False, language_model=w.language
+        ),
     }
 
 
 def tuned() -> dict[str, Run]:
     """Settings that were tried on the other targets."""
-    language = {"language_model": "emoji:emoji-mlm"}
 
     def ours(**own: Any) -> Run:
-        return lambda w, t, b, s: by_pictures(w, t, b, s, (), True, **{**language, **own})
+        return lambda w, t, b, s: by_pictures(w, t, b, s, (), True, language_model=w.language, **own)
 
     def free(**own: Any) -> Run:
-        return lambda w, t, b, s: by_pictures(w, t, b, s, w.phrases(s), False, **{**language, **own})
+        return lambda w, t, b, s: by_pictures(w, t, b, s, w.phrases(s), False, language_model=w.language, **own)
 
     grids: dict[str, dict[str, Any]] = {
         "1 seed": {"seeds": (0,)}, "2 seeds": {}, "3 seeds": {"seeds": (0, 1, 2)},
@@ -311,36 +349,53 @@ def tuned() -> dict[str, Run]:
 def measured(world: World, run: Run, target: int, budget: int, seed: int) -> dict[str, Any]:
     """What a search had at each number of pictures, on fresh seeds, and what stands beside it."""
     world.image(target)
+    began = time.process_time()
     timeline = run(world, target, budget, seed)
+    seconds = time.process_time() - began
     best = {point: [text for asked, text in timeline if asked <= point] for point in POINTS if point <= budget}
     own = world.candidates(target, seed)[0]
+    levels = {"clip": world.fresh(target, own), "clip_on_own_words": world.fresh(target, own, renamed=False)}
     back = {drawn: word for word, drawn in world.draw.words.items()}
     caption = re.sub(r"[a-z]+", lambda found: back.get(found[0], found[0]), scenes.caption(world.scene(target)))
     return {
         "points": {str(point): world.fresh(target, texts[-1]) if texts else None for point, texts in best.items()},
         "text": timeline[-1][1],
-        "clip": world.fresh(target, own),
-        "clip_on_own_words": world.fresh(target, own, renamed=False),
+        **levels,
+        **{f"pictures_to_{name}": first_at(world, target, timeline, level) for name, level in levels.items()},
         "caption": world.fresh(target, caption),
+        "seconds": round(seconds, 1),
     }
 
 
+def first_at(world: World, target: int, timeline: Timeline, level: float) -> int | None:
+    """The pictures after which the best prompt reached a level on fresh seeds; None where none did."""
+    return next((asked for asked, text in timeline if world.fresh(target, text) >= level - CLOSE), None)
+
+
 def rows_of(cells: Sequence[Mapping[str, Any]], budget: int) -> dict[str, Any]:
-    """The figures of one method: means, gains over CLIP's prompt, and shares that reach either level."""
+    """The figures of one method: means over targets, each the mean of its seeds, and what reaches either level."""
     points = [point for point in POINTS if point <= budget]
-    found: dict[str, Any] = {"runs": len(cells)}
-    for level in ("clip", "clip_on_own_words"):
-        firsts = [next((p for p in points if (c["points"][str(p)] or -1) >= c[level] - 1e-6), math.inf) for c in cells]
-        median = statistics.median(firsts)
-        found[f"pictures_to_{level}"] = None if math.isinf(median) else median
+    found: dict[str, Any] = {"runs": len(cells), "seconds": statistics.fmean(cell["seconds"] for cell in cells)}
+    for level in LEVELS:
+        firsts = [cell[f"pictures_to_{level}"] for cell in cells]
+        reached = [first for first in firsts if first is not None]
+        found[f"pictures_to_{level}"] = statistics.median(reached) if reached else None
         found[f"reach_{level}"] = {
-            str(p): interval((c["points"][str(p)] or -1) >= c[level] - 1e-6 for c in cells) for p in points
+            str(p): by_target(cells, lambda cell, p=p, key=f"pictures_to_{level}": (cell[key] or math.inf) <= p)
+            for p in points
         }
     for point in points:
-        scores = [(c["points"][str(point)], c) for c in cells if c["points"][str(point)] is not None]
-        found[f"at_{point}"] = interval(score for score, _ in scores)
-        found[f"gain_{point}"] = interval(score - c["clip"] for score, c in scores)
+        found[f"at_{point}"] = by_target(cells, lambda cell, p=point: cell["points"][str(p)])
+        found[f"gain_{point}"] = by_target(cells, lambda cell, p=point: cell["points"][str(p)] - cell["clip"])
     return found
+
+
+def by_target(cells: Sequence[Mapping[str, Any]], value: Callable[[Any], float]) -> tuple[float, float]:
+    """The mean and the half width of its 95 % interval, in which the seeds of one target count once."""
+    groups: dict[int, list[float]] = {}
+    for cell in cells:
+        groups.setdefault(cell["target"], []).append(value(cell))
+    return interval(statistics.fmean(group) for group in groups.values())
 
 
 def compared(found: Mapping[str, Sequence[Mapping[str, Any]]], budget: int) -> dict[str, dict[str, Any]]:
@@ -351,10 +406,12 @@ def compared(found: Mapping[str, Sequence[Mapping[str, Any]]], budget: int) -> d
         ours, theirs = found.get(f"{start} + invert_by_pictures"), found.get(f"{start} + {other}")
         if ours is None or theirs is None:
             continue
+        both = [
+            {"target": a["target"], "ours": a["points"], "theirs": b["points"]}
+            for a, b in zip(ours, theirs, strict=True)
+        ]
         rows[f"{start}: than {other}"] = {
-            str(point): interval(
-                a["points"][str(point)] - b["points"][str(point)] for a, b in zip(ours, theirs, strict=True)
-            )
+            str(point): by_target(both, lambda cell, p=str(point): cell["ours"][p] - cell["theirs"][p])
             for point in POINTS
             if point <= budget
         }
@@ -376,17 +433,13 @@ def table(figures: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mappi
         markdown_table(similar),
         f"By how much invert_by_pictures is better, target by target:\n\n{markdown_table(better)}",
     ]
-    levels = {
-        "clip": "what CLIP's prompt reaches here",
-        "clip_on_own_words": "what it reaches on a generator without the dictionary",
-    }
-    for level, words in levels.items():
-        shares = [["search", "pictures, median", *(f"within {point}" for point in points)]]
+    for level, words in LEVELS.items():
+        shares = [["search", "pictures, median of those", *(f"within {point}" for point in points)]]
         for name, row in figures.items():
             median = row[f"pictures_to_{level}"]
-            shown = f"more than {budget}" if median is None else f"at most {median:g}"
+            shown = "none" if median is None else f"{median:g}"
             shares.append([name, shown, *(percent(row[f"reach_{level}"][str(point)]) for point in points)])
-        parts.append(f"Share of targets that reach {words}:\n\n{markdown_table(shares)}")
+        parts.append(f"Share of runs that reach {words}, and with how many pictures:\n\n{markdown_table(shares)}")
     return "\n\n".join(parts)
 
 
@@ -394,9 +447,9 @@ def main() -> None:
     """Runs what is not there yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", choices=("scenes", "emoji-sd"), default="scenes")
-    parser.add_argument("--targets", type=int, default=18)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--budget", type=int, default=100)
+    parser.add_argument("--targets", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")
     parser.add_argument("--only", nargs="*", help="rows by name")
     options = parser.parse_args()
@@ -407,16 +460,15 @@ def main() -> None:
     name = f"black_box_{options.generator.replace('-', '_')}{'_tuning' if options.tuning else ''}"
     cells = Cells(name, describe=lambda figures: f"{figures['points']} clip {figures['clip']:.3f}")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for seed, target in itertools.product(range(options.seeds), range(options.targets)):
+    for target, seed in itertools.product(range(options.targets), range(options.seeds)):
         for row, run in chosen.items():
             cell = {"method": row, "target": target, "seed": seed, "budget": options.budget}
-            found[row].append(cells.get(cell, functools.partial(measured, world, run, target, options.budget, seed)))
+            own = cells.get(cell, functools.partial(measured, world, run, target, options.budget, seed))
+            found[row].append({**own, "target": target})
     figures = {row: rows_of(own, options.budget) for row, own in found.items()}
     against = compared(found, options.budget)
-    levels = {
-        level: interval(cell[level] for cell in next(iter(found.values())))
-        for level in ("clip", "clip_on_own_words", "caption")
-    }
+    first = next(iter(found.values()))
+    levels = {level: by_target(first, lambda cell, own=level: cell[own]) for level in (*LEVELS, "caption")}
     print(levels)
     print(text := table(figures, against, options.budget))
     if not options.tuning and options.only is None:

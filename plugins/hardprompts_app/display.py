@@ -21,6 +21,9 @@ SIDE = 96
 #: The longer side of a picture with regions, in pixels.
 PLACE_SIDE = 512
 
+#: The longer side of a picture that a generator drew, in pixels.
+DRAWN_SIDE = 320
+
 
 def prompt_html(prompt: HardPrompt, note: str = "") -> str:
     """The prompt with its tokens in two shades, its score, and how fluent it is."""
@@ -45,7 +48,9 @@ def ended(prompt: HardPrompt) -> str:
         return "your own words; nothing was searched"
     seconds = prompt.provenance.get("seconds", 0.0)
     sentence = "you stopped it" if prompt.stop_reason == "cancelled" else StopReason(prompt.stop_reason).sentence
-    return f"{seconds:.1f} s, {prompt.evaluations:,} evaluations, seed {prompt.seed}; {sentence}"
+    drawn = prompt.provenance.get("pictures")
+    cost = f"{prompt.evaluations:,} evaluations" if drawn is None else f"{drawn:,} pictures"
+    return f"{seconds:.1f} s, {cost}, seed {prompt.seed}; {sentence}"
 
 
 def contributions_html(prompt: HardPrompt) -> str:
@@ -89,6 +94,19 @@ def place_html(picture: Image.Image, evidence: Sequence[WordEvidence]) -> str:
     address = jpeg_address(picture_with_regions(picture, evidence, PLACE_SIDE), PLACE_SIDE)
     names = html.escape(", ".join(one.phrase for one in evidence))
     return f'<img class="hp-place" alt="where {names} fits best" src="{address}">'
+
+
+def drawn_html(images: Sequence[Image.Image], drawn: Sequence[tuple[Image.Image, str]]) -> str:
+    """What a generator drew of a prompt beside the images that it is of, each with its caption; "" for nothing."""
+    if not drawn:
+        return ""
+    shown = [*((image, "the image") for image in images[:1]), *drawn]
+    figures = (
+        f'<figure><img alt="{html.escape(caption)}" src="{jpeg_address(image, DRAWN_SIDE)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for image, caption in shown
+    )
+    return f'<div class="hp-drawn">{"".join(figures)}</div>'
 
 
 def line_of(history: Sequence[HistoryPoint]) -> list[tuple[float, float]]:

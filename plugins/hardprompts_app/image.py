@@ -38,6 +38,7 @@ class Found:
         options: those of the search.
         fluency_model: the name of the language model that tells how fluent they are; "" for none.
         pictures: the images of each prompt, no larger than `PICTURE_SIDE`.
+        drawn: what a generator drew of the prompt, with what stands below it, where it was found by drawing.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Found:
     options: Mapping[str, Any]
     fluency_model: str = ""
     pictures: tuple[tuple[Image.Image, ...], ...] = ()
+    drawn: tuple[tuple[Image.Image, str], ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -58,10 +60,11 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """The best so far of a running search."""
+    """The best so far of a running search, and what a generator drew of it, if one draws."""
 
     prompts: tuple[HardPrompt, ...]
     doing: str
+    drawn: tuple[tuple[Image.Image, str], ...] = ()
 
     @property
     def texts(self) -> list[str]:
@@ -259,6 +262,8 @@ def edited(models: Models, found: Found, index: int, text: str) -> HardPrompt:
         tokens=backend.vocabulary.pieces(ids),
         attributions=contributions,
         weights=None,
+        # Pictures of it are not drawn here: the score is of the text.
+        score_unit=HardPrompt.score_unit if found.drawn else prompt.score_unit,
         evidence=prompt.evidence if text == prompt.text else (),
         fluency=None if judging is None else float(fluency([template.fill(text)], judging)),
         provenance={**prompt.provenance, **({} if text == prompt.text else {"edited": True})},

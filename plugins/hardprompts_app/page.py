@@ -12,8 +12,9 @@ from hardprompts.distillation.faithfulness import DistilledPrompt
 from hardprompts.images import IMAGE_SUFFIXES
 from hardprompts.prompts import HardPrompt, ranking_note
 from hardprompts.softprompts.audit import Audit
-from hardprompts_app import api, display, embedding, folder, image, shorten
+from hardprompts_app import api, display, drawing, embedding, folder, image, shorten
 from hardprompts_app.display import error_html, status_html
+from hardprompts_app.drawing_panel import DrawingPanel
 from hardprompts_app.exchange_panel import ExchangePanel
 from hardprompts_app.work import (
     LANGUAGE_MODELS,
@@ -40,8 +41,10 @@ WORDS = {"Real words": None, "Any tokens": False}
 STYLES = {"As found": None, "Tags": "tags", "Caption": "caption", "Keywords": "keywords"}
 
 #: How it is found.
-ALONE, OWN_WORDS = "Search without the decoder", "My own words"
-WAYS: dict[str, dict[str, bool]] = {"Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}, OWN_WORDS: {}}
+ALONE, OWN_WORDS, DRAWN = "Search without the decoder", "My own words", "By pictures of a generator"
+WAYS: dict[str, dict[str, bool]] = {
+    "Search": {}, ALONE: {}, "Decoder alone (fast)": {"fast": True}, OWN_WORDS: {}, DRAWN: {},
+}  # fmt: skip
 
 #: Whether words are checked against the image, and how.
 CHECKS: dict[str, dict[str, Any]] = {
@@ -194,9 +197,10 @@ class _ImageTab(_Tab):
                 self.ways = gr.Radio(
                     list(WAYS), value=next(iter(WAYS)), label="How",
                     info="a search begins with what a decoder writes, if the model has one; fast takes that as it is; "
-                    "your own words are only compared with the image",
+                    "your own words are only compared with the image; by pictures: what a generator draws like it",
                 )  # fmt: skip
                 self.own = gr.Textbox("", label="Your own words, which are compared with the image", visible=False)
+                self.drawing = DrawingPanel(models)
                 self.checks = gr.Radio(
                     list(CHECKS), value=next(iter(CHECKS)), label="Check each word against the image",
                     info="how likely it is true, what it adds, and where it is seen",
@@ -243,7 +247,7 @@ class _ImageTab(_Tab):
         inputs = [
             self.files, self.together, self.name, self.length, self.words, self.banned, self.seconds, self.seed,
             self.captioner, self.style, self.ways, self.fluency_model, self.checks, self.editable,
-            self.own,
+            self.own, *self.drawing.inputs,
         ]  # fmt: skip
         self.files.change(self.look, self.files, [self.seen, self.status], show_progress="hidden", **SCORES, **OWN)
         ran = self.wire(
@@ -263,14 +267,15 @@ class _ImageTab(_Tab):
         )
         self.word.input(self.placed, [self.known, self.word], self.place, show_progress="hidden", **SCORES, **OWN)
         self.ways.input(
-            self.chosen, self.ways, [self.own, self.start], queue=False, show_progress="hidden", **OWN
+            self.chosen, self.ways, [self.own, self.drawing.group, self.start], queue=False, show_progress="hidden", **OWN
         )  # fmt: skip
         self.exchange.events(ran, [self.text.input, self.candidates.input], {**SCORES, **OWN})
 
-    def chosen(self, way: str) -> tuple[Any, Any]:
-        """A field for own words, and what the button is called, if a person chose to write them."""
+    def chosen(self, way: str) -> tuple[Any, Any, Any]:
+        """A field for own words, or what draws, if a person chose that, and what the button is called."""
         own = way == OWN_WORDS
-        return gr.update(visible=own), gr.update(value="Compare my words" if own else "Find the prompt")
+        button = gr.update(value="Compare my words" if own else "Find the prompt")
+        return gr.update(visible=own), gr.update(visible=way == DRAWN), button
 
     def look(self, files: list[str] | None) -> tuple[str, str]:
         """The dropped images in small, or what is wrong with them."""
@@ -283,7 +288,7 @@ class _ImageTab(_Tab):
     def run(
         self, files: list[str] | None, together: str, model: str, length: float, words: str, banned: str,
         seconds: float | None, seed: str, captioner: str | None, style: str, way: str, fluency_model: str | None,
-        check: str, editable: bool, own: str, request: gr.Request,
+        check: str, editable: bool, own: str, generator: str | None, budget: float | None, request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         """What is found so far, and at last what was found."""
         job: Job[image.Found] = self.jobs.of(_session(request))
@@ -296,6 +301,8 @@ class _ImageTab(_Tab):
             shared, judging = together != "One prompt each", fluency_model or ""
             if way == OWN_WORDS:
                 finding = image.written(self.models, job, files, shared, model, own, options, judging)
+            elif way == DRAWN:
+                finding = drawing.find(self.models, job, files, model, generator or "", int(budget or 0), options)
             else:
                 finding = image.find(
                     self.models, job, files, shared, model, options, captioner or "", way != ALONE, judging
@@ -307,6 +314,7 @@ class _ImageTab(_Tab):
                 display.prompt_html(prompt, label if len(found.prompts) > 1 else "")
                 for prompt, label in zip(found.prompts, found.labels, strict=True)
             )
+            best += display.drawn_html(found.pictures[0], found.drawn)
             said = status_html(display.ended(found.prompts[0])) + display.notices_html(found.prompts, job.notices)
             yield said, best, display.curve_svg(lines, until), found
         if problems:
@@ -318,7 +326,7 @@ class _ImageTab(_Tab):
                 live = next(finding)
             except StopIteration as end:
                 return end.value
-            best = "".join(map(display.prompt_html, live.prompts))
+            best = "".join(map(display.prompt_html, live.prompts)) + display.drawn_html([], live.drawn)
             seconds = 0.0 if job.progress is None else job.progress.seconds
             yield status_html(live.doing, busy=True), best, display.curve_svg(job.curve, seconds), None
 
@@ -343,7 +351,8 @@ class _ImageTab(_Tab):
         with one_line() as problems:
             best = found.prompts[index or 0]
             prompt = image.edited(self.models, found, index or 0, text.strip())
-            note = "" if prompt.text == best.text else f"{prompt.score - best.score:+.3f} against the best"
+            comparable = prompt.text != best.text and prompt.score_unit == best.score_unit
+            note = f"{prompt.score - best.score:+.3f} against the best" if comparable else ""
             about = display.prompt_html(prompt, note), display.contributions_html(prompt), *display.for_uis(prompt)
             return *about, *self._words(prompt, found.pictures[index or 0][0]), ""
         return error_html(problems[0]), *nothing[1:], *self._words(None, None), ""

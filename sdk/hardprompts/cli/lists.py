@@ -52,6 +52,13 @@ def model_names() -> list[str]:
     return [name for scheme, opener in sorted(backends().items()) for name in _examples(scheme, opener)]
 
 
+def generator_names() -> list[str]:
+    """The names of generators that `hardprompts models` shows."""
+    from hardprompts.applications import generators
+
+    return [name for scheme, opener in sorted(generators().items()) for name in _examples(scheme, opener)]
+
+
 def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]
 

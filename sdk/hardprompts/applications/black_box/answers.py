@@ -31,8 +31,10 @@ def answer(race: Race, reason: StopReason, backend: Backend | None, about: Mappi
     assert best is not None, "a race without pictures raises"
     reported = [(point, race.leader_at(point) or best) for point in race.options.report_at if point < searched]
     race.draw_fresh([best.filled, *(own.filled for _, own in reported)], reason)
-    points = [PicturePoint(point, own.text, _fresh(race, own)) for point, own in reported]
-    points.append(PicturePoint(race.drawing.asked, best.text, _fresh(race, best)))
+    points = [
+        PicturePoint(at, own.text, _fresh(race, own), own.picture)
+        for at, own in [*reported, (race.drawing.asked, best)]
+    ]
     records = {name: MutationRecord(arm.pulls, arm.wins) for name, arm in race.bandit.arms.items()}
     return PictureInversion(
         prompt=_prompt(race, best, reason, backend, about),

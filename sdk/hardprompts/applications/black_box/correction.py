@@ -1,7 +1,6 @@
-"""Words that a generator draws as something else, corrected: what its pictures show is compared with what they should."""
+"""Words that a generator draws as something else, corrected by what its pictures show."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,17 +8,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hardprompts.applications.black_box.mutations import Phrases, _draw
-from hardprompts.encoders import Backend, normalize
+from hardprompts.applications.black_box.mutations import SIGNS, PhraseFeatures, Phrases
+from hardprompts.encoders import normalize
 from hardprompts.prompts import PromptTemplate
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Place:
-    """One phrase of a prompt, and what else could stand there.
+    """One place in a prompt, and what could stand there.
 
     Attributes:
-        words: the phrase itself first, then others of its kind; "" stands for no phrase.
+        words: the phrase that stands there, then others; "" is none.
         texts: the prompt with each of them.
         features: of these texts.
     """
@@ -32,138 +31,132 @@ class _Place:
 class Correction:
     """A phrase that is not drawn as it reads becomes one that may be drawn as what the images show.
 
-    A model reads from the pictures of a prompt, phrase by phrase, what was drawn for it, as it reads from the images
-    what should be: by comparing the prompt with each other phrase in this place. The phrase in whose place the two
-    differ most is exchanged. What a phrase was drawn as is remembered; one that was not drawn yet is drawn as it reads
-    as often as others were, and else as something related.
+    For each phrase of a prompt, a model reads from the prompt's pictures what was drawn for it, and from the images
+    what should be, by comparing them with the prompt with other phrases in this place. The more the two differ, the
+    likelier is the phrase exchanged, for one that is the likelier drawn as it should be. What a phrase was drawn as is
+    remembered. One that was not drawn yet is expected to be drawn as it reads as often as others were, and else as
+    something related; so a generator's words are learned while it draws.
 
     Args:
-        backend: reads pictures and texts.
-        target: the images' features in it, a unit vector.
-        count: phrases that are compared in each place.
+        phrases: that prompts are made of.
+        features: of phrases, and of texts; its model also reads the pictures.
+        target: the images' features in that model, a unit vector.
+        count: phrases that are compared in each place: half of them those most like the images, half of them those
+            most like the phrase that stands there.
         sharpness: of what is read: softmax(sharpness * similarity).
+        kinship: of what is related: softmax(kinship * similarity).
     """
+
+    name = "correct"
 
     def __init__(
         self,
         phrases: Phrases,
-        backend: Backend,
+        features: PhraseFeatures,
         target: Float[Tensor, " features"],
         template: PromptTemplate | None = None,
         count: int = 48,
         sharpness: float = 100.0,
-        name: str = "correct",
+        kinship: float = 20.0,
     ) -> None:
-        self.phrases, self.backend, self.target, self.name = phrases, backend, target, name
+        self.phrases, self.features, self.target = phrases, features, target
         self.template = PromptTemplate() if template is None else template
-        self.count, self.sharpness = count, sharpness
-        self._pictures: dict[str, list[Float[Tensor, " features"]]] = {}
+        self.count, self.sharpness, self.kinship = count, sharpness, kinship
+        self._seen: dict[str, list[Tensor]] = {}
         self._places: dict[str, list[_Place]] = {}
-        self._variants: dict[str, list[tuple[_Place, int]]] = {}
-        self._read: dict[str, dict[str, float]] = {}
+        self._standing: dict[str, list[tuple[_Place, int]]] = {}
+        self._drawn_as: dict[str, dict[str, float]] = {}
 
     def drawn(self, text: str, picture: Image.Image) -> None:
         """Takes in a picture of a prompt."""
-        features = self.backend.encode_images([picture])[0]
-        self._pictures.setdefault(text, []).append(features)
-        for place, index in self._variants.get(text, ()):
-            self._remember(place, index, features)
+        (seen,) = self.features.backend.encode_images([picture])
+        self._seen.setdefault(text, []).append(seen)
+        for place, index in self._standing.get(text, ()):
+            self._remember(place, index, seen)
 
     def mutated(self, parents: Sequence[str], generator: torch.Generator) -> str | None:
         text = parents[0]
-        if text not in self._pictures:
+        if text not in self._seen:
             return None
-        places = self._places_of(text)
-        shown = normalize(torch.stack(self._pictures[text]).mean(dim=0))
-        wrong = torch.stack([(self._is(place, self.target) - self._is(place, shown)).clamp(min=0).sum() for place in places]).cpu()
-        if not float(wrong.sum()):
+        places, shown = self._places_of(text), normalize(torch.stack(self._seen[text]).mean(dim=0))
+        missing = [(self._read(place, self.target) - self._read(place, shown)).clamp(min=0).sum() for place in places]
+        chosen = _drawn_by(torch.stack(missing), generator)
+        if chosen is None:
             return None
-        place = places[int(torch.multinomial(wrong, 1, generator=generator))]
-        gains = self._gains(place)
-        for index, other in enumerate(place.texts):
-            if other in self._pictures or not other:
+        gains = self._gains(places[chosen])
+        texts = places[chosen].texts
+        for index, changed in enumerate(texts):
+            if not changed or changed in self._seen:
                 gains[index] = 0.0
-        if not float(gains.sum()):
-            return None
-        return place.texts[int(torch.multinomial(gains, 1, generator=generator))]
+        other = _drawn_by(gains, generator)
+        return None if other is None else texts[other]
 
-    # --- reading --------------------------------------------------------------------------
-
-    def _is(self, place: _Place, features: Float[Tensor, " features"]) -> Float[Tensor, " words"]:
+    def _read(self, place: _Place, picture: Float[Tensor, " features"]) -> Float[Tensor, " words"]:
         """How likely a picture shows each of the phrases in this place."""
-        return (self.sharpness * (place.features @ features).float()).softmax(dim=0)
+        return (self.sharpness * (place.features @ picture).float()).softmax(dim=0).cpu()
 
-    def _remember(self, place: _Place, index: int, features: Float[Tensor, " features"]) -> None:
-        read = self._is(place, features).tolist()
-        known = self._read.setdefault(place.words[index], {})
-        for word, share in zip(place.words, read, strict=True):
+    def _remember(self, place: _Place, index: int, picture: Float[Tensor, " features"]) -> None:
+        if not place.words[index]:
+            return
+        known = self._drawn_as.setdefault(place.words[index], {})
+        for word, share in zip(place.words, self._read(place, picture).tolist(), strict=True):
             known[word] = known.get(word, 0.0) + share
 
     def _gains(self, place: _Place) -> Float[Tensor, " words"]:
         """How likely each phrase is drawn as what the images show in this place."""
-        wanted = self._is(place, self.target).cpu()
-        understood = [own.get(word, 0.0) / total for word, own in self._read.items() if (total := sum(own.values())) and word]
-        trust = (1 + sum(understood)) / (2 + len(understood))
-        features = self._features(place.words)
-        related = (20 * (features @ features.T).float()).cpu()
-        related.fill_diagonal_(-torch.inf)
-        related = related.softmax(dim=1)
-        gains = []
+        wanted, trust = self._read(place, self.target), self._trust()
+        rows = self.features.of(place.words)
+        alike = (self.kinship * (rows @ rows.T).float()).cpu().fill_diagonal_(-torch.inf).softmax(dim=1)
+        gains = trust * wanted + (1 - trust) * (alike @ wanted)
         for index, word in enumerate(place.words):
-            if known := self._read.get(word):
-                total = sum(known.values())
-                gains.append(sum(known.get(other, 0.0) / total * float(wanted[i]) for i, other in enumerate(place.words)))
-            elif not word:
-                gains.append(float(wanted[index]))
-            else:
-                gains.append(trust * float(wanted[index]) + (1 - trust) * float(related[index] @ wanted))
-        gains[0] = 0.0
-        return torch.tensor(gains)
+            if not word:
+                gains[index] = wanted[index]
+            elif known := self._drawn_as.get(word):
+                shares = torch.tensor([known.get(other, 0.0) for other in place.words])
+                gains[index] = shares @ wanted / sum(known.values())
+        return gains
 
-    # --- places ---------------------------------------------------------------------------
+    def _trust(self) -> float:
+        """The share of phrases that are drawn as they read, of those that were drawn; 1 in 2 before any was."""
+        shares = [known.get(word, 0.0) / sum(known.values()) for word, known in self._drawn_as.items()]
+        return (1 + sum(shares)) / (2 + len(shares))
 
     def _places_of(self, text: str) -> list[_Place]:
-        if text in self._places:
-            return self._places[text]
-        own = self.phrases.split(text)
-        found = []
-        for number in range(len(own) + 1):
-            word = own[number] if number < len(own) else ""
-            words = self._alternatives(word)
-            texts = tuple(" ".join(part for part in (*own[:number], one, *own[number + 1 :]) if part) for one in words)
-            features = self.backend.encode_texts([self.template.fill(one) if one else " " for one in texts])
-            place = _Place(words, texts, features)
-            found.append(place)
-            for index, one in enumerate(texts):
-                self._variants.setdefault(one, []).append((place, index))
-                for features_ in self._pictures.get(one, ()):
-                    if index or number < len(own):
-                        self._remember(place, index, features_)
-        self._places[text] = found
-        return found
+        """The places of a prompt: one for each phrase, and the end, where one more may stand."""
+        if text not in self._places:
+            own = self.phrases.split(text)
+            self._places[text] = [self._place(own, number) for number in range(len(own) + 1)]
+        return self._places[text]
 
-    @functools.cached_property
-    def _every(self) -> list[str]:
-        return list(dict.fromkeys(phrase for table in self.phrases.tables for phrase in table.phrases))
-
-    @functools.cached_property
-    def _known(self) -> dict[str, Tensor]:
-        return dict(zip(self._every, self.backend.encode_texts(self._every), strict=True))
-
-    def _features(self, words: Sequence[str]) -> Tensor:
-        missing = [word for word in words if word not in self._known]
-        if missing:
-            self._known.update(zip(missing, self.backend.encode_texts([word or " " for word in missing]), strict=True))
-        return torch.stack([self._known[word] for word in words])
-
-    def _alternatives(self, word: str) -> tuple[str, ...]:
-        bare = word.rstrip(",.;:!?")
-        among = list(self.phrases.alternatives(bare)) or self._every
-        features = self._features(among)
-        near = features @ self._features([bare])[0] if bare else features @ self.target
-        wanted = features @ self.target
-        places = dict.fromkeys(
-            [*wanted.topk(min(self.count // 2, len(among))).indices.tolist(), *near.topk(min(self.count // 2, len(among))).indices.tolist()]
+    def _place(self, own: Sequence[str], number: int) -> _Place:
+        standing = own[number] if number < len(own) else ""
+        words = self._words_for(standing.rstrip(SIGNS))
+        sign = standing[len(standing.rstrip(SIGNS)) :]
+        texts = tuple(
+            " ".join(part for part in (*own[:number], word + sign if word else "", *own[number + 1 :]) if part)
+            for word in words
         )
-        others = [among[place] for place in places if among[place].lower() != bare.lower()]
-        return tuple(dict.fromkeys([bare, *others, ""]))
+        # A model reads nothing as well as any text, but an empty template may hold no words at all.
+        place = _Place(
+            words, texts, self.features.backend.encode_texts([self.template.fill(one or " ") for one in texts])
+        )
+        for index, one in enumerate(texts):
+            self._standing.setdefault(one, []).append((place, index))
+            for seen in self._seen.get(one, ()):
+                self._remember(place, index, seen)
+        return place
+
+    def _words_for(self, standing: str) -> tuple[str, ...]:
+        """What could stand in the place of a phrase, itself first, and none last."""
+        kin = self.phrases.alternatives(standing) or self.features.every
+        rows, most = self.features.of(kin), min(self.count // 2, len(kin))
+        wanted = rows @ self.target
+        near = rows @ self.features.of([standing])[0] if standing else wanted
+        order = [*wanted.topk(most).indices.tolist(), *near.topk(most).indices.tolist()]
+        others = [kin[place] for place in order if kin[place].lower() != standing.lower()]
+        return tuple(dict.fromkeys([standing, *others, ""]))
+
+
+def _drawn_by(weights: Float[Tensor, " places"], generator: torch.Generator) -> int | None:
+    """A place by chance, as likely as its weight; None where all are 0."""
+    return int(torch.multinomial(weights, 1, generator=generator)) if float(weights.sum()) > 0 else None

@@ -21,6 +21,7 @@ from hardprompts.applications.black_box.mutations import (
     ExchangePhrase,
     GradientSwap,
     Mutation,
+    PhraseFeatures,
     Phrases,
     RelatedPhrase,
     Screened,
@@ -30,6 +31,7 @@ from hardprompts.applications.black_box.outcome import PictureInversion
 from hardprompts.applications.black_box.race import Race
 from hardprompts.applications.black_box.starts import starting_texts
 from hardprompts.applications.pictures import Generate, ImageScore, likeness
+from hardprompts.atomic import written_atomically
 from hardprompts.encoders import Backend, normalize, opened_backend
 from hardprompts.errors import VocabularyError
 from hardprompts.images import ImageInput, load_images
@@ -40,6 +42,9 @@ from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.search.options import check_names
 from hardprompts.search.progress import on_bar
 from hardprompts.search.seeds import Stream, drawn_seed
+
+#: The file in a run's folder that has what the prompt draws.
+BEST = "best.png"
 
 #: Of the seconds that there are, how many may go into what the search begins with.
 STARTING_SHARE = 0.25
@@ -136,7 +141,11 @@ def invert_by_pictures(
         race = Race(generate, score, journal, followed, own, allowance)
         reason = race.run(texts)
         about = {"judge": _name_of(opened), "generator": _name_of(generate)}
-        return answer(race, reason, None if inverter is None else inverter.backend, about)
+        found = answer(race, reason, None if inverter is None else inverter.backend, about)
+    if chosen.place is not None and found.picture is not None:
+        with written_atomically(chosen.place / BEST) as file:
+            found.picture.save(file, "PNG")
+    return found
 
 
 def _opened_judge(
@@ -190,5 +199,10 @@ def _mutations(
     backend, slot = inverter.backend, PromptTemplate(template)
     target = normalize(backend.encode_images(list(targets)).mean(dim=0))
     screened: list[Mutation] = [Screened(one, backend, target, slot) for one in free]
-    towards: list[Mutation] = [Correction(phrases, backend, target, slot), RelatedPhrase(phrases, backend), GradientSwap(backend, target, slot)]
+    features = PhraseFeatures(phrases, backend)
+    towards: list[Mutation] = [
+        Correction(phrases, features, target, slot),
+        RelatedPhrase(phrases, features),
+        GradientSwap(backend, target, slot),
+    ]
     return [*towards, *screened, *others, *free]

@@ -17,7 +17,7 @@ from hardprompts.objectives import FeatureSimilarity
 from hardprompts.prompts import PromptTemplate
 
 #: What may stand around a phrase in a prompt.
-_SIGNS = ",.;:!?"
+SIGNS = ",.;:!?"
 
 
 @runtime_checkable
@@ -92,7 +92,7 @@ class Phrases:
         kind = self._kind(phrase)
         table = self.any_table(generator) if kind is None else self.tables[kind]
         chosen = table.phrases[_draw(len(table), generator)]
-        bare = phrase.rstrip(_SIGNS)
+        bare = phrase.rstrip(SIGNS)
         return None if chosen.lower() == bare.lower() else chosen + phrase[len(bare) :]
 
     def any_table(self, generator: torch.Generator) -> PhraseTable:
@@ -100,7 +100,7 @@ class Phrases:
         return self.tables[_draw(len(self.tables), generator)]
 
     def _kind(self, phrase: str) -> int | None:
-        return self._kinds.get(phrase.lower().strip(_SIGNS))
+        return self._kinds.get(phrase.lower().strip(SIGNS))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,30 +203,44 @@ class GradientSwap:
         return words.decode(changed).strip() or None
 
 
+class PhraseFeatures:
+    """What a model makes of phrases, each read once.
+
+    Attributes:
+        every: the phrases of all kinds.
+    """
+
+    def __init__(self, phrases: Phrases, backend: Backend) -> None:
+        self.backend = backend
+        self.every = tuple(dict.fromkeys(phrase for table in phrases.tables for phrase in table.phrases))
+        self._known: dict[str, Float[Tensor, " features"]] = {}
+
+    def of(self, texts: Sequence[str]) -> Float[Tensor, "texts features"]:
+        """The unit features of texts; those of "" are of a space."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            self._known.update(zip(new, self.backend.encode_texts([text or " " for text in new]), strict=True))
+        return torch.stack([self._known[text] for text in texts])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class RelatedPhrase:
     """One phrase becomes one of those that a model finds most like it: what another model may call the same thing.
 
     Attributes:
-        backend: whose text features tell what is alike.
+        features: tell what is alike.
         count: of the phrases of all kinds that one is drawn from.
     """
 
     phrases: Phrases
-    backend: Backend
+    features: PhraseFeatures
     count: int = 12
     name: str = "related"
 
-    @functools.cached_property
-    def _every(self) -> tuple[list[str], Float[Tensor, "phrases features"]]:
-        texts = list(dict.fromkeys(phrase for table in self.phrases.tables for phrase in table.phrases))
-        return texts, self.backend.encode_texts(texts)
-
     def mutated(self, parents: Sequence[str], generator: torch.Generator) -> str | None:
-        own, (texts, features) = self.phrases.split(parents[0]), self._every
+        own, texts = self.phrases.split(parents[0]), self.features.every
         place = _draw(len(own), generator)
-        bare = own[place].rstrip(_SIGNS)
-        (similar,) = (self.backend.encode_texts([bare]) @ features.T).cpu()
+        bare = own[place].rstrip(SIGNS)
+        similar = (self.features.of(texts) @ self.features.of([bare])[0]).cpu()
         near = [texts[i] for i in similar.topk(min(self.count + 1, len(texts))).indices.tolist()]
         others = [text for text in near if text.lower() != bare.lower()][: self.count]
         if not others:

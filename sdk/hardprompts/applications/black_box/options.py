@@ -60,8 +60,9 @@ class PictureOptions:
         patience: pictures without a better prompt, after which the search ends.
         deadline: seconds for the whole call, of which some are kept for the fresh seeds.
         seed: of all that is drawn by chance but the pictures. Default: drawn, and recorded.
-        folder: where what came of each picture is kept, and taken from if the run is repeated: for these images, a
-            judge and a generator of these names, of a function the name in its module.
+        folder: where each picture and what came of it is kept, and taken from if the run is repeated: for these images,
+            a judge and a generator of these names, of a function the name in its module. What the prompt draws is its
+            `best.png`.
         callback: called after every call of the generator; see `hardprompts.search.Callback`. Its steps are pictures.
         progress: a progress bar with the best text so far, on a terminal or in a notebook.
 

@@ -1,9 +1,13 @@
 """What a search by pictures found, with all that it drew."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
+from hardprompts.applications.pictures import picture_grid
+from hardprompts.images import ImageInput, load_images
 from hardprompts.prompts import HardPrompt
 
 
@@ -32,11 +36,20 @@ class PicturePoint:
         pictures: that had been asked for.
         text: what the search would have returned then.
         score: on the fresh seeds; None where there was no room to draw them.
+        picture: what the prompt draws, RGB: with the first of the fresh seeds, or where there was no room for that, the
+            last that was drawn of it. None where it is of an earlier run whose pictures were removed.
     """
 
     pictures: int
     text: str
     score: float | None
+    picture: Image.Image | None = None
+
+    @property
+    def caption(self) -> str:
+        """What stands below the picture."""
+        score = "" if self.score is None else f"  {self.score:.3f}"
+        return f"after {self.pictures} pictures: {self.text}{score}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +85,36 @@ class PictureInversion:
     failures: int
     recalled: int
 
+    @property
+    def picture(self) -> Image.Image | None:
+        """What the prompt draws; see `PicturePoint`."""
+        return self.points[-1].picture
+
+    def grid(self, images: "ImageInput | Sequence[ImageInput]" = (), columns: int = 4) -> Image.Image:
+        """The images, and beside them what the best prompt drew at each number of pictures, with its score.
+
+        Args:
+            images: what the prompt is of.
+            columns: pictures in a row.
+
+        Raises:
+            ImageError: the images cannot be read.
+            ValueError: there is neither an image nor a picture.
+        """
+        given: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+        targets = load_images(given) if given else []
+        captions = [*["the image"] * len(targets), *(point.caption for point in self.points)]
+        return picture_grid([*targets, *(point.picture for point in self.points)], captions, columns)
+
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """All of it but the pictures as JSON values."""
         return {
-            **dataclasses.asdict(self),
             "prompt": self.prompt.to_dict(),
+            "chosen_at": self.chosen_at,
+            "trials": [dataclasses.asdict(trial) for trial in self.trials],
+            "points": [{"pictures": point.pictures, "text": point.text, "score": point.score} for point in self.points],
             "mutations": {name: dataclasses.asdict(record) for name, record in self.mutations.items()},
+            "pictures": self.pictures,
+            "failures": self.failures,
+            "recalled": self.recalled,
         }

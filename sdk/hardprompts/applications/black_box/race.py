@@ -38,6 +38,7 @@ class Runner:
         filled: its text in the template.
         scores: by the seeds so far, in their order.
         failed: whether a picture of it never came.
+        picture: its last one, of those that may be asked for later: those that are changed, and those that led.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Runner:
     parent: "Runner | None"
     scores: list[float] = dataclasses.field(default_factory=list)
     failed: bool = False
+    picture: Image.Image | None = None
 
     def mean(self, seeds: int) -> float:
         """The mean score by the first seeds; minus infinity where it was not drawn with so many."""
@@ -166,6 +168,11 @@ class Race:
                 self._raise_level(number, running)
         pool = sorted([*self.pool, *running], key=lambda own: -own.mean(len(self.seeds)))
         self.pool = pool[: self.options.survivors]
+        led = {own for _, own in self.leaders}
+        for own in pool[self.options.survivors :]:
+            own.picture = own.picture if own in led else None
+        for own in group:
+            own.picture = own.picture if own in led or own in self.pool else None
 
     def _ahead(self, running: Sequence[Runner], number: int) -> list[Runner]:
         """Those that are drawn with one more seed, by their scores with so many."""
@@ -243,7 +250,10 @@ class Race:
         """Takes in one picture of the search."""
         runner = self.runners[pair[0]]
         if not self._searching:
+            # What is shown of a prompt is what it draws with the first of the fresh seeds.
+            runner.picture = picture if picture is not None and pair[1] == self.fresh_seeds[0] else runner.picture
             return
+        runner.picture = picture
         if picture is not None:
             for watcher in self.watchers:
                 watcher.drawn(runner.text, picture)
