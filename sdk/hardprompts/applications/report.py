@@ -41,26 +41,32 @@ class Picture(NamedTuple):
     name: str
 
 
-def prompt_page(prompt: HardPrompt, images: "ImageInput | Sequence[ImageInput]" = ()) -> str:
+def prompt_page(
+    prompt: HardPrompt,
+    images: "ImageInput | Sequence[ImageInput]" = (),
+    drawn: Sequence[tuple[Image.Image, str]] = (),
+) -> str:
     """A web page about a prompt as HTML: its pictures, tokens, candidates, history and settings, in one file.
 
     It has no scripts and loads nothing. Folders of this machine do not stand in it; words that people wrote do.
 
     Args:
         images: what the prompt is of; see `load_images`. Those that are files go by their names.
+        drawn: what a generator drew of it, with what stands below each picture.
 
     Raises:
         ImageError: an image cannot be read.
     """
     named, more = _named(images)
-    side = next((side for count, side in SIDES.items() if len(named) <= count), SMALLEST_SIDE)
+    shown = [*named, *drawn]
+    side = next((side for count, side in SIDES.items() if len(shown) <= count), SMALLEST_SIDE)
     return (
         _environment()
         .get_template("report.html.jinja")
         .render(
             prompt=prompt.cleared()[0],
             model=shown_model(prompt.model),
-            pictures=[Picture(jpeg_address(image, side), name) for image, name in named],
+            pictures=[Picture(jpeg_address(image, side), name) for image, name in shown],
             more_pictures=more,
             places=_places(prompt, named[0][0]) if named else [],
         )
@@ -77,6 +83,7 @@ def _environment() -> jinja2.Environment:
     made.filters |= {
         "columns": columns,
         "curve": Curve.of,
+        "drawn_for": _drawn_for,
         "evidence_rows": evidence_rows,
         "fluency_note": fluency_note,
         "interaction_levels": interaction_levels,
@@ -157,12 +164,18 @@ def _settings(prompt: HardPrompt) -> list[tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The best score against passes, as a line of (x, y) in a frame of `WIDTH` by `HEIGHT`."""
+    """The best score against what it cost, as a line of (x, y) in a frame of `WIDTH` by `HEIGHT`.
+
+    Attributes:
+        spent: passes, or pictures, in all.
+        unit: which of them.
+    """
 
     points: tuple[tuple[float, float], ...]
     low: float
     high: float
-    passes: int
+    spent: int
+    unit: str
 
     WIDTH, HEIGHT = 420, 150
     LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
@@ -174,19 +187,30 @@ class Curve:
         if len(known) < 2:
             return None
         low, high = min(point.score for point in known), max(point.score for point in known)
-        last = max(prompt.evaluations, known[-1].evaluations, 1)
+        unit = "pictures" if _drawn_for(prompt) else "passes"
+        last = max(_drawn_for(prompt) or prompt.evaluations, _cost(known[-1], unit), 1)
         across = (cls.WIDTH - cls.LEFT - cls.RIGHT) / last
         down = (cls.HEIGHT - cls.TOP - cls.BOTTOM) / ((high - low) or 1.0)
 
-        def place(evaluations: int, score: float) -> tuple[float, float]:
-            return cls.LEFT + across * evaluations, cls.TOP + down * (high - score)
+        def place(cost: int, score: float) -> tuple[float, float]:
+            return cls.LEFT + across * cost, cls.TOP + down * (high - score)
 
-        steps = [place(known[0].evaluations, known[0].score)]
+        steps = [place(_cost(known[0], unit), known[0].score)]
         before = known[0]
         for point in _thinned(known[1:]):
-            steps += [place(point.evaluations, before.score), place(point.evaluations, point.score)]
+            steps += [place(_cost(point, unit), before.score), place(_cost(point, unit), point.score)]
             before = point
-        return cls((*steps, place(last, before.score)), low, high, last)
+        return cls((*steps, place(last, before.score)), low, high, last, unit)
+
+
+def _drawn_for(prompt: HardPrompt) -> int:
+    """The pictures that a generator drew to find a prompt; 0 where it was found without one."""
+    drawn = prompt.provenance.get("pictures")
+    return drawn if isinstance(drawn, int) and not prompt.evaluations else 0
+
+
+def _cost(point: HistoryPoint, unit: str) -> int:
+    return point.step if unit == "pictures" else point.evaluations
 
 
 def _best_so_far(points: Sequence[HistoryPoint]) -> list[HistoryPoint]:

@@ -24,6 +24,7 @@ from hardprompts.cli.options import (
     Model,
     Patience,
     ProposerNames,
+    Report,
     ReportAt,
     Rewriter,
     RunFolder,
@@ -36,6 +37,7 @@ from hardprompts.cli.options import (
     given,
     torch_dtype,
 )
+from hardprompts.cli.report import check_report, write_report
 from hardprompts.cli.screen import clear_errors, say, stdout_kept
 from hardprompts.errors import printable
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 #: Parameters of the command that are not options of the search by pictures.
 _OF_THE_COMMAND = (
     "images", "generator", "model", "judge", "proposers", "num_tokens", "generator_steps", "guidance_scale", "device",
-    "threads", "dtype", "as_json", "save",
+    "threads", "dtype", "as_json", "save", "report",
 )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def invert_by_pictures(
     dtype: Dtype = None,
     as_json: AsJson = False,
     save: Save = None,
+    report: Report = None,
 ) -> None:
     """Find the prompt with which a generator draws an image, by nothing but a number of its pictures.
 
@@ -84,8 +87,11 @@ def invert_by_pictures(
     options = given(locals(), but=_OF_THE_COMMAND)
     with clear_errors():
         screen.check_save(save)
+        if report is not None:
+            check_report("--report", report, images)
         with stdout_kept():
             from hardprompts.applications import invert_by_pictures, load_generator
+            from hardprompts.applications.black_box.inverter import BEST
 
             screen.use_threads(threads, device)
             place: dict[str, Any] = {"device": device, "dtype": torch_dtype(dtype)}
@@ -100,6 +106,11 @@ def invert_by_pictures(
                     **options,
                 )  # fmt: skip
         _show(found, as_json)
+        if folder is not None and found.picture is not None:
+            say(f"what it draws: {folder / BEST}", "dim")
+        if report is not None:
+            drawn = [(point.picture, point.caption) for point in found.points if point.picture is not None]
+            write_report(report, found.prompt, images, drawn)
         if save is not None:
             screen.show_saved(found.prompt.save_pretrained(save))
     screen.end(found.prompt.stop_reason)

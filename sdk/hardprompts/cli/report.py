@@ -9,6 +9,8 @@ import typer
 from hardprompts.cli.screen import clear_errors, fail, say
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from hardprompts.prompts import HardPrompt
 
 
@@ -37,10 +39,12 @@ def check_report(flag: str, path: Path, images: Sequence[Path]) -> None:
         fail(f"{flag} writes a file of its own, and cannot be {path}")
 
 
-def write_report(path: Path, prompt: "HardPrompt", images: Sequence[Path]) -> None:
-    """Writes the page about a prompt of images, whole or not at all, and says where."""
+def write_report(
+    path: Path, prompt: "HardPrompt", images: Sequence[Path], drawn: "Sequence[tuple[Image, str]]" = ()
+) -> None:
+    """Writes the page about a prompt of images, and of what was drawn of it, whole or not at all, and says where."""
     from hardprompts.applications.report import prompt_page
     from hardprompts.atomic import write_text_atomically
 
-    write_text_atomically(path, prompt_page(prompt, list(images)))
+    write_text_atomically(path, prompt_page(prompt, list(images), drawn))
     say(f"wrote {path}", "dim")

@@ -15,11 +15,13 @@ from hardprompts import FileFormatError, HardPrompt, PromptInverter, SearchError
 from hardprompts.applications import invert_by_pictures, likeness, load_generator
 from hardprompts.applications.black_box import (
     AddPhrase,
+    Correction,
     Crossover,
     DropPhrase,
     ExchangePhrase,
     GradientSwap,
     Mutation,
+    PhraseFeatures,
     Phrases,
     PictureInversion,
     RelatedPhrase,
@@ -115,7 +117,7 @@ def test_an_inverter_gives_starts_token_ids_and_mutations() -> None:
         search={"num_tokens": 4, "max_evaluations": 300},
     )  # fmt: skip
     assert next(iter(outcome.trials)).text == "green dog"
-    assert {"gradient", "related", "exchange, screened", "add, screened"} < set(outcome.mutations)
+    assert {"correct", "gradient", "related", "exchange, screened", "add, screened"} < set(outcome.mutations)
     assert outcome.prompt.token_ids == tuple(BACKEND.vocabulary.encode(outcome.prompt.text))
     assert outcome.prompt.model == "toy" and outcome.prompt.template == "a {} here"
     assert sum(record.tries for record in outcome.mutations.values()) >= 20
@@ -325,6 +327,41 @@ def test_half_a_line_is_dropped_and_damage_or_another_run_is_refused(tmp_path: P
         found(folder=tmp_path, budget=40)
 
 
+# --- pictures -----------------------------------------------------------------------------
+
+
+def test_what_the_prompt_draws_comes_along(tmp_path: Path) -> None:
+    outcome = found(budget=80, report_at=(1, 30), folder=tmp_path)
+    for point in outcome.points:
+        (drawn,) = NoisyPainter()([point.text], [1000])  # the first of the fresh seeds
+        assert point.picture is not None and point.picture.tobytes() == drawn.tobytes()
+    assert outcome.picture == outcome.points[-1].picture
+    with Image.open(tmp_path / "best.png") as best:
+        assert best.convert("RGB").tobytes() == outcome.picture.tobytes()  # type: ignore[union-attr]
+    grid = outcome.grid(TARGET)
+    assert grid.width > 4 * 128 and outcome.grid().width < grid.width
+    assert "picture" not in json.loads(json.dumps(outcome.to_dict()))["points"][0]
+    chosen = found(budget=80, fresh_seeds=())
+    assert chosen.picture is not None and chosen.points[-1].score is None
+
+
+def test_pictures_of_a_folder_are_taken_from_it_and_need_not_be_there(tmp_path: Path) -> None:
+    first = found(folder=tmp_path, budget=40, inverter=PromptInverter(BACKEND), search={"max_evaluations": 300})
+    kept = sorted((tmp_path / "pictures").glob("*.png"))
+    assert len(kept) > 20
+    again = found(folder=tmp_path, budget=40, inverter=PromptInverter(BACKEND), search={"max_evaluations": 300})
+    same(first, again)
+    assert again.recalled == 40 and again.picture == first.picture
+    for path in kept:
+        path.unlink()
+    without = found(folder=tmp_path, budget=40)
+    assert without.prompt.score_unit == FRESH
+    for path in kept:
+        path.write_bytes(b"no picture")
+    with pytest.raises(FileFormatError, match="damaged"):
+        found(folder=tmp_path, budget=40, inverter=PromptInverter(BACKEND), search={"max_evaluations": 300})
+
+
 # --- misuse -------------------------------------------------------------------------------
 
 
@@ -399,13 +436,31 @@ def test_the_gradient_and_screening_lead_towards_the_images() -> None:
 
 def test_related_phrases_are_those_that_the_model_finds_alike() -> None:
     phrases, generator = Phrases([PhraseTable.create("words", WORDS)]), torch.Generator().manual_seed(0)
-    related = RelatedPhrase(phrases, BACKEND, count=3)
+    related = RelatedPhrase(phrases, PhraseFeatures(phrases, BACKEND), count=3)
     features = BACKEND.encode_texts(list(WORDS))
     similar = (features[WORDS.index("house")] @ features.T).topk(4).indices.tolist()
     near = {f"{WORDS[place]}," for place in similar} - {"house,"}
     assert {related.mutated(["house,"], generator) for _ in range(60)} == near
-    alone = RelatedPhrase(Phrases([PhraseTable.create("words", ["house"])]), BACKEND)
+    single = Phrases([PhraseTable.create("words", ["house"])])
+    alone = RelatedPhrase(single, PhraseFeatures(single, BACKEND))
     assert alone.mutated(["house"], generator) is None
+
+
+def test_a_word_that_is_drawn_as_another_is_corrected_and_what_it_draws_is_remembered() -> None:
+    phrases, generator = Phrases([PhraseTable.create("words", WORDS)]), torch.Generator().manual_seed(0)
+    target = BACKEND.encode_images([TOWER.picture("red house")])[0]
+    correction = Correction(phrases, PhraseFeatures(phrases, BACKEND), target)
+    assert correction.mutated(["red house"], generator) is None  # it was not drawn
+    correction.drawn("red house", TOWER.picture("blue house"))
+    texts = {correction.mutated(["red house"], generator) for _ in range(40)}
+    assert "red house" not in texts and None not in texts
+    assert sum(str(text).endswith("house") for text in texts) >= 0.9 * len(texts)  # the place that is wrong
+    correction.drawn("green house", TOWER.picture("red house"))
+    correction.drawn("white cat", TOWER.picture("white house"))
+    found = [correction.mutated(["white cat"], generator) for _ in range(40)]
+    assert found.count("green cat") > 10 > found.count("red cat")
+    correction.drawn("dog", TOWER.picture("red house"))
+    assert correction.mutated(["dog"], generator) != "dog"
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])

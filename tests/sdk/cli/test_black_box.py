@@ -51,9 +51,20 @@ def test_a_run_goes_on_in_its_folder(image: Path, tmp_path: Path) -> None:
     assert found["recalled"] == 0 and repeated["recalled"] == found["pictures"] == 30
     assert found["trials"] == repeated["trials"] and found["prompt"]["score"] == repeated["prompt"]["score"]
     assert len((tmp_path / "run" / "pictures.jsonl").read_text().splitlines()) == 31
+    assert "best.png" in first.err and (tmp_path / "run" / "best.png").exists()
     command(image, "--folder", str(tmp_path / "run"), "--generator", "python:my_painter:refuse").fails(
         "another run", "generator"
     )
+
+
+def test_a_page_shows_what_was_drawn_beside_the_image(image: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run = command(image, "--report-at", "10", "--report", str(page))
+    assert run.code == 0, run.err
+    text = page.read_text()
+    assert text.count("<img") == 3 and "after 10 pictures" in text and "image.png" in text
+    assert "The best score against pictures" in text and "<b>30</b><small>pictures" in text
+    command(image, "--report", str(image)).fails("cannot be")
 
 
 def test_it_begins_with_the_users_text_and_a_judge_alone(image: Path) -> None:

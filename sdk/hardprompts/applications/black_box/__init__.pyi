@@ -1,5 +1,6 @@
 # The public names of hardprompts.applications.black_box; `__init__.py` imports each from here on first use.
 from .bandit import UpperConfidence
+from .correction import Correction
 from .inverter import invert_by_pictures
 from .language import Rewrite
 from .mutations import (
@@ -9,9 +10,11 @@ from .mutations import (
     ExchangePhrase,
     GradientSwap,
     Mutation,
+    PhraseFeatures,
     Phrases,
     RelatedPhrase,
     Screened,
+    Watcher,
 )
 from .options import PictureArguments, PictureOptions
 from .outcome import MutationRecord, PictureInversion, PicturePoint, Trial
@@ -19,6 +22,7 @@ from .schemes import OpenGenerator, generators, load_generator
 
 __all__ = [
     "AddPhrase",
+    "Correction",
     "Crossover",
     "DropPhrase",
     "ExchangePhrase",
@@ -26,6 +30,7 @@ __all__ = [
     "Mutation",
     "MutationRecord",
     "OpenGenerator",
+    "PhraseFeatures",
     "Phrases",
     "PictureArguments",
     "PictureInversion",
@@ -36,6 +41,7 @@ __all__ = [
     "Screened",
     "Trial",
     "UpperConfidence",
+    "Watcher",
     "generators",
     "invert_by_pictures",
     "load_generator",

@@ -79,8 +79,7 @@ class Correction:
         if text not in self._seen:
             return None
         places, shown = self._places_of(text), normalize(torch.stack(self._seen[text]).mean(dim=0))
-        missing = [(self._read(place, self.target) - self._read(place, shown)).clamp(min=0).sum() for place in places]
-        chosen = _drawn_by(torch.stack(missing), generator)
+        chosen = _drawn_by(torch.stack([self._missing(place, shown) for place in places]), generator)
         if chosen is None:
             return None
         gains = self._gains(places[chosen])
@@ -90,6 +89,12 @@ class Correction:
                 gains[index] = 0.0
         other = _drawn_by(gains, generator)
         return None if other is None else texts[other]
+
+    def _missing(self, place: _Place, shown: Float[Tensor, " features"]) -> Float[Tensor, ""]:
+        """How much of what the images show in this place the prompt's pictures do not."""
+        missing = (self._read(place, self.target) - self._read(place, shown)).clamp(min=0)
+        # Where nothing stands, and nothing should, nothing is wrong.
+        return missing[1:].sum() if not place.words[0] else missing.sum()
 
     def _read(self, place: _Place, picture: Float[Tensor, " features"]) -> Float[Tensor, " words"]:
         """How likely a picture shows each of the phrases in this place."""
