@@ -18,7 +18,7 @@ from hardprompts.images import load_images
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts_app.image import Found, Live, checked
-from hardprompts_app.work import Job, Models, read_words
+from hardprompts_app.work import PLACEHOLDERS, Job, Models, read_words
 
 #: Pictures that a search of the page draws where nobody says, and the fewest and the most: a person waits for them.
 PICTURES, FEWEST, MOST = 40, 5, 1000
@@ -32,7 +32,7 @@ _BOTH, _BEFORE = ("banned", "template", "seed"), ("num_tokens", "words")
 
 def names(private: bool) -> list[str]:
     """The generators to choose from; those of a folder of the user's own have no name to choose."""
-    known = [name for name in generator_names() if ":" in name and not name.endswith("FOLDER")]
+    known = [name for name in generator_names() if ":" in name and not PLACEHOLDERS.search(name)]
     return known if private else [name for name in known if name.startswith("emoji:") and is_installed("emoji")]
 
 

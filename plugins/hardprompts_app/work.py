@@ -49,7 +49,7 @@ LANGUAGE_MODELS = ("emoji:emoji-lm", "emoji:emoji-lm-large")
 MENDABLE = (HardPromptsError, ValueError, TypeError, OSError)
 
 #: What names of models have where a folder or a repository of the user's own stands in for any.
-_PLACEHOLDERS = re.compile(r":/|FOLDER|org/name")
+PLACEHOLDERS = re.compile(r":/|FOLDER|org/name")
 
 #: One search at a time has the device, also while one that nobody waits for any more does its last step.
 _DEVICE = threading.Lock()
@@ -87,7 +87,7 @@ class Models:
     @property
     def names(self) -> list[str]:
         """The names to choose from, the default first."""
-        known = [name for name in model_names() if not _PLACEHOLDERS.search(name)]
+        known = [name for name in model_names() if not PLACEHOLDERS.search(name)]
         if not self.private:
             known = [name for name in PREFERRED_MODELS if is_installed(name)]
         return list(dict.fromkeys((self.default, *known)))

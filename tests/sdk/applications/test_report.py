@@ -197,6 +197,16 @@ def test_the_curve_stays_in_its_frame_and_ends_with_the_best() -> None:
     assert flat is not None and flat.low == flat.high == 0.5
 
 
+def test_what_a_generator_drew_stands_beside_the_images_and_the_curve_counts_pictures() -> None:
+    prompt = whole(evaluations=0, token_ids=(), tokens=(), attributions=(), provenance={"pictures": 40})
+    page = Page(prompt_page(prompt, noise(8, 8), [(noise(8, 8, 1), "after 40 pictures: <b>fox")]))
+    text = " ".join(page.text.split())
+    assert "after 40 pictures: <b>fox" in text and "40 pictures" in text and "tokens of the model" not in text
+    curve = Curve.of(prompt)
+    assert curve is not None and (curve.spent, curve.unit) == (40, "pictures")
+    assert curve.points[-1][0] == pytest.approx(curve.WIDTH - curve.RIGHT)
+
+
 # --- evidence in words --------------------------------------------------------------------
 
 
