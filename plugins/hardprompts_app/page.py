@@ -266,9 +266,8 @@ class _ImageTab(_Tab):
             self.checked, [self.found, self.pick, self.text], checked, show_progress="minimal", **SCORES, **OWN
         )
         self.word.input(self.placed, [self.known, self.word], self.place, show_progress="hidden", **SCORES, **OWN)
-        self.ways.input(
-            self.chosen, self.ways, [self.own, self.drawing.group, self.start], queue=False, show_progress="hidden", **OWN
-        )  # fmt: skip
+        parts = [self.own, self.drawing.group, self.start]
+        self.ways.input(self.chosen, self.ways, parts, queue=False, show_progress="hidden", **OWN)
         self.exchange.events(ran, [self.text.input, self.candidates.input], {**SCORES, **OWN})
 
     def chosen(self, way: str) -> tuple[Any, Any, Any]:
