@@ -136,6 +136,26 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "4": Node("PreviewImage", {"images": ["3", 0]}, (920, 20), (360, 330)),
         "5": Node("PreviewAny", {"source": ["3", 2]}, (920, 420), (360, 130)),
     },
+    "edit_prompt": {
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 210), (300, 330)),
+        "2": _model((20, 20)),
+        "3": _search(
+            "HardPromptsImageToPrompt", {**_INVERT, "image": ["1", 0], "editable": True}, (360, 20), (360, 530)
+        ),
+        "4": Node(
+            "HardPromptsEvidence",
+            {"prompt_model": ["2", 0], "image": ["1", 0], "hard_prompt": ["3", 3], "text": "", "min_evidence": 0.8,
+             "deadline": 0.0}, (760, 20), (500, 470),
+        ),
+        "5": Node("PreviewImage", {"images": ["4", 0]}, (760, 540), (300, 300)),
+        "6": Node(
+            "HardPromptsEdit",
+            {"original": ["3", 3], "prompt_model": ["2", 0], "old": "fox", "new": "wolf", "every": False}, (1300, 20),
+            (400, 330),
+        ),
+        "7": Node("HardPromptsShow", {"hard_prompt": ["6", 3], "candidates": 0}, (1300, 400), (400, 180)),
+        "8": Node("PreviewAny", {"source": ["6", 4]}, (1300, 630), (400, 210)),
+    },
     "weighted_words": {
         "1": Node("LoadImage", {"image": "example.png"}, (20, 180), (330, 330)),
         "2": _checkpoint((20, 20)),

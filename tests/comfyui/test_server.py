@@ -336,6 +336,28 @@ def test_a_prompt_is_found_by_the_graphs_own_pictures(server: Server, base: Path
     assert pixels(ok(server.run(picture(5, True))), base) == before
 
 
+def test_a_word_of_what_was_found_is_exchanged_and_checked(server: Server) -> None:
+    workflow = image_to_prompt(FOX, seed=61, editable=True)
+    workflow["evidence"] = node(
+        "HardPromptsEvidence", prompt_model=["model", 0], image=["image0", 0], hard_prompt=["search", 3],
+        min_evidence=0.8,
+    )  # fmt: skip
+    workflow["edit"] = node(
+        "HardPromptsEdit", original=["search", 3], prompt_model=["model", 0], old="fox", new="wolf", every=False
+    )
+    workflow["show"]["inputs"]["hard_prompt"] = ["edit", 3]
+    workflow["report"] = node("PreviewAny", source=["edit", 4])
+    run = ok(server.run(workflow))
+    (shown,), (table,) = run.outputs["show"]["hardprompts"], run.outputs["evidence"]["text"]
+    assert "wolf" in shown["tokens"] and "fox" not in shown["tokens"] and "fox" in table and "%" in table
+    assert "in the direction from 'fox' to 'wolf'" in run.outputs["report"]["text"][0]
+    assert any("wolf" in text and "what it adds changed by" in text for text in run.texts())
+    workflow["edit"]["inputs"]["old"] = "foxx"
+    assert "is not a word of the prompt" in said(refused := server.run(workflow)) and "'fox'" in said(refused)
+    workflow["edit"]["inputs"] |= {"old": "fox", "new": "(wolf:1.2)"}
+    assert "user interface's markup" in said(server.run(workflow))
+
+
 def test_ph2p_reads_models_once_more_whose_weights_come_and_go(server: Server) -> None:
     if "disable_dynamic" not in (comfyui_path() or Path()).joinpath("comfy/model_patcher.py").read_text():
         pytest.skip("this ComfyUI loads every model in full")
