@@ -45,10 +45,13 @@ SHARE, GROUP = 0.5, 4
 #: Numbers of pictures at which is looked.
 POINTS = (1, 10, 30, 100, 300)
 
+#: The level that CLIP's prompt reaches on a generator without the dictionary.
+OWN = "clip_on_own_words"
+
 #: What a search may reach, as its tables say it.
 LEVELS = {
-    "clip_on_own_words": "what CLIP's prompt reaches on a generator without the dictionary",
-    "clip": "what CLIP's prompt reaches here",
+    OWN: "Of {count} runs in which the dictionary costs CLIP's prompt something, the share that makes up for all of it",
+    "clip": "Of {count} runs, the share that reaches what CLIP's prompt reaches here",
 }
 
 #: How much less similar a prompt's pictures may be that reach a level.
@@ -376,13 +379,14 @@ def rows_of(cells: Sequence[Mapping[str, Any]], budget: int) -> dict[str, Any]:
     """The figures of one method: means over targets, each the mean of its seeds, and what reaches either level."""
     points = [point for point in POINTS if point <= budget]
     found: dict[str, Any] = {"runs": len(cells), "seconds": statistics.fmean(cell["seconds"] for cell in cells)}
-    for level in LEVELS:
-        firsts = [cell[f"pictures_to_{level}"] for cell in cells]
-        reached = [first for first in firsts if first is not None]
-        found[f"pictures_to_{level}"] = statistics.median(reached) if reached else None
+    harmed = [cell for cell in cells if cell["clip"] < cell[OWN] - CLOSE]
+    for level, counted in ((OWN, harmed), ("clip", cells)):
+        key = f"pictures_to_{level}"
+        reached = [cell[key] for cell in counted if cell[key] is not None]
+        found[f"counted_{level}"] = len(counted)
+        found[key] = statistics.median(reached) if reached else None
         found[f"reach_{level}"] = {
-            str(p): by_target(cells, lambda cell, p=p, key=f"pictures_to_{level}": (cell[key] or math.inf) <= p)
-            for p in points
+            str(p): by_target(counted, lambda cell, p=p, key=key: (cell[key] or math.inf) <= p) for p in points
         }
     for point in points:
         found[f"at_{point}"] = by_target(cells, lambda cell, p=point: cell["points"][str(p)])
@@ -439,7 +443,8 @@ def table(figures: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mappi
             median = row[f"pictures_to_{level}"]
             shown = "none" if median is None else f"{median:g}"
             shares.append([name, shown, *(percent(row[f"reach_{level}"][str(point)]) for point in points)])
-        parts.append(f"Share of runs that reach {words}, and with how many pictures:\n\n{markdown_table(shares)}")
+        count = next(iter(figures.values()))[f"counted_{level}"]
+        parts.append(f"{words.format(count=count)}, and with how many pictures:\n\n{markdown_table(shares)}")
     return "\n\n".join(parts)
 
 

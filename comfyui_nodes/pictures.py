@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from .bridge import Progress, show_text, to_images
+from .bridge import Progress, show_text, to_batch, to_images
 from .defaults import PICTURES, SEED, given, sdk_default
 from .graph_inputs import MASK
 from .invert import MAX_SEED, banned_words
@@ -122,6 +122,7 @@ class ImageToPromptByPictures(io.ComfyNode):
             outputs=[
                 *prompt_outputs(is_list=False),
                 io.String.Output("report", "report", tooltip="Scores, what was drawn, and settings, as text."),
+                io.Image.Output("picture", "picture", tooltip="What the prompt draws, with a new seed."),
             ],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -148,7 +149,7 @@ class ImageToPromptByPictures(io.ComfyNode):
         mask: Any = None,
         deadline: float | None = None,
     ) -> io.NodeOutput:
-        """The prompt."""
+        """The prompt, the report, and what the prompt draws."""
         from hardprompts import PromptInverter
         from hardprompts.applications import invert_by_pictures
 
@@ -188,4 +189,6 @@ class ImageToPromptByPictures(io.ComfyNode):
             ),
             *notices,
         ]
-        return io.NodeOutput(*(values[0] for values in prompt_values(prompts)), "\n".join(lines))
+        assert found.picture is not None, "all of its pictures were drawn now"
+        (picture,) = to_batch([found.picture])
+        return io.NodeOutput(*(values[0] for values in prompt_values(prompts)), "\n".join(lines), picture)

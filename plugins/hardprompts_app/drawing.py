@@ -26,8 +26,12 @@ PICTURES, FEWEST, MOST = 40, 5, 1000
 #: The longer side of the pictures that are shown.
 SIDE = 512
 
-#: Options of the search that the drawing takes, and those of the search before it.
-_BOTH, _BEFORE = ("banned", "template", "seed"), ("num_tokens", "words")
+#: Options of the search that the drawing takes, those of the search before it, and those that neither has.
+_BOTH, _BEFORE, _NEITHER = (
+    ("banned", "template", "seed"),
+    ("num_tokens", "words"),
+    ("style", "editable", "min_evidence"),
+)
 
 
 def names(private: bool) -> list[str]:
@@ -79,16 +83,21 @@ def find(
     generator: str,
     budget: int,
     options: Mapping[str, Any],
+    captioner: str = "",
+    fluency_model: str = "",
 ) -> Generator[Live, None, Found]:
     """Searches one prompt for all of the images by the pictures of a generator, and yields the best so far.
 
     Args:
         model: compares pictures with the images, and gives the first prompts.
         budget: pictures.
-        options: of both searches.
+        options: of both searches; `evidence` checks the words of what was found.
+        captioner, fluency_model: see `hardprompts_app.image.find`.
 
-    Raises: what `invert_by_pictures` raises; Stopped.
+    Raises: what `invert_by_pictures` raises; Stopped; ValueError for options that this way has not.
     """
+    if other := [name for name in _NEITHER if options.get(name)]:
+        raise ValueError(f"a search by pictures has no {' and no '.join(other)}; leave that out, or choose another way")
     images = list(checked(paths))
     if not FEWEST <= budget <= MOST:
         raise ValueError(f"the page draws from {FEWEST} to {MOST} pictures, and was asked for {budget}")
@@ -106,17 +115,18 @@ def find(
         both = {name: options[name] for name in _BOTH if name in options}
         found = invert_by_pictures(
             pictures, shown[0], budget=budget, inverter=inverter, callback=job, progress=False,
-            deadline=options.get("deadline"), **both,
+            captioner=models.captioner(captioner), deadline=options.get("deadline"), **both,
             search={"banned": both.get("banned", ()), **{name: options[name] for name in _BEFORE if name in options}},
         )  # fmt: skip
-        prompt = _timed(found.prompt, time.monotonic() - began)
+        prompt = inverter.evidence(found.prompt, pictures) if options.get("evidence") else found.prompt
+        prompt = _timed(prompt, time.monotonic() - began)
         owned = tuple(pictures)
         for picture in owned:
             picture.thumbnail((SIDE, SIDE))
         features = backend.encode_images(pictures)
         return Found(
-            model, tuple(Path(path).name for path in images), (prompt,), (features,), dict(options),
-            pictures=(owned,), drawn=drawn_of(found),
+            model, tuple(Path(path).name for path in images), (prompt,), (features,), dict(options), fluency_model,
+            (owned,), drawn_of(found),
         )  # fmt: skip
 
     following = job.follow(work)

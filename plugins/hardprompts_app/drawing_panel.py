@@ -16,11 +16,11 @@ class DrawingPanel:
         with gr.Group(visible=False) as self.group:
             self.generator = gr.Dropdown(
                 known, value=known[0] if known else None, allow_custom_value=models.private, label="What draws",
-                info="from the list, or diffusers: and a folder" if models.private else None,
+                info="one prompt for all images" + "; from the list, or diffusers: and a folder" * models.private,
             )  # fmt: skip
             self.budget = gr.Number(
                 drawing.PICTURES, label="Pictures at most", precision=0, minimum=drawing.FEWEST, maximum=drawing.MOST,
-                info="the last 4 only measure the prompt; they need not fit into the seconds below if these are empty",
+                info="the last 4 only measure the prompt; empty the seconds below to draw them all",
             )  # fmt: skip
 
     @property

@@ -301,7 +301,9 @@ class _ImageTab(_Tab):
             if way == OWN_WORDS:
                 finding = image.written(self.models, job, files, shared, model, own, options, judging)
             elif way == DRAWN:
-                finding = drawing.find(self.models, job, files, model, generator or "", int(budget or 0), options)
+                finding = drawing.find(
+                    self.models, job, files, model, generator or "", int(budget or 0), options, captioner or "", judging
+                )
             else:
                 finding = image.find(
                     self.models, job, files, shared, model, options, captioner or "", way != ALONE, judging

@@ -42,6 +42,8 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "HardPromptsWeightWords": {"width": 64, "height": 64, "max_steps": 4, "num_noises": 2, "batch_size": 2},
     "EmptyLatentImage": {"width": 64, "height": 64},
     "KSampler": {"steps": 2},
+    "BasicScheduler": {"steps": 2},
+    "HardPromptsImageToPromptByPictures": {"width": 64, "height": 64, "pictures": 12},
 }  # fmt: skip
 
 SEARCH = {"num_tokens": 6, "max_steps": 300, "restarts": 16, "seed": 0, "template": "{}", "banned": ""}
@@ -206,6 +208,25 @@ GRAPHS: dict[str, dict[str, Node]] = {
         ),
         "10": Node("VAEDecode", {"samples": ["9", 0], "vae": ["2", 2]}, (1420, 420), (270, 50)),
         "11": Node("SaveImage", {"images": ["10", 0], "filename_prefix": "hardprompts"}, (1420, 540), (270, 290)),
+    },
+    "image_to_prompt_by_pictures": {
+        "1": Node("LoadImage", {"image": "example.png"}, (20, 170), (330, 330)),
+        "2": _checkpoint((20, 20)),
+        "3": _model((20, 560)),
+        "4": Node("KSamplerSelect", {"sampler_name": "euler"}, (20, 760), (330, 60)),
+        "5": Node(
+            "BasicScheduler", {"model": ["2", 0], "scheduler": "normal", "steps": 8, "denoise": 1.0}, (20, 880), (330, 110)
+        ),
+        "6": Node(
+            "HardPromptsImageToPromptByPictures",
+            {"model": ["2", 0], "clip": ["2", 1], "vae": ["2", 2], "sampler": ["4", 0], "sigmas": ["5", 0],
+             "prompt_model": ["3", 0], "image": ["1", 0], "pictures": 100, "cfg": 7.0, "width": 512, "height": 512,
+             "seed": 0, "text": "", "negative": "", "template": "{}", "banned": "", "deadline": 0.0},
+            (390, 20), (380, 620),
+        ),
+        "7": Node("HardPromptsShow", {"hard_prompt": ["6", 3], "candidates": 3}, (810, 20), (420, 300)),
+        "8": Node("PreviewImage", {"images": ["6", 5]}, (1270, 20), (360, 380)),
+        "9": Node("PreviewAny", {"source": ["6", 4]}, (810, 380), (420, 300)),
     },
     "embedding_to_prompt": {
         "1": _checkpoint((20, 20)),

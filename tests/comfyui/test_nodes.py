@@ -757,7 +757,7 @@ def by_pictures(model: DrawingModel, fox: torch.Tensor, **given: object) -> tupl
 def test_a_prompt_is_found_by_the_graphs_own_pictures(world: World, fox: torch.Tensor) -> None:
     model = DrawingModel()
     with torch.inference_mode():
-        prompt, raw, score, hard_prompt, report = by_pictures(
+        prompt, raw, score, hard_prompt, report, picture = by_pictures(
             model, fox.clone(), text="castle (old)", negative="blurry", template="a {}"
         )
     assert len(model.drawn) == 20 and {one[1:3] for one in model.drawn} == {("blurry", 5.0)}
@@ -765,6 +765,7 @@ def test_a_prompt_is_found_by_the_graphs_own_pictures(world: World, fox: torch.T
     assert "fox" in raw and raw.startswith("a ") and prompt == escape(raw, "comfyui")
     assert score == hard_prompt.score > 0.8 and hard_prompt.score_unit == "image similarity on fresh seeds"
     assert "20 pictures, 0 of them failed" in report and "exchange" in report
+    assert picture.shape == (1, 64, 64, 3) and 0 <= picture.min() < picture.max() <= 1
     assert world.progress[-1] == (20, 20) and raw in world.texts[-1][0]
 
 

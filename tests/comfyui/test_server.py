@@ -328,8 +328,10 @@ def test_a_prompt_is_found_by_the_graphs_own_pictures(server: Server, base: Path
         ),
         "show": node("HardPromptsShow", hard_prompt=["search", 3], candidates=2),
         "report": node("PreviewAny", source=["search", 4]),
+        "picture": node("PreviewImage", images=["search", 5]),
     }))  # fmt: skip
     (report,) = run.outputs["report"]["text"]
+    assert len(run.outputs["picture"]["images"]) == 1
     assert "image similarity on fresh seeds" in report and "12 pictures, 0 of them failed" in report, report
     steps = [data["value"] for kind, data in run.messages if kind == "progress" and data["node"] == "search"]
     assert steps and steps[-1] == 12

@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "plugins" / "hardprompts_emoji" / "examples"
 PICTURES = ROOT / "docs" / "app"
 
 #: Those of the page in the documentation.
-SHOWN = ("done", "exchange", "phone")
+SHOWN = ("done", "drawn", "exchange", "phone")
 
 #: Those of which a part is shown alone.
 PARTS = {"exchange": ".hp-exchange"}
@@ -54,6 +54,21 @@ def exchange(page: Any, old: str, new: str) -> None:
     page.get_by_label("becomes").fill(new)
     page.get_by_role("button", name="Exchange", exact=True).click()
     page.locator(".hp-exchange :is([role=status], [role=alert])").first.wait_for()
+
+
+def draw(page: Any, file: Path, pictures: int) -> None:
+    """Searches by so many pictures of the embedded generator until the prompt is there."""
+    drop(page, file)
+    page.locator(".hp-thumb").first.wait_for()
+    page.get_by_label("By pictures of a generator").check()
+    page.get_by_label("Pictures at most").fill(str(pictures))
+    page.get_by_role("button", name="Words, bans, time, seed").first.click()
+    page.get_by_label("Seconds at most").first.fill("")
+    page.get_by_label("Seed").first.fill("0")
+    page.get_by_role("button", name="Words, bans, time, seed").first.click()
+    page.get_by_role("button", name="Find the prompt").click()
+    page.locator(".hp-words").first.wait_for()
+    page.wait_for_timeout(500)
 
 
 def tab(page: Any, name: str) -> None:
@@ -110,6 +125,10 @@ def shots(browser: Any, url: str, folder: Path) -> Iterator[tuple[str, Any]]:
     page.get_by_text("beside the other").first.wait_for()
     page.wait_for_timeout(500)
     yield "exchange", page
+
+    page = opened(browser, url)
+    draw(page, fox, 40)
+    yield "drawn", page
 
     page = opened(browser, url)
     tab(page, "Embedding")

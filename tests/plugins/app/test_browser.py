@@ -14,7 +14,7 @@ pytest.importorskip("gradio", reason="the extra `app` is not installed")
 pytest.importorskip("playwright", reason="drives the browser")
 
 sys.path.insert(0, str(Path(__file__).parent))
-from page_screenshots import EXAMPLES, drop, exchange, find, started, tab  # noqa: E402 - it stands beside this file
+from page_screenshots import EXAMPLES, draw, drop, exchange, find, started, tab  # noqa: E402 - it stands beside this file
 from page_server import ROOT, opened, running  # noqa: E402
 
 FOX, OWL = EXAMPLES / "fox-purple-flat.png", EXAMPLES / "owl-brown-night.png"
@@ -183,6 +183,22 @@ def test_a_style_and_the_decoder_alone_are_chosen(page: Any) -> None:
     find(page, FOX)
     page.get_by_text("the best of what was proposed, without a search").wait_for()
     assert ", " in page.locator(".hp-prompt code").first.inner_text()
+
+
+def test_a_generator_draws_something_like_the_image(page: Any) -> None:
+    assert not page.get_by_label("What draws").is_visible()
+    draw(page, FOX, 12)
+    drawn = page.locator(".hp-drawn figure")
+    assert drawn.count() == 2 and "12 pictures, 0 of them failed" in drawn.nth(1).inner_text()
+    assert "image similarity on fresh seeds" in page.locator(".hp-prompt").first.inner_text()
+    page.get_by_text("12 pictures, seed 0; the pictures of the budget were drawn").wait_for()
+    page.get_by_label("Pictures at most").fill("500")
+    press(page, "Find the prompt")
+    page.get_by_text("of 500 pictures").wait_for()
+    page.locator(".hp-drawn img").first.wait_for()  # the best so far has its picture
+    press(page, "Stop")
+    page.get_by_text("you stopped it").wait_for()
+    assert drawn.count() == 2
 
 
 def test_words_are_checked_and_shown_in_the_picture(page: Any) -> None:

@@ -111,6 +111,15 @@ def test_what_cannot_be_drawn_is_said(picture: str) -> None:
         seen_and_found(drawing.find(Models("toy"), Job(), None, "", "painted:any", 20, FAST))
 
 
+def test_words_are_checked_and_what_a_search_by_pictures_has_not_is_said(picture: str) -> None:
+    options = {**FAST, "evidence": True}
+    _, found = seen_and_found(drawing.find(Models("toy"), Job(), [picture], "toy", "painted:any", 20, options))
+    assert found.prompts[0].evidence and found.prompts[0].provenance["pictures"] == 20
+    for name in ("style", "editable", "min_evidence"):
+        with pytest.raises(ValueError, match=f"has no {name}"):
+            seen_and_found(drawing.find(Models("toy"), Job(), [picture], "", "painted:any", 20, {name: 1}))
+
+
 def test_generators_that_come_along_are_offered_and_folders_are_not() -> None:
     assert drawing.names(private=True) == drawing.names(private=False) == ["emoji:emoji-sd"]
 
