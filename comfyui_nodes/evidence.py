@@ -83,7 +83,10 @@ class PromptEvidence(io.ComfyNode):
                 found = inverter.evidence(checked, images, **given(deadline=deadline or None))
         kept = kept_phrases(found, min_evidence)
         (picture,) = to_batch([picture_with_regions(images[0], found.evidence, SIDE)])
-        table = "\n".join([evidence_table(found), *notices_of([found], warned)])
+        told = [evidence_table(found), *notices_of([found], warned)]
+        if found.evidence and all(one.probability is None for one in found.evidence):
+            told.append("min_evidence is not used: without percentages, kept has the words that add to the score.")
+        table = "\n".join(told)
         return io.NodeOutput(
             picture, table, ", ".join(one.phrase for one in kept), found, ui={"text": [table]}
         )  # fmt: skip

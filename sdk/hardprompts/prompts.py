@@ -22,7 +22,7 @@ from hardprompts.hub.mixin import HubMixin
 from hardprompts.hub.names import PROMPT_FILE, hub_model
 from hardprompts.hub.places import model_here, write_with_place
 from hardprompts.wording import Categories, WordEvidence, WordInteractions, check_text
-from hardprompts.wording.evidence import UNCALIBRATED
+from hardprompts.wording.evidence import NOTHING_DROPPED, UNCALIBRATED
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -512,7 +512,7 @@ def notes_on(prompts: Iterable[HardPrompt]) -> list[str]:
     empty = any("evidence" in one.provenance and not one.text for one in found)
     each = dict.fromkeys(what for one in found for what in one.left_out)
     limited = [one for one in each if UNCALIBRATED not in one]
-    others = [one for one in each if UNCALIBRATED in one]
+    others = [f"{one}, {NOTHING_DROPPED}" for one in each if UNCALIBRATED in one]
     return [
         *(["the prompt is empty: no word is as likely true as min_evidence asks for; lower it"] if empty else []),
         *([f"no room within the limits: {'; '.join(limited)}"] if limited else []),

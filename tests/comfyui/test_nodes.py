@@ -670,6 +670,17 @@ def test_a_search_drops_words_that_are_not_likely_enough(world: World, fox: torc
     assert "True of the picture" in bound[4]
 
 
+def test_where_nothing_is_calibrated_a_bound_is_said_to_drop_nothing(
+    world: World, fox: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hardprompts.inversion.inverter.opened_calibrations", lambda *_: ())
+    model, told = emoji_model(), "nothing is calibrated for emoji:emoji-clip, so no word was dropped as unlikely"
+    bound = module("invert").ImageToPrompt.execute(prompt_model=model, image=fox, min_evidence=0.9, **SEARCH).args
+    assert told in bound[4] and "not calibrated" in bound[4]
+    checked = module("evidence").PromptEvidence.execute(prompt_model=model, image=fox, text="a fox and a castle").args
+    assert told in checked[1] and "min_evidence is not used" in checked[1] and checked[2] == "fox"
+
+
 def test_a_captioner_is_no_path_has_a_scheme_and_needs_images(
     world: World, fox: torch.Tensor, captioning: list[int]
 ) -> None:

@@ -1,5 +1,6 @@
 """`invert_many`: a prompt for each picture of a source, in this process or on the workers of Ray."""
 
+import collections
 import contextlib
 import dataclasses
 import os
@@ -18,6 +19,7 @@ from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.search.protocol import StopReason
 from hardprompts.search.registry import DEFAULT_METHOD
+from hardprompts.wording.evidence import NOTHING_DROPPED, UNCALIBRATED
 
 if TYPE_CHECKING:
     from hardprompts.encoders import Backend
@@ -73,7 +75,7 @@ class BatchReport(BatchProgress):
         stop_reason: "finished", "interrupted" (Ctrl-C) or "cancelled" (by the callback).
         output: the file of prompts, or the folder of parts or captions.
         passed_over: images and folders of the source that cannot be read here, and why.
-        notes: what else of the source was left out, in sentences.
+        notes: what else of the source, or of what was asked for, was left out, in sentences.
         failed_before: of those that were done before, records that have an error instead of a prompt.
         notices: what was shortened in the output, since it is of this machine alone.
     """
@@ -228,7 +230,7 @@ def invert_many(
     where.join()
     return BatchReport(
         **vars(count.report()), skipped=plan.skipped, busy_seconds=count.busy_seconds, stop_reason=stop_reason,
-        output=where.path, passed_over=records.passed_over, notes=records.notes,
+        output=where.path, passed_over=records.passed_over, notes=(*records.notes, *count.notes),
         failed_before=failed_before, notices=clearance.tell(),
     )  # fmt: skip
 
@@ -253,11 +255,21 @@ class _Count:
         self.done = self.failed = 0
         self.busy_seconds = 0.0
         self._span: tuple[float, float] | None = None
+        self._uncalibrated: collections.Counter[str] = collections.Counter()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That nothing says how likely words are true, for models and prompts of which that was asked."""
+        return tuple(
+            f"probabilities of words: of {count:,} prompts none has any; {UNCALIBRATED} {model}, {NOTHING_DROPPED}"
+            for model, count in self._uncalibrated.items()
+        )
 
     def add(self, chunk: ChunkResult) -> None:
         failed = sum(row["error"] is not None for row in chunk.rows)
         self.failed += failed
         self.done += len(chunk.rows) - failed
+        self._uncalibrated.update(filter(None, map(_uncalibrated, chunk.rows)))
         self.busy_seconds += chunk.finished - chunk.started
         first, last = self._span or (chunk.started, chunk.finished)
         self._span = min(first, chunk.started), max(last, chunk.finished)
@@ -266,6 +278,12 @@ class _Count:
         first, last = self._span or (0.0, 0.0)
         waiting = None if self.waiting is None else max(0, self.waiting - self.done - self.failed)
         return BatchProgress(self.done, self.failed, waiting, last - first)
+
+
+def _uncalibrated(row: Row) -> str | None:
+    """The model of a row that has evidence, none of which says how likely a word is true."""
+    found = row["evidence"]
+    return str(row["model"]) if found and all(one["probability"] is None for one in found) else None
 
 
 def _bar(progress: bool, total: int | None) -> tqdm:

@@ -12,6 +12,9 @@ Region: TypeAlias = tuple[float, float, float, float]
 #: Stands in what a prompt says was left out, where the reason is no limit: no probabilities were to be had.
 UNCALIBRATED = "nothing is calibrated for"
 
+#: What that means for a bound.
+NOTHING_DROPPED = "so no word was dropped as unlikely"
+
 
 @dataclasses.dataclass(frozen=True)
 class WordEvidence:

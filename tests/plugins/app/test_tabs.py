@@ -15,7 +15,7 @@ from hardprompts.search.protocol import SearchProgress
 from hardprompts.testing import toy_backend
 from hardprompts.wording import WordEvidence
 from hardprompts_app import embedding, folder, image, shorten
-from hardprompts_app.display import evidence_html, line_of, place_html, prompt_html
+from hardprompts_app.display import evidence_html, line_of, notices_html, place_html, prompt_html
 from hardprompts_app.work import Job, Models
 
 pytestmark = pytest.mark.usefixtures("toy_plugin")
@@ -115,7 +115,6 @@ def test_the_user_is_told_of_warnings_of_the_model_and_of_what_had_no_room(
     models: Models, pictures: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hardprompts.inversion.inverter import PromptInverter
-    from hardprompts_app.display import notices_html
 
     whole = PromptInverter.invert
 
@@ -187,6 +186,15 @@ def test_words_are_checked_against_the_image_as_found_and_as_edited(models: Mode
     shown = evidence_html(dataclasses.replace(typed, evidence=(WordEvidence("<b>|x", "other", 0.1, 0.2, 0.999),)))
     assert "&lt;b&gt;|x" in shown and "&gt;99%" in shown and "<b>" not in shown
     assert "not calibrated for toy" in evidence_html(typed)
+
+
+def test_where_nothing_is_calibrated_a_bound_is_said_to_drop_nothing(models: Models, pictures: list[str]) -> None:
+    bound = {**FAST, "evidence": True, "min_evidence": 0.9}
+    _, plain = seen_and_found(image.find(models, Job(), pictures[:1], False, "", FAST))
+    _, told = seen_and_found(image.find(models, Job(), pictures[:1], False, "", bound))
+    assert told.prompts[0].text == plain.prompts[0].text
+    assert "nothing is calibrated for toy, so no word was dropped as unlikely" in notices_html(told.prompts)
+    assert not notices_html(plain.prompts)
 
 
 def test_the_line_of_several_searches_never_falls() -> None:

@@ -39,6 +39,17 @@ def test_a_bound_drops_words_by_a_file(pictures: Path, tmp_path: Path) -> None:
     assert Run(*asked, unsure).out.strip() == ""
 
 
+def test_a_bound_without_a_calibration_says_that_it_drops_nothing(pictures: Path, tmp_path: Path) -> None:
+    said, out = "nothing is calibrated for toy, so no word was dropped as unlikely", tmp_path / "rows.jsonl"
+    for command in (("invert", pictures / "a.png"), ("batch", pictures, "-o", out), ("invert-folder", pictures)):
+        run = Run(*command, *QUICK, "--min-evidence", "0.9")
+        assert said in " ".join(run.err.split()), command
+    file = calibrations(tmp_path / "own.json")
+    assert said not in Run("invert", pictures / "a.png", *QUICK, "--min-evidence", "0.9", "--calibrations", file).err
+    plain = Run("batch", pictures, "-o", tmp_path / "plain.jsonl", *QUICK)
+    assert "calibrated" not in plain.err
+
+
 def test_batches_know_their_calibrations_by_what_stands_in_them(pictures: Path, tmp_path: Path) -> None:
     file, out = calibrations(tmp_path / "own.json"), tmp_path / "rows.jsonl"
     (pictures / "broken.jpg").unlink()
