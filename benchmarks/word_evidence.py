@@ -22,6 +22,9 @@ where it stopped. It writes benchmarks/results/word_evidence.json and docs/evide
 """
 
 import argparse
+import dataclasses
+import hashlib
+import json
 import os
 import random
 import warnings
@@ -44,8 +47,8 @@ from hardprompts.evaluation import Interval, markdown_table
 from hardprompts.inversion import InversionOptions
 from hardprompts.inversion.evidence.calibration import LabeledFigures, calibration_error
 from hardprompts.inversion.evidence.finding import EvidenceFinder
-from hardprompts.inversion.evidence.fitting import WAYS, fits, is_true, source_of
-from hardprompts.inversion.evidence.statements import SILENT
+from hardprompts.inversion.evidence.fitting import LACKING, fits, is_true, source_of
+from hardprompts.inversion.evidence.statements import SILENT, statements
 from hardprompts.inversion.targets import scores_of_texts
 from hardprompts.wording import words_in
 from hardprompts_emoji import scenes
@@ -60,7 +63,8 @@ CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 360
 #: Likewise for the harder world, whose first scenes have been looked at.
 HARDER_CHOOSING_SEED, HARDER_REPORTING_SEED = harder_world.CHOOSING_SEED, harder_world.REPORTING_SEED + 20_000
 
-#: Of the photographs with labels, by name: so many are to calibrate with, and so many of the others are reported.
+#: Of the photographs with labels, by name: the first that calibrate, those behind them that are reported; the rest
+#: calibrate too.
 CALIBRATED_WITH, REPORTED = 32, 64
 
 #: How often pictures are drawn anew for the interval of the calibration error.
@@ -99,11 +103,18 @@ def main() -> None:
 Run = dict[str, Any]
 
 
-def run(inverter: PromptInverter, picture: Any, seed: int) -> Run:
-    """The default's prompt of a picture, and what the bounds make of it."""
+def search(inverter: PromptInverter, picture: Any, seed: int) -> dict[str, Any]:
+    """The default's prompt of a picture."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = inverter.invert(picture, seed=seed, progress=False)
+    return {"prompt": dataclasses.replace(found, history=(), candidates=found.candidates[:1]).to_dict()}
+
+
+def run(inverter: PromptInverter, found: HardPrompt, picture: Any, seed: int) -> Run:
+    """What is said of the phrases of a prompt, and what the bounds make of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         finder = EvidenceFinder.of(inverter.backend, inverter.judge, inverter.calibrations)
         looks = finder.source.looks(picture, seed, Allowance())
         told = {}
@@ -192,37 +203,40 @@ def photographs(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     if options.photos is None or options.choosing:
         return []
     every = [one for one in photos.labeled(options.photos) if one[1]]
-    own, others = every[:CALIBRATED_WITH], every[CALIBRATED_WITH:][:REPORTED]
-    inverter = PromptInverter("photo")
-    examples = []
-    for place, (path, _) in enumerate(own):
-        cell = {"world": "photographs to calibrate with", "photograph": path.name, "ways": len(WAYS)}
-        try:
-            examples.append(cells.get(cell, lambda path=path, place=place: _figures(inverter, path, place))["phrases"])
-        except LookupError as error:
-            print(error)
-            return []
-    said = [" , ".join(phrase for phrase, *_ in found) for found in examples]
-    check = photos.Check.create(every, said)
+    reported = range(CALIBRATED_WITH, CALIBRATED_WITH + REPORTED)
+    own = [place for place in range(len(every)) if place not in reported]
+    inverter, found = PromptInverter("photo", calibrations=()), {}
+    try:
+        for place in own:
+            path = every[place][0]
+            prompt = _found(cells, {"photograph": path.name}, inverter, lambda path=path: path, place)
+            cell = {"world": "photographs to calibrate with", "photograph": path.name, "text": prompt.text}
+            found[place] = cells.get(cell, lambda path=path, prompt=prompt: _figures(inverter, path, prompt))["phrases"]
+    except LookupError as error:
+        print(error)
+        return []
+    said = {place: " , ".join(phrase for phrase, *_ in phrases) for place, phrases in found.items()}
+    check = photos.Check.create(every, list(said.values()))
     labeled = []
-    for place, found in enumerate(examples):
-        true = _true_words(said[place : place + 1], place, every[place][1], check)
+    for place, phrases in found.items():
+        true = _true_words([said[place]], place, every[place][1], check)
         labeled += [
-            LabeledFigures(figures, category, all(word in true for word in words_in(phrase.lower())))
-            for phrase, category, figures in found
+            LabeledFigures(figures, category, all(word in true for word in words_in(phrase.lower())), True, place)
+            for phrase, category, figures in phrases
         ]
     calibrations = fits(labeled, source_of(inverter), f"{len(own)} photographs")
     inverter, runs = PromptInverter("photo", calibrations=calibrations), []
-    for place, (path, _) in enumerate(others):
-        cell = {"world": "photographs", "photograph": path.name, "calibrated with": len(labeled)}
-        runs.append(_cell(cells, cell, inverter, lambda path=path: path, place))
+    for place in reported:
+        path = every[place][0]
+        runs.append(_cell(cells, {"photograph": path.name}, inverter, lambda path=path: path, place))
     texts = [" , ".join(told["text"] for told in run.values()) for run in runs if run is not None]
     check = photos.Check.create(every, texts)
     measured = []
-    for place, (run, (_, labels)) in enumerate(zip(runs, others, strict=True)):
+    for place, run in zip(reported, runs, strict=True):
         if run is None:
             continue
-        true = _true_words([told["text"] for told in run.values()], len(own) + place, labels, check)
+        labels = every[place][1]
+        true = _true_words([told["text"] for told in run.values()], place, labels, check)
         measured.append(
             Measured(
                 run, true.__contains__, labels, lambda text: {of for _, classes in naming_words(text) for of in classes}
@@ -231,19 +245,20 @@ def photographs(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     return measured
 
 
-def _figures(inverter: PromptInverter, path: Path, seed: int) -> dict[str, Any]:
-    """The phrases of what is found for a photograph, with their categories and figures."""
-    source, found = source_of(inverter), []
+def _figures(inverter: PromptInverter, path: Path, prompt: HardPrompt) -> dict[str, Any]:
+    """The phrases of what is found for a photograph, and words that it lacks, with their categories and figures."""
+    source = source_of(inverter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         looks = source.looks(path, 0, Allowance())
-        mean = looks.whole[0][:, 0].mean(dim=0)
-        witness = source.witness(looks, "{}", lambda texts: scores_of_texts(inverter.backend, texts, mean), True)
-        for way in WAYS:
-            text = inverter.invert(path, seed=seed, progress=False, **way).text
-            for one in source.measures(text, witness, Allowance()) or ():
-                found.append([one.statement.phrase, one.statement.category, dict(one.of_pictures[0])])
-    return {"phrases": found}
+    mean = looks.whole[0][:, 0].mean(dim=0)
+    witness = source.witness(looks, "{}", lambda texts: scores_of_texts(inverter.backend, texts, mean), True)
+    said = statements(prompt.text, source.categories)
+    measured = [
+        *((witness.measures(prompt.text, said, Allowance()) or ()) if said else ()),
+        *(witness.lacking(prompt.text, said, " ", LACKING, Allowance()) or ()),
+    ]
+    return {"phrases": [[one.statement.phrase, one.statement.category, dict(one.of_pictures[0])] for one in measured]}
 
 
 def _true_words(
@@ -255,11 +270,27 @@ def _true_words(
     )
 
 
+def _found(
+    cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
+) -> HardPrompt:
+    """The default's prompt of a picture, searched once.
+
+    Raises:
+        LookupError: it is not there, and nothing is to be computed.
+    """
+    kept = cells.get({"search": inverter.backend.name, **cell}, lambda: search(inverter, picture(), seed))
+    return HardPrompt.from_dict(kept["prompt"])
+
+
 def _cell(
     cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
 ) -> Run | None:
+    told = json.dumps([one.to_dict() for one in inverter.calibrations], sort_keys=True)
+    calibrated = hashlib.sha256(told.encode()).hexdigest()[:12]
     try:
-        return cells.get(cell, lambda: {"run": run(inverter, picture(), seed)})["run"]  # type: ignore[no-any-return]
+        prompt = _found(cells, cell, inverter, picture, seed)
+        key = {"evidence": inverter.backend.name, **cell, "calibrated": calibrated, "bounds": list(BOUNDS)}
+        return cells.get(key, lambda: {"run": run(inverter, prompt, picture(), seed)})["run"]  # type: ignore[no-any-return]
     except LookupError as error:
         print(error)
         return None

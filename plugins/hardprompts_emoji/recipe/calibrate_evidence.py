@@ -1,14 +1,13 @@
 """Calibrate evidence for emoji-clip: ``python -m hardprompts_emoji.recipe.calibrate_evidence --build FOLDER``.
 
-Prompts are found for training scenes, without the decoder; a third of the scenes are turned, cropped, blurred and
-tinted, so that pictures that the model does not know well are among them. What was measured of their phrases is kept in
-the folder, so that a run that is interrupted goes on when it is started again.
+Prompts are found for training scenes: a third as they are, a third turned, cropped, blurred and tinted, and a third of
+three things, half of these distorted too, so that pictures that the model does not know well are among them. The
+prompts are kept in the folder, so that a run that is interrupted goes on when it is started again.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import random
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from hardprompts import PromptInverter
 from hardprompts.inversion.evidence.calibration import LabeledFigures, save_calibrations
-from hardprompts.inversion.evidence.fitting import WAYS, examples, fits, source_of
+from hardprompts.inversion.evidence.fitting import WAYS, examples_of, fits, source_of
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.wording import Categories
 from hardprompts_emoji import scenes
@@ -29,7 +28,7 @@ from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED
 SCENES_FROM = FIRST_SEED + 200_000_000
 """First seed of the scenes."""
 
-SCENES = 140
+SCENES = 360
 """How many scenes are searched."""
 
 
@@ -66,29 +65,39 @@ def distorted(picture: Image.Image, generator: random.Random) -> Image.Image:
     return found
 
 
+def picture_of(place: int) -> tuple[scenes.Scene, Image.Image]:
+    """The scene of a place, and its picture, which is distorted half of the time."""
+    scene = scenes.sample_scene(SCENES_FROM + place, num_objects=3 if place % 3 == 2 else None)
+    picture = scenes.render(scene, seed=place)
+    return scene, distorted(picture, random.Random(place)) if place % 3 == 1 or place % 6 == 5 else picture
+
+
+def prompts_of(inverter: PromptInverter, picture: Image.Image, place: int, build: Path) -> list[str]:
+    """The prompts that are found for a picture; what the folder has is not searched again."""
+    path = build / f"{place}.texts.json"
+    if not path.exists():
+        ways = WAYS if place % 2 else WAYS[:1]
+        found = [inverter.invert(picture, seed=place, progress=False, **way).text for way in ways]
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return list(json.loads(path.read_text(encoding="utf-8")))
+
+
 def measured(inverter: PromptInverter, evidence: EvidenceSource, build: Path) -> Iterator[LabeledFigures]:
-    """What was measured of the phrases of all scenes; what the folder has is not measured again."""
+    """What is measured of the phrases of all prompts, and of words that they lack."""
     for place in range(SCENES):
-        path = build / f"{place}.json"
-        if not path.exists():
-            scene, generator = scenes.sample_scene(SCENES_FROM + place), random.Random(place)
-            picture = scenes.render(scene, seed=place)
-            if place % 3 == 2:
-                picture = distorted(picture, generator)
-            ways = WAYS if place % 2 else WAYS[:1]
-            found = examples(inverter, picture, true_words(scene), evidence, ways, place)
-            path.write_text(json.dumps([dataclasses.asdict(one) for one in found]), encoding="utf-8")
-        yield from (LabeledFigures(**one) for one in json.loads(path.read_text(encoding="utf-8")))
+        scene, picture = picture_of(place)
+        texts = prompts_of(inverter, picture, place, build)
+        yield from examples_of(texts, inverter, picture, true_words(scene), evidence, place)
 
 
 def main() -> None:
     """Calibrate from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--build", type=Path, required=True, help="what was measured is kept there")
+    parser.add_argument("--build", type=Path, required=True, help="prompts are kept there")
     build = parser.parse_args().build
     build.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    inverter = PromptInverter("emoji", calibrations=(), proposers=())
+    inverter = PromptInverter("emoji", calibrations=())
     evidence = source_of(inverter, categories())
     found = list(measured(inverter, evidence, build))
     print(save_calibrations(CALIBRATIONS, fits(found, evidence, f"prompts for {SCENES} scenes of emoji", categories())))

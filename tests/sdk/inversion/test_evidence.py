@@ -182,8 +182,30 @@ def test_a_calibration_learns_which_figures_speak_for_truth() -> None:
         for a, n, t in zip(logits, noise, labels, strict=True)
     ]
     one = fitted(examples, ["toy"], ["alone", "noise"])
-    assert one.weights["alone"] == pytest.approx(1.5, abs=0.15) and abs(one.weights["noise"]) < 0.15
-    assert one.probability({"alone": 2 / 3, "noise": 0.0}, "subject") == pytest.approx(0.5, abs=0.04)
+    for alone in (-1.0, 0.0, 2 / 3, 2.0):
+        expected = 1 / (1 + math.exp(1 - 1.5 * alone))
+        for noise_of in (-1.0, 1.0):
+            found = one.probability({"alone": alone, "noise": noise_of}, "subject")
+            assert found == pytest.approx(expected, abs=0.06)
+
+
+def test_a_calibration_learns_what_two_figures_say_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 4000, generator=generator)
+    labels = torch.rand(4000, generator=generator) < torch.sigmoid(2 * one * other)
+    examples = [
+        LabeledFigures({"a": float(a), "b": float(b), "same": 1.0}, "subject", bool(t))
+        for a, b, t in zip(one, other, labels, strict=True)
+    ]
+    found = fitted(examples, ["toy"], ["a", "b", "same"])
+    assert "same" not in found.figures
+    for a, b in ((1.5, 1.5), (-1.5, -1.5), (1.5, -1.5), (0.0, 0.0)):
+        expected = 1 / (1 + math.exp(-2 * a * b))
+        assert found.probability({"a": a, "b": b}, "subject") == pytest.approx(expected, abs=0.1)
+    far = found.probability({"a": 100.0, "b": 100.0}, "subject")
+    assert far == pytest.approx(
+        found.probability({"a": 3.2, "b": 3.2}, "subject"), abs=0.02
+    )  # no further than 3 spreads
 
 
 @pytest.mark.parametrize("true", [True, False])
@@ -194,7 +216,13 @@ def test_examples_of_one_kind_calibrate_nothing(true: bool) -> None:
 
 def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
     one = EvidenceCalibration(
-        (BACKEND.name, "b"), {"alone": 0.1}, {"": -1.0, "color": 0.5}, False, "a test", {"color": ("umber",)}
+        (BACKEND.name, "b"),
+        {"alone": 0.1, "alone * part": -0.2},
+        {"": -1.0, "color": 0.5},
+        False,
+        "a test",
+        {"color": ("umber",)},
+        {"alone": (1.0, 0.5)},
     )
     assert load_calibrations(save_calibrations(tmp_path / "c.json", [one])) == (one,)
     assert one.extended(DEFAULT).category("umber") == "color"
@@ -204,12 +232,18 @@ def test_calibrations_are_kept_in_a_file(tmp_path: Path) -> None:
     assert PromptInverter(BACKEND, calibrations=()).calibrations == ()
 
 
+WHOLE = {"models": ["a"], "weights": {}, "biases": {}, "searched": True, "scales": {}}
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        [], {}, {"format_version": 2, "calibrations": []}, {"format_version": 1},
-        {"format_version": 1, "calibrations": [{"models": ["a"]}]},
-        {"format_version": 1, "calibrations": [{"models": ["a"], "weights": {"x": "y"}, "biases": {}, "searched": True}]},
+        [], {}, {"format_version": 1, "calibrations": []}, {"format_version": 2},
+        {"format_version": 2, "calibrations": [{"models": ["a"]}]},
+        {"format_version": 2, "calibrations": [{**WHOLE, "weights": {"x": "y"}}]},
+        {"format_version": 2, "calibrations": [{**WHOLE, "weights": {"x": math.inf}}]},
+        {"format_version": 2, "calibrations": [{**WHOLE, "scales": {"x": [0.0, 0.0]}}]},
+        {"format_version": 2, "calibrations": [{**WHOLE, "scales": {"x": 1.0}}]},
     ],
 )  # fmt: skip
 def test_damaged_calibrations_are_refused(tmp_path: Path, content: Any) -> None:

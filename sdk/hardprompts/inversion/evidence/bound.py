@@ -1,7 +1,8 @@
 """Prompts all of whose phrases are likely true: what is not goes, and what is then missing is looked for again."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,24 +11,15 @@ from hardprompts.allowance import Allowance
 from hardprompts.encoders import Backend
 from hardprompts.inversion.evidence.measures import Measures, Witness
 from hardprompts.inversion.evidence.source import EvidenceSource
-from hardprompts.inversion.evidence.statements import SILENT, Statement, statements, without
+from hardprompts.inversion.evidence.statements import Statement, statements, without
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.styles import SEPARATORS
-from hardprompts.methods.word_table import WordTable
 from hardprompts.prompts import Candidate, HardPrompt
 from hardprompts.search.results import leave_one_out
 from hardprompts.vocabulary import Vocabulary
-from hardprompts.wording import words_in
 
-#: Words that fit best what a prompt lacks, of which each is tried behind it; and of those that gain most, how many are
-#: measured.
-LOOKED, MEASURED = 24, 6
-
-#: The share of the target that is added to what a prompt lacks of it.
-TARGET_SHARE = 0.35
-
-#: The share of the time that is left which reading the words of a model may take, if nobody read them before.
-READING_SHARE = 0.25
+#: Words that a prompt may lack, of which it is measured how likely they are.
+LACKING = 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,7 +28,7 @@ class EvidenceBound:
 
     Attributes:
         least: the probability that each phrase must have.
-        least_gain: what a word must add to be worth its place, in spreads of the similarity of false words.
+        least_gain: what a word must add to be worth its place, in spreads of the similarity of known words.
         source, witness: what says how likely phrases are true; where nothing is calibrated, all stay.
         backend: the searched model.
         target: unit features that the prompt is to resemble.
@@ -119,7 +111,7 @@ class EvidenceBound:
         false = [one.statement for one in measured if not self._holds(one)]
         kept = self._readable(text, false, found) if false else text
         if self.separator is not None and all(self.source.probability(one) is not None for one in measured):
-            kept = self._completed(kept, known, allowance)
+            kept = self._completed(kept, text, found, known, allowance)
         if kept == text:
             return text, measured
         found = statements(kept, self.source.categories)
@@ -127,7 +119,7 @@ class EvidenceBound:
         if again is None:  # then contributions are those in the prompt that was found
             return kept, [known[_key(one)] for one in found if _key(one) in known]
         # Words that only now stand side by side may be another phrase.
-        return kept, [one.judged_by(known.get(_key(one)) or one.looked_for_again()) for one in again]
+        return kept, [one.judged_by(known.get(_key(one), one)) for one in again]
 
     def _holds(self, measured: Measures) -> bool:
         phrase = measured.statement.phrase.lower()
@@ -150,67 +142,44 @@ class EvidenceBound:
 
     # --- what is missing ------------------------------------------------------------------
 
-    def _completed(self, text: str, known: dict[str, Measures], allowance: Allowance) -> str:
-        """The text with the words that it lacks, each likely enough; what was measured of them goes to `known`."""
-        while longer := next(self._longer(text, known, allowance), None):
-            text = longer
-        return text
+    def _completed(
+        self, kept: str, text: str, said: Sequence[Statement], known: dict[str, Measures], allowance: Allowance
+    ) -> str:
+        """What is kept of a text with the words that it lacks; what was measured of them goes to `known`.
 
-    def _longer(self, text: str, known: dict[str, Measures], allowance: Allowance) -> Iterator[str]:
-        """The text with one word more that is likely enough and worth its place."""
-        words = self._missing(text, set(known), allowance)
-        texts = [longer for word in words if self._fits(longer := self._joined(text, word))]
-        scores = allowance.measured("words looked for again", texts, self.witness.scores)
-        if not texts or scores is None:
-            return
-        for place in sorted(range(len(texts)), key=scores.__getitem__, reverse=True)[:MEASURED]:
-            longer = texts[place]
-            found = statements(longer, self.source.categories)[-1:]
-            measured = self.witness.measures(longer, found, allowance)
-            if measured is None:
-                return
-            known.update((_key(one), one.looked_for_again()) for one in measured if _key(one) not in known)
-            if self._worth(measured):
-                yield longer
+        Args:
+            said: the statements of the text.
+        """
+        separator = self.separator or " "
+        lacking = self.witness.lacking(text, said, separator, LACKING, allowance) or []
+        likely = {
+            _key(one): one
+            for one in lacking
+            if (self.source.probability(one) or 0.0) >= self.least and self._may_add(one.statement.phrase)
+        }
+        (score,) = allowance.insist(lambda: self.witness.scores([kept]), passes=1) if kept and likely else (0.0,)
+        while likely:
+            texts = {key: f"{kept}{separator}{key}" if kept else key for key in likely}
+            texts = {key: longer for key, longer in texts.items() if self._fits(longer)}
+            scores = allowance.measured("words looked for again", list(texts.values()), self.witness.scores)
+            if not texts or scores is None:
+                break
+            best, gained = max(zip(texts, scores, strict=True), key=lambda pair: pair[1])
+            if gained - score < self.least_gain * self.witness.spread:
+                break
+            kept, score, known[best] = texts[best], gained, likely.pop(best)
+        return kept
 
-    def _worth(self, measured: Sequence[Measures]) -> bool:
-        return bool(measured) and all(
-            (self.source.probability(one.looked_for_again()) or 0.0) >= self.least
-            and min(own["contribution"] for own in one.of_pictures) >= self.least_gain
-            for one in measured
-        )
+    def _may_add(self, word: str) -> bool:
+        """Whether a word is one of those that the call may use."""
+        return word in self._allowed
 
-    def _joined(self, text: str, word: str) -> str:
-        return f"{text}{self.separator}{word}" if text else word
+    @functools.cached_property
+    def _allowed(self) -> frozenset[str]:
+        return frozenset(self.vocabulary.decode(unit).strip().lower() for unit in self.vocabulary.units)
 
     def _fits(self, text: str) -> bool:
         return len(self.vocabulary.encode(text)) <= self.num_tokens and self._admits(text)
-
-    def _missing(self, text: str, tried: set[str], allowance: Allowance) -> list[str]:
-        """The words whose own features fit best what a text lacks of the target."""
-        units = self.vocabulary.units
-        seconds = allowance.seconds_left
-        table = WordTable.of(self.backend.text_encoder).features(
-            units, seconds=None if seconds is None else READING_SHARE * seconds, progress=False
-        )
-        lacking = self.target
-        if text:
-            own = self.backend.encode_texts([self.witness.template.fill(text)])[0]
-            lacking = self.target - (own @ self.target) * own + TARGET_SHARE * self.target
-        order = ((table - table.mean(dim=0)) @ lacking).argsort(descending=True).tolist()
-        said = {word.lower() for word in words_in(text)} | tried
-        found: list[str] = []
-        for place in order:
-            word = self.vocabulary.decode(units[place]).strip()
-            if (
-                word
-                and not said & {word.lower(), f"{word.lower()}s", word.lower().removesuffix("s")}
-                and (word.lower() not in SILENT)
-            ):
-                found.append(word)
-            if len(found) == LOOKED:
-                break
-        return found
 
 
 def _key(one: Measures | Statement) -> str:

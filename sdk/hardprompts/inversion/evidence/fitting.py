@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from hardprompts.allowance import Allowance
 from hardprompts.images import ImageInput
 from hardprompts.inversion.evidence.calibration import EvidenceCalibration, LabeledFigures, fitted
-from hardprompts.inversion.evidence.measures import IN_CONTEXT, Measures
+from hardprompts.inversion.evidence.figures import OF_PARTS
+from hardprompts.inversion.evidence.measures import Measures
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import statements
 from hardprompts.inversion.inverter import PromptInverter
@@ -23,9 +24,8 @@ WAYS: tuple[dict[str, Any], ...] = ({}, {"token_cost": 0.0})
 #: True phrases of a text that is written for a picture, at most; half as many false ones of their categories join them.
 WRITTEN = 6
 
-#: Figures that are left out where there was no room to measure them, or no picture to look at parts of.
-_EXCHANGES = ("exchange", "least exchange")
-_PARTS = ("part", "mean part", "part margin", "recognized", "part recognized")
+#: Words that each prompt lacks, true or not, which are examples too.
+LACKING = 64
 
 
 def calibrate(
@@ -81,22 +81,41 @@ def examples(
     ways: Sequence[dict[str, Any]],
     seed: int,
 ) -> list[LabeledFigures]:
-    """What is measured of phrases that are found for a picture, and of phrases in a text that is made up for it."""
+    """What is measured of phrases that are found for a picture, and of phrases in a text that is made up for it.
+
+    Args:
+        seed: of the searches and of that text; another one for each picture.
+    """
+    texts = [inverter.invert(image, seed=seed, progress=False, **way).text for way in ways]
+    return examples_of(texts, inverter, image, true_words, evidence, seed)
+
+
+def examples_of(
+    texts: Sequence[str],
+    inverter: PromptInverter,
+    image: ImageInput,
+    true_words: Collection[str],
+    evidence: EvidenceSource,
+    seed: int,
+) -> list[LabeledFigures]:
+    """The same of prompts that were found before."""
+    pairs = [(text, True) for text in texts]
+    pairs.append((written(true_words, evidence, random.Random(seed)), False))
     looks = evidence.looks(image, 0, Allowance())
     scores_of = functools.partial(scores_of_texts, inverter.backend, mean=looks.whole[0][:, 0].mean(dim=0))
-    texts = [(inverter.invert(image, seed=seed, progress=False, **way).text, True) for way in ways]
-    texts.append((written(true_words, evidence, random.Random(seed)), False))
     found: list[LabeledFigures] = []
-    for text, searched in texts:
-        witness = evidence.witness(looks, "{}", scores_of, searched)
-        found += labeled(evidence.measures(text, witness, Allowance()) or (), true_words)
+    for text, searched in pairs:
+        witness, said = evidence.witness(looks, "{}", scores_of, searched), statements(text, evidence.categories)
+        found += labeled(witness.measures(text, said, Allowance()) or () if said else (), true_words, seed)
+        if searched:
+            found += labeled(witness.lacking(text, said, " ", LACKING, Allowance()) or (), true_words, seed)
     return found
 
 
 def fits(
     found: Sequence[LabeledFigures], evidence: EvidenceSource, source: str, categories: Categories | None = None
 ) -> tuple[EvidenceCalibration, ...]:
-    """Calibrations for all that may have been measured: with and without exchanges, parts and the text around.
+    """Calibrations for all that may have been measured: with the parts of pictures, and without.
 
     Of prompts that a search found, and of texts that somebody wrote, those alone of which there are examples.
 
@@ -106,36 +125,32 @@ def fits(
     default = Categories.default().lists
     lists = {} if categories is None else categories.lists
     own = {name: tuple(sorted(words - default.get(name, frozenset()))) for name, words in lists.items()}
-    models = [model.name for model in evidence.models]
     fitted_to: list[EvidenceCalibration] = []
     for searched in (True, False):
         some = [one for one in found if one.searched == searched]
         if not some:
             continue
-        measured = list(some[0].figures)
-        for left_out in ((), _EXCHANGES, _PARTS, (*_EXCHANGES, *_PARTS), IN_CONTEXT, (*IN_CONTEXT, *_PARTS)):
-            names = [name for name in measured if name.removeprefix("judge ") not in left_out]
-            if left_out and len(names) == len(measured):
-                continue
-            told = f"{len(some)} phrases of {source or 'pictures'}"
+        measured = [name for name in some[0].figures if all(name in one.figures for one in some)]
+        whole = [name for name in measured if name.removeprefix("judge ") not in OF_PARTS]
+        for names in (measured, whole) if len(whole) < len(measured) else (measured,):
             fitted_to.append(
                 fitted(
                     some,
-                    models,
+                    [model.name for model in evidence.models],
                     names,
                     searched=searched,
-                    source=told,
+                    source=f"{len(some)} phrases of {source or 'pictures'}",
                     categories={name: words for name, words in own.items() if words},
                 )
             )
     return tuple(fitted_to)
 
 
-def labeled(measured: Iterable[Measures], true_words: Collection[str]) -> Iterator[LabeledFigures]:
+def labeled(measured: Iterable[Measures], true_words: Collection[str], picture: int) -> Iterator[LabeledFigures]:
     """What was measured of statements, and whether they are true; see `calibrate`."""
     for one in measured:
         true = is_true(one.statement.phrase, true_words)
-        yield from (LabeledFigures(own, one.statement.category, true, one.searched) for own in one.of_pictures)
+        yield from (LabeledFigures(own, one.statement.category, true, one.searched, picture) for own in one.of_pictures)
 
 
 def is_true(phrase: str, true_words: Collection[str]) -> bool:
@@ -163,7 +178,7 @@ def written(true_words: Collection[str], evidence: EvidenceSource, generator: ra
     false = []
     for phrase in true[::2]:
         (first, *_) = statements(phrase, evidence.categories)
-        false.append(generator.choice(evidence.false_words.beside(first.category)))
+        false.append(generator.choice(evidence.known_words.beside(first.category)))
     phrases = [*true, *(word for word in false if not is_true(word, true_words))]
     generator.shuffle(phrases)
     return ", ".join(phrases)

@@ -25,6 +25,9 @@ PARTS: tuple[Region, ...] = tuple(
 #: The similarity of a text with the name of a class up to which it names something else, and from which on the same.
 FOREIGN, SAME = 0.4, 0.8
 
+#: Classes that are less likely in the whole of a picture and in all of its parts are not in it.
+LEAST_LIKELY = 0.001
+
 #: Views of each picture that the mean is taken over.
 VIEWS = 8
 
@@ -76,21 +79,18 @@ class Looks:
         """How many pictures there are."""
         return len(self.whole[0])
 
-    def similarities(
-        self, model: int, texts: Float[Tensor, "texts features"]
-    ) -> tuple[Float[Tensor, "pictures views texts"], Float[Tensor, "pictures parts texts"] | None]:
-        """How similar texts are to each view of each picture, and to its parts."""
-        whole = torch.einsum("pvf,tf->pvt", self.whole[model], texts)
-        return whole, None if self.parts is None else torch.einsum("pcf,tf->pct", self.parts[model], texts)
-
-    def recognized(self, model: int, text: Float[Tensor, " features"]) -> Float[Tensor, "pictures looks"] | None:
-        """How likely something is in each picture, and in each part of it, that a text names; None if it is unknown."""
+    def recognized(
+        self, model: int, picture: int, texts: Float[Tensor, "texts features"]
+    ) -> Float[Tensor, "looks texts"] | None:
+        """How likely something is in a picture, and in each part of it, that texts name; None if it is unknown."""
         probabilities = self.classes[model] if self.classes else None
         encoder = self.models[model].image_encoder
         if probabilities is None or not isinstance(encoder, ClassifyingEncoder):
             return None
-        nearness = (encoder.class_features @ text - FOREIGN) / (SAME - FOREIGN)
-        return (probabilities @ nearness.clamp(0, 1)).clamp(max=1)
+        own = probabilities[picture]
+        there = own.amax(dim=0) >= LEAST_LIKELY
+        nearness = (encoder.class_features[there] @ texts.T - FOREIGN) / (SAME - FOREIGN)
+        return (own[:, there] @ nearness.clamp(0, 1)).clamp(max=1)
 
 
 def _classes(

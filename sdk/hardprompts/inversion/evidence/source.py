@@ -7,7 +7,7 @@ from typing import Any
 from hardprompts.allowance import Allowance, clock
 from hardprompts.encoders import Backend
 from hardprompts.inversion.evidence.calibration import EvidenceCalibration
-from hardprompts.inversion.evidence.contrast import FalseWords, false_words
+from hardprompts.inversion.evidence.known_words import KnownWords, known_words
 from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.measures import Measures, Witness
 from hardprompts.inversion.evidence.statements import statements
@@ -57,12 +57,12 @@ class EvidenceSource:
         searched: bool = True,
     ) -> Witness:
         """What measures phrases against pictures; see `Witness`."""
-        return Witness(looks, self.false_words, PromptTemplate(template), scores_of, searched)
+        return Witness(looks, self.known_words, PromptTemplate(template), scores_of, searched)
 
     @property
-    def false_words(self) -> FalseWords:
+    def known_words(self) -> KnownWords:
         """What phrases are measured against."""
-        return false_words(self.models[0].vocabulary, self.categories)
+        return known_words(self.models[0].vocabulary, self.categories)
 
     def measures(self, text: str, witness: Witness, allowance: Allowance) -> list[Measures] | None:
         """What is measured of the statements of a text; see `Witness.measures`."""
@@ -77,10 +77,7 @@ class EvidenceSource:
         calibration = self.calibration(measured)
         if calibration is None:
             return None
-        own = measured.statement.category
-        # How often words of its category are true among what searches find says nothing of others.
-        names = {own, ""} if measured.added else {own}
-        return min(calibration.probability(one, name) for one in measured.of_pictures for name in names)
+        return min(calibration.probability(one, measured.statement.category) for one in measured.of_pictures)
 
     def calibration(self, measured: Measures) -> EvidenceCalibration | None:
         """The first calibration that fits what was measured."""
