@@ -15,7 +15,8 @@ photographs, as people may do with theirs, and measured on others. In each
   not true. Not counted are words that say nothing ("of", "picture").
 - recall: of the things, the background and the style of a scene, those that are named.
 - calibration error: the mean difference between the probability of words and the share of true ones, in ten bins of
-  equally many words of the default's prompts (an expected calibration error).
+  equally many words of the default's prompts (an expected calibration error); and what it would be for probabilities
+  that are right, since of few words some are true by chance.
 
 Nothing was chosen by these scenes: what was chosen, was by --choosing, which is others. A run that is stopped goes on
 where it stopped. It writes benchmarks/results/word_evidence.json and docs/evidence.md.
@@ -351,6 +352,7 @@ def summarized(measured: Sequence[Measured]) -> tuple[dict[str, Any], list[list[
     facts: dict[str, Any] = {"pictures": len(measured)}
     lines = []
     error, low, high = error_interval(measured)
+    perfect = perfect_error(measured)
     for row in measured[0].run:
         words = [one.words(row) for one in measured]
         precise = ratio_interval([float(sum(own)) for own in words], [float(len(own)) for own in words])
@@ -369,12 +371,13 @@ def summarized(measured: Sequence[Measured]) -> tuple[dict[str, Any], list[list[
                 f"{row}, {len(measured)}" if row == DEFAULT else row, _shares(precise), percent(recall),
                 "" if row == DEFAULT else f"{100 * more[0]:+.1f} ± {100 * more[1]:.1f} %",
                 f"{sum(map(len, words)) / len(words):.1f}",
-                f"{error:.3f} ({low:.3f} to {high:.3f})" if row == DEFAULT else "",
+                f"{error:.3f} ({low:.3f} to {high:.3f}), {perfect:.3f}" if row == DEFAULT else "",
                 f"{sum(passes) / len(passes):.0f}", f"{sum(spent) / len(spent):.0f}",
                 f"{max(own / all_ for own, all_ in zip(spent, passes, strict=True)):.0%}",
             ]
         )  # fmt: skip
     facts["calibration error"] = [error, low, high]
+    facts["calibration error of a perfect calibration"] = perfect
     return facts, lines
 
 
@@ -388,6 +391,14 @@ def error_interval(measured: Sequence[Measured]) -> tuple[float, float, float]:
     generator = random.Random(0)
     drawn = sorted(_error(own for own in generator.choices(every, k=len(every))) for _ in range(DRAWS))
     return _error(every), drawn[int(0.025 * DRAWS)], drawn[int(0.975 * DRAWS)]
+
+
+def perfect_error(measured: Sequence[Measured]) -> float:
+    """The error that is measured, on average, if each word is true with just its probability: words are few."""
+    probabilities = [probability for one in measured for probability, _ in one.figures]
+    generator = random.Random(0)
+    drawn = ([generator.random() < own for own in probabilities] for _ in range(DRAWS))
+    return sum(calibration_error(probabilities, labels) for labels in drawn) / DRAWS
 
 
 def _error(figures: Iterator[list[tuple[float, bool]]] | Sequence[list[tuple[float, bool]]]) -> float:

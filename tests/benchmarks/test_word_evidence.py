@@ -45,3 +45,13 @@ def test_a_world_is_summed_up_row_by_row(bench: Any) -> None:
     assert facts["pictures"] == 3 and facts[DEFAULT]["true words"][0] == 0.5
     assert facts["at least 0.8"]["more recall"][0] == 0.5
     assert lines[0][0] == "the default, 3" and lines[1][-1] == "90%"
+
+
+def test_few_words_are_off_by_chance_even_where_probabilities_are_right(bench: Any) -> None:
+    def of(*probabilities: float) -> Any:
+        phrases = [["fox", probability] for probability in probabilities]
+        return bench.Measured({DEFAULT: {**RUN[DEFAULT], "phrases": phrases}}, lambda word: True, ["fox"], str.split)
+
+    assert bench.perfect_error([of(0.0, 1.0)]) == 0.0
+    few, many = bench.perfect_error([of(*[0.5] * 10)]), bench.perfect_error([of(*[0.5] * 1000)])
+    assert few == pytest.approx(0.5) and 0 < many < 0.06

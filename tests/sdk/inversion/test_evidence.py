@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hardprompts import FileFormatError, HardPrompt, NonFiniteError, PromptInverter
+from hardprompts.allowance import Allowance
 from hardprompts.inversion import EvidenceCalibration
 from hardprompts.inversion.evidence.calibration import (
     LabeledFigures,
@@ -19,7 +20,9 @@ from hardprompts.inversion.evidence.calibration import (
     load_calibrations,
     save_calibrations,
 )
+from hardprompts.inversion.evidence.figures import TEMPERATURE
 from hardprompts.inversion.evidence.fitting import calibrate, is_true
+from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import statements, tidy, without
 from hardprompts.search import Candidates
 from hardprompts.testing import ToyEncoder, toy_backend
@@ -336,6 +339,7 @@ def test_the_error_of_a_calibration_is_how_far_bins_are_off() -> None:
     assert calibration_error([0.0, 1.0], [False, True]) == 0
     assert calibration_error([0.8] * 10, [True] * 8 + [False] * 2, bins=1) == pytest.approx(0)
     assert calibration_error([0.1, 0.9], [True, True], bins=2) == pytest.approx(0.5)
+    assert calibration_error([0.5] * 8, [True, False] * 4, bins=4) == pytest.approx(0)  # equal ones are not parted
     with pytest.raises(ValueError, match="one for each"):
         calibration_error([], [])
 
@@ -365,3 +369,74 @@ def test_labeled_pictures_calibrate_a_model_of_ones_own() -> None:
     assert all("a test" in one.source for one in found)
     with pytest.raises(ValueError, match="2 images and 1 lists"):
         calibrate(INVERTER, [features("red"), features("old")], [{"red"}])
+
+
+def test_pictures_that_were_left_aside_say_how_far_to_trust_many_figures() -> None:
+    """Where figures say nothing, many of them are believed less than one that says much."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, 12, generator=generator)
+    labels = torch.rand(300, generator=generator) < 0.5
+    examples = [
+        LabeledFigures({f"n{i}": float(value) for i, value in enumerate(row)}, "subject", bool(true), True, place // 10)
+        for place, (row, true) in enumerate(zip(noise, labels, strict=True))
+    ]
+    names = [f"n{i}" for i in range(12)]
+    parted = fitted(examples, ["toy"], names)
+    believed = fitted([dataclasses.replace(one, picture=0) for one in examples], ["toy"], names)
+
+    def sureness(one: EvidenceCalibration) -> float:
+        return sum(abs(one.probability(x.figures, "subject") - 0.5) for x in examples) / len(examples)
+
+    assert sureness(parted) < 0.5 * sureness(believed)
+
+
+# --- figures --------------------------------------------------------------------------------
+
+
+def _witness(*texts: str) -> Any:
+    source = EvidenceSource.of([BACKEND], (), None)
+    looks = source.looks(features(*texts), 0, Allowance())
+    return source.witness(looks, "{}", lambda said: (features(*said) @ features(*texts).mean(dim=0)).tolist())
+
+
+def test_figures_say_how_a_phrase_stands_among_all_known_words() -> None:
+    witness = _witness("red house")
+    (one,) = witness.measures("red", statements("red", DEFAULT), Allowance())
+    words = witness.words.texts
+    similar = (features(*words) @ features("red house")[0]).double()
+    own = float(features("red")[0] @ features("red house")[0])
+    assert one.of_pictures[0]["alone"] == pytest.approx((own - float(similar.mean())) / float(similar.std()), abs=1e-3)
+    heat = TEMPERATURE * float(similar.std())
+    share = math.exp(own / heat) / float((similar / heat).exp().sum())
+    assert one.of_pictures[0]["said"] == pytest.approx(math.log(share), abs=1e-3)
+    assert one.of_pictures[0]["similarity"] == pytest.approx(own, abs=1e-5)
+    assert one.of_pictures[0]["in text"] == 1.0
+
+
+def test_words_that_a_prompt_lacks_are_measured_as_its_own_are() -> None:
+    witness, said = _witness("red house"), statements("red", DEFAULT)
+    lacking = witness.lacking("red", said, " ", 4, Allowance())
+    assert len(lacking) == 4 and "house" in {one.statement.phrase for one in lacking}
+    assert "red" not in {one.statement.phrase for one in lacking}
+    (house,) = (one for one in lacking if one.statement.phrase == "house")
+    gained = witness.scores(["red house"])[0] - witness.scores(["red"])[0]
+    assert house.contribution == pytest.approx(gained, abs=1e-5) and house.of_pictures[0]["in text"] == 0.0
+    (own,) = witness.measures("house", statements("house", DEFAULT), Allowance())
+    for name in ("alone", "least alone", "said", "common", "similarity"):
+        assert house.of_pictures[0][name] == pytest.approx(own.of_pictures[0][name], abs=1e-3)
+    assert max(lacking, key=lambda one: one.contribution) is house
+
+
+def test_each_picture_is_measured_by_itself() -> None:
+    both, said = _witness("red house", "old boat"), statements("red boat", DEFAULT)
+    of_both = both.measures("red boat", said, Allowance())
+    for place, text in enumerate(("red house", "old boat")):
+        alone = _witness(text).measures("red boat", said, Allowance())
+        for one, other in zip(of_both, alone, strict=True):
+            assert one.of_pictures[place]["alone"] == pytest.approx(other.of_pictures[0]["alone"], abs=1e-4)
+
+
+def test_without_time_to_look_nothing_is_lacking() -> None:
+    allowance = Allowance(deadline=0.0)
+    assert _witness("red house").lacking("red", [], " ", 4, allowance) is None
+    assert any("pictures that bear witness" in one for one in allowance.left_out)

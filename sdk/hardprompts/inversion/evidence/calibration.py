@@ -186,7 +186,8 @@ def calibration_error(probabilities: Sequence[float], true: Sequence[bool], bins
     """
     if not probabilities or len(probabilities) != len(true):
         raise ValueError(f"{len(probabilities)} probabilities and {len(true)} truths; give one for each, and some")
-    pairs = sorted(zip(probabilities, true, strict=True))
+    # Of equal probabilities the order must not depend on the truth, or bins would part true ones from false ones.
+    pairs = sorted(zip(probabilities, true, strict=True), key=lambda pair: pair[0])
     error, bins = 0.0, min(bins, len(pairs))
     for place in range(bins):
         own = pairs[place * len(pairs) // bins : (place + 1) * len(pairs) // bins]
