@@ -1,5 +1,6 @@
 """Prompt Evidence: which words of a prompt are true of an image, what each adds, and where it is seen."""
 
+import time
 from typing import Any
 
 from comfy_api.latest import io
@@ -22,7 +23,7 @@ class PromptEvidence(io.ComfyNode):
     @classmethod
     @shown(
         found_as=["check prompt", "verify prompt", "hallucination", "grounding", "which words are true"],
-        advanced=["deadline"],
+        advanced=["deadline", "interactions"],
     )
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -42,6 +43,8 @@ class PromptEvidence(io.ComfyNode):
                 io.Float.Input("min_evidence", default=0.8, min=0.01, max=0.99, step=0.01, optional=True,
                     tooltip="How likely true a word must be to be kept: 0.8 is 80%."),
                 deadline_input(),
+                io.Boolean.Input("interactions", default=False, optional=True, tooltip="On: also measure how much the "
+                    "words depend on each other, that is, how much changes for the others when one is exchanged."),
             ],
             outputs=[
                 io.Image.Output("picture", "picture", tooltip="The image, with a frame where each word is seen best."),
@@ -63,6 +66,7 @@ class PromptEvidence(io.ComfyNode):
         text: str = "",
         min_evidence: float = 0.8,
         deadline: float | None = None,
+        interactions: bool = False,
     ) -> io.NodeOutput:
         """The picture, the table, the words that are kept, and the prompt.
 
@@ -70,7 +74,9 @@ class PromptEvidence(io.ComfyNode):
             ValueError: neither a prompt nor a text, or both; and see `PromptInverter.evidence`.
         """
         from hardprompts import PromptInverter
+        from hardprompts.applications import word_interactions
         from hardprompts.applications.evidence import evidence_table, kept_phrases
+        from hardprompts.applications.interactions import interaction_table
         from hardprompts.images import picture_with_regions
 
         if (hard_prompt is None) == (not text.strip()):
@@ -80,12 +86,18 @@ class PromptEvidence(io.ComfyNode):
             images = to_images(image, mask)
             with prompt_model.opened() as backend:
                 inverter = PromptInverter(backend, device=backend.device)
+                began = time.monotonic()
                 found = inverter.evidence(checked, images, **given(deadline=deadline or None))
+                if interactions and found.evidence:  # else no word says anything of a picture
+                    left = max(1e-3, deadline - (time.monotonic() - began)) if deadline else None
+                    found = word_interactions(found, backend, images, deadline=left)
         kept = kept_phrases(found, min_evidence)
         (picture,) = to_batch([picture_with_regions(images[0], found.evidence, SIDE)])
         told = [evidence_table(found), *notices_of([found], warned)]
         if found.evidence and all(one.probability is None for one in found.evidence):
             told.append("min_evidence is not used: without percentages, kept has the words that add to the score.")
+        if found.interactions is not None:
+            told.append(f"\n{interaction_table(found.interactions)}")
         table = "\n".join(told)
         return io.NodeOutput(
             picture, table, ", ".join(one.phrase for one in kept), found, ui={"text": [table]}

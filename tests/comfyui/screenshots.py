@@ -147,9 +147,9 @@ GRAPHS: dict[str, dict[str, Node]] = {
         "4": Node(
             "HardPromptsEvidence",
             {"prompt_model": ["2", 0], "image": ["1", 0], "hard_prompt": ["3", 3], "text": "", "min_evidence": 0.8,
-             "deadline": 0.0}, (760, 20), (500, 470),
+             "deadline": 0.0, "interactions": True}, (760, 20), (500, 830),
         ),
-        "5": Node("PreviewImage", {"images": ["4", 0]}, (760, 540), (300, 300)),
+        "5": Node("PreviewImage", {"images": ["4", 0]}, (20, 600), (300, 290)),
         "6": Node(
             "HardPromptsEdit",
             {"original": ["3", 3], "prompt_model": ["2", 0], "old": "fox", "new": "wolf", "every": False}, (1300, 20),

@@ -646,6 +646,21 @@ def test_a_prompt_is_checked_word_by_word(world: World, fox: torch.Tensor) -> No
     assert picture.shape == fox.shape and not torch.equal(picture, fox)
 
 
+def test_words_that_depend_on_each_other_are_told_if_that_is_asked(world: World, fox: torch.Tensor) -> None:
+    node, model = module("evidence").PromptEvidence, emoji_model()
+    given = {"prompt_model": model, "image": fox, "text": "flat fox violet purple"}
+    _, plain, kept, without = node.execute(**given).args
+    _, table, same, told = node.execute(**given, interactions=True).args
+    assert (
+        without.interactions is None and table.startswith(plain) and same == kept and told.evidence == without.evidence
+    )
+    assert told.interactions.phrases == ("flat", "fox", "violet", "purple") and told.score == without.score
+    assert "'violet' and 'purple': each adds" in table and "contributes" in table and "contributes" not in plain
+    hurried = node.execute(**given, interactions=True, deadline=0.001).args
+    assert hurried[3].interactions is None and "no room within the limits" in hurried[1]
+    assert node.execute(**{**given, "text": "of the"}, interactions=True).args[3].interactions is None
+
+
 def test_what_is_checked_is_a_prompt_or_a_text(world: World, fox: torch.Tensor) -> None:
     node, model = module("evidence").PromptEvidence, emoji_model()
     for given in ({}, {"text": "  "}, {"text": "a fox", "hard_prompt": HardPrompt("fox", (1,), 0.1)}):

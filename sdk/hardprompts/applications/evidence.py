@@ -78,11 +78,16 @@ def truth_note(prompt: HardPrompt) -> str:
 
 def evidence_table(prompt: HardPrompt) -> str:
     """The evidence of a prompt as lines of plain text, with what the columns mean."""
-    rows = [SHORT_HEADINGS, *evidence_rows(prompt)]
-    cells = [[shown(row[place], MOST_LETTERS) for place in columns(evidence_rows(prompt))] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    rows, kept = evidence_rows(prompt), columns(evidence_rows(prompt))
+    lines = text_table([[row[place] for place in kept] for row in (SHORT_HEADINGS, *rows)])
     return "\n".join([*lines, "", truth_note(prompt), MEANING])
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of plain text, with the columns below each other."""
+    cells = [[shown(cell, MOST_LETTERS) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
 
 
 def place_in_words(regions: Sequence[Region]) -> str:

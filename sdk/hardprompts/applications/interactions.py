@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hardprompts.allowance import Allowance
+from hardprompts.applications.evidence import text_table
 from hardprompts.encoders import Backend, opened_backend
 from hardprompts.errors import BackendError, VocabularyError
 from hardprompts.images import ImageInput
@@ -135,6 +136,12 @@ def interaction_notes(interactions: WordInteractions, most: int = 3) -> list[str
         for one, other, value in interactions.strongest(most)
         if round(abs(value), 3) > 0
     ]
+
+
+def interaction_table(interactions: WordInteractions) -> str:
+    """The interactions as lines of plain text, with those that are strongest in words, and what the numbers mean."""
+    lines = [*text_table(interactions.rows()), "", *interaction_notes(interactions), DEPENDENCE]
+    return "\n".join(lines)
 
 
 # --- in colors ------------------------------------------------------------------------------
