@@ -55,7 +55,7 @@ class Correction:
         features: PhraseFeatures,
         target: Float[Tensor, " features"],
         template: PromptTemplate | None = None,
-        count: int = 48,
+        count: int = 64,
         sharpness: float = 100.0,
         kinship: float = 20.0,
     ) -> None:
@@ -79,7 +79,10 @@ class Correction:
         if text not in self._seen:
             return None
         places, shown = self._places_of(text), normalize(torch.stack(self._seen[text]).mean(dim=0))
-        chosen = _drawn_by(torch.stack([self._missing(place, shown) for place in places]), generator)
+        missing = torch.stack([self._missing(place, shown) for place in places])
+        # What is missing because a phrase is drawn as something else is missing at the end, too.
+        missing[-1] *= 1 - missing[:-1].max()
+        chosen = _drawn_by(missing, generator)
         if chosen is None:
             return None
         gains = self._gains(places[chosen])

@@ -76,7 +76,7 @@ class PictureOptions:
     seeds: Sequence[int] = (0, 1)
     fresh_seeds: Sequence[int] = (1000, 1001, 1002, 1003)
     report_at: Sequence[int] = ()
-    population: int = 8
+    population: int = 4
     survivors: int = 3
     exploration: float = 0.5
     max_words: int = 16

@@ -26,7 +26,8 @@ def starting_texts(
     """Texts to begin with, the most promising first, without repeats.
 
     What the user gave comes first; then the prompt that was searched for, and the captions; then its other
-    candidates. Where there are none of all these, phrases by chance, one of each kind, `count` texts.
+    candidates, but for those that have the words of an earlier text in another order: their pictures tell little that
+    is new. Where there are none of all these, phrases by chance, one of each kind, `count` texts.
 
     Args:
         options: of the inverter's search.
@@ -41,7 +42,12 @@ def starting_texts(
         texts += captions_of(captioner, images)
     if not texts:
         texts = [_by_chance(phrases, generator) for _ in range(count)]
-    tidy = (" ".join(text.split()) for text in [*texts, *others])
+    known = {frozenset(text.split()) for text in texts}
+    for text in others:
+        if frozenset(text.split()) not in known:
+            texts.append(text)
+            known.add(frozenset(text.split()))
+    tidy = (" ".join(text.split()) for text in texts)
     return [text for text in dict.fromkeys(tidy) if text]
 
 
