@@ -11,7 +11,7 @@ import torch
 from painter import BACKEND, TOWER, NoisyPainter, Painter
 from PIL import Image
 
-from hardprompts import FileFormatError, HardPrompt, PromptInverter, SearchError, VocabularyError
+from hardprompts import Candidate, FileFormatError, HardPrompt, PromptInverter, SearchError, VocabularyError
 from hardprompts.applications import invert_by_pictures, likeness, load_generator
 from hardprompts.applications.black_box import (
     AddPhrase,
@@ -60,7 +60,7 @@ def test_a_planted_prompt_is_approached_and_pictures_are_counted_exactly() -> No
     best_at = [point.text for point in outcome.points]
     spared = 4 * (len(best_at) - len(set(best_at)))  # one prompt at two points is drawn with the fresh seeds once
     assert len(paint.drawn) == len(set(paint.drawn)) == outcome.pictures == 300 - spared
-    assert max(len(texts) for texts, _ in paint.calls) == 8
+    assert max(len(texts) for texts, _ in paint.calls) == 4
     assert outcome.prompt.stop_reason == "max_pictures"
     assert outcome.prompt.score_unit == FRESH and not outcome.prompt.left_out
     by_points = {point.pictures: point.score for point in outcome.points}
@@ -108,6 +108,17 @@ def test_without_any_text_it_begins_with_phrases_and_with_a_captioner_with_capti
     assert all(len(own.text.split()) == 2 for own in found(starts=(), budget=20).trials if own.mutation == "start")
     told = found(starts=(), budget=20, captioner=lambda images: ["white tree" for _ in images])
     assert [own.text for own in told.trials if own.mutation == "start"] == ["white tree"]
+
+
+def test_candidates_with_the_words_of_another_in_another_order_are_not_drawn() -> None:
+    class Found(PromptInverter):
+        def invert(self, *_: object, **__: object) -> HardPrompt:  # type: ignore[override]
+            texts = ("red house", "house red", "red boat", "boat red house", "boat red")
+            return HardPrompt("red house", (), 0.0, candidates=tuple(Candidate(text, (), 0.0) for text in texts))
+
+    outcome = found(starts=["house red"], inverter=Found(BACKEND), budget=20, population=8)
+    starts = [own.text for own in outcome.trials if own.mutation == "start"]
+    assert starts == ["house red", "red house", "red boat", "boat red house"]  # the user's own stays as it is
 
 
 def test_an_inverter_gives_starts_token_ids_and_mutations() -> None:
