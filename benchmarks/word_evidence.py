@@ -5,9 +5,9 @@
 
 Three worlds: scenes of the emoji world that training never saw, and the harder world (harder_world.py: three kinds of
 things, by artists whom the model does not know, if their drawings are there); and photographs, whose words are true as
-photos.py says, through `photo`, which comes without a calibration: here it is calibrated with the first of the
-photographs, as people may do with theirs, and measured on others. In each
-`PromptInverter(model).invert(picture)` finds a prompt, as by default; then
+photos.py says, through `photo`, which comes without a calibration: here it is calibrated with other photographs, as
+people may do with theirs. In each `PromptInverter(model).invert(picture)` finds a prompt, as by default, and in the
+worlds once more with a judge, which chooses among prompts and bears witness too; then
 `evidence(prompt, picture, min_evidence=...)` says what speaks for its words, and drops and adds words.
 
 - true words: the share of words that are true: that name a thing in the scene, by its name or its keywords, or its
@@ -24,6 +24,7 @@ where it stopped. It writes benchmarks/results/word_evidence.json and docs/evide
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -72,6 +73,9 @@ CALIBRATED_WITH, REPORTED = 32, 64
 DRAWS = 1000
 
 DEFAULT = "the default"
+
+#: A second model that looks at scenes, where there is a judge.
+JUDGE = "emoji:emoji-clip-reference"
 
 
 def main() -> None:
@@ -173,11 +177,11 @@ class Measured:
         ]
 
 
-def emoji_world(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+def emoji_world(options: argparse.Namespace, cells: Cells, judge: str | None = None) -> list[Measured]:
     """Scenes of the emoji world."""
     first = CHOOSING_SEED if options.choosing else REPORTING_SEED
     of = [scenes.sample_scene(first + place) for place in range(options.scenes)]
-    inverter, found = PromptInverter("emoji"), []
+    inverter, found = PromptInverter("emoji", judge=judge), []
     for place, scene in enumerate(of):
         cell = {"world": "emoji", "seed": first + place}
         own = _cell(cells, cell, inverter, lambda scene=scene, place=place: scenes.render(scene, seed=place), place)
@@ -186,11 +190,11 @@ def emoji_world(options: argparse.Namespace, cells: Cells) -> list[Measured]:
     return found
 
 
-def harder(options: argparse.Namespace, cells: Cells) -> list[Measured]:
+def harder(options: argparse.Namespace, cells: Cells, judge: str | None = None) -> list[Measured]:
     """Scenes of the harder world."""
     first = HARDER_CHOOSING_SEED if options.choosing else HARDER_REPORTING_SEED
     of = [harder_world.sample(first + place) for place in range(options.scenes)]
-    inverter, found = PromptInverter("emoji"), []
+    inverter, found = PromptInverter("emoji", judge=judge), []
     for place, scene in enumerate(of):
         cell = {"world": "harder", "seed": first + place, "drawn by": harder_world.who_draws()}
         own = _cell(cells, cell, inverter, lambda scene=scene: harder_world.render(scene), place)
@@ -279,8 +283,13 @@ def _found(
     Raises:
         LookupError: it is not there, and nothing is to be computed.
     """
-    kept = cells.get({"search": inverter.backend.name, **cell}, lambda: search(inverter, picture(), seed))
+    kept = cells.get({"search": _models(inverter), **cell}, lambda: search(inverter, picture(), seed))
     return HardPrompt.from_dict(kept["prompt"])
+
+
+def _models(inverter: PromptInverter) -> str:
+    judge = "" if inverter.judge is None else f" with {inverter.judge.name}"
+    return f"{inverter.backend.name}{judge}"
 
 
 def _cell(
@@ -290,7 +299,7 @@ def _cell(
     calibrated = hashlib.sha256(told.encode()).hexdigest()[:12]
     try:
         prompt = _found(cells, cell, inverter, picture, seed)
-        key = {"evidence": inverter.backend.name, **cell, "calibrated": calibrated, "bounds": list(BOUNDS)}
+        key = {"evidence": _models(inverter), **cell, "calibrated": calibrated, "bounds": list(BOUNDS)}
         return cells.get(key, lambda: {"run": run(inverter, prompt, picture(), seed)})["run"]  # type: ignore[no-any-return]
     except LookupError as error:
         print(error)
@@ -335,7 +344,8 @@ def _things_of(scene: HarderScene) -> tuple[list[Any], Callable[[str], Collectio
 
 
 WORLDS: dict[str, Callable[[argparse.Namespace, Cells], list[Measured]]] = {
-    "emoji": emoji_world, "harder": harder, "photographs": photographs,
+    "emoji": emoji_world, "emoji, with a judge": functools.partial(emoji_world, judge=JUDGE),
+    "harder": harder, "harder, with a judge": functools.partial(harder, judge=JUDGE), "photographs": photographs,
 }  # fmt: skip
 
 

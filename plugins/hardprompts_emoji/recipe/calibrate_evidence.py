@@ -1,8 +1,9 @@
 """Calibrate evidence for emoji-clip: ``python -m hardprompts_emoji.recipe.calibrate_evidence --build FOLDER``.
 
-Prompts are found for training scenes: a third as they are, a third turned, cropped, blurred and tinted, and a third of
-three things, half of these distorted too, so that pictures that the model does not know well are among them. The
-prompts are kept in the folder, so that a run that is interrupted goes on when it is started again.
+It is calibrated by itself, and with emoji-clip-reference as its judge. Prompts are found for training scenes: a third
+as they are, a third turned, cropped, blurred and tinted, and a third of three things, half of these distorted too, so
+that pictures that the model does not know well are among them. The prompts are kept in the folder, so that a run that
+is interrupted goes on when it is started again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from hardprompts import PromptInverter
+from hardprompts import PromptInverter, load_backend
 from hardprompts.inversion.evidence.calibration import LabeledFigures, save_calibrations
 from hardprompts.inversion.evidence.fitting import WAYS, examples_of, fits, source_of
 from hardprompts.inversion.evidence.source import EvidenceSource
@@ -27,6 +28,9 @@ from hardprompts_emoji.recipe.decoder_texts import FIRST_SEED
 
 SCENES_FROM = FIRST_SEED + 200_000_000
 """First seed of the scenes."""
+
+JUDGE = "emoji:emoji-clip-reference"
+"""The second model whose word counts where it is the judge."""
 
 SCENES = 360
 """How many scenes are searched."""
@@ -98,9 +102,12 @@ def main() -> None:
     build.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     inverter = PromptInverter("emoji", calibrations=())
-    evidence = source_of(inverter, categories())
-    found = list(measured(inverter, evidence, build))
-    print(save_calibrations(CALIBRATIONS, fits(found, evidence, f"prompts for {SCENES} scenes of emoji", categories())))
+    alone, judge = inverter.backend, load_backend(JUDGE)
+    both = EvidenceSource.of([alone, judge], (), categories())
+    found, source = list(measured(inverter, both, build)), f"prompts for {SCENES} scenes of emoji"
+    # Those with the judge come first: where there is one, they fit, and the others too.
+    fitted = [fits(found, own, source, categories()) for own in (both, source_of(inverter, categories()))]
+    print(save_calibrations(CALIBRATIONS, [one for own in fitted for one in own]))
 
 
 if __name__ == "__main__":

@@ -244,7 +244,7 @@ class PromptInverter:
             prompts.append(answers.prompt(result, target, left))
         if options.wants_evidence:
             finder = EvidenceFinder.of(self.backend, self.judge, self.calibrations)
-            prompts = finder.of_results(prompts, images, targets[0], answers, seed, allowance)
+            prompts = finder.of_results(prompts, images, tasks.seen, targets[0], answers, seed, allowance)
         return [dataclasses.replace(prompt, evaluations=allowance.evaluations) for prompt in prompts]
 
     def _results(

@@ -16,6 +16,7 @@ from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.source import EvidenceSource, ScoresOfTexts
 from hardprompts.inversion.options import InversionOptions
 from hardprompts.inversion.targets import Target, scores_of_texts
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.inversion.words import chosen_words
 from hardprompts.prompts import HardPrompt
 from hardprompts.search.results import BY_HAND, written_by_hand
@@ -75,6 +76,7 @@ class EvidenceFinder:
         self,
         prompts: Sequence[HardPrompt],
         images: Sequence[Any],
+        seen: Sequence[ViewFeatures],
         targets: Sequence[Target],
         answers: Answers,
         seed: int,
@@ -83,13 +85,14 @@ class EvidenceFinder:
         """The prompts of tasks with what speaks for their phrases, for as many passes as were spent so far.
 
         Args:
+            seen: what the search saw of the images.
             answers: what the prompts were made by, with the options of the call.
         """
         spent, options, found = allowance.evaluations, answers.options, list[HardPrompt]()
-        for task, (prompt, own, target) in enumerate(zip(prompts, images, targets, strict=True)):
+        for task, (prompt, own, known, target) in enumerate(zip(prompts, images, seen, targets, strict=True)):
             began, left = clock(), len(prompts) - task
             share = allowance.share(left, min(spent, allowance.remaining or spent) // left)
-            looks, scores_of = self.source.looks(own, seed, share), self._scores_with(target.plain_mean)
+            looks, scores_of = self.source.looks(own, seed, share, known), self._scores_with(target.plain_mean)
             witness = self.source.witness(looks, prompt.template, scores_of)
             if options.min_evidence is None:
                 kept, measured = prompt, self.source.measures(prompt.text, witness, share)

@@ -120,6 +120,7 @@ def fits(
     Of prompts that a search found, and of texts that somebody wrote, those alone of which there are examples.
 
     Args:
+        evidence: of which models; what a judge said beside them is left aside.
         source, categories: see `calibrate`.
     """
     default = Categories.default().lists
@@ -131,6 +132,8 @@ def fits(
         if not some:
             continue
         measured = [name for name in some[0].figures if all(name in one.figures for one in some)]
+        if len(evidence.models) == 1:
+            measured = [name for name in measured if not name.startswith("judge ")]
         whole = [name for name in measured if name.removeprefix("judge ") not in OF_PARTS]
         for names in (measured, whole) if len(whole) < len(measured) else (measured,):
             fitted_to.append(

@@ -52,14 +52,27 @@ class Looks:
     left_out: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, images: Any, models: Sequence[Backend], seed: int, allowance: Allowance) -> "Looks":
+    def of(
+        cls,
+        images: Any,
+        models: Sequence[Backend],
+        seed: int,
+        allowance: Allowance,
+        known: ViewFeatures | None = None,
+    ) -> "Looks":
         """Looks at pictures; where the time does not suffice, at fewer views, and not at their parts.
+
+        Args:
+            known: what these models saw of the pictures before, perhaps in fewer views, or with others behind them.
 
         Raises:
             ImageError, NonFiniteError: see `ViewFeatures.of`.
         """
         own = allowance.share(2)
-        seen = ViewFeatures.of(images, models, views=VIEWS, seed=seed, allowance=own)
+        if known is not None and known.of_models[0].shape[1] >= VIEWS:
+            seen = dataclasses.replace(known, of_models=known.of_models[: len(models)])
+        else:
+            seen = ViewFeatures.of(images, models, views=VIEWS, seed=seed, allowance=own)
         left_out = list(seen.left_out)
         if isinstance(images, Tensor) and images.ndim <= 2 and images.shape[-1] == models[0].feature_width:
             return cls(tuple(models), seen.of_models, None, left_out=(*left_out, "regions: features have none"))

@@ -11,6 +11,7 @@ from hardprompts.inversion.evidence.known_words import KnownWords, known_words
 from hardprompts.inversion.evidence.looks import Looks
 from hardprompts.inversion.evidence.measures import Measures, Witness
 from hardprompts.inversion.evidence.statements import statements
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.prompts import HardPrompt, PromptTemplate
 from hardprompts.wording import Categories, WordEvidence
 
@@ -45,9 +46,9 @@ class EvidenceSource:
         default = Categories.default()
         return cls(models, calibrations, categories or (default if own is None else own.extended(default)))
 
-    def looks(self, images: Any, seed: int, allowance: Allowance) -> Looks:
-        """The pictures as the models see them."""
-        return Looks.of(images, self.models, seed, allowance)
+    def looks(self, images: Any, seed: int, allowance: Allowance, known: ViewFeatures | None = None) -> Looks:
+        """The pictures as the models see them; see `Looks.of`."""
+        return Looks.of(images, self.models, seed, allowance, known)
 
     def witness(
         self,
