@@ -57,7 +57,7 @@ from hardprompts_emoji import scenes
 from hardprompts_emoji.scenes import HELD_OUT_SEED, Scene
 
 #: The bounds.
-BOUNDS = (0.5, 0.8, 0.9)
+BOUNDS = (0.5, 0.65, 0.8, 0.9)
 
 #: Seeds of the emoji world's scenes: to choose by, and to report.
 CHOOSING_SEED, REPORTING_SEED = HELD_OUT_SEED + 330_000_000, HELD_OUT_SEED + 360_000_000

@@ -13,8 +13,19 @@ SCENE = Scene((SceneObject("fox", "large", "center"),), "purple", "neon")
 
 
 def test_calibrations_come_with_emoji_clip_alone() -> None:
-    assert {one.searched for one in calibrations_of(INVERTER.backend)} == {True, False}
+    known = {(len(one.models), one.searched) for one in calibrations_of(INVERTER.backend)}
+    assert known == {(1, True), (1, False), (2, True), (2, False)}
     assert calibrations_of(load_backend("emoji:emoji-clip-reference")) == ()
+
+
+def test_a_judge_bears_witness_too() -> None:
+    picture, text = render(SCENE), "a neon fox and a teapot on a purple background"
+    alone = INVERTER.evidence(text, picture)
+    judged = PromptInverter("emoji", judge="emoji:emoji-clip-reference").evidence(text, picture)
+    likely = {one.phrase: one.probability or 0.0 for one in judged.evidence}
+    assert min(likely["fox"], likely["purple"]) > 0.8 > likely["teapot"]
+    assert judged.provenance["evidence"]["witnesses"] == ["emoji:emoji-clip", "emoji:emoji-clip-reference"]
+    assert [one.probability for one in judged.evidence] != [one.probability for one in alone.evidence]
 
 
 def test_true_words_are_likelier_than_false_ones() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from hardprompts import FileFormatError, HardPrompt, NonFiniteError, PromptInverter
 from hardprompts.allowance import Allowance
@@ -22,8 +23,10 @@ from hardprompts.inversion.evidence.calibration import (
 )
 from hardprompts.inversion.evidence.figures import TEMPERATURE
 from hardprompts.inversion.evidence.fitting import calibrate, is_true
+from hardprompts.inversion.evidence.looks import VIEWS
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import statements, tidy, without
+from hardprompts.inversion.views import ViewFeatures
 from hardprompts.search import Candidates
 from hardprompts.testing import ToyEncoder, toy_backend
 from hardprompts.wording import Categories
@@ -440,3 +443,13 @@ def test_without_time_to_look_nothing_is_lacking() -> None:
     allowance = Allowance(deadline=0.0)
     assert _witness("red house").lacking("red", [], " ", 4, allowance) is None
     assert any("pictures that bear witness" in one for one in allowance.left_out)
+
+
+def test_what_the_search_saw_of_pictures_is_not_looked_at_again() -> None:
+    source = EvidenceSource.of([BACKEND], (), None)
+    seen = ViewFeatures((torch.stack([features("red house")[0]] * VIEWS)[None],))
+    picture = Image.new("RGB", (8, 8), "red")
+    looks = source.looks(picture, 0, Allowance(), seen)
+    assert looks.whole == seen.of_models and looks.parts is not None
+    few = ViewFeatures((seen.of_models[0][:, :1],))
+    assert source.looks(picture, 0, Allowance(), few).whole[0].shape[1] == VIEWS
