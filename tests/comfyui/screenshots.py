@@ -46,6 +46,15 @@ STAND_INS: dict[str, dict[str, Any]] = {
     "HardPromptsImageToPromptByPictures": {"width": 64, "height": 64, "pictures": 12},
 }  # fmt: skip
 
+#: Further ones for the pictures of some workflows: an image in whose parts words differ.
+OF_WORKFLOWS: dict[str, dict[str, dict[str, Any]]] = {
+    "prompt_evidence": {
+        "LoadImage": {"image": "owl.png"},
+        "HardPromptsEvidence": {"text": "brown drawing of an owl and a castle at night"},
+    },
+    "edit_prompt": {"LoadImage": {"image": "rocket.png"}, "HardPromptsEdit": {"old": "rocket", "new": "bicycle"}},
+}
+
 SEARCH = {"num_tokens": 6, "max_steps": 300, "restarts": 16, "seed": 0, "template": "{}", "banned": ""}
 
 
@@ -370,7 +379,7 @@ def browser(server: Server) -> Iterator[Any]:
 def run_workflow(server: Server, page: Any, name: str, shot_while_running: Path | None = None) -> dict[str, Any]:
     """Opens an example workflow, runs it, and returns its entry in ComfyUI's history."""
     graph = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    page.evaluate(OPEN, [graph, STAND_INS, name])
+    page.evaluate(OPEN, [graph, STAND_INS | OF_WORKFLOWS.get(name, {}), name])
     page.wait_for_timeout(500)
     page.evaluate(FIT)
     before = set(server.get("/history"))

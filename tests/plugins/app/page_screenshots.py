@@ -105,7 +105,7 @@ def shots(browser: Any, url: str, folder: Path) -> Iterator[tuple[str, Any]]:
 
     page = opened(browser, url)
     page.get_by_label("Yes", exact=True).check()
-    find(page, fox, owl)
+    find(page, owl, fox)
     page.locator(".hp-evidence").wait_for()
     page.wait_for_timeout(1500)
     yield "done", page
