@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from common import DOCS, Cells, interval, number, percent, save, write_section
+from common import DOCS, Cells, interval, number, save, write_section
 from PIL import Image
 from torch import Tensor
 
@@ -50,8 +50,8 @@ OWN = "clip_on_own_words"
 
 #: What a search may reach, as its tables say it.
 LEVELS = {
-    OWN: "Of {count} runs in which the dictionary costs CLIP's prompt something, the share that makes up for all of it",
-    "clip": "Of {count} runs, the share that reaches what CLIP's prompt reaches here",
+    OWN: "Of {count} runs in which the dictionary costs CLIP's prompt something, those that make up for all of it",
+    "clip": "Of {count} runs, those that reach what CLIP's prompt reaches here",
 }
 
 #: How much less similar a prompt's pictures may be that reach a level.
@@ -384,10 +384,8 @@ def rows_of(cells: Sequence[Mapping[str, Any]], budget: int) -> dict[str, Any]:
         key = f"pictures_to_{level}"
         reached = [cell[key] for cell in counted if cell[key] is not None]
         found[f"counted_{level}"] = len(counted)
+        found[f"runs_to_{level}"] = {str(p): sum(first <= p for first in reached) for p in points}
         found[key] = statistics.median(reached) if reached else None
-        found[f"reach_{level}"] = {
-            str(p): by_target(counted, lambda cell, p=p, key=key: (cell[key] or math.inf) <= p) for p in points
-        }
     for point in points:
         found[f"at_{point}"] = by_target(cells, lambda cell, p=point: cell["points"][str(p)])
         found[f"gain_{point}"] = by_target(cells, lambda cell, p=point: cell["points"][str(p)] - cell["clip"])
@@ -442,7 +440,7 @@ def table(figures: Mapping[str, Mapping[str, Any]], compared: Mapping[str, Mappi
         for name, row in figures.items():
             median = row[f"pictures_to_{level}"]
             shown = "none" if median is None else f"{median:g}"
-            shares.append([name, shown, *(percent(row[f"reach_{level}"][str(point)]) for point in points)])
+            shares.append([name, shown, *(str(row[f"runs_to_{level}"][str(point)]) for point in points)])
         count = next(iter(figures.values()))[f"counted_{level}"]
         parts.append(f"{words.format(count=count)}, and with how many pictures:\n\n{markdown_table(shares)}")
     return "\n\n".join(parts)
@@ -452,7 +450,7 @@ def main() -> None:
     """Runs what is not there yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", choices=("scenes", "emoji-sd"), default="scenes")
-    parser.add_argument("--targets", type=int, default=12)
+    parser.add_argument("--targets", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")
