@@ -49,7 +49,7 @@ from hardprompts.evaluation import Interval, markdown_table
 from hardprompts.inversion import InversionOptions
 from hardprompts.inversion.evidence.calibration import LabeledFigures, calibration_error
 from hardprompts.inversion.evidence.finding import EvidenceFinder
-from hardprompts.inversion.evidence.fitting import LACKING, fits, is_true, source_of
+from hardprompts.inversion.evidence.fitting import fits, is_true, source_of
 from hardprompts.inversion.evidence.statements import SILENT, statements
 from hardprompts.inversion.targets import scores_of_texts
 from hardprompts.wording import words_in
@@ -261,7 +261,7 @@ def _figures(inverter: PromptInverter, path: Path, prompt: HardPrompt) -> dict[s
     said = statements(prompt.text, source.categories)
     measured = [
         *((witness.measures(prompt.text, said, Allowance()) or ()) if said else ()),
-        *(witness.lacking(prompt.text, said, " ", LACKING, Allowance()) or ()),
+        *(witness.lacking(prompt.text, said, " ", Allowance()) or ()),
     ]
     return {"phrases": [[one.statement.phrase, one.statement.category, dict(one.of_pictures[0])] for one in measured]}
 

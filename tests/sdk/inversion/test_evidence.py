@@ -418,7 +418,7 @@ def test_figures_say_how_a_phrase_stands_among_all_known_words() -> None:
 
 def test_words_that_a_prompt_lacks_are_measured_as_its_own_are() -> None:
     witness, said = _witness("red house"), statements("red", DEFAULT)
-    lacking = witness.lacking("red", said, " ", 4, Allowance())
+    lacking = witness.lacking("red", said, " ", Allowance(), 4)
     assert len(lacking) == 4 and "house" in {one.statement.phrase for one in lacking}
     assert "red" not in {one.statement.phrase for one in lacking}
     (house,) = (one for one in lacking if one.statement.phrase == "house")
@@ -439,9 +439,15 @@ def test_each_picture_is_measured_by_itself() -> None:
             assert one.of_pictures[place]["alone"] == pytest.approx(other.of_pictures[0]["alone"], abs=1e-4)
 
 
+def test_words_that_are_looked_for_take_half_of_the_passes_at_most_and_may_be_none() -> None:
+    allowance = Allowance(max_evaluations=6)
+    assert len(_witness("red house").lacking("red", [], " ", allowance)) == 3 and allowance.evaluations == 4
+    assert _witness("red house").lacking("red", [], " ", Allowance(max_evaluations=1)) == []
+
+
 def test_without_time_to_look_nothing_is_lacking() -> None:
     allowance = Allowance(deadline=0.0)
-    assert _witness("red house").lacking("red", [], " ", 4, allowance) is None
+    assert _witness("red house").lacking("red", [], " ", allowance) is None
     assert any("pictures that bear witness" in one for one in allowance.left_out)
 
 

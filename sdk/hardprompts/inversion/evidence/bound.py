@@ -18,9 +18,6 @@ from hardprompts.prompts import Candidate, HardPrompt
 from hardprompts.search.results import leave_one_out
 from hardprompts.vocabulary import Vocabulary
 
-#: Words that a prompt may lack, of which it is measured how likely they are.
-LACKING = 64
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvidenceBound:
@@ -151,11 +148,11 @@ class EvidenceBound:
             said: the statements of the text.
         """
         separator = self.separator or " "
-        lacking = self.witness.lacking(text, said, separator, LACKING, allowance) or []
+        lacking = self.witness.lacking(text, said, separator, allowance) or []
         likely = {
             _key(one): one
             for one in lacking
-            if (self.source.probability(one) or 0.0) >= self.least and self._may_add(one.statement.phrase)
+            if (self.source.probability(one) or 0.0) >= self.least and one.statement.phrase in self._allowed
         }
         (score,) = allowance.insist(lambda: self.witness.scores([kept]), passes=1) if kept and likely else (0.0,)
         while likely:
@@ -170,12 +167,9 @@ class EvidenceBound:
             kept, score, known[best] = texts[best], gained, likely.pop(best)
         return kept
 
-    def _may_add(self, word: str) -> bool:
-        """Whether a word is one of those that the call may use."""
-        return word in self._allowed
-
     @functools.cached_property
     def _allowed(self) -> frozenset[str]:
+        """The words that the call may use."""
         return frozenset(self.vocabulary.decode(unit).strip().lower() for unit in self.vocabulary.units)
 
     def _fits(self, text: str) -> bool:

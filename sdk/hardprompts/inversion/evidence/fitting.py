@@ -24,9 +24,6 @@ WAYS: tuple[dict[str, Any], ...] = ({}, {"token_cost": 0.0})
 #: True phrases of a text that is written for a picture, at most; half as many false ones of their categories join them.
 WRITTEN = 6
 
-#: Words that each prompt lacks, true or not, which are examples too.
-LACKING = 64
-
 
 def calibrate(
     inverter: PromptInverter,
@@ -108,7 +105,7 @@ def examples_of(
         witness, said = evidence.witness(looks, "{}", scores_of, searched), statements(text, evidence.categories)
         found += labeled(witness.measures(text, said, Allowance()) or () if said else (), true_words, seed)
         if searched:
-            found += labeled(witness.lacking(text, said, " ", LACKING, Allowance()) or (), true_words, seed)
+            found += labeled(witness.lacking(text, said, " ", Allowance()) or (), true_words, seed)
     return found
 
 

@@ -25,6 +25,9 @@ PASSES_OF_A_PHRASE = 2 + EXCHANGES
 #: By which figures the words are found that a prompt may lack, and how many by each.
 LEADING, LED = ("said", "alone", "part", "part said", "recognized", "part recognized"), 24
 
+#: Words, at most, of which it is measured whether a prompt lacks them.
+LACKING = 64
+
 #: Pictures, at most, by which these words are found, of several that share a prompt.
 LOOKED_AT = 8
 
@@ -90,15 +93,17 @@ class Witness:
         ]
 
     def lacking(
-        self, text: str, said: Sequence[Statement], separator: str, count: int, allowance: Allowance
+        self, text: str, said: Sequence[Statement], separator: str, allowance: Allowance, count: int = LACKING
     ) -> list[Measures] | None:
         """What is measured of words that are not in a text and that the pictures may show; None without room for it.
 
         Args:
             said: the statements of the text.
             separator: what stands between the text and a word behind it.
-            count: words, at most.
+            count: words, at most; half of the passes that are left may be spent on them.
         """
+        if allowance.remaining is not None:
+            count = min(count, allowance.remaining // 2)
         contrast, behind = self._behind(0, allowance)
         if contrast is None or behind is None:
             return None
@@ -117,7 +122,7 @@ class Witness:
         alone, without_it = [own_figures, *judges], told[0] if text else 0.0
         return [
             self._of(one, place, without_it, score - without_it, (), alone, in_text=False)
-            for place, (one, score) in enumerate(zip(found, told[-len(found) :], strict=True))
+            for place, (one, score) in enumerate(zip(found, told[len(told) - len(found) :], strict=True))
         ]
 
     def _of(
