@@ -152,7 +152,7 @@ class Cells:
     """Finished cells of a benchmark, one JSON line each: a run that is killed loses the cell that it was at alone.
 
     Args:
-        only_read: raises LookupError where a cell is not there, in the stead of computing it.
+        only_read: raises LookupError where a cell is not there, instead of computing it.
         describe: what is printed of the figures of a new cell.
     """
 
@@ -171,6 +171,15 @@ class Cells:
             self.found[_key(row["cell"])] = row["figures"]
         if len(whole) < len(lines):
             write_text_atomically(self.path, "".join(f"{line}\n" for line in whole))
+
+    def forget(self, which: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drops cells, which are then computed anew."""
+        kept = {key: figures for key, figures in self.found.items() if not which(json.loads(key))}
+        if len(kept) < len(self.found):
+            self.found = kept
+            lines = (json.dumps({"cell": json.loads(key), "figures": figures}, ensure_ascii=False) + "\n"
+                     for key, figures in kept.items())  # fmt: skip
+            write_text_atomically(self.path, "".join(lines))
 
     def get(self, cell: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The figures of a cell, from an earlier run or computed now."""

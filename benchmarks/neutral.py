@@ -1,8 +1,10 @@
 """One protocol for all inverters, ours and foreign: same targets, same passes, judges that none of them searched.
 
     python benchmarks/neutral.py                          # ours, and the foreign programs that are set up
-    python benchmarks/neutral.py --rows FOLDER            # with the rows of the files in FOLDER, one JSON file each
     python benchmarks/neutral.py --targets-only FOLDER    # writes what a program of others reads
+    python benchmarks/neutral.py --rows FOLDER            # the rows of files beside those that are published
+    python benchmarks/neutral.py --repeat                 # everything twice, from nothing: is it the same?
+    python benchmarks/neutral.py --again ROW              # that row anew; the others as they are
 
 docs/neutral.md says how to add a row with one file. Targets are scenes of the emoji world and of the harder world,
 whose truth is known; captions and prompts that people wrote, as features of all-MiniLM-L6-v2; and photographs. The
@@ -22,10 +24,11 @@ Every row has the same passes for a target (one prompt forward through the text 
 is counted around the tower, ours too, or, of a file, what the file says; what a program encodes once for a model is not
 counted. Texts are read as a person would paste them. Differences from our default are paired over the targets. All rows
 have the seed of --seed, and no setting was chosen by these targets. Nothing is drawn or judged by a model that a
-program searched. A run that is stopped goes on where it stopped. What is printed holds no times, so that the same
-command prints the same tables twice; times are in the file, and in the last table of the page.
+program searched. A run that is stopped goes on where it stopped. The tables of the suites hold no times, so that the
+same command gives the same tables twice; times are in the file, and in the last table of the page.
 
-It writes benchmarks/results/neutral.json and docs/neutral.md.
+It writes benchmarks/results/neutral.json and docs/neutral.md; with --name or --rows, benchmarks/results/NAME.json and
+NAME.md instead.
 """
 
 import argparse
@@ -34,21 +37,25 @@ import json
 import math
 import os
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import common
 import editing
 import neutral_suites
 import peers
 import torch
 from common import DOCS, Cells, in_other_environment, save, write_section
 from generation import command
+from neutral_rows import Published, Row, read_rows, row_of
 from neutral_suites import Suite
 
 from hardprompts import HardPrompt, PromptInverter
+from hardprompts.atomic import write_text_atomically
 from hardprompts.evaluation import Interval, edit_values, markdown_table, nats_per_word, t_interval, transfer_matrix
 from hardprompts.inversion import open_likelihood
 
@@ -115,24 +122,33 @@ PROGRAMS: Mapping[str, Foreign] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="*", default=list(neutral_suites.SUITES), choices=neutral_suites.SUITES)
-    parser.add_argument("--targets", type=int, help="of each suite (default: 12 scenes, 6 texts, 6 photographs)")
+    parser.add_argument("--targets", type=int, help=f"of each suite (default: {neutral_suites.COUNTS})")
     parser.add_argument("--passes", type=int, default=500, help="of each row for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ours", nargs="*", default=list(OURS), choices=OURS, metavar="ROW")
     parser.add_argument("--programs", nargs="*", default=list(PROGRAMS), choices=PROGRAMS, metavar="PROGRAM")
-    parser.add_argument("--rows", type=Path, help="a folder of files with rows")
+    parser.add_argument("--rows", type=Path, help="a file with a row, or a folder of such files; see docs/neutral.md")
     parser.add_argument("--targets-only", type=Path, metavar="FOLDER", help="write the targets there, and nothing else")
     parser.add_argument("--only-read", action="store_true", help="report what is there, compute nothing")
+    parser.add_argument(
+        "--again", nargs="+", default=[], metavar="ROW", help="rows, or evidence or edits of all rows, to measure anew"
+    )
+    parser.add_argument("--repeat", action="store_true", help="compute all rows twice, and say where they differ")
     parser.add_argument("--no-edits", action="store_true", help="leave out how well prompts can be edited")
     parser.add_argument("--cache", type=Path, default=None, help="where foreign programs keep what they encode once")
     parser.add_argument("--name", help="of the files in benchmarks/results, and then the page is left alone")
     options = parser.parse_args()
+    if options.repeat:
+        sys.exit(repeated(sys.argv[1:]))
     torch.set_num_threads(1)
     suites = neutral_suites.opened(options)
     if options.targets_only is not None:
         print(neutral_suites.write_targets(suites, options.targets_only, options.passes))
         return
-    bench = Bench(options, Cells(options.name or "neutral", options.only_read, describe))
+    try:
+        bench = Bench.of(options, suites)
+    except ValueError as error:
+        sys.exit(str(error))
     facts: dict[str, Any] = {}
     sections: list[str] = []
     for suite in suites.values():
@@ -143,77 +159,79 @@ def main() -> None:
         facts[suite.name], text = report(suite, rows, bench)
         sections.append(text)
         print(text, flush=True)
-    print(save(options.name or "neutral", {"passes": options.passes, "seed": options.seed, "suites": facts}))
-    if options.name is None:
+    name = options.name or ("neutral_rows" if options.rows else None)
+    print(save(name or "neutral", {"passes": options.passes, "seed": options.seed, "suites": facts}))
+    if name is not None:
+        print(write_text_atomically(common.RESULTS / f"{name}.md", "\n\n".join(sections) + "\n"))
+    else:
         sections += [programs(facts), times(facts)]
         write_section(DOCS / "neutral.md", "neutral", "\n\n".join([f"```console\n{command()}\n```", *sections]))
+
+
+# --- the same twice -----------------------------------------------------------------------
+
+
+def repeated(arguments: Sequence[str]) -> int:
+    """Runs the command twice, each time in a process of its own and from nothing; 1 if the tables differ, else 0."""
+    given = [one for one in arguments if one != "--repeat"]
+    with tempfile.TemporaryDirectory() as folder:
+        # A whole path in place of a name: the cells and results of each run lie in a folder of its own.
+        names = [Path(folder) / place / "neutral" for place in ("first", "second")]
+        for name in names:
+            name.parent.mkdir()
+            subprocess.run([sys.executable, __file__, *given, "--name", str(name)], check=True)
+        tables = [name.with_suffix(".md").read_bytes() for name in names]
+        told = list(differences(*(json.loads(name.with_suffix(".json").read_text(encoding="utf-8")) for name in names)))
+    same = tables[0] == tables[1] and not told
+    print("\n".join(told or ["The same tables, byte for byte." if same else "The same rows in other tables."]))
+    return 0 if same else 1
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
+    """Where two files of results differ in more than seconds."""
+    for suite, own in first["suites"].items():
+        for name, row in own["rows"].items():
+            other = second["suites"][suite]["rows"].get(name, {})
+            keys = [key for key in row if key != "seconds" and row[key] != other.get(key)]
+            if "texts" in keys and "texts" in other:
+                pairs = zip(own["targets"], row["texts"], other["texts"], strict=True)
+                yield from (f"{target}, {name}: {one!r}, then {two!r}" for target, one, two in pairs if one != two)
+            elif keys:
+                yield f"{suite}, {name}: other {', '.join(keys)}"
 
 
 # --- rows ---------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """What one program found.
-
-    Attributes:
-        name, program: with its version or commit.
-        texts: for each target.
-        held_to: what it was held to, and `passes` and `seconds` what it used for a target; NaN: not told.
-        differences: from the program as its authors run it.
-    """
-
-    name: str
-    program: str
-    texts: tuple[str, ...]
-    held_to: str
-    passes: float = math.nan
-    seconds: float = math.nan
-    differences: tuple[str, ...] = ()
-
-
-def row_of(told: Mapping[str, Any], suite: Suite, source: str) -> Row | None:
-    """A row as a file tells it; None if it is of other suites.
-
-    Raises:
-        ValueError: it has prompts for some of the targets alone, or is no row.
-    """
-    prompts = told.get("prompts")
-    if not isinstance(told.get("name"), str) or not isinstance(prompts, Mapping):
-        raise ValueError(f'{source} is no row: it needs {{"name": "...", "prompts": {{"{suite.ids[0]}": "...", ...}}}}')
-    missing = [target for target in suite.ids if not isinstance(prompts.get(target), str)]
-    if len(missing) == len(suite.ids):
-        return None
-    if missing:
-        raise ValueError(
-            f"{source} has no text for {len(missing)} of the {len(suite.ids)} targets of {suite.name}, {missing[:3]}: "
-            "rows are compared on the same targets; add them, or leave the suite out"
-        )
-
-    def used(key: str) -> float:
-        value = told.get(key)
-        if isinstance(value, Mapping):
-            return math.fsum(float(value[target]) for target in suite.ids) / len(suite.ids)
-        return math.nan if value is None else float(value)
-
-    return Row(
-        str(told["name"]), str(told.get("program", told["name"])), tuple(prompts[target] for target in suite.ids),
-        str(told.get("budget", "not told")), used("passes"), used("seconds"), tuple(told.get("differences", ())),
-    )  # fmt: skip
-
-
 class Bench:
     """Runs ours and the foreign programs, and reads the rows of files."""
 
-    def __init__(self, options: argparse.Namespace, cells: Cells) -> None:
-        self.options, self.cells = options, cells
+    def __init__(
+        self, options: argparse.Namespace, cells: Cells, files: Sequence[Mapping[str, Any]] = (),
+        published: Published | None = None,
+    ) -> None:  # fmt: skip
+        self.options, self.cells, self.files, self.published = options, cells, files, published
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, suites: Mapping[str, Suite]) -> "Bench":
+        """As the command line asks.
+
+        Raises:
+            ValueError: a file has no row.
+        """
+        cells = Cells(options.name or "neutral", options.only_read, describe)
+        cells.forget(lambda cell: cell["row"] in options.again or cell.get("measured") in options.again)
+        if options.rows is None:
+            return cls(options, cells)
+        files = read_rows(options.rows, list(suites.values()), (TRUE, OTHER, *OURS, *PROGRAMS))
+        return cls(options, cells, files, Published(common.RESULTS / "neutral.json", options.passes, options.seed))
 
     def rows(self, suite: Suite) -> dict[str, Row]:
         """All rows of a suite by name, with what a true text and another target's true text are worth."""
         found = {}
         for name in self.options.ours:
             if suite.name in (OURS[name].suites or (suite.name,)):
-                found[name] = self.computed(name, suite, lambda name=name: self.ours(name, suite))
+                found[name] = self.computed(name, suite, self.ours)
         for name in self.options.programs:
             program = PROGRAMS[name]
             if suite.name not in (program.suites or (suite.name,)):
@@ -221,12 +239,9 @@ class Bench:
             if wanting := [one for one in needed(program) if not os.environ.get(one)]:
                 print(f"{suite.name}: {name} is left out: {', '.join(wanting)} is not set")
                 continue
-            found[name] = self.computed(name, suite, lambda name=name: self.foreign(name, suite))
-        for path in sorted(self.options.rows.glob("*.json")) if self.options.rows else ():
-            row = row_of(json.loads(path.read_text(encoding="utf-8")), suite, str(path))
-            if row is not None:
-                if row.name in found:
-                    raise ValueError(f"{path}: there is a row {row.name!r} already; give it another name")
+            found[name] = self.computed(name, suite, self.foreign)
+        for told in self.files:
+            if (row := row_of(told, suite)) is not None:
                 found[row.name] = row
         others = (*suite.true[-1:], *suite.true[:-1])
         known = {name: row for name, row in found.items() if row is not None}
@@ -234,32 +249,44 @@ class Bench:
         known[OTHER] = Row(OTHER, "people", others, "none")
         return known
 
-    def computed(self, name: str, suite: Suite, compute: Callable[[], Mapping[str, Any]]) -> Row | None:
-        """A row from an earlier run or computed now; None if it is not there, or failed, which is said."""
-        cell = {
-            "row": name, "suite": suite.name, "targets": len(suite.ids), "passes": self.options.passes,
-            "tokens": suite.tokens, "seed": self.options.seed, "of": suite.true[0], "title": suite.title,
-        }  # fmt: skip
+    def computed(self, name: str, suite: Suite, compute: Callable[[str, Suite], Mapping[str, Any]]) -> Row | None:
+        """A row from an earlier run or computed now; None if it is not there, or failed, which is said.
+
+        Beside the rows of files it is as published; only the default, which all are compared with, is computed.
+        """
+        if self.published is not None:
+            told = self.published.row(name, suite)
+            if told is not None or name != DEFAULT:
+                return None if told is None else row_of(told, suite)
+            print(f"{suite.name}: other targets than those that are published: only the default stands beside the rows")
         try:
-            return row_of(self.cells.get(cell, compute), suite, name)
+            return row_of(joined([self.part(name, part, compute) for part in suite.parts]), suite)
         except LookupError as error:
             print(error)
         except subprocess.CalledProcessError as error:
             print(f"{suite.name}: {name} is left out, since it failed:\n{error.stderr[-1500:]}")
         return None
 
+    def part(self, name: str, suite: Suite, compute: Callable[[str, Suite], Mapping[str, Any]]) -> dict[str, Any]:
+        """A row of a part of a suite, in the form of a file's."""
+        cell = {
+            "row": name, "suite": suite.name, "first": suite.ids[0], "targets": len(suite.ids), "tokens": suite.tokens,
+            "passes": self.options.passes, "seed": self.options.seed, "of": suite.true[0], "title": suite.title,
+        }  # fmt: skip
+        return self.cells.get(cell, lambda: compute(name, suite))
+
     def ours(self, name: str, suite: Suite) -> dict[str, Any]:
         """A row of ours, in the form of a file's."""
-        counted = CountedTower(suite.backend.text_encoder)
-        inverter = PromptInverter(dataclasses.replace(suite.backend, text_encoder=counted), **OURS[name].options)
+        own, counted = OURS[name], CountedTower(suite.backend.text_encoder)
+        inverter = PromptInverter(dataclasses.replace(suite.backend, text_encoder=counted), **own.options)
         # What is encoded once for a model, such as its words one by one, belongs to no target.
         inverter.invert(-suite.features[:1], suite.tokens, max_evaluations=50, progress=False)
         texts, passes, seconds = {}, {}, {}
         for place, target in enumerate(suite.ids):
             counted.passes, began = 0, time.process_time()
             prompt = inverter.invert(
-                suite.target(place), suite.tokens, seed=self.options.seed + place, progress=False,
-                max_evaluations=self.options.passes, **OURS[name].invert,
+                suite.target(place), suite.tokens, seed=self.options.seed + suite.first + place, progress=False,
+                max_evaluations=self.options.passes, **own.invert,
             )  # fmt: skip
             texts[target], passes[target] = prompt.filled, counted.passes
             seconds[target] = round(time.process_time() - began, 3)
@@ -274,7 +301,7 @@ class Bench:
         if not program.adapter:
             return self.tropt(name, suite)
         given: list[str | Path] = ["--suite", suite.name, "--passes", str(self.options.passes)]
-        given += ["--seed", str(self.options.seed), *program.options]
+        given += ["--seed", str(self.options.seed + suite.first), *program.options]
         if program.checkout:
             given += ["--checkout", os.environ[program.checkout]]
         if self.options.cache is not None and program.keeps:
@@ -287,40 +314,61 @@ class Bench:
         return {**found, "name": name}
 
     def evidence(self, row: Row, suite: Suite) -> dict[str, list[float | None]]:
-        """What `PromptInverter.evidence` says of a row's texts: how likely their phrases are true, on average."""
-        if isinstance(suite.targets, torch.Tensor):
+        """What `PromptInverter.evidence` says of a row's texts: how likely their phrases are true, on average.
+
+        It knows that they were searched, with the model that it asks too; but for those that people wrote.
+        """
+        inverter = PromptInverter(suite.backend)
+        if not inverter.calibrations:
             return {}
 
-        def compute() -> dict[str, Any]:
-            inverter = PromptInverter(suite.backend)
-            told = [inverter.evidence(text, suite.target(place)) for place, text in enumerate(row.texts)]
+        def given(text: str) -> HardPrompt | str:
+            if row.name in (TRUE, OTHER):
+                return text
+            ids = tuple(suite.backend.vocabulary.encode(text))
+            return HardPrompt(text, ids, 0.0, model=suite.backend.name, method=row.name)
+
+        def compute(texts: Sequence[str], part: Suite) -> dict[str, Any]:
+            told = [inverter.evidence(given(text), part.target(place)) for place, text in enumerate(texts)]
             return {"evidence": [probability(prompt) for prompt in told]}
 
-        return self.measured(cell_of(row, suite, "evidence"), compute)
+        return self.measured(row, suite, "evidence", ("evidence",), compute)
 
     def edits(self, row: Row, suite: Suite) -> dict[str, list[float | None]]:
         """How well a row's texts can be edited, where pictures can be drawn; see editing.py."""
         if self.options.no_edits or not suite.scenes:
             return {}
 
-        def compute() -> dict[str, Any]:
-            ended = editing.outcomes(row.texts, suite.scenes)
+        def compute(texts: Sequence[str], part: Suite) -> dict[str, Any]:
+            ended = editing.outcomes(texts, part.scenes)
             return {f"edit {figure}": list(edit_values(ended, figure)) for figure in ("success", "locality")}
 
-        return self.measured(cell_of(row, suite, "edits"), compute)
+        return self.measured(row, suite, "edits", ("edit success", "edit locality"), compute)
 
-    def measured(self, cell: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """From an earlier run or computed now; nothing if it is not there."""
-        try:
-            return self.cells.get(cell, compute)
-        except LookupError:
-            return {}
+    def measured(
+        self, row: Row, suite: Suite, what: str, names: Sequence[str],
+        compute: Callable[[Sequence[str], Suite], Mapping[str, Any]],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Figures of the texts of a row, from an earlier run or computed now; nothing if they are not there."""
+        if self.published is not None and (told := self.published.figures(row, suite, names)):
+            return told
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        for part in suite.parts:
+            texts = row.texts[part.first :][: len(part.ids)]
+            cell = {"row": row.name, "suite": suite.name, "measured": what, "texts": texts, "title": suite.title}
+            try:
+                own = self.cells.get(cell, lambda texts=texts, part=part: compute(texts, part))
+            except LookupError:
+                return {}
+            for name in names:
+                found[name] += own[name]
+        return found
 
     def tropt(self, name: str, suite: Suite) -> dict[str, Any]:
         """Likewise of one of tropt's optimizers; its passes are those that it counts itself."""
         given = {
             "model": str(suite.text_model), "language_model": "", "tokens": suite.tokens,
-            "passes": self.options.passes, "seed": self.options.seed, "threads": 1,
+            "passes": self.options.passes, "seed": self.options.seed + suite.first, "threads": 1,
             "optimizers": list(PROGRAMS[name].options),
         }  # fmt: skip
         found = peers.tropt_runs(given, suite.features)
@@ -334,15 +382,19 @@ class Bench:
         }  # fmt: skip
 
 
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of the rows of its parts."""
+    whole: dict[str, Any] = dict(parts[0])
+    for key, value in whole.items():
+        if isinstance(value, Mapping):
+            whole[key] = {target: one for part in parts for target, one in part[key].items()}
+    return whole
+
+
 def probability(prompt: HardPrompt) -> float | None:
     """How likely the phrases of a prompt are true on average, by their evidence; None where it says nothing."""
     told = [one.probability for one in prompt.evidence or () if one.probability is not None]
     return mean(told) if told else None
-
-
-def cell_of(row: Row, suite: Suite, what: str) -> dict[str, Any]:
-    """The cell of what is measured of the texts of a row."""
-    return {"row": row.name, "suite": suite.name, "measured": what, "texts": list(row.texts), "title": suite.title}
 
 
 def needed(program: Foreign) -> list[str]:
@@ -382,13 +434,16 @@ def describe(figures: Mapping[str, Any]) -> str:
 # --- reporting ----------------------------------------------------------------------------
 
 #: What counts, in the order of the columns: the more the better, but for nats.
-COLUMNS = ("judge", "precision", "recall", "F1", "nats a word", "evidence", "edit success", "edit locality")
+COLUMNS = (
+    "judge", "precision", "recall", "F1", "nats a word", "evidence", "too much", "claimed", "claimed too much",
+    "edit success", "edit locality",
+)  # fmt: skip
 
 #: Those that stand without their difference from the default.
-ALONE = ("precision", "recall", "evidence", "edit success")
+ALONE = ("precision", "recall", "evidence", "too much", "claimed", "claimed too much")
 
 #: By which a program can be ahead, beside the judges.
-MEASURES = ("F1", "nats a word", "edit locality")
+MEASURES = ("F1", "nats a word", "edit success", "edit locality")
 
 #: Figures of each target; None: a text has none.
 Figures = Mapping[str, Mapping[str, Sequence[float | None]]]
@@ -403,18 +458,33 @@ def figures_of(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> Figures:
     found = {}
     for name, row in rows.items():
         matches = [suite.match(text, place) for place, text in enumerate(row.texts)]
+        precision, evidence = [one.precision for one in matches], bench.evidence(row, suite)
         found[name] = {
             "judge": by_judge[name][first],
             **{f"judge {judge}": scores for judge, scores in by_judge[name].items()},
             "searched": tuple(suite.searched(row.texts)),
-            "precision": tuple(one.precision for one in matches),
+            "precision": tuple(precision),
             "recall": tuple(one.recall for one in matches),
             "F1": tuple(one.f1 for one in matches),
             "nats a word": tuple(nats[text] for text in row.texts),
-            **bench.evidence(row, suite),
+            "tokens": tuple(len(suite.backend.vocabulary.encode(text)) for text in row.texts),
+            **evidence,
+            **beside_truth("too much", evidence.get("evidence", ()), precision),
+            **({"claimed": row.claimed} if row.claimed else {}),
+            **beside_truth("claimed too much", row.claimed, precision),
             **bench.edits(row, suite),
         }
     return found
+
+
+def beside_truth(
+    name: str, believed: Sequence[float | None], precision: Sequence[float]
+) -> dict[str, tuple[float | None, ...]]:
+    """How much more is believed of texts than the share of them that is true; nothing where nothing is said."""
+    if not believed:
+        return {}
+    pairs = zip(believed, precision, strict=True)
+    return {name: tuple(None if one is None else one - true for one, true in pairs)}
 
 
 def report(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> tuple[dict[str, Any], str]:
@@ -425,17 +495,18 @@ def report(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> tuple[dict[st
     columns = [key for key in COLUMNS if any(key in own for own in figures.values())]
     for key in columns:
         head += [key] if key in ALONE else [key, "over the default"]
-    table = [[*head, "held to", "passes used"]]
+    table = [[*head, "tokens", "held to", "passes used"]]
     for name in order:
         line = [name]
         for key in columns:
             line.append(cell_text(figures[name].get(key, ()), key))
             if key not in ALONE:
                 line.append("" if name == DEFAULT else difference(figures, name, key))
-        line += [rows[name].held_to, "" if math.isnan(rows[name].passes) else f"{rows[name].passes:.0f}"]
+        passes = "" if math.isnan(rows[name].passes) else f"{rows[name].passes:.0f}"
+        line += [f"{mean(figures[name]['tokens']):.1f}", rows[name].held_to, passes]
         table.append(line)
     lines = [f"### {suite.title}", "", f"{len(suite.ids)} targets, prompts of {suite.tokens} tokens."]
-    lines += [ahead(suite, figures, rows), "", markdown_table(table), "", *transfer_lines(suite, figures)]
+    lines += [ahead(suite, figures, rows), "", table_of(table), "", *transfer_lines(suite, figures)]
     lines += ["", examples(suite, rows, order)]
     facts = {
         name: {
@@ -446,7 +517,8 @@ def report(suite: Suite, rows: Mapping[str, Row], bench: Bench) -> tuple[dict[st
         }
         for name in order
     }  # fmt: skip
-    return {"title": suite.title, "targets": suite.ids, "true": list(suite.true), "rows": facts}, "\n".join(lines)
+    told = {"title": suite.title, "targets": suite.ids, "true": list(suite.true), "tokens": suite.tokens, "rows": facts}
+    return told, "\n".join(lines)
 
 
 def programs(facts: Mapping[str, Any]) -> str:
@@ -456,11 +528,11 @@ def programs(facts: Mapping[str, Any]) -> str:
         for name, row in suite["rows"].items():
             if row["differences"]:
                 told = "; ".join(row["differences"])
-                found.setdefault(name, [name, row["program"], told.replace("|", "/")])
+                found.setdefault(name, [name, row["program"], told])
     text = (
         "### The programs\n\nHow each differs from what its authors run; the same everywhere but for numbers of steps."
     )
-    return f"{text}\n\n{markdown_table([['row', 'program', 'differs by'], *found.values()])}"
+    return f"{text}\n\n{table_of([['row', 'program', 'differs by'], *found.values()])}"
 
 
 def times(facts: Mapping[str, Any]) -> str:
@@ -472,7 +544,7 @@ def times(facts: Mapping[str, Any]) -> str:
         if any(value is not None for value in own):
             table.append([name, *("" if value is None else f"{value:.1f}" for value in own)])
     text = "### What it took\n\nSeconds of one processor for a target; what is loaded or encoded once is not counted."
-    return f"{text}\n\n{markdown_table(table)}"
+    return f"{text}\n\n{table_of(table)}"
 
 
 def mean(values: Sequence[float]) -> float:
@@ -493,7 +565,9 @@ def cell_text(values: Sequence[float | None], key: str) -> str:
 
 def shown(found: Interval, key: str) -> str:
     """A mean with its interval."""
-    if key in ("precision", "recall", "evidence", "edit success", "edit locality"):
+    if key in ("too much", "claimed too much"):
+        return f"{100 * found.mean:+.0f} ± {100 * found.half_width:.0f} %"
+    if key in ("precision", "recall", "evidence", "claimed", "edit success", "edit locality"):
         return f"{100 * found.mean:.0f} ± {100 * found.half_width:.0f} %"
     digits = 1 if key == "nats a word" else 3
     return f"{found.mean:.{digits}f} ± {found.half_width:.{digits}f}"
@@ -513,7 +587,7 @@ def difference(figures: Figures, name: str, key: str) -> str:
         return ""
     digits = 1 if key == "nats a word" else 3
     text = f"{found.mean:+.{digits}f} ± {found.half_width:.{digits}f}"
-    if key == "edit locality":
+    if key in ("edit success", "edit locality"):
         text = f"{100 * found.mean:+.0f} ± {100 * found.half_width:.0f} %"
     return f"**{text}**" if better(found, key) else text
 
@@ -549,7 +623,7 @@ def transfer_lines(suite: Suite, figures: Figures) -> list[str]:
         f"{one} and {other}: {tau:.2f} on prompts of one target, {on_rows[one, other]:.2f} on rows"
         for (one, other), tau in on_prompts.items()
     ]
-    return ["What each model says of the same texts:", "", markdown_table(table), "",
+    return ["What each model says of the same texts:", "", table_of(table), "",
             f"Kendall's tau, {'; '.join(agreed)}."]  # fmt: skip
 
 
@@ -557,7 +631,12 @@ def examples(suite: Suite, rows: Mapping[str, Row], order: Sequence[str], count:
     """What the rows say of the first targets."""
     head = ["row", *(f"target {place + 1}" for place in range(min(count, len(suite.ids))))]
     texts = [[name, *(rows[name].texts[:count])] for name in order if name != OTHER]
-    return markdown_table([head, *([cell.replace("|", "/") for cell in line] for line in texts)])
+    return table_of([head, *texts])
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the page, whose own tags those in names and prompts shall not be."""
+    return markdown_table([[cell.replace("<", "&lt;") for cell in row] for row in rows])
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class Suite:
         match: how much of what a text says is true of a target (by its place), and how much it says.
         judges: that no program may search; the first one's column is the judge's.
         scenes: of the emoji world, where pictures can be drawn after an edit; else none.
+        first: the place of its first target in the whole suite, of which it may be a part.
     """
 
     name: str
@@ -66,11 +67,24 @@ class Suite:
     match: Callable[[str, int], Match]
     judges: Mapping[str, Judge]
     scenes: Sequence[Scene] = ()
+    first: int = 0
 
     @property
     def ids(self) -> list[str]:
         """The names of the targets, in their order."""
-        return [f"{self.name}-{place}" for place in range(len(self.true))]
+        return [f"{self.name}-{self.first + place}" for place in range(len(self.true))]
+
+    @functools.cached_property
+    def parts(self) -> "list[Suite]":
+        """So many targets as are computed at a time, so that more can be added to those that are there."""
+        size = PARTS[self.name]
+        return [
+            dataclasses.replace(
+                self, targets=self.targets[first : first + size], true=self.true[first : first + size],
+                scenes=self.scenes[first : first + size], first=first,
+            )
+            for first in range(0, len(self.true), size)
+        ]  # fmt: skip
 
     @functools.cached_property
     def features(self) -> torch.Tensor:
@@ -186,8 +200,8 @@ def photographs(count: int) -> Suite | None:
     if not folder or not judges.has_text_judge() or not judges.has_image_judge():
         return None
     everything = [one for one in photos.labeled(Path(folder)) if one[1]]
-    # The last ones: page and settings of `photo` were made with the first in sight.
-    chosen = everything[-count:]
+    # From the last one on: page and settings of `photo` were made with the first in sight.
+    chosen = everything[::-1][:count]
     images = []
     for path, _ in chosen:
         with Image.open(path) as image:
@@ -220,7 +234,10 @@ SUITES: Mapping[str, Callable[[int], Suite | None]] = {
 }  # fmt: skip
 
 #: Targets of each suite, unless told otherwise: those of real models take longer.
-COUNTS = {"emoji": 12, "harder": 12, "texts": 6, "photographs": 6}
+COUNTS = {"emoji": 24, "harder": 24, "texts": 6, "photographs": 6}
+
+#: Targets of a cell, which is finished or computed anew as a whole.
+PARTS = {"emoji": 12, "harder": 12, "texts": 6, "photographs": 6}
 
 
 def opened(options: argparse.Namespace) -> dict[str, Suite]:
