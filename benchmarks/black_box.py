@@ -1,7 +1,7 @@
 """Pictures that a search needs with a generator whose words are not those of the model that compares pictures.
 
     python benchmarks/black_box.py                        # the first tables of docs/black_box.md
-    python benchmarks/black_box.py --generator emoji-sd --targets 8 --seeds 1 --budget 60   # the others
+    python benchmarks/black_box.py --generator emoji-sd --targets 8 --seeds 1 --budget 30   # the others
     python benchmarks/black_box.py --tuning               # other targets: settings were chosen on these
 
 The generator draws behind a dictionary that nobody sees: of a share of the words of its world, four related ones at a
