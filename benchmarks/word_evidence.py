@@ -295,7 +295,7 @@ def _models(inverter: PromptInverter) -> str:
 def _cell(
     cells: Cells, cell: Mapping[str, Any], inverter: PromptInverter, picture: Callable[[], Any], seed: int
 ) -> Run | None:
-    told = json.dumps([one.to_dict() for one in inverter.calibrations], sort_keys=True)
+    told = json.dumps([one.to_dict() for one in inverter.calibrations if one.searched], sort_keys=True)
     calibrated = hashlib.sha256(told.encode()).hexdigest()[:12]
     try:
         prompt = _found(cells, cell, inverter, picture, seed)

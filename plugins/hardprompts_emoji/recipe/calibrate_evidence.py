@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 
-from hardprompts import PromptInverter, load_backend
+from hardprompts import PromptInverter
 from hardprompts.inversion.evidence.calibration import LabeledFigures, save_calibrations
 from hardprompts.inversion.evidence.fitting import WAYS, examples_of, fits, source_of
 from hardprompts.inversion.evidence.source import EvidenceSource
@@ -102,11 +102,11 @@ def main() -> None:
     build.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     inverter = PromptInverter("emoji", calibrations=())
-    alone, judge = inverter.backend, load_backend(JUDGE)
-    both = EvidenceSource.of([alone, judge], (), categories())
+    judged = PromptInverter("emoji", judge=JUDGE, calibrations=())
+    both, alone = (source_of(one, categories()) for one in (judged, inverter))
     found, source = list(measured(inverter, both, build)), f"prompts for {SCENES} scenes of emoji"
     # Those with the judge come first: where there is one, they fit, and the others too.
-    fitted = [fits(found, own, source, categories()) for own in (both, source_of(inverter, categories()))]
+    fitted = [fits(found, own, source, categories()) for own in (both, alone)]
     print(save_calibrations(CALIBRATIONS, [one for own in fitted for one in own]))
 
 

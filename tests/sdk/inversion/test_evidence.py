@@ -22,11 +22,12 @@ from hardprompts.inversion.evidence.calibration import (
     save_calibrations,
 )
 from hardprompts.inversion.evidence.figures import TEMPERATURE
-from hardprompts.inversion.evidence.fitting import calibrate, is_true
+from hardprompts.inversion.evidence.fitting import calibrate, is_true, source_of
 from hardprompts.inversion.evidence.looks import VIEWS
 from hardprompts.inversion.evidence.source import EvidenceSource
 from hardprompts.inversion.evidence.statements import statements, tidy, without
 from hardprompts.inversion.views import ViewFeatures
+from hardprompts.methods.word_table import WordTable
 from hardprompts.search import Candidates
 from hardprompts.testing import ToyEncoder, toy_backend
 from hardprompts.wording import Categories
@@ -397,7 +398,7 @@ def test_pictures_that_were_left_aside_say_how_far_to_trust_many_figures() -> No
 
 
 def _witness(*texts: str) -> Any:
-    source = EvidenceSource.of([BACKEND], (), None)
+    source = source_of(INVERTER)
     looks = source.looks(features(*texts), 0, Allowance())
     return source.witness(looks, "{}", lambda said: (features(*said) @ features(*texts).mean(dim=0)).tolist())
 
@@ -437,6 +438,19 @@ def test_each_picture_is_measured_by_itself() -> None:
         alone = _witness(text).measures("red boat", said, Allowance())
         for one, other in zip(of_both, alone, strict=True):
             assert one.of_pictures[place]["alone"] == pytest.approx(other.of_pictures[0]["alone"], abs=1e-4)
+
+
+def test_where_nothing_is_calibrated_some_words_of_each_category_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    table = WordTable.features
+
+    def features_of(self: Any, words: Any, **options: Any) -> Any:
+        read.append(len(words))
+        return table(self, words, **options)
+
+    monkeypatch.setattr(WordTable, "features", features_of)
+    assert INVERTER.evidence("red", features("red house")).evidence and not read
+    assert source_of(INVERTER).thorough and not EvidenceSource.of([BACKEND], (), None).thorough
 
 
 def test_words_that_are_looked_for_take_half_of_the_passes_at_most_and_may_be_none() -> None:

@@ -1,5 +1,6 @@
 """Calibrations of one's own: from pictures of which it is known which words are true."""
 
+import dataclasses
 import functools
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ from hardprompts.wording import Categories, words_in
 #: How each picture is searched: as by default, and so that all places are filled, which gives more false words.
 WAYS: tuple[dict[str, Any], ...] = ({}, {"token_cost": 0.0})
 
-#: True phrases of a text that is written for a picture, at most; half as many false ones of their categories join them.
+#: Phrases of a text that is written for a picture: one to all of them are false ones in the place of true ones, half of
+#: their categories and half of any: words for paintings and films, say, which are true of no picture of some worlds.
 WRITTEN = 6
 
 
@@ -67,7 +69,7 @@ def calibrate(
 def source_of(inverter: PromptInverter, categories: Categories | None = None) -> EvidenceSource:
     """What measures evidence for the models of an inverter, without a calibration."""
     models = [inverter.backend] if inverter.judge is None else [inverter.backend, inverter.judge]
-    return EvidenceSource.of(models, (), categories)
+    return dataclasses.replace(EvidenceSource.of(models, (), categories), thorough=True)
 
 
 def examples(
@@ -172,13 +174,15 @@ def _forms(word: str) -> set[str]:
 
 
 def written(true_words: Collection[str], evidence: EvidenceSource, generator: random.Random) -> str:
-    """A text of some true phrases and half as many false ones of their categories, in any order."""
+    """A text of some true phrases, and false ones in the place of others, in any order."""
     known = [phrase for phrase in dict.fromkeys(true_words) if statements(phrase, evidence.categories)]
-    true = generator.sample(sorted(known), min(WRITTEN, len(known)))
+    chosen = generator.sample(sorted(known), min(WRITTEN, len(known)))
+    true = chosen[: generator.randrange(len(chosen))] if chosen else []
     false = []
-    for phrase in true[::2]:
+    for place, phrase in enumerate(chosen[len(true) :]):
         (first, *_) = statements(phrase, evidence.categories)
-        false.append(generator.choice(evidence.known_words.beside(first.category)))
-    phrases = [*true, *(word for word in false if not is_true(word, true_words))]
+        any_category = generator.choice(sorted(set(evidence.known_words.categories)))
+        false.append(generator.choice(evidence.known_words.beside(any_category if place % 2 else first.category)))
+    phrases = [*true, *(word for word in dict.fromkeys(false) if not is_true(word, true_words))]
     generator.shuffle(phrases)
     return ", ".join(phrases)

@@ -76,7 +76,7 @@ class KnownWords:
         for text, category in zip(self.texts, self.categories, strict=True):
             own.setdefault(category, []).append(text)
         self._words = {category: _spread(texts, MOST) for category, texts in own.items()}
-        self._read: weakref.WeakKeyDictionary[TextEncoder, Contrast] = weakref.WeakKeyDictionary()
+        self._read: weakref.WeakKeyDictionary[TextEncoder, dict[bool, Contrast]] = weakref.WeakKeyDictionary()
 
     def of(self, category: str) -> tuple[str, ...]:
         """Words of a category, evenly spaced over the vocabulary; none where the model has too few."""
@@ -88,18 +88,19 @@ class KnownWords:
         every = [word for words in self._words.values() for word in words]
         return self.of(category) or self._words.get(OTHER, ()) or _spread(every, MOST)
 
-    def contrast(self, model: Backend, searched: bool, allowance: Allowance) -> Contrast | None:
+    def contrast(self, model: Backend, whole: bool, allowance: Allowance) -> Contrast | None:
         """What words mean to a model; None, with a note, where there is no time to read them, or too few words.
 
         Args:
-            searched: it is the model whose words these are: then all of them are read, as searches do; else some.
+            whole: all words, as searches read them, for the model whose words they are; else some of each category.
         """
-        known = self._read.get(model.text_encoder)
-        if known is None:
-            known = self._all(model, allowance) if searched else self._some(model, allowance)
-            if known is not None:
-                self._read[model.text_encoder] = known
-        return known
+        known = self._read.setdefault(model.text_encoder, {})
+        if whole not in known:
+            found = self._all(model, allowance) if whole else self._some(model, allowance)
+            if found is None:
+                return None
+            known[whole] = found
+        return known[whole]
 
     def _all(self, model: Backend, allowance: Allowance) -> Contrast | None:
         allowance.leave_out("known words", len(self.texts), FEWEST)

@@ -67,6 +67,7 @@ class Witness:
         template: in which texts are scored.
         scores_of: the scores of filled texts, in the unit of contributions.
         searched: whether a search with the model found the texts.
+        thorough: see `EvidenceSource`.
     """
 
     looks: Looks
@@ -74,6 +75,7 @@ class Witness:
     template: PromptTemplate
     scores_of: Callable[[Sequence[str]], Sequence[float]]
     searched: bool = True
+    thorough: bool = True
     _known: dict[int, tuple[Contrast, list[Backdrops]]] = dataclasses.field(default_factory=dict)
 
     def measures(self, text: str, found: Sequence[Statement], allowance: Allowance) -> list[Measures] | None:
@@ -196,7 +198,7 @@ class Witness:
     def _behind(self, model: int, allowance: Allowance) -> tuple[Contrast | None, list[Backdrops] | None]:
         """What phrases are measured against by a model, found once; None, with a note, where there is no time."""
         if model not in self._known:
-            contrast = self.words.contrast(self.looks.models[model], model == 0, allowance)
+            contrast = self.words.contrast(self.looks.models[model], model == 0 and self.thorough, allowance)
             behind = None if contrast is None else backdrops(self.looks, model, contrast, allowance)
             if contrast is None or behind is None:
                 return contrast, None

@@ -27,24 +27,29 @@ class EvidenceSource:
         models: who bears witness, the searched model first.
         calibrations: of which the first that fits says how likely phrases are true.
         categories: of phrases, with what a calibration adds.
+        thorough: phrases are measured against all words that the searched model knows, as calibrations need it; else
+            against some of each category, which says well enough where they hold. Reading all words of a large model
+            takes a minute.
     """
 
     models: Sequence[Backend]
     calibrations: Sequence[EvidenceCalibration]
     categories: Categories
+    thorough: bool = True
 
     @classmethod
     def of(
         cls, models: Sequence[Backend], calibrations: Sequence[EvidenceCalibration], categories: Categories | None
     ) -> "EvidenceSource":
-        """The source of some models.
+        """The source of some models, thorough if something is calibrated for them.
 
         Args:
             categories: default: the lists that come with the package, with those of the calibration.
         """
         own = next((one for one in calibrations if one.models[0] == models[0].name), None)
         default = Categories.default()
-        return cls(models, calibrations, categories or (default if own is None else own.extended(default)))
+        extended = categories or (default if own is None else own.extended(default))
+        return cls(models, calibrations, extended, thorough=own is not None)
 
     def looks(self, images: Any, seed: int, allowance: Allowance, known: ViewFeatures | None = None) -> Looks:
         """The pictures as the models see them; see `Looks.of`."""
@@ -58,7 +63,7 @@ class EvidenceSource:
         searched: bool = True,
     ) -> Witness:
         """What measures phrases against pictures; see `Witness`."""
-        return Witness(looks, self.known_words, PromptTemplate(template), scores_of, searched)
+        return Witness(looks, self.known_words, PromptTemplate(template), scores_of, searched, self.thorough)
 
     @property
     def known_words(self) -> KnownWords:
