@@ -129,14 +129,11 @@ def find(
             (owned,), drawn_of(found),
         )  # fmt: skip
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            found: Found = end.value
-            return found
-        yield _live(job, shown[0].last if shown else {}, str(options.get("template", "{}")))
+    return (
+        yield from job.telling(
+            work, lambda: _live(job, shown[0].last if shown else {}, str(options.get("template", "{}")))
+        )
+    )
 
 
 def drawn_of(found: PictureInversion) -> tuple[tuple[Image.Image, str], ...]:

@@ -35,15 +35,11 @@ def inspect(
         job.step("searching for words that do the same, 20 s")
         return audits_of(file, backend, decode=True, callback=job)
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            audits: list[Audit] = end.value
-            return audits
+    def so_far() -> tuple[str, list[Audit]]:
         best = None if job.progress is None else job.progress.best[0]
-        yield job.doing if best is None else f"{job.doing}: {best.text}", known
+        return job.doing if best is None else f"{job.doing}: {best.text}", known
+
+    return (yield from job.telling(work, so_far))
 
 
 def lines_of(audits: list[Audit]) -> list[str]:

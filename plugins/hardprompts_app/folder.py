@@ -44,14 +44,7 @@ def caption(
             retry_errors=True, overwrite=overwrite, progress=False, callback=job.on_batch, on_step=job, **options,
         )  # fmt: skip
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            report: BatchReport = end.value
-            return report
-        yield _doing(job)
+    return (yield from job.telling(work, lambda: _doing(job)))
 
 
 def rows_of(job: Job[BatchReport]) -> list[str]:

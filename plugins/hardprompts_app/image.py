@@ -152,14 +152,7 @@ def find(
             job.notices.append(on_the_page(backend[0].note))
         return _found(model, images, pictures, prompts, targets, options, fluency_model)
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            found: Found = end.value
-            return found
-        yield Live(_best(job, backend[0], options) if backend else (), _doing(job))
+    return (yield from job.telling(work, lambda: Live(_best(job, backend[0], options) if backend else (), _doing(job))))
 
 
 def written(
@@ -205,14 +198,7 @@ def written(
         prompts = [dataclasses.replace(one, candidates=(own,)) for one, own in zip(prompts, ranked, strict=True)]
         return dataclasses.replace(found, prompts=tuple(prompts))
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            found: Found = end.value
-            return found
-        yield Live((), job.doing)
+    return (yield from job.telling(work, lambda: Live((), job.doing)))
 
 
 def _found(

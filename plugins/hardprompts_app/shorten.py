@@ -31,15 +31,10 @@ def shorten(
         job.step("searching")
         return distiller.distill(text, callback=job, progress=False, **options)
 
-    following = job.follow(work)
-    while True:
-        try:
-            next(following)
-        except StopIteration as end:
-            found: DistilledPrompt = end.value
-            return found
+    def so_far() -> str:
         best = None if job.progress is None else job.progress.best[0]
         if best is None or job.progress is None:
-            yield job.doing
-        else:
-            yield f"{job.progress.seconds:.1f} s{'; stopping' if job.stopped else ''}: {best.text}"
+            return job.doing
+        return f"{job.progress.seconds:.1f} s{'; stopping' if job.stopped else ''}: {best.text}"
+
+    return (yield from job.telling(work, so_far))

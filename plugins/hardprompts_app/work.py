@@ -27,6 +27,7 @@ from hardprompts.search.registry import DEFAULT_METHOD, search_method
 from hardprompts.wording import CATEGORIES, CATEGORY, separated
 
 Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 #: Seconds between two looks at a search.
 LOOK_EVERY = 0.2
@@ -257,6 +258,17 @@ class Job(Generic[Result]):
         if failed:
             raise failed[0]
         return found[0]
+
+    def telling(self, work: Callable[[], Result], tell: Callable[[], Told]) -> Generator[Told, None, Result]:
+        """Follows the work, and yields what `tell` says of how far it is."""
+        following = self.follow(work)
+        while True:
+            try:
+                next(following)
+            except StopIteration as end:
+                found: Result = end.value
+                return found
+            yield tell()
 
 
 @contextlib.contextmanager

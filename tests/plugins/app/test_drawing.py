@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from following import seen_and_found
 from painter import TOWER, NoisyPainter
 from PIL import Image
 
@@ -38,15 +39,6 @@ def painted() -> Iterator[None]:
 def picture(tmp_path: Path) -> str:
     TOWER.picture("red house old river").save(tmp_path / "a.png")
     return str(tmp_path / "a.png")
-
-
-def seen_and_found(finding: Any) -> tuple[list[Any], Any]:
-    seen = []
-    while True:
-        try:
-            seen.append(next(finding))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def test_a_prompt_is_found_by_drawing_and_its_picture_is_shown(picture: str) -> None:

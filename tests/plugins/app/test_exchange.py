@@ -1,10 +1,10 @@
 """A word exchanged on the page, words that depend on each other, and words of one's own, without a browser."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
+from following import seen_and_found
 
 from hardprompts import HardPrompt, PromptInverter
 from hardprompts.applications import edit, word_interactions
@@ -18,28 +18,10 @@ from hardprompts_app.work import Job, Models
 pytestmark = pytest.mark.usefixtures("toy_plugin")
 
 
-@pytest.fixture
-def models() -> Models:
-    return Models("toy")
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    paths = []
-    for name, text in (("a", "red house near river"), ("b", "slow dog")):
-        paths.append(str(tmp_path / f"{name}.png"))
-        toy_backend().image_encoder.picture(text).save(paths[-1])  # type: ignore[union-attr]
-    return paths
-
-
 def written(models: Models, paths: list[str] | None, text: str, together: bool = False, **options: Any) -> image.Found:
     """What was found, by somebody who wrote it."""
     writing = image.written(models, Job(), paths, together, "toy", text, options)
-    while True:
-        try:
-            next(writing)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+    return seen_and_found(writing)[1]  # type: ignore[no-any-return]
 
 
 def test_own_words_stand_where_a_search_would_have_found_others(models: Models, pictures: list[str]) -> None:

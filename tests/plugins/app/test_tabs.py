@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from following import seen_and_found
 from PIL import Image
 
 from hardprompts.errors import BackendError, FileFormatError, ImageError, UnknownName
@@ -23,35 +24,12 @@ pytestmark = pytest.mark.usefixtures("toy_plugin")
 FAST = {"num_tokens": 4, "max_steps": 60, "seed": 0}
 
 
-@pytest.fixture
-def models() -> Models:
-    return Models("toy")
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
-    paths = []
-    for name, text in (("a", "red house near river"), ("b", "slow dog")):
-        paths.append(str(tmp_path / f"{name}.png"))
-        toy_backend().image_encoder.picture(text).save(paths[-1])  # type: ignore[union-attr]
-    return paths
-
-
 class StoppedAtTheFirstStep(Job[Any]):
     """A job that somebody stops while it searches."""
 
     def __call__(self, progress: SearchProgress) -> bool:
         self.stop()
         return super().__call__(progress)
-
-
-def seen_and_found(finding: Any) -> tuple[list[Any], Any]:
-    seen = []
-    while True:
-        try:
-            seen.append(next(finding))
-        except StopIteration as end:
-            return seen, end.value
 
 
 def test_an_image_becomes_a_prompt_as_by_the_front_door(models: Models, pictures: list[str]) -> None:
