@@ -451,7 +451,7 @@ def main() -> None:
     """Runs what is not there yet, and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", choices=("scenes", "emoji-sd"), default="scenes")
-    parser.add_argument("--targets", type=int, default=6)
+    parser.add_argument("--targets", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--tuning", action="store_true", help="other targets, and the settings that were tried")

@@ -113,7 +113,7 @@ PROGRAMS: Mapping[str, Foreign] = {
     "PEZ, reference": Foreign("pez.py", "HARDPROMPTS_PEZ_REFERENCE"),
     "tropt gcg, 64 candidates": Foreign(options=("gcg, 64 candidates",)),
     "tropt mac, 64 candidates": Foreign(options=("mac, 64 candidates",)),
-    "STEPS": Foreign("steps.py", "HARDPROMPTS_STEPS", suites=("emoji",)),
+    "STEPS": Foreign("steps.py", "HARDPROMPTS_STEPS", suites=("emoji", "harder")),
     "VGD": Foreign("vgd.py", "HARDPROMPTS_VGD", keeps=True),
     "CLIP Interrogator": Foreign("interrogator.py", keeps=True),
 }
