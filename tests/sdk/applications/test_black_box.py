@@ -110,6 +110,14 @@ def test_without_any_text_it_begins_with_phrases_and_with_a_captioner_with_capti
     assert [own.text for own in told.trials if own.mutation == "start"] == ["white tree"]
 
 
+def test_all_that_the_user_gave_is_drawn_first_within_a_quarter_of_the_budget() -> None:
+    texts = ["cat", "old boat near", "dog", "green tree", "river", "blue boat", "white dog", "house near", "black cat"]
+    told = [own.text for own in found(starts=texts, budget=80).trials]
+    assert told[:9] == texts
+    told = [own.text for own in found(starts=texts, budget=24).trials]
+    assert told[:6] == texts[:6] and told[6] not in texts
+
+
 def test_candidates_with_the_words_of_another_in_another_order_are_not_drawn() -> None:
     class Found(PromptInverter):
         def invert(self, *_: object, **__: object) -> HardPrompt:  # type: ignore[override]

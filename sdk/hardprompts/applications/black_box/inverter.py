@@ -84,7 +84,7 @@ def invert_by_pictures(
         judge: what compares pictures with the images: a model with an image tower, by name or open, or a function that
             gives each picture a number. Default: the inverter's model.
         budget: pictures.
-        starts: texts to begin with.
+        starts: texts to begin with; all are drawn before anything is made of them, within a quarter of the budget.
         inverter: finds more to begin with, and knows what texts are like: its model's gradient is one of the mutations,
             and screens the others.
         search: options of `PromptInverter.invert` for that.
@@ -130,8 +130,9 @@ def invert_by_pictures(
     left = allowance.seconds_left
     searched: dict[str, Any] = {"deadline": None if left is None else STARTING_SHARE * left}
     searched |= {"template": chosen.template, "seed": chosen.seed, "progress": False, **(search or {})}
+    given = [starts] if isinstance(starts, str | HardPrompt) else starts
     texts = starting_texts(
-        targets, [starts] if isinstance(starts, str | HardPrompt) else starts, inverter,
+        targets, given, inverter,
         None if captioner is None else opened_captioner(captioner), phrases, searched, chosen.population, drawn,
     )  # fmt: skip
     with tqdm(
@@ -139,7 +140,7 @@ def invert_by_pictures(
     ) as bar:
         followed = dataclasses.replace(chosen, callback=on_bar(chosen.callback, bar))
         race = Race(generate, score, journal, followed, own, allowance)
-        reason = race.run(texts)
+        reason = race.run(texts, len(given))
         about = {"judge": _name_of(opened), "generator": _name_of(generate)}
         found = answer(race, reason, None if inverter is None else inverter.backend, about)
     if chosen.place is not None and found.picture is not None:

@@ -23,6 +23,9 @@ from hardprompts.wording import Bans
 #: Mutations that are tried for one that gives a new prompt, before a round is left smaller.
 ATTEMPTS = 30
 
+#: One of so many pictures of the budget may go to the texts that the user gave, before anything is made of them.
+GIVEN_SHARE = 4
+
 #: Of so many prompts one goes on to the next seed: successive halving, but not by halves, since most are no good.
 ETA = 4
 
@@ -98,8 +101,11 @@ class Race:
         self.history: list[HistoryPoint] = []
         self._began, self._searching = clock(), True
 
-    def run(self, texts: Sequence[str]) -> StopReason:
+    def run(self, texts: Sequence[str], given: int = 0) -> StopReason:
         """Races the texts and what is made of them until something ends it; returns what did.
+
+        Args:
+            given: so many of the texts, the first ones, are drawn in any case, as far as a quarter of the budget goes.
 
         Raises:
             VocabularyError: none of the texts may be used.
@@ -115,7 +121,8 @@ class Race:
         self.drawing.limit = self.options.budget - self.options.reserve
         reason = StopReason.CONVERGED
         try:
-            while group := self._children() if self.pool else self._next(starts):
+            first = max(self.options.population, min(given, self.options.budget // GIVEN_SHARE))
+            while group := self._children() if self.pool else self._next(starts, first):
                 self._round(group)
         except Ended as ended:
             reason = ended.reason
@@ -209,9 +216,9 @@ class Race:
 
     # --- new prompts ----------------------------------------------------------------------
 
-    def _next(self, starts: list[Runner]) -> list[Runner]:
+    def _next(self, starts: list[Runner], count: int) -> list[Runner]:
         """The next of those to begin with: more than the first few are drawn only if no picture of those came."""
-        group = starts[: self.options.population]
+        group = starts[:count]
         del starts[: len(group)]
         return group
 
