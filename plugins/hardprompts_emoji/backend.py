@@ -1,5 +1,6 @@
 """The embedded models as backends: `emoji` and `emoji:emoji-clip-reference` for images, `emoji:emoji-lm` for labels."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -94,7 +95,12 @@ CALIBRATIONS = Path(__file__).resolve().parent / "calibrations.json"
 
 def calibrations(backend: Backend) -> tuple[EvidenceCalibration, ...]:
     """What evidence for words is calibrated by, for emoji-clip; none for other models."""
-    return load_calibrations(CALIBRATIONS) if backend.name == f"emoji:{MODELS[0]}" else ()
+    return _calibrations() if backend.name == f"emoji:{MODELS[0]}" else ()
+
+
+@functools.cache
+def _calibrations() -> tuple[EvidenceCalibration, ...]:
+    return load_calibrations(CALIBRATIONS)
 
 
 def open_generator(

@@ -16,7 +16,12 @@ from hardprompts.errors import ImageError, listed
 from hardprompts.images import ImageInput
 from hardprompts.inversion.answers import Answers
 from hardprompts.inversion.captioning import Captioner, opened_captioner
-from hardprompts.inversion.evidence.calibration import CalibrationInput, EvidenceCalibration, opened_calibrations
+from hardprompts.inversion.evidence.calibration import (
+    CalibrationInput,
+    EvidenceCalibration,
+    calibrations_of,
+    opened_calibrations,
+)
 from hardprompts.inversion.evidence.finding import EvidenceFinder
 from hardprompts.inversion.evidence.measures import PASSES_OF_A_PHRASE
 from hardprompts.inversion.experts import Experts, unit_features
@@ -109,7 +114,7 @@ class PromptInverter:
         self.prior = likelihood(prior)
         self.captioner = None if captioner is None else opened_captioner(captioner, device=device, dtype=dtype)
         self.fluency_model = likelihood(fluency_model)
-        self.calibrations = _calibrations(calibrations, self.backend)
+        self._calibrations = _calibrations(calibrations, self.backend)
         self.search = search_method(method)
         self.method, self.method_settings = method_name(method), method_settings(method)
         named = proposers_for(self.search) if proposers is None else proposers
@@ -206,6 +211,11 @@ class PromptInverter:
             prompt, images, options
         )
 
+    @property
+    def calibrations(self) -> tuple[EvidenceCalibration, ...]:
+        """Of evidence: those that were given, or those that come with the model, read where they are needed."""
+        return calibrations_of(self.backend) if self._calibrations is None else self._calibrations
+
     def _chosen(self, door: str, **options: Any) -> InversionOptions:
         chosen = InversionOptions.of(door, **options)
         _check_use(chosen, self.prior is not None, self._asks(chosen))
@@ -296,11 +306,11 @@ class PromptInverter:
         )
 
 
-def _calibrations(given: CalibrationInput, backend: Backend) -> tuple[EvidenceCalibration, ...]:
+def _calibrations(given: CalibrationInput, backend: Backend) -> tuple[EvidenceCalibration, ...] | None:
     """The calibrations that are asked for, of which one at least is for the model unless there is none."""
-    found = opened_calibrations(given, backend)
-    others = {one.models[0] for one in found}
-    if given is not None and others and backend.name not in others:
+    found = opened_calibrations(given)
+    others = {one.models[0] for one in found or ()}
+    if others and backend.name not in others:
         raise ValueError(
             f"the calibrations are for {listed(sorted(others))} and not for {backend.name}, and figures of one model "
             "mean nothing for another; open that model, or fit calibrations for this one with "

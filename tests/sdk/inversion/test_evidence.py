@@ -168,7 +168,7 @@ def _calibrated(
     one = EvidenceCalibration(("toy",), weights, {"": bias}, searched, "a test")
 
     for inverter in (INVERTER, BOATS):
-        monkeypatch.setattr(inverter, "calibrations", (one,))
+        monkeypatch.setattr(inverter, "_calibrations", (one,))
     return one
 
 
@@ -270,7 +270,7 @@ def test_what_a_search_found_is_calibrated_apart_from_what_somebody_wrote(monkey
 
 def test_a_calibration_of_another_model_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     one = dataclasses.replace(_calibrated(monkeypatch, {"alone": 1.0}, searched=False), models=("another",))
-    monkeypatch.setattr(INVERTER, "calibrations", (one,))
+    monkeypatch.setattr(INVERTER, "_calibrations", (one,))
     assert INVERTER.evidence("red", features("red house")).evidence[0].probability is None
 
 

@@ -142,14 +142,14 @@ def calibrations_of(backend: Backend) -> tuple[EvidenceCalibration, ...]:
 CalibrationInput: TypeAlias = str | os.PathLike[str] | Sequence[EvidenceCalibration] | None
 
 
-def opened_calibrations(given: CalibrationInput, backend: Backend) -> tuple[EvidenceCalibration, ...]:
-    """The calibrations that are asked for.
+def opened_calibrations(given: CalibrationInput) -> tuple[EvidenceCalibration, ...] | None:
+    """The calibrations that are asked for; None: those that come with the model.
 
     Raises:
         FileFormatError, OSError: see `load_calibrations`.
     """
     if given is None:
-        return calibrations_of(backend)
+        return None
     return load_calibrations(given) if isinstance(given, str | os.PathLike) else tuple(given)
 
 
