@@ -105,7 +105,7 @@ class Race:
         """Races the texts and what is made of them until something ends it; returns what did.
 
         Args:
-            given: so many of the texts, the first ones, are drawn in any case, as far as a quarter of the budget goes.
+            given: so many of the texts, the first ones, are drawn always, within a quarter of the budget.
 
         Raises:
             VocabularyError: none of the texts may be used.
