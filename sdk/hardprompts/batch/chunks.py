@@ -16,7 +16,7 @@ from hardprompts.devices import use_threads
 from hardprompts.errors import HardPromptsError, ImageError, SearchError
 from hardprompts.hub.machine import model_label, without_machine
 from hardprompts.images import ImageInput
-from hardprompts.inversion.evidence.calibration import CalibrationInput, load_calibrations
+from hardprompts.inversion.evidence.calibration import CalibrationInput, opened_calibrations
 from hardprompts.inversion.inverter import PromptInverter
 from hardprompts.prompts import HardPrompt
 from hardprompts.search.protocol import StopReason
@@ -78,8 +78,8 @@ class InverterSettings:
 
 def _digest(given: CalibrationInput) -> str:
     """What tells calibrations from others, wherever their file is."""
-    found = load_calibrations(given) if isinstance(given, str | os.PathLike) else given or ()
-    return hashlib.sha256(json_text([one.to_dict() for one in found]).encode()).hexdigest()[:16]
+    found = [one.to_dict() for one in opened_calibrations(given) or ()]
+    return hashlib.sha256(json_text(found).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
