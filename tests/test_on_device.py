@@ -53,6 +53,15 @@ def test_the_embedded_model_conforms(emoji: Any) -> None:
     check_backend(emoji)
 
 
+@DTYPES
+def test_evidence_is_measured_there(emoji: Any) -> None:
+    inverter = PromptInverter(emoji)
+    (red, fox) = inverter.evidence("red fox", PICTURE).evidence
+    assert (red.probability or 0) > 0.5 > (fox.probability or 0)
+    bounded = inverter.invert(PICTURE, seed=0, views=1, max_evaluations=300, min_evidence=0.5, progress=False)
+    assert all((one.probability or 0) >= 0.5 for one in bounded.evidence)
+
+
 @pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("name", ["photo", "emoji:emoji-clip-reference"])
